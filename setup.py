@@ -1,4 +1,5 @@
-"""What pyproject.toml cannot say: templates and documents lie beside the packages and are installed in one.
+"""What pyproject.toml cannot say: templates and documents lie beside the packages and are installed
+in one.
 
 Below ``director`` Django finds them as those of an app, and no ``templates`` folder of somebody
 else's can stand in their place.

@@ -1,7 +1,8 @@
 """Capabilities of a backend, and which required ones it does not have. Pure.
 
-A backend has each of its tags, ``gpu:…`` for each of its devices, ``comfyui:…`` for its version, and ``partner-nodes`` if it
-gets the installation's key for them, or ``partner-nodes-own-key`` if it gets the key of a job's submitter.
+A backend has each of its tags, ``gpu:…`` for each of its devices, ``comfyui:…`` for its version,
+and ``partner-nodes`` if it gets the installation's key for them, or ``partner-nodes-own-key`` if it
+gets the key of a job's submitter.
 """
 
 import re
@@ -26,7 +27,8 @@ class BackendCapabilities:
     comfyui_version: str  #: "" if it is not known.
     #: Why it gets no key for partner nodes, as a sentence; None: it gets a key.
     partner_refusal: str | None = "It gets no key for partner nodes."
-    key_refusal: str | None = None  #: Why the installation has no key for them, as a sentence; None: it has one.
+    #: Why the installation has no key for them, as a sentence; None: it has one.
+    key_refusal: str | None = None
 
 
 def gpu_slug(device_name: str) -> str:
@@ -41,7 +43,9 @@ def missing_capabilities(known: BackendCapabilities, required: Iterable[str]) ->
 
 
 def lacks_reason(known: BackendCapabilities, required: Iterable[str]) -> str | None:
-    """Return which required capabilities a backend does not have, as a sentence; None if it has all."""
+    """Return which required capabilities a backend does not have, as a sentence; None if it has
+    all.
+    """
     missing = missing_capabilities(known, required)
     for one in missing:
         if one in (PARTNER_NODES, OWN_KEY):
@@ -52,11 +56,16 @@ def lacks_reason(known: BackendCapabilities, required: Iterable[str]) -> str | N
 def needed_capabilities(
     required: Iterable[str], uses_partner_nodes: bool | None, *, has_own_key: bool = False
 ) -> list[str]:
-    """Return what a backend must have for a workflow: the capabilities of its submission, and that for partner nodes.
+    """Return what a backend must have for a workflow: the capabilities of its submission, and that
+    for partner nodes.
 
     ``has_own_key``: its submitter has sent the key for them.
     """
-    return [*required, OWN_KEY if has_own_key else PARTNER_NODES] if uses_partner_nodes else list(required)
+    return (
+        [*required, OWN_KEY if has_own_key else PARTNER_NODES]
+        if uses_partner_nodes
+        else list(required)
+    )
 
 
 def _key_refusal(known: BackendCapabilities, capability: str) -> str | None:

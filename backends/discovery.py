@@ -1,11 +1,12 @@
 """Discovery: ComfyUIs on a runner's own machine are adopted, offered or ignored.
 
-Until a first backend exists, and for ten minutes after discovery registered the first one, each found ComfyUI is
-registered without a question; never once a user has registered, changed or removed a backend. Afterwards it is
-offered, and a user adds or ignores it.
+Until a first backend exists, and for ten minutes after discovery registered the first one, each
+found ComfyUI is registered without a question; never once a user has registered, changed or removed
+a backend. Afterwards it is offered, and a user adds or ignores it.
 
-An adopted backend that stops answering is deleted if no user changed it and no job was ever bound to it
-(``jobgroups.services.backends``). It is adopted again, under the same id, as soon as it answers.
+An adopted backend that stops answering is deleted if no user changed it and no job was ever bound
+to it (``jobgroups.services.backends``). It is adopted again, under the same id, as soon as it
+answers.
 """
 
 import datetime as dt
@@ -63,7 +64,9 @@ def answers_store(*, answers: Mapping[str, SystemStats]) -> list[str]:
     if adopted:
         Discovery.objects.get_or_create(defaults={"adopts_until": moment + ADOPTION_WINDOW})
     old = moment - OFFERED_FOR
-    FoundBackend.objects.filter(ignored_at__isnull=True, backend_id="", last_seen_at__lt=old).delete()
+    FoundBackend.objects.filter(
+        ignored_at__isnull=True, backend_id="", last_seen_at__lt=old
+    ).delete()
     return adopted
 
 
@@ -129,7 +132,9 @@ def found_add(*, url: str) -> Backend:
 
 
 def found_ignore(*, url: str, ignored: bool) -> FoundBackend:
-    """Stop or resume offering a ComfyUI; raise ``FieldInvalid`` or ``AddressNotFound`` as :func:`found_add`."""
+    """Stop or resume offering a ComfyUI; raise ``FieldInvalid`` or ``AddressNotFound`` as
+    :func:`found_add`.
+    """
     row = _listed(url)
     if ignored != (row.ignored_at is not None):
         row.ignored_at = current_time() if ignored else None

@@ -1,6 +1,7 @@
 """Eligibility: whether a backend may be given a child now, and why not. The caller passes the time.
 
-A backend that a submission names may be paused: its children wait for it. A backend that was not named must work.
+A backend that a submission names may be paused: its children wait for it. A backend that was not
+named must work.
 """
 
 import datetime as dt
@@ -18,7 +19,9 @@ from backends.states import TAKES_CHILDREN, BackendState, BackendStatus
 _NO_KEY: Final = "Partner nodes need an API key of Comfy.org: set DIRECTOR_COMFY_ORG_API_KEY."
 
 
-def ineligible_reason(backend: Backend | None, required: Sequence[str], *, now: dt.datetime) -> str | None:
+def ineligible_reason(
+    backend: Backend | None, required: Sequence[str], *, now: dt.datetime
+) -> str | None:
     """Return why a backend that a submission names gets no child, None if it gets one.
 
     ``backend`` is None if no backend has the id; ``required`` are the submission's capabilities.
@@ -70,8 +73,14 @@ def capabilities_of(backend: Backend) -> BackendCapabilities:
 
 
 def limitations_of(backend: Backend) -> list[str]:
-    """Return what cannot be done with a backend, as sentences: by its version, and why it gets no key if it may get it."""
-    refusal = lacks_reason(capabilities_of(backend), [PARTNER_NODES]) if backend.partner_nodes_allowed else None
+    """Return what cannot be done with a backend, as sentences: by its version, and why it gets no
+    key if it may get it.
+    """
+    refusal = (
+        lacks_reason(capabilities_of(backend), [PARTNER_NODES])
+        if backend.partner_nodes_allowed
+        else None
+    )
     return [*limitations(backend.comfyui_version), *([refusal] if refusal else [])]
 
 
@@ -80,7 +89,10 @@ def _partner_refusal(backend: Backend) -> str | None:
         return "Not confirmed for partner nodes: allow them on this backend."
     if not has(backend.comfyui_version, Feature.HIDDEN_KEYS):
         version = backend.comfyui_version or "of unknown version"
-        return f"ComfyUI {version} shows the key of partner nodes to its other users: update it to 0.3.68."
+        return (
+            f"ComfyUI {version} shows the key of partner nodes to its other users: update it to "
+            "0.3.68."
+        )
     return None
 
 

@@ -1,4 +1,5 @@
-"""Inventory: the node classes of backends, read from each side by side, and kept in the process for a minute.
+"""Inventory: the node classes of backends, read from each side by side, and kept in the process for
+a minute.
 
 A class that cannot be read in time, or whose description is not ComfyUI's, is not known.
 """
@@ -22,24 +23,30 @@ from backends.models import Backend
 from backends.node_classes import NodeClass, node_class
 
 FRESH_SECONDS: Final = 60.0  #: Seconds for which an answer is used again.
-#: Seconds for which one is used again that speaks for a backend: hundreds of backends are not read for each submission.
-#: A backend that has lost a file or a node since refuses the prompt.
+#: Seconds for which one is used again that speaks for a backend: hundreds of backends are not read
+#: for each submission. A backend that has lost a file or a node since refuses the prompt.
 KEPT_SECONDS: Final = 600.0
 MAX_CLASSES: Final = 200  #: Classes of one backend that are read for one check.
 _MAX_NAME: Final = 200
 _TIMEOUTS: Final = Timeouts(connect_s=2.0, silence_s=5.0, total_s=5.0)
 _BACKENDS_AT_ONCE: Final = 64
 _REQUESTS_AT_ONCE: Final = 4
-_MAX_WRONG: Final = 8  #: Wrong answers after which a backend is not queried further: each may have a megabyte.
-_MAX_KEPT: Final = 50_000_000  #: Characters of all kept answers; one without choices counts as this many.
+#: Wrong answers after which a backend is not queried further: each may have a megabyte.
+_MAX_WRONG: Final = 8
+#: Characters of all kept answers; one without choices counts as this many.
+_MAX_KEPT: Final = 50_000_000
 _LEAST_SIZE: Final = 1_000
 
-Classes: TypeAlias = dict[str, NodeClass | None]  #: Class to what is known of it; None: the backend does not have it.
+Classes: TypeAlias = dict[
+    str, NodeClass | None
+]  #: Class to what is known of it; None: the backend does not have it.
 _Key: TypeAlias = tuple[str, str, str, str]
 
 
 class _Answers:
-    """Kept answers, with the time of each; the oldest are dropped first. May be used by several threads."""
+    """Kept answers, with the time of each; the oldest are dropped first. May be used by several
+    threads.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[_Key, tuple[float, NodeClass | None]] = OrderedDict()
@@ -69,7 +76,9 @@ def _size(answer: NodeClass | None) -> int:
 
 
 class _Readers:
-    """The backends that a thread reads: of submissions at the same moment one reads, and the others wait for it."""
+    """The backends that a thread reads: of submissions at the same moment one reads, and the others
+    wait for it.
+    """
 
     def __init__(self) -> None:
         self._busy: dict[str, object] = {}  #: By id, who reads it.
@@ -97,11 +106,13 @@ _ANSWERS: Final = _Answers()
 _READERS: Final = _Readers()
 
 
-def node_classes(wanted: Mapping[Backend, Collection[str]], *, since: float, until: float) -> dict[str, Classes]:
+def node_classes(
+    wanted: Mapping[Backend, Collection[str]], *, since: float, until: float
+) -> dict[str, Classes]:
     """Return what is known of node classes by backend id, after requests for what is not kept.
 
-    An answer that is older than ``since`` is not used, and what is not answered by ``until`` is not known. Both are
-    times of ``time.monotonic``.
+    An answer that is older than ``since`` is not used, and what is not answered by ``until`` is not
+    known. Both are times of ``time.monotonic``.
     """
     found: dict[str, Classes] = {backend.id: {} for backend in wanted}
     missing = _not_kept(wanted, since, found)
@@ -135,7 +146,9 @@ def _key(backend: Backend, class_type: str) -> _Key:
     return backend.id, backend.url, backend.comfyui_version, class_type
 
 
-async def _read_all(missing: Mapping[Backend, Iterable[str]], found: Mapping[str, Classes], until: float) -> None:
+async def _read_all(
+    missing: Mapping[Backend, Iterable[str]], found: Mapping[str, Classes], until: float
+) -> None:
     gate = asyncio.Semaphore(_BACKENDS_AT_ONCE)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(until - time.monotonic()), asyncio.TaskGroup() as tasks:
@@ -150,7 +163,9 @@ def _release(backend: Backend, reader: object, _task: asyncio.Task[None]) -> Non
     _READERS.release([backend], reader)
 
 
-async def _read_backend(backend: Backend, class_types: Iterator[str], found: Classes, gate: asyncio.Semaphore) -> None:
+async def _read_backend(
+    backend: Backend, class_types: Iterator[str], found: Classes, gate: asyncio.Semaphore
+) -> None:
     # The stored address or a header may be one that is not usable any more.
     async with gate:
         with contextlib.suppress(ValueError, BackendError):

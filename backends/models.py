@@ -28,8 +28,8 @@ class Reachability(StrEnum):
 class Backend(models.Model):
     """A ComfyUI server with one GPU (or more); its id is a readable slug.
 
-    The observed columns are hints for users and for the selection of backends. The state of a prompt is always
-    queried from the backend itself.
+    The observed columns are hints for users and for the selection of backends. The state of a
+    prompt is always queried from the backend itself.
     """
 
     id = models.CharField(primary_key=True, max_length=64)
@@ -45,14 +45,23 @@ class Backend(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     #: When discovery adopted it; null: a user registered or changed it.
     adopted_at = time_or_null()
-    #: The hold by a user. ``changed_…``: reason, author and time of the last hold, enabling or disabling.
+    #: The hold by a user. ``changed_…``: reason, author and time of the last hold, enabling or
+    #: disabling.
     hold = models.CharField(
-        max_length=8, blank=True, default="", db_default="", choices=[(hold.value, hold.name.lower()) for hold in Hold]
+        max_length=8,
+        blank=True,
+        default="",
+        db_default="",
+        choices=[(hold.value, hold.name.lower()) for hold in Hold],
     )
     #: Whether the hold evicts running prompts instead of awaiting them.
     evict = models.BooleanField(default=False, db_default=False, db_column="hold_now")
-    changed_reason = models.CharField(max_length=500, blank=True, default="", db_default="", db_column="said_reason")
-    changed_by = models.CharField(max_length=150, blank=True, default="", db_default="", db_column="said_by")
+    changed_reason = models.CharField(
+        max_length=500, blank=True, default="", db_default="", db_column="said_reason"
+    )
+    changed_by = models.CharField(
+        max_length=150, blank=True, default="", db_default="", db_column="said_by"
+    )
     changed_at = models.DateTimeField(null=True, blank=True, db_column="said_at")
 
     # Quarantine, by its failures or by a user.
@@ -62,7 +71,9 @@ class Backend(models.Model):
     quarantine_reason = models.CharField(max_length=500, blank=True, default="", db_default="")
     quarantine_by = models.CharField(max_length=150, blank=True, default="", db_default="")
     #: Quarantines without a success between them; each is longer than the one before.
-    consecutive_quarantines = models.IntegerField(default=0, db_default=0, db_column="quarantine_count")
+    consecutive_quarantines = models.IntegerField(
+        default=0, db_default=0, db_column="quarantine_count"
+    )
     #: Time of the last release: earlier failures are not counted.
     failures_reset_at = models.DateTimeField(null=True, blank=True, db_column="forgiven_at")
 
@@ -75,8 +86,8 @@ class Backend(models.Model):
     status_reason = models.CharField(max_length=500, blank=True, default="")
     status_since = time_or_null()
     last_seen_at = time_or_null()
-    #: Beginning of the current time without a response; null while it responds. Its queued children fail or
-    #: move after a limit from then.
+    #: Beginning of the current time without a response; null while it responds. Its queued children
+    #: fail or move after a limit from then.
     unreachable_since = time_or_null()
     queue_running = models.IntegerField(default=0)
     queue_pending = models.IntegerField(default=0)
@@ -88,10 +99,13 @@ class Backend(models.Model):
         ordering = ["id"]
         constraints = [
             models.CheckConstraint(
-                name="backend_reachability_known", condition=Q(reachability__in=[state.value for state in Reachability])
+                name="backend_reachability_known",
+                condition=Q(reachability__in=[state.value for state in Reachability]),
             ),
             models.CheckConstraint(name="backend_id_given", condition=~Q(id="")),
-            models.CheckConstraint(name="backend_hold_known", condition=Q(hold__in=[hold.value for hold in Hold])),
+            models.CheckConstraint(
+                name="backend_hold_known", condition=Q(hold__in=[hold.value for hold in Hold])
+            ),
         ]
 
     def __str__(self) -> str:

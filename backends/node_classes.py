@@ -1,7 +1,8 @@
 """Node classes as a ComfyUI describes them in ``/object_info/{class}``. Pure.
 
-Only what decides whether a value is refused, and which widgets the editor shows, is kept. What has another form than
-ComfyUI's is left out, so that it never speaks against a backend (comfyui-protocol.md, "Descriptions of node classes").
+Only what decides whether a value is refused, and which widgets the editor shows, is kept. What has
+another form than ComfyUI's is left out, so that it never speaks against a backend
+(comfyui-protocol.md, "Descriptions of node classes").
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 COMBO: Final = "COMBO"  #: The type of an input with a list of choices.
-_DYNAMIC: Final = "COMFY_"  #: Types of newer versions that stand for several inputs (``format.codec``), or for none.
+#: Types of newer versions that stand for several inputs (``format.codec``), or for none.
+_DYNAMIC: Final = "COMFY_"
 _CORE_MODULES: Final = ("nodes", "comfy_extras")
 _CHOICES_OF_INPUTS: Final = "COMFY_DYNAMICCOMBO_V3"
 _AUTOGROW: Final = "COMFY_AUTOGROW_V3"
@@ -20,7 +22,8 @@ _MAX_NESTED: Final = 8  #: Levels of inputs that depend on a choice.
 class NodeInput:
     type: str  #: ``INT``, ``MODEL``, ``COMBO``.
     is_required: bool = False  #: ComfyUI refuses a node without it.
-    choices: tuple[Any, ...] | None = None  #: Of a combo; None if the list is not in the description.
+    #: Of a combo; None if the list is not in the description.
+    choices: tuple[Any, ...] | None = None
     low: float | None = None  #: The smallest number; likewise ``high``.
     high: float | None = None
     is_upload: bool = False  #: Its choices are files that users upload.
@@ -28,7 +31,8 @@ class NodeInput:
     default: Any = None  #: The widget's first value; None if it has none.
     is_socket: bool = False  #: ``forceInput``: the editor shows no widget.
     has_socket: bool = True  #: A link can take the place of the widget.
-    control: bool | None = None  #: ``control_after_generate``; None if the description does not have it.
+    #: ``control_after_generate``; None if the description does not have it.
+    control: bool | None = None
     is_dynamic_prompt: bool = False  #: The editor removes comments and chooses of ``{a|b}``.
     #: Of a choice with inputs: those of each choice, by name.
     nested: Mapping[str, Mapping[str, "NodeInput"]] = field(default_factory=dict)
@@ -81,7 +85,10 @@ def _inputs(declared: object, depth: int = 0) -> Mapping[str, NodeInput]:
 def _size(inputs: Mapping[str, NodeInput]) -> int:
     total = 0
     for one in inputs.values():
-        total += sum(len(str(part)) for part in (*(one.choices or ()), *one.nested, one.default, one.names, one.prefix))
+        total += sum(
+            len(str(part))
+            for part in (*(one.choices or ()), *one.nested, one.default, one.names, one.prefix)
+        )
         total += sum(map(_size, (*one.nested.values(), one.members)))
     return total
 

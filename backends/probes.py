@@ -1,4 +1,6 @@
-"""Probes of registered backends: several at once, within a short time; the results are stored by the caller."""
+"""Probes of registered backends: several at once, within a short time; the results are stored by
+the caller.
+"""
 
 import asyncio
 import datetime as dt
@@ -18,7 +20,8 @@ from backends.states import STALE_AFTER
 #: A backend whose last response is older than this is probed before it is given a child.
 _FRESH_FOR: Final = dt.timedelta(seconds=10)
 _PROBE_TIMEOUT: Final = 1.5  #: Seconds until a probe gives up.
-_SILENT: Final = 0.8  #: The share of the timeout after which a failed probe means silence; a refusal comes at once.
+#: The share of the timeout after which a failed probe means silence; a refusal comes at once.
+_SILENT: Final = 0.8
 
 Observation: TypeAlias = dict[str, Any]  #: Arguments of ``services.backend_observed``.
 
@@ -29,24 +32,33 @@ _guard: Final = threading.Lock()
 def needs_probe(backend: Backend, *, now: dt.datetime) -> bool:
     """Return whether a backend has not responded for 10 s, or not since it became unreachable.
 
-    A backend that responds but is unfit (its worker is dead) needs no probe: the runner's judgement is better
-    than a single response.
+    A backend that responds but is unfit (its worker is dead) needs no probe: the runner's judgement
+    is better than a single response.
     """
     if backend.last_seen_at is None or backend.last_seen_at < now - _FRESH_FOR:
         return True
-    return backend.unreachable_since is not None and backend.last_seen_at < backend.unreachable_since
+    return (
+        backend.unreachable_since is not None and backend.last_seen_at < backend.unreachable_since
+    )
 
 
 def was_online(backend: Backend, *, now: dt.datetime) -> bool:
     """Return whether a backend has responded within 30 s and was online then."""
     seen_at = backend.last_seen_at
-    return backend.reachability == Reachability.ONLINE and seen_at is not None and seen_at >= now - STALE_AFTER
+    return (
+        backend.reachability == Reachability.ONLINE
+        and seen_at is not None
+        and seen_at >= now - STALE_AFTER
+    )
 
 
-def probe_backends(backends: Collection[Backend], store: Callable[[Collection[Observation]], None]) -> None:
+def probe_backends(
+    backends: Collection[Backend], store: Callable[[Collection[Observation]], None]
+) -> None:
     """Probe backends side by side, and have ``store`` store what was observed.
 
-    Those that another thread is probing are not probed again; this waits until that result is stored.
+    Those that another thread is probing are not probed again; this waits until that result is
+    stored.
     """
     done: Future[None] = Future()
     with _guard:
@@ -66,18 +78,24 @@ def probe_backends(backends: Collection[Backend], store: Callable[[Collection[Ob
 
 async def _probe_all(backends: Collection[Backend]) -> list[Observation]:
     async with asyncio.TaskGroup() as tasks:
-        probes = [tasks.create_task(_probe(backend), name=f"probe {backend.url}") for backend in backends]
+        probes = [
+            tasks.create_task(_probe(backend), name=f"probe {backend.url}") for backend in backends
+        ]
     return [seen for probe in probes if (seen := probe.result())]
 
 
 async def _probe(backend: Backend) -> Observation | None:
-    """Return what was observed; None if that proves nothing: on a busy host the silence is this process's own."""
+    """Return what was observed; None if that proves nothing: on a busy host the silence is this
+    process's own.
+    """
     began = time.monotonic()
     answer = await attempt(backend.url, headers=backend.headers, timeout=_PROBE_TIMEOUT)
     if not isinstance(answer, str):
         devices = [device.to_json() for device in answer.devices]
         seen = {"reachable": True, "version": answer.version or "", "devices": devices}
-    elif time.monotonic() - began >= _SILENT * _PROBE_TIMEOUT and was_online(backend, now=services.current_time()):
+    elif time.monotonic() - began >= _SILENT * _PROBE_TIMEOUT and was_online(
+        backend, now=services.current_time()
+    ):
         return None
     else:
         seen = {"reachable": False, "reason": answer}

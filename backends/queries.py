@@ -26,7 +26,9 @@ _DESIRED_STATE: Final = ("enabled", "hold", "evict", "changed_by", *_QUARANTINE)
 
 
 def desired_backends() -> list[dict[str, Any]]:
-    """Return ``id``, ``url``, ``headers`` and the columns of the desired state of every backend, by id."""
+    """Return ``id``, ``url``, ``headers`` and the columns of the desired state of every backend, by
+    id.
+    """
     rows = Backend.objects.order_by("id").values("id", "url", "headers", *_DESIRED_STATE)
     return [dict(row) for row in rows]
 
@@ -48,7 +50,9 @@ def backend_status(row: Backend, *, now: dt.datetime, ours: int = 0) -> BackendS
         since = row.changed_at or row.status_since
         return BackendStatus(BackendState.DISABLED, row.changed_reason, since, row.changed_by)
     if row.quarantined_at is not None:
-        return BackendStatus(BackendState.QUARANTINED, row.quarantine_reason, row.quarantined_at, row.quarantine_by)
+        return BackendStatus(
+            BackendState.QUARANTINED, row.quarantine_reason, row.quarantined_at, row.quarantine_by
+        )
     if row.hold:
         state = BackendState.DRAINING if row.hold == Hold.DRAIN else BackendState.PAUSED
         return BackendStatus(state, row.changed_reason, row.changed_at, row.changed_by)

@@ -23,15 +23,21 @@ from backends.states import Hold
 
 #: The form of an id, which is a part of URLs, file names and logs.
 _BACKEND_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_RESERVED_ID: Final = "found"  #: ``GET /api/backends/found`` lists the ComfyUIs that discovery found.
+#: ``GET /api/backends/found`` lists the ComfyUIs that discovery found.
+_RESERVED_ID: Final = "found"
 _MAX_URL: Final = 500
 _MAX_NAME: Final = 200
 MAX_REASON: Final = 500  #: Characters of a reason.
 _MAX_VERSION: Final = 64
 
 #: Columns of a backend without a hold.
-HOLD_CLEARED: Final[dict[str, Any]] = {"hold": Hold.NONE.value, "evict": False, "changed_reason": ""}
-#: Columns of a backend that is not quarantined. ``consecutive_quarantines`` stays: its probation depends on it.
+HOLD_CLEARED: Final[dict[str, Any]] = {
+    "hold": Hold.NONE.value,
+    "evict": False,
+    "changed_reason": "",
+}
+#: Columns of a backend that is not quarantined. ``consecutive_quarantines`` stays: its probation
+#: depends on it.
 QUARANTINE_CLEARED: Final[dict[str, Any]] = {
     "quarantined_at": None,
     "quarantine_until": None,
@@ -57,7 +63,8 @@ def backend_create(
     partner_nodes_allowed: bool | None = None,
     adopted_at: dt.datetime | None = None,
 ) -> Backend:
-    """Register a ComfyUI. One address is registered once, however it is spelled; credentials in it become a header.
+    """Register a ComfyUI. One address is registered once, however it is spelled; credentials in it
+    become a header.
 
     Raises ``FieldInvalid`` or ``BackendExists``.
 
@@ -70,7 +77,8 @@ def backend_create(
     address = _permitted(url)
     if backend_id is not None and not _BACKEND_ID.fullmatch(backend_id):
         raise FieldInvalid(
-            "backend_id", "Must begin with a letter or digit and have at most 64 letters, digits, . _ or -."
+            "backend_id",
+            "Must begin with a letter or digit and have at most 64 letters, digits, . _ or -.",
         )
     if backend_id == _RESERVED_ID:
         raise FieldInvalid("backend_id", "Is reserved for a path of the API; choose another id.")
@@ -107,8 +115,9 @@ def backend_update(
 ) -> Backend | None:
     """Change a backend; None leaves a value as it is. Raises the errors of :func:`backend_create`.
 
-    Another address clears the observations, and the headers and the confirmation for partner nodes unless new ones are
-    given: a password is never sent to a host that it was not given for. Without a backend with this id None is returned.
+    Another address clears the observations, and the headers and the confirmation for partner nodes
+    unless new ones are given: a password is never sent to a host that it was not given for. Without
+    a backend with this id None is returned.
     """
     if url is not None:
         # Before the transaction: the resolver may take a while.
@@ -135,8 +144,9 @@ def backend_update(
 def backends_ensure(addresses: Iterable[str]) -> list[str]:
     """Register each address that is not registered, and return the ids of the new backends.
 
-    The addresses are as in ``DIRECTOR_BACKENDS``. Raises ``FieldInvalid`` for a malformed one; those before it stay
-    registered. The message gives its number, since the address may contain a password.
+    The addresses are as in ``DIRECTOR_BACKENDS``. Raises ``FieldInvalid`` for a malformed one;
+    those before it stay registered. The message gives its number, since the address may contain a
+    password.
     """
     created: list[str] = []
     for number, url in enumerate(addresses, start=1):
@@ -191,10 +201,16 @@ def _free_id(url: str) -> str:
 
 def address_taken(url: str) -> BackendExists | None:
     same = Backend.objects.filter(url=url).first()
-    return None if same is None else BackendExists(f"This address is registered already, as {same.id}.", same.id)
+    return (
+        None
+        if same is None
+        else BackendExists(f"This address is registered already, as {same.id}.", same.id)
+    )
 
 
-def _described(*, name: str | None, tags: Sequence[str] | None, enabled: bool | None, row: Backend) -> dict[str, Any]:
+def _described(
+    *, name: str | None, tags: Sequence[str] | None, enabled: bool | None, row: Backend
+) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if name is not None:
         changes["name"] = name[:_MAX_NAME]
@@ -203,11 +219,19 @@ def _described(*, name: str | None, tags: Sequence[str] | None, enabled: bool | 
     if enabled not in (None, row.enabled):
         # It ends every hold.
         moment = current_time()
-        changes |= {**HOLD_CLEARED, "enabled": enabled, "status_since": moment, "changed_by": "", "changed_at": moment}
+        changes |= {
+            **HOLD_CLEARED,
+            "enabled": enabled,
+            "status_since": moment,
+            "changed_by": "",
+            "changed_at": moment,
+        }
     return changes
 
 
-def _address_columns(row: Backend, url: str | None, headers: Mapping[str, str] | None) -> dict[str, Any]:
+def _address_columns(
+    row: Backend, url: str | None, headers: Mapping[str, str] | None
+) -> dict[str, Any]:
     address = BackendAddress(row.url) if url is None else normalised(url)
     if address.url != row.url:
         left = {"partner_nodes_allowed": False, **_observations_cleared()}
@@ -251,13 +275,15 @@ def backend_observed(
     devices: Sequence[Mapping[str, Any]] | None = None,
     seen_at: dt.datetime | None = None,
 ) -> bool:
-    """Store an observation of a backend; None leaves a column as it is. Return whether there was such a backend.
+    """Store an observation of a backend; None leaves a column as it is. Return whether there was
+    such a backend.
 
     Args:
         reachable: whether it can take work.
         reason: its fault, as a clause; also the suspicion against a reachable one.
-        responded: whether it sent a response; None: as ``reachable``. A backend that responds but is unfit (its
-            worker is dead) is not probed again by a submission, which would trust the response.
+        responded: whether it sent a response; None: as ``reachable``. A backend that responds but
+            is unfit (its worker is dead) is not probed again by a submission, which would trust the
+            response.
         queue_running, queue_pending: prompts of any client that execute or wait there.
         queue_foreign: those of the two that are not ours.
         version: ComfyUI's, "" if not known.
@@ -281,8 +307,12 @@ def backend_observed(
     return Backend.objects.filter(pk=backend_id).update(**changes) > 0
 
 
-def _reachability(reachable: bool, moment: dt.datetime, running: int | None, pending: int | None) -> dict[str, Any]:
-    """Return the columns of a status; they depend on the row's old values, within the same statement."""
+def _reachability(
+    reachable: bool, moment: dt.datetime, running: int | None, pending: int | None
+) -> dict[str, Any]:
+    """Return the columns of a status; they depend on the row's old values, within the same
+    statement.
+    """
     state = (Reachability.ONLINE if reachable else Reachability.OFFLINE).value
     same = Q(reachability=state)
     if reachable and running is not None and pending is not None:
@@ -291,6 +321,8 @@ def _reachability(reachable: bool, moment: dt.datetime, running: int | None, pen
     away_since = None if reachable else Coalesce(F("unreachable_since"), Value(moment))
     return {
         "reachability": state,
-        "status_since": Case(When(same, then=Coalesce(F("status_since"), Value(moment))), default=Value(moment)),
+        "status_since": Case(
+            When(same, then=Coalesce(F("status_since"), Value(moment))), default=Value(moment)
+        ),
         "unreachable_since": away_since,
     }

@@ -13,7 +13,8 @@ from typing import Final
 STALE_AFTER: Final = dt.timedelta(seconds=30)
 
 
-#: Begins the ``status_reason`` of a backend at which a stopped prompt is left running; a clause follows.
+#: Begins the ``status_reason`` of a backend at which a stopped prompt is left running; a clause
+#: follows.
 LEFT_RUNNING: Final = "a stopped prompt still renders: "
 
 
@@ -50,7 +51,8 @@ ATTENTION_ORDER: Final = (
     BackendState.DISABLED,
 )
 
-#: States in which a submission may name a backend: its children are accepted, and wait where they must.
+#: States in which a submission may name a backend: its children are accepted, and wait where they
+#: must.
 TAKES_CHILDREN: Final = frozenset({BackendState.ONLINE, BackendState.BUSY, BackendState.PAUSED})
 
 
@@ -64,7 +66,9 @@ class BackendStatus:
     by: str = ""
 
 
-def prompt_limit(*, enabled: bool, hold: str, quarantined: bool, consecutive_quarantines: int, depth: int) -> int:
+def prompt_limit(
+    *, enabled: bool, hold: str, quarantined: bool, consecutive_quarantines: int, depth: int
+) -> int:
     """Return how many prompts of ours a backend may have at once; ``depth`` if it has no fault.
 
     One that is not quarantined and has consecutive quarantines is on probation.
@@ -74,27 +78,36 @@ def prompt_limit(*, enabled: bool, hold: str, quarantined: bool, consecutive_qua
     return min(depth, 1) if consecutive_quarantines else depth
 
 
-LONGEST: Final = dt.timedelta(hours=4)  #: The longest quarantine: afterwards a backend gets another prompt.
+LONGEST: Final = dt.timedelta(
+    hours=4
+)  #: The longest quarantine: afterwards a backend gets another prompt.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineRules:
     failures: int  #: Number of counted failures that quarantine a backend; 0: only a user does.
     window: dt.timedelta  #: Failures older than this are not counted.
-    duration: dt.timedelta  #: Length of the first quarantine; each consecutive one lasts twice as long.
+    duration: (
+        dt.timedelta
+    )  #: Length of the first quarantine; each consecutive one lasts twice as long.
 
 
-def counts_since(rules: QuarantineRules, now: dt.datetime, failures_reset_at: dt.datetime | None) -> dt.datetime:
+def counts_since(
+    rules: QuarantineRules, now: dt.datetime, failures_reset_at: dt.datetime | None
+) -> dt.datetime:
     """Return the time from which failures are counted; a release resets them."""
     window = now - rules.window
     return window if failures_reset_at is None else max(window, failures_reset_at)
 
 
-def quarantine_for(rules: QuarantineRules, *, failures: int, consecutive: int) -> dt.timedelta | None:
+def quarantine_for(
+    rules: QuarantineRules, *, failures: int, consecutive: int
+) -> dt.timedelta | None:
     """Return for how long a backend is quarantined, None if it is not.
 
-    ``failures`` are counted since :func:`counts_since`, including the one that is being stored. ``consecutive`` are
-    quarantines without a success since. Above 0 the backend is on probation, which ends with its first failure.
+    ``failures`` are counted since :func:`counts_since`, including the one that is being stored.
+    ``consecutive`` are quarantines without a success since. Above 0 the backend is on probation,
+    which ends with its first failure.
     """
     if rules.failures == 0 or failures == 0:
         return None
@@ -105,7 +118,9 @@ def quarantine_for(rules: QuarantineRules, *, failures: int, consecutive: int) -
 
 
 def reason_for(failures: int, window: dt.timedelta, consecutive: int, sentence: str) -> str:
-    """Return the reason of a quarantine, as users read it; ``sentence`` is that of the last failure."""
+    """Return the reason of a quarantine, as users read it; ``sentence`` is that of the last
+    failure.
+    """
     if consecutive:
         return f"It failed again on probation: {sentence}"
     seconds = window.total_seconds()

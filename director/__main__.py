@@ -1,6 +1,7 @@
 """The entry point of ``python manage.py``, ``python -m director`` and ``director``.
 
-Commands for a running Director (``director.cli``) need no Django and start at once; all others are management commands.
+Commands for a running Director (``director.cli``) need no Django and start at once; all others are
+management commands.
 """
 
 import os
@@ -17,8 +18,11 @@ def main() -> None:
     """Run the command of the command line, and exit with its status."""
     arguments = sys.argv[1:]
     program = Path(sys.argv[0]).name
-    # ``manage.py check`` is Django's, as in every project; ``director check`` is the command line's.
-    if app.is_for(arguments) and not (program == "manage.py" and arguments[:1] in (["check"], ["tokens"])):
+    # ``manage.py check`` is Django's, as in every project; ``director check`` is the command
+    # line's.
+    if app.is_for(arguments) and not (
+        program == "manage.py" and arguments[:1] in (["check"], ["tokens"])
+    ):
         sys.exit(app.run(arguments))
     if arguments[0] == "manage":
         del arguments[0]
@@ -28,7 +32,8 @@ def main() -> None:
 def _manage(argv: Sequence[str]) -> None:
     """Run a management command."""
     if "--inherited" in argv and sys.platform != "win32":
-        # Before the imports: a process of a ``serve`` that was just killed would have the ports for seconds.
+        # Before the imports: a process of a ``serve`` that was just killed would have the ports for
+        # seconds.
         from director.server.lifeline import end_with_input  # noqa: PLC0415 for processes of ``serve`` alone
 
         end_with_input()

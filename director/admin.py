@@ -22,16 +22,27 @@ class DirectorAdminSite(AdminSite):
     index_title = "Administration"
     enable_nav_sidebar = False
 
-    def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[dict[str, Any]]:
+    def get_app_list(
+        self, request: HttpRequest, app_label: str | None = None
+    ) -> list[dict[str, Any]]:
         """Return the sections with the models that the user may view; of an app those alone."""
         found = super().get_app_list(request, app_label)
         if app_label is not None:
             return found
         models = {one["object_name"].lower(): one for app in found for one in app["models"]}
-        sections = {name: [models.pop(key) for key in keys if key in models] for name, keys in _SECTIONS.items()}
+        sections = {
+            name: [models.pop(key) for key in keys if key in models]
+            for name, keys in _SECTIONS.items()
+        }
         sections[_INTERNALS] = list(models.values())
         return [
-            {"name": name, "app_label": name.lower(), "app_url": "", "has_module_perms": True, "models": listed}
+            {
+                "name": name,
+                "app_label": name.lower(),
+                "app_url": "",
+                "has_module_perms": True,
+                "models": listed,
+            }
             for name, listed in sections.items()
             if listed
         ]

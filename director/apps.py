@@ -37,7 +37,10 @@ class DirectorConfig(AppConfig):
 
 def _unknown_settings(*_: Any, **__: Any) -> list[checks.CheckMessage]:
     """Warn about variables that look like settings but have no effect."""
-    return [checks.Warning(_sentence(name), id="director.W001") for name in settings.DIRECTOR_UNKNOWN_SETTINGS]
+    return [
+        checks.Warning(_sentence(name), id="director.W001")
+        for name in settings.DIRECTOR_UNKNOWN_SETTINGS
+    ]
 
 
 def _old_sqlite(*_: Any, **__: Any) -> list[checks.CheckMessage]:
@@ -45,7 +48,10 @@ def _old_sqlite(*_: Any, **__: Any) -> list[checks.CheckMessage]:
     if not settings.DIRECTOR_ON_SQLITE or sqlite3.sqlite_version_info >= _OLDEST_SQLITE:
         return []
     oldest = ".".join(map(str, _OLDEST_SQLITE))
-    sentence = f"Python has SQLite {sqlite3.sqlite_version}; {oldest} or newer is required. Use a newer Python."
+    sentence = (
+        f"Python has SQLite {sqlite3.sqlite_version}; {oldest} or newer is required. Use a newer "
+        "Python."
+    )
     return [checks.Error(sentence, id="director.E001")]
 
 

@@ -36,7 +36,9 @@ _in_thread: Any = ThreadedHandler()
 
 
 async def _http(scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve a request: the API's views have handlers for the loop and for threads, all else has Django's."""
+    """Serve a request: the API's views have handlers for the loop and for threads, all else has
+    Django's.
+    """
     handler = _pages
     if scope["path"] in probes.PATHS:
         await probes.answer(scope, receive, send)
@@ -56,7 +58,8 @@ _router = with_request_id(_protocols)
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one connection.
 
-    The first connection binds the process's hub to the event loop of the server, for every ASGI server.
+    The first connection binds the process's hub to the event loop of the server, for every ASGI
+    server.
     """
     hub.bind(asyncio.get_running_loop(), read_seqs=read_seqs)
     await _router(scope, receive, send)

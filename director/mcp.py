@@ -1,4 +1,6 @@
-"""A server of the Model Context Protocol: an agent submits workflows, follows groups and sees pictures."""
+"""A server of the Model Context Protocol: an agent submits workflows, follows groups and sees
+pictures.
+"""
 
 import asyncio
 import contextlib
@@ -22,16 +24,30 @@ _REPORT_S: Final = 3.0  #: Seconds between two reports of progress.
 _FEW_JOBS: Final = 200  #: Of a larger group, progress does not count the running jobs.
 #: What an agent does not need, or gets in another form.
 _LEFT_OUT: Final = {
-    *("child_jobs", "children_next", "outputs", "error_details", "summary", "choices", "choice_backends"),
+    *(
+        "child_jobs",
+        "children_next",
+        "outputs",
+        "error_details",
+        "summary",
+        "choices",
+        "choice_backends",
+    ),
     *("current_step", "outputs_reused", "queued_at", "revision", "seq", "starred"),
 }
 
 Answer = dict[str, Any]
 Workflow = Annotated[
-    dict[str, Any] | str, Field(description="The workflow's JSON; or the path of its file: JSON, or a PNG of ComfyUI.")
+    dict[str, Any] | str,
+    Field(description="The workflow's JSON; or the path of its file: JSON, or a PNG of ComfyUI."),
 ]
-Sweep = Annotated[Answer | None, Field(description='{"axes": [{"input": "3.cfg", "values": [5, 7]}]}, without count.')]
-Parameters = Annotated[Answer | None, Field(description='Inputs to set: {"steps": 30, "6.text": "a cat"}.')]
+Sweep = Annotated[
+    Answer | None,
+    Field(description='{"axes": [{"input": "3.cfg", "values": [5, 7]}]}, without count.'),
+]
+Parameters = Annotated[
+    Answer | None, Field(description='Inputs to set: {"steps": 30, "6.text": "a cat"}.')
+]
 JobState = Literal["queued", "running", "completed", "failed", "timeout", "cancelled"]
 GroupState = Literal["pending", "running", "partial_complete", "completed", "failed", "cancelled"]
 Limit = Annotated[int, Field(ge=1, le=200)]
@@ -39,12 +55,16 @@ Width = Literal[160, 320, 640, 1280, 2560]
 
 
 def _short(raw: Answer, **more: Any) -> Answer:
-    return {k: v for k, v in raw.items() if v not in (None, [], {}, "") and k not in _LEFT_OUT} | more
+    return {
+        k: v for k, v in raw.items() if v not in (None, [], {}, "") and k not in _LEFT_OUT
+    } | more
 
 
 def _job(child: Child) -> Answer:
     addresses = [file.file_url for file in child.files if file.file_url]
-    return _short(child.raw, outputs=["director://" + one.rpartition("/api/job-")[2] for one in addresses])
+    return _short(
+        child.raw, outputs=["director://" + one.rpartition("/api/job-")[2] for one in addresses]
+    )
 
 
 def _explained(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,7 +81,9 @@ def _explained(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Tools:
-    """Each public method is a tool: its signature and docstring are what an agent reads. Answers have the API's names."""
+    """Each public method is a tool: its signature and docstring are what an agent reads. Answers
+    have the API's names.
+    """
 
     def __init__(self, director: AsyncDirector, url: str, submitter: str) -> None:
         self._director = director
@@ -87,22 +109,38 @@ class Tools:
         self,
         workflow: Workflow,
         *,
-        count: Annotated[int | None, Field(ge=1, description="Jobs, each with its own seed.")] = None,
+        count: Annotated[
+            int | None, Field(ge=1, description="Jobs, each with its own seed.")
+        ] = None,
         sweep: Sweep = None,
         parameters: Parameters = None,
         name: str | None = None,
         key: Annotated[str | None, Field(description="Calls with one key make one group.")] = None,
     ) -> Answer:
-        """Submit a ComfyUI workflow as a group of jobs, on the GPUs that are free first. Then watch the group."""
-        options: Any = {"sweep": sweep, "parameters": parameters, "name": name, "idempotency_key": key}
+        """Submit a ComfyUI workflow as a group of jobs, on the GPUs that are free first. Then watch
+        the group.
+        """
+        options: Any = {
+            "sweep": sweep,
+            "parameters": parameters,
+            "name": name,
+            "idempotency_key": key,
+        }
         graph = await self._graph(workflow)
-        group = await self._director.submit(graph, count=count, submitter=self._submitter, **options)
+        group = await self._director.submit(
+            graph, count=count, submitter=self._submitter, **options
+        )
         return self._group(group, total_count=len(group.child_jobs))
 
     async def watch(
-        self, group_id: str, ctx: Context[Any, Any], seconds: Annotated[int, Field(ge=1, le=600)] = 50
+        self,
+        group_id: str,
+        ctx: Context[Any, Any],
+        seconds: Annotated[int, Field(ge=1, le=600)] = 50,
     ) -> Answer:
-        """Wait until a group has ended, at most the seconds, and return its status. If not finished, watch it again."""
+        """Wait until a group has ended, at most the seconds, and return its status. If not
+        finished, watch it again.
+        """
         end, reported = time.monotonic() + seconds, -1.0
         group = await self._director.status(group_id, jobs=False)
         while not group.finished and (left := end - time.monotonic()) > 0:
@@ -110,17 +148,28 @@ class Tools:
                 await self._director.wait(group_id, timeout=min(left, _REPORT_S))
             group = await self._director.status(group_id, jobs=group.total_count <= _FEW_JOBS)
             ended = group.completed_count + group.failed_count + group.cancelled_count
-            progress = ended + sum(job.progress for job in group.child_jobs if job.status == "running") / 100
+            progress = (
+                ended
+                + sum(job.progress for job in group.child_jobs if job.status == "running") / 100
+            )
             # The protocol wants growing numbers, and a retried job starts again.
             if progress > reported:
                 reported = progress
-                await ctx.report_progress(progress, group.total_count, f"{ended} of {group.total_count} jobs ended")
+                await ctx.report_progress(
+                    progress, group.total_count, f"{ended} of {group.total_count} jobs ended"
+                )
         return await self.status(group_id)
 
     async def status(
-        self, group_id: str, only: JobState | None = None, after: NonNegativeInt = 0, limit: Limit = 50
+        self,
+        group_id: str,
+        only: JobState | None = None,
+        after: NonNegativeInt = 0,
+        limit: Limit = 50,
     ) -> Answer:
-        """Return a group and its jobs (of one state, after so many): errors, and the resources of their outputs."""
+        """Return a group and its jobs (of one state, after so many): errors, and the resources of
+        their outputs.
+        """
         group, jobs = await self._director.status(group_id, jobs=False), []
         async for child in self._director.jobs(group_id):
             jobs += [_job(child)] if only in (None, child.status) else []
@@ -128,7 +177,9 @@ class Tools:
                 break
         return self._group(group, jobs=jobs[after:])
 
-    async def list_groups(self, state: GroupState | None = None, text: str | None = None, limit: Limit = 20) -> Answer:
+    async def list_groups(
+        self, state: GroupState | None = None, text: str | None = None, limit: Limit = 20
+    ) -> Answer:
         """List groups, newest first: of a state, or with words of the name or the prompt."""
         groups: list[Answer] = []
         async for group in self._director.list(status=state, text=text, limit=limit):
@@ -139,7 +190,11 @@ class Tools:
 
     async def cancel(self, group_id: str, job_id: str | None = None) -> Answer:
         """Cancel a group, or one job of it."""
-        cancel = self._director.cancel(group_id) if job_id is None else self._director.cancel_job(group_id, job_id)
+        cancel = (
+            self._director.cancel(group_id)
+            if job_id is None
+            else self._director.cancel_job(group_id, job_id)
+        )
         return (await cancel).raw
 
     async def retry_failed(self, group_id: str, job_ids: list[str] | None = None) -> Answer:
@@ -156,11 +211,19 @@ class Tools:
 
     async def check_workflow(self, workflow: Workflow, parameters: Parameters = None) -> Answer:
         """Return which backends can execute a workflow, and why the others cannot. Submits nothing."""
-        return _short((await self._director.check(await self._graph(workflow), parameters=parameters)).raw)
+        return _short(
+            (await self._director.check(await self._graph(workflow), parameters=parameters)).raw
+        )
 
-    async def picture(self, group_id: str, job_id: str, number: int = 0, width: Width = 640) -> Image:
-        """Show an output of a job, from number 0, at most so wide: an image, or the first frame of a video."""
-        return Image(data=await self._director.thumbnail(group_id, job_id, number, width), format="webp")
+    async def picture(
+        self, group_id: str, job_id: str, number: int = 0, width: Width = 640
+    ) -> Image:
+        """Show an output of a job, from number 0, at most so wide: an image, or the first frame of
+        a video.
+        """
+        return Image(
+            data=await self._director.thumbnail(group_id, job_id, number, width), format="webp"
+        )
 
 
 def make_server(url: str, token: str | None, submitter: str) -> MCPServer[Any]:

@@ -43,7 +43,9 @@ Number = TypeVar("Number", int, float)
 
 
 def _text(name: str, pattern: str = "", rule: str = "") -> str:
-    """Read a text without blanks at its ends. If it does not match a pattern, the error has the rule, not the text."""
+    """Read a text without blanks at its ends. If it does not match a pattern, the error has the
+    rule, not the text.
+    """
     text = str(env.str(name, default="")).strip()
     if text and pattern and not re.fullmatch(pattern, text):
         raise ImproperlyConfigured(f"{name} {rule}.")
@@ -99,7 +101,8 @@ def _urls(name: str) -> list[str]:
     for number, url in enumerate(urls, start=1):
         if not re.match(r"[A-Za-z][A-Za-z0-9]*://[^\s]", url):
             raise ImproperlyConfigured(
-                f"Entry {number} of {name} is not a URL; write each as service://…, separated by commas."
+                f"Entry {number} of {name} is not a URL; write each as service://…, separated by "
+                "commas."
             )
     return [url.strip(" ,") for url in urls]
 
@@ -107,7 +110,9 @@ def _urls(name: str) -> list[str]:
 # --- the data folder ------------------------------------------------------------------------------
 
 DIRECTOR_VERSION = __version__
-DIRECTOR_DATA_DIR = Path(_text("DIRECTOR_DATA_DIR") or platformdirs.user_data_path("comfyui-director", appauthor=False))
+DIRECTOR_DATA_DIR = Path(
+    _text("DIRECTOR_DATA_DIR") or platformdirs.user_data_path("comfyui-director", appauthor=False)
+)
 DIRECTOR_DATA_DIR = DIRECTOR_DATA_DIR.expanduser().absolute()
 
 #: Written once by ``director.server.data_dir.prepare``, not here; readable by its owner only.
@@ -140,11 +145,15 @@ DEFAULT_EXCEPTION_REPORTER_FILTER = "director.security.debug_filter.SecretsFilte
 
 LOOPBACK_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 DIRECTOR_ALLOWED_HOSTS = _words(
-    "DIRECTOR_ALLOWED_HOSTS", r"\*|[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", "write host names only, without http:// and port"
+    "DIRECTOR_ALLOWED_HOSTS",
+    r"\*|[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]",
+    "write host names only, without http:// and port",
 )
 ALLOWED_HOSTS = [*LOOPBACK_HOSTS, *DIRECTOR_ALLOWED_HOSTS]
 #: Origins of pages that may use the API and the sockets, in addition to loopback pages.
-_origins = _words("DIRECTOR_ALLOWED_ORIGINS", r"https?://[^/?#\s]+/*", "write each as http://host:port")
+_origins = _words(
+    "DIRECTOR_ALLOWED_ORIGINS", r"https?://[^/?#\s]+/*", "write each as http://host:port"
+)
 DIRECTOR_ALLOWED_ORIGINS = [word.rstrip("/") for word in _origins]
 CSRF_TRUSTED_ORIGINS = list(DIRECTOR_ALLOWED_ORIGINS)
 #: Addresses of trusted proxies: the client is the one that ``X-Forwarded-For`` names.
@@ -156,11 +165,13 @@ for _proxy in DIRECTOR_TRUSTED_PROXIES:
         raise ImproperlyConfigured(
             f"DIRECTOR_TRUSTED_PROXIES has {_proxy!r}; write each as an address, like 127.0.0.1."
         ) from None
-#: Absolute links have the client's scheme. The header counts from every client: it changes its own answers alone.
+#: Absolute links have the client's scheme. The header counts from every client: it changes its own
+#: answers alone.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if DIRECTOR_TRUSTED_PROXIES else None
 
-#: API key of Comfy.org, sent with prompts that have partner nodes, to backends that a user confirmed. Never shown: without
-#: the characters that JSON escapes it is found in what ComfyUI answers.
+#: API key of Comfy.org, sent with prompts that have partner nodes, to backends that a user
+#: confirmed. Never shown: without the characters that JSON escapes it is found in what ComfyUI
+#: answers.
 DIRECTOR_COMFY_ORG_API_KEY = _text(
     "DIRECTOR_COMFY_ORG_API_KEY",
     r"[A-Za-z0-9._~+=-]{16,512}",
@@ -169,14 +180,17 @@ DIRECTOR_COMFY_ORG_API_KEY = _text(
 
 #: Shared secret of programs and users. Empty: no sign-in.
 DIRECTOR_TOKEN = _text(
-    "DIRECTOR_TOKEN", r"[\x21-\x7e]{16,512}", "must have 16 to 512 letters, digits and signs, without blanks"
+    "DIRECTOR_TOKEN",
+    r"[\x21-\x7e]{16,512}",
+    "must have 16 to 512 letters, digits and signs, without blanks",
 )
 
 #: People and tokens with roles and scopes, instead of the one secret.
 DIRECTOR_ACCOUNTS = _flag("DIRECTOR_ACCOUNTS", default=False)
 if DIRECTOR_ACCOUNTS and DIRECTOR_TOKEN:
     raise ImproperlyConfigured(
-        "DIRECTOR_ACCOUNTS and DIRECTOR_TOKEN are both set. With accounts each program has a token of its own:"
+        "DIRECTOR_ACCOUNTS and DIRECTOR_TOKEN are both set. With accounts each program has a "
+        "token of its own:"
         " remove DIRECTOR_TOKEN, and make tokens by `manage.py tokens create`."
     )
 
@@ -198,16 +212,21 @@ DIRECTOR_QUEUED_LIMIT_SECONDS = _number("DIRECTOR_QUEUED_LIMIT_SECONDS", int, 86
 #: Retry policy of submissions without one: counted attempts of a child within a run,
 DIRECTOR_MAX_ATTEMPTS = _number("DIRECTOR_MAX_ATTEMPTS", int, 1, 1, 10)
 #: on which other backends (``never``, ``group``, ``any``),
-DIRECTOR_RETRY_ELSEWHERE = _one_of("DIRECTOR_RETRY_ELSEWHERE", {"0": "never", "group": "group", "any": "any"}, "0")
+DIRECTOR_RETRY_ELSEWHERE = _one_of(
+    "DIRECTOR_RETRY_ELSEWHERE", {"0": "never", "group": "group", "any": "any"}, "0"
+)
 #: and the delay, doubled with each attempt.
 DIRECTOR_RETRY_BACKOFF_SECONDS = _number("DIRECTOR_RETRY_BACKOFF_SECONDS", float, 2, 0, 60)
-#: Children of a backend that was offline for this long move to another one if their group allows it.
+#: Children of a backend that was offline for this long move to another one if their group allows
+#: it.
 DIRECTOR_MOVE_AFTER_SECONDS = _number("DIRECTOR_MOVE_AFTER_SECONDS", int, 60, 1, 86_400)
 #: This many failures that count against a backend, within so many minutes, quarantine it; 0: never.
 DIRECTOR_QUARANTINE_FAILURES = _number("DIRECTOR_QUARANTINE_FAILURES", int, 3, 0, 1_000)
 DIRECTOR_QUARANTINE_MINUTES = _number("DIRECTOR_QUARANTINE_MINUTES", float, 10, 0.01, 1_440)
 #: Duration of the first quarantine; each consecutive one lasts twice as long, at most four hours.
-DIRECTOR_QUARANTINE_FORGIVE_MINUTES = _number("DIRECTOR_QUARANTINE_FORGIVE_MINUTES", float, 10, 0.01, 240)
+DIRECTOR_QUARANTINE_FORGIVE_MINUTES = _number(
+    "DIRECTOR_QUARANTINE_FORGIVE_MINUTES", float, 10, 0.01, 240
+)
 DIRECTOR_MAX_CHILDREN = _number("DIRECTOR_MAX_CHILDREN", int, 1_000, 1, 10_000)
 DIRECTOR_MAX_BODY_BYTES = _number("DIRECTOR_MAX_BODY_BYTES", int, 16 * 2**20, 2**10, 2**28)
 DIRECTOR_MAX_METADATA_BYTES = 16 * 2**10
@@ -222,8 +241,8 @@ DIRECTOR_THUMBNAILS_BYTES = _number("DIRECTOR_THUMBNAILS_BYTES", int, 512 * 2**2
 DIRECTOR_THUMBNAILS_DIR = DIRECTOR_DATA_DIR / "thumbnails"
 #: Makes the posters of videos; None: it is not installed.
 FFMPEG = shutil.which("ffmpeg")
-#: Folder of assets and captured outputs, and of files that are being received. Web processes and runners on several
-#: machines need one that they share, or a bucket.
+#: Folder of assets and captured outputs, and of files that are being received. Web processes and
+#: runners on several machines need one that they share, or a bucket.
 DIRECTOR_FILES_DIR = Path(_text("DIRECTOR_FILES_DIR") or DIRECTOR_DATA_DIR / "files")
 DIRECTOR_FILES_DIR = DIRECTOR_FILES_DIR.expanduser().absolute()
 
@@ -232,17 +251,27 @@ def _files() -> dict[str, Any]:
     """Return the storage of assets and captured outputs: that folder, or a bucket."""
     text = _text("DIRECTOR_FILES_STORAGE")
     if not text:
-        return {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": DIRECTOR_FILES_DIR}}
+        return {
+            "BACKEND": "django.core.files.storage.FileSystemStorage",
+            "OPTIONS": {"location": DIRECTOR_FILES_DIR},
+        }
     url = urlsplit(text)
     options = dict(parse_qsl(url.query))
     names = {"endpoint_url", "region_name"}
-    if url.scheme != "s3" or not re.fullmatch(r"[a-z0-9][a-z0-9.-]+", url.netloc) or options.keys() - names:
+    if (
+        url.scheme != "s3"
+        or not re.fullmatch(r"[a-z0-9][a-z0-9.-]+", url.netloc)
+        or options.keys() - names
+    ):
         raise ImproperlyConfigured(
-            "DIRECTOR_FILES_STORAGE must look like s3://bucket/prefix?endpoint_url=https://host:port&region_name=name."
+            "DIRECTOR_FILES_STORAGE must look like "
+            "s3://bucket/prefix?endpoint_url=https://host:port&region_name=name."
             " Keys are in variables of their own (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)."
         )
     if not importlib.util.find_spec("storages"):
-        raise ImproperlyConfigured("DIRECTOR_FILES_STORAGE needs more packages: pip install 'comfyui-director[s3]'.")
+        raise ImproperlyConfigured(
+            "DIRECTOR_FILES_STORAGE needs more packages: pip install 'comfyui-director[s3]'."
+        )
     options |= {"bucket_name": url.netloc, "location": url.path.strip("/")}
     return {"BACKEND": "jobgroups.services.bucket.Bucket", "OPTIONS": options}
 
@@ -250,15 +279,15 @@ def _files() -> dict[str, Any]:
 DIRECTOR_MAX_ASSET_BYTES = _number("DIRECTOR_MAX_ASSET_BYTES", int, 20 * 2**30, 2**10, 2**44)
 #: Assets that were not used for so many days are deleted; 0: never.
 DIRECTOR_ASSET_DAYS = _number("DIRECTOR_ASSET_DAYS", int, 0, 0, 36_500)
-#: Ended groups are deleted after so many days, beyond so many groups that ended later, or while their captured files have
-#: more bytes; 0: never.
+#: Ended groups are deleted after so many days, beyond so many groups that ended later, or while
+#: their captured files have more bytes; 0: never.
 DIRECTOR_RETENTION_DAYS = _number("DIRECTOR_RETENTION_DAYS", int, 0, 0, 36_500)
 DIRECTOR_RETENTION_GROUPS = _number("DIRECTOR_RETENTION_GROUPS", int, 0, 0, 10**9)
 DIRECTOR_RETENTION_BYTES = _number("DIRECTOR_RETENTION_BYTES", int, 0, 0, 2**60)
 #: Copy the outputs of completed jobs into that storage.
 DIRECTOR_CAPTURE = _flag("DIRECTOR_CAPTURE", default=True)
-#: Bound of the address space of a process of ``files``; 0: none. It begins with 700 MiB, and each thread of an upload to a
-#: bucket may take 72 MiB.
+#: Bound of the address space of a process of ``files``; 0: none. It begins with 700 MiB, and each
+#: thread of an upload to a bucket may take 72 MiB.
 DIRECTOR_FILES_MEMORY_BYTES = _number("DIRECTOR_FILES_MEMORY_BYTES", int, 2**32, 0, 2**50)
 #: While less of the disk of that folder is free, outputs are not copied and uploads are refused.
 DIRECTOR_MIN_FREE_BYTES = _number("DIRECTOR_MIN_FREE_BYTES", int, 2 * 2**30, 0, 2**50)
@@ -267,18 +296,24 @@ DIRECTOR_ACCEPT_WITHOUT_RUNNER = _flag("DIRECTOR_ACCEPT_WITHOUT_RUNNER", default
 #: Factor for every interval of the runner; for tests.
 DIRECTOR_TIME_SCALE = _number("DIRECTOR_TIME_SCALE", float, 1.0, 0.01, 10.0)
 
-# --- notifications -----------------------------------------------------------------------------------
+# --- notifications
+# -----------------------------------------------------------------------------------
 
 #: Public address of the pages, for links in notices; without a slash at its end.
 DIRECTOR_PUBLIC_URL = _text("DIRECTOR_PUBLIC_URL").rstrip("/")
 if DIRECTOR_PUBLIC_URL and not re.fullmatch(r"https?://[^?#\s]+", DIRECTOR_PUBLIC_URL):
-    raise ImproperlyConfigured(f"DIRECTOR_PUBLIC_URL is {DIRECTOR_PUBLIC_URL!r}; write it as http://host:port.")
+    raise ImproperlyConfigured(
+        f"DIRECTOR_PUBLIC_URL is {DIRECTOR_PUBLIC_URL!r}; write it as http://host:port."
+    )
 #: Notification services, as URLs of apprise. They contain passwords and are never shown.
 DIRECTOR_NOTIFY = _urls("DIRECTOR_NOTIFY")
 _KINDS = ["group_ended", "backend_trouble", "queue_empty"]  #: Kinds of notices.
-DIRECTOR_NOTIFY_ON = _words("DIRECTOR_NOTIFY_ON", "|".join(_KINDS), f"known are {', '.join(_KINDS)}") or _KINDS
+DIRECTOR_NOTIFY_ON = (
+    _words("DIRECTOR_NOTIFY_ON", "|".join(_KINDS), f"known are {', '.join(_KINDS)}") or _KINDS
+)
 
-# --- webhooks ----------------------------------------------------------------------------------------
+# --- webhooks
+# ----------------------------------------------------------------------------------------
 
 #: Webhooks that get events of every group, and these events. Their URLs may contain tokens.
 DIRECTOR_WEBHOOK_URLS = _urls("DIRECTOR_WEBHOOK_URLS")
@@ -290,7 +325,8 @@ DIRECTOR_WEBHOOK_EVENTS = _words(
 ) or list(webhooks.ENDS)
 #: Keys of the signatures: each message has one of each, so that a key can be replaced.
 DIRECTOR_WEBHOOK_SECRETS = (
-    _text("DIRECTOR_WEBHOOK_SECRET") or _kept(DIRECTOR_WEBHOOK_SECRET_FILE, webhooks.secret_of(secrets.token_bytes(32)))
+    _text("DIRECTOR_WEBHOOK_SECRET")
+    or _kept(DIRECTOR_WEBHOOK_SECRET_FILE, webhooks.secret_of(secrets.token_bytes(32)))
 ).split()
 for _place, _secret in enumerate(DIRECTOR_WEBHOOK_SECRETS, start=1):
     try:
@@ -306,9 +342,9 @@ DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES = _flag("DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES",
 def _sqlite(path: str) -> dict[str, Any]:
     """Return the options for SQLite: WAL, every commit synced, writers queue instead of failing.
 
-    FULL: with NORMAL a power cut loses commits, and a prompt whose intent is lost runs twice. IMMEDIATE: a
-    transaction that reads and then writes fails with "database is locked" regardless of the timeout. Only the
-    progress writer lowers ``synchronous``, on its own connection.
+    FULL: with NORMAL a power cut loses commits, and a prompt whose intent is lost runs twice.
+    IMMEDIATE: a transaction that reads and then writes fails with "database is locked" regardless
+    of the timeout. Only the progress writer lowers ``synchronous``, on its own connection.
     """
     return {
         "ENGINE": "jobgroups.database.sqlite3",
@@ -337,25 +373,26 @@ def _database() -> dict[str, Any]:
             "sqlite:////folder/file.sqlite3."
         )
     config = dict(environ.Env.db_url_config(url))
-    # Under ASGI each request may have its own thread: persistent connections would leak. A pool does
-    # not, and is twice as fast.
+    # Under ASGI each request may have its own thread: persistent connections would leak. A pool
+    # does not, and is twice as fast.
     config["CONN_MAX_AGE"] = 0
     given = config.get("OPTIONS", {})
     config["OPTIONS"] = {
-        # A lost server is detected within 30 s instead of the system's two hours: by keepalives on an
-        # idle connection, by the timeout on one with unacknowledged data.
+        # A lost server is detected within 30 s instead of the system's two hours: by keepalives on
+        # an idle connection, by the timeout on one with unacknowledged data.
         "connect_timeout": 5,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": 25_000,
         **given,
-        # A suspended process would keep its rows locked: PostgreSQL ends its transaction before its leases
-        # end. The process retries.
+        # A suspended process would keep its rows locked: PostgreSQL ends its transaction before its
+        # leases end. The process retries.
         "options": f"-c idle_in_transaction_session_timeout=8s {given.get('options', '')}".strip(),
-        # While the server is unavailable, requests fail after 4 s instead of 30 s: before a submission gives up,
-        # which would then blame the load. The pauses between attempts to connect double until the timeout: with
-        # the default of 300 s, minutes pass until the web uses the server again.
+        # While the server is unavailable, requests fail after 4 s instead of 30 s: before a
+        # submission gives up, which would then blame the load. The pauses between attempts to
+        # connect double until the timeout: with the default of 300 s, minutes pass until the web
+        # uses the server again.
         "pool": {"min_size": 2, "max_size": 20, "timeout": 4.0, "reconnect_timeout": 2.0},
     }
     return config
@@ -365,11 +402,15 @@ DATABASES = {"default": _database()}
 DIRECTOR_ON_SQLITE = DATABASES["default"]["ENGINE"].endswith("sqlite3")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# --- the channel layer ---------------------------------------------------------------------------------
+# --- the channel layer
+# ---------------------------------------------------------------------------------
 
-DIRECTOR_REDIS_URL = _text("DIRECTOR_REDIS_URL", r"(?s:(redis|rediss|unix):.*)", "must look like redis://host:6379/0")
-# Without Redis the hub works within one process, and between those of ``serve``, which set a layer of their own. The in-memory layer drops the newest
-# messages of a burst. The core Redis layer loses messages under load.
+DIRECTOR_REDIS_URL = _text(
+    "DIRECTOR_REDIS_URL", r"(?s:(redis|rediss|unix):.*)", "must look like redis://host:6379/0"
+)
+# Without Redis the hub works within one process, and between those of ``serve``, which set a layer
+# of their own. The in-memory layer drops the newest messages of a burst. The core Redis layer loses
+# messages under load.
 CHANNEL_LAYERS: dict[str, Any] = (
     {
         "default": {
@@ -430,8 +471,8 @@ APPEND_SLASH = False
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        # For a source tree. When installed, the templates are in ``director``, where Django finds them,
-        # and a folder of this name beside it belongs to another package.
+        # For a source tree. When installed, the templates are in ``director``, where Django finds
+        # them, and a folder of this name beside it belongs to another package.
         "DIRS": [BASE_DIR / "templates"] if (BASE_DIR / "manage.py").exists() else [],
         "APP_DIRS": True,
         "OPTIONS": {
@@ -458,12 +499,21 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = DIRECTOR_MAX_BODY_BYTES
-AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "CommonPasswordValidator")
-] + [{"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}}]
-# Ten wrong passwords for an account, or from an address, refuse all others for a minute, in every process.
+] + [
+    {
+        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "OPTIONS": {"min_length": 10},
+    }
+]
+# Ten wrong passwords for an account, or from an address, refuse all others for a minute, in every
+# process.
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = dt.timedelta(minutes=1)
 AXES_LOCKOUT_PARAMETERS = ["username", "ip_address"]
@@ -478,7 +528,8 @@ SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
-# `check --deploy` requires HTTPS; the Director serves plain HTTP on loopback, and in a farm a proxy ends TLS.
+# `check --deploy` requires HTTPS; the Director serves plain HTTP on loopback, and in a farm a proxy
+# ends TLS.
 SILENCED_SYSTEM_CHECKS = [
     "security.W004",  # HSTS is the proxy's
     "security.W008",  # SSL redirect is the proxy's
@@ -499,15 +550,21 @@ DIRECTOR_LOG_LEVEL = str(env.str("DIRECTOR_LOG_LEVEL", default="INFO")).strip().
 if DIRECTOR_LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR"):
     raise ImproperlyConfigured("DIRECTOR_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR.")
 LOGGING = tomllib.loads(Path(__file__).with_name("logging.toml").read_text(encoding="utf-8"))
-LOGGING["handlers"]["console"]["formatter"] = _one_of("DIRECTOR_LOG_FORMAT", {"text": "line", "json": "json"}, "text")
-LOGGING["loggers"] |= {name: {"level": DIRECTOR_LOG_LEVEL} for name in ("director", "jobgroups", "backends")}
+LOGGING["handlers"]["console"]["formatter"] = _one_of(
+    "DIRECTOR_LOG_FORMAT", {"text": "line", "json": "json"}, "text"
+)
+LOGGING["loggers"] |= {
+    name: {"level": DIRECTOR_LOG_LEVEL} for name in ("director", "jobgroups", "backends")
+}
 
 #: Where a runner serves its metrics; None: nowhere, the web of its data folder has them.
 DIRECTOR_METRICS_LISTEN: tuple[str, int] | None = None
 if _listen := _text("DIRECTOR_METRICS_LISTEN"):
     _found = re.fullmatch(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", _listen)
     if not _found or not 0 < int(_found[2]) < 2**16:
-        raise ImproperlyConfigured(f"DIRECTOR_METRICS_LISTEN is {_listen!r}; write it as host:port, like 0.0.0.0:9830.")
+        raise ImproperlyConfigured(
+            f"DIRECTOR_METRICS_LISTEN is {_listen!r}; write it as host:port, like 0.0.0.0:9830."
+        )
     DIRECTOR_METRICS_LISTEN = _found[1].strip("[]"), int(_found[2])
 
 # --- unknown settings ---------------------------------------------------------------------------
@@ -519,5 +576,7 @@ _OTHERS = re.compile(r"DIRECTOR_(URL|SUBMITTER|TEST_.*)")
 DIRECTOR_UNKNOWN_SETTINGS = sorted(
     name
     for name in os.environ
-    if name.startswith("DIRECTOR_") and name not in DIRECTOR_SETTINGS and not _OTHERS.fullmatch(name)
+    if name.startswith("DIRECTOR_")
+    and name not in DIRECTOR_SETTINGS
+    and not _OTHERS.fullmatch(name)
 )

@@ -78,9 +78,11 @@ def _classes() -> str:
 
 
 def _examples() -> str:
-    """Return what ComfyUI says (of an error ``exception_type: exception_message``) or what is seen of each class.
+    """Return what ComfyUI says (of an error ``exception_type: exception_message``) or what is seen
+    of each class.
 
-    The source is ``recorded`` from a real ComfyUI, or the file or report in which the example was read.
+    The source is ``recorded`` from a real ComfyUI, or the file or report in which the example was
+    read.
     """
     examples = json.loads((ROOT / "docs/failure_examples.json").read_text(encoding="utf-8"))
     lines = []
@@ -94,10 +96,14 @@ def _examples() -> str:
 
 
 def _meanings(kind: type[StrEnum]) -> dict[str, str]:
-    """Return the ``#:`` comment of each member, by its value."""
+    """Return the ``#:`` comment beside or above each member, by its value."""
     source = (ROOT / f"{kind.__module__.replace('.', '/')}.py").read_text(encoding="utf-8")
     body = source.split(f"class {kind.__name__}(StrEnum):", 1)[1].split("\n\n\n", 1)[0]
-    return dict(re.findall(r'^    [A-Z_]+ = "(\w+)"  #: (.+)$', body, re.MULTILINE))
+    member = r'^((?:    #: .+\n)*)    [A-Z_]+ = "(\w+)"(?:  #: (.+))?$'
+    return {
+        value: beside or " ".join(re.findall("#: (.+)", above))
+        for above, value, beside in re.findall(member, body, re.MULTILINE)
+    }
 
 
 def _values(kind: type[StrEnum]) -> str:
@@ -117,11 +123,26 @@ def _moves(kind: type[S], moves: Mapping[S, frozenset[S]], retried: Mapping[S, S
     return _table("Value, Meaning, May become", rows)
 
 
-def _diagram(kind: type[S], first: Collection[S], moves: Mapping[S, Collection[S]], retried: Mapping[S, S]) -> str:
+def _diagram(
+    kind: type[S], first: Collection[S], moves: Mapping[S, Collection[S]], retried: Mapping[S, S]
+) -> str:
     arrows = [f"    [*] --> {one.value}" for one in first]
-    arrows += [f"    {one.value} --> {target.value}" for one in kind for target in kind if target in moves[one]]
-    arrows += [f"    {one.value} --> {retried[one].value}: retry by a user" for one in kind if one in retried]
-    arrows += [f"    {one.value} --> [*]" for one in kind if not moves[one] and one not in retried and len(first) > 1]
+    arrows += [
+        f"    {one.value} --> {target.value}"
+        for one in kind
+        for target in kind
+        if target in moves[one]
+    ]
+    arrows += [
+        f"    {one.value} --> {retried[one].value}: retry by a user"
+        for one in kind
+        if one in retried
+    ]
+    arrows += [
+        f"    {one.value} --> [*]"
+        for one in kind
+        if not moves[one] and one not in retried and len(first) > 1
+    ]
     return "\n".join(["```mermaid", "stateDiagram-v2", *arrows, "```"])
 
 
@@ -163,13 +184,22 @@ def _frames(document: schema.Schema) -> str:
     """Return a section for each frame, and for each type in them."""
     schemas: dict[str, schema.Schema] = document["components"]["schemas"]
     titles = {
-        one["payload"]["$ref"].rpartition("/")[2]: name for name, one in document["components"]["messages"].items()
+        one["payload"]["$ref"].rpartition("/")[2]: name
+        for name, one in document["components"]["messages"].items()
     }
     lines = []
     for name in [*titles, *(one for one in schemas if one not in titles)]:
         described = schemas[name]
-        rows = ((f"`{key}`", _type(one), one.get("description", "")) for key, one in described["properties"].items())
-        lines += [f"## {f'`{titles[name]}`' if name in titles else name}", "", described.get("description", ""), ""]
+        rows = (
+            (f"`{key}`", _type(one), one.get("description", ""))
+            for key, one in described["properties"].items()
+        )
+        lines += [
+            f"## {f'`{titles[name]}`' if name in titles else name}",
+            "",
+            described.get("description", ""),
+            "",
+        ]
         lines += [_table("Field, Type, Meaning", rows), ""]
     return "\n".join(lines).replace("\n\n\n", "\n").replace("``", "`").strip()
 
@@ -214,7 +244,10 @@ def documents() -> dict[Path, str]:
     """Return the text of each document that is generated as a whole or in part."""
     pages = {path(page): filled(page) for page in PARTS}
     made = {"openapi": schema.openapi(), "asyncapi": _ASYNCAPI}
-    return {**pages, **{ROOT / "docs" / f"{name}.yaml": schema.as_yaml(one) for name, one in made.items()}}
+    return {
+        **pages,
+        **{ROOT / "docs" / f"{name}.yaml": schema.as_yaml(one) for name, one in made.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The OpenAPI document of the API and the AsyncAPI document of its WebSockets: ``make docs`` writes them into ``docs``.
+"""The OpenAPI document of the API and the AsyncAPI document of its WebSockets: ``make docs`` writes
+them into ``docs``.
 
-Paths and parameters come from the URL table, bodies from the serializers of requests, responses and frames from
-``jobgroups.domain.shapes``, texts, examples and errors from ``docs/api.md``. ``schema.toml`` has what none of these contains.
+Paths and parameters come from the URL table, bodies from the serializers of requests, responses and
+frames from ``jobgroups.domain.shapes``, texts, examples and errors from ``docs/api.md``.
+``schema.toml`` has what none of these contains.
 """
 
 import json
@@ -48,14 +50,19 @@ _VALUES: Final = {
     "Attempt.failure_class": FailureClass,
 }
 
-# --- docs/api.md ------------------------------------------------------------------------------------
+# --- docs/api.md
+# ------------------------------------------------------------------------------------
 
 
 @cache
 def _section(operation: str) -> str:
-    """Return what the page has about an operation such as ``GET /api/job-groups/{group_id}``; empty: nothing."""
+    """Return what the page has about an operation such as ``GET /api/job-groups/{group_id}``;
+    empty: nothing.
+    """
     heading = re.sub(r"\{(group|backend)_id\}", "{id}", operation)
-    found = re.search(rf"^##+ `{re.escape(heading)}`\n(.*?)(?=^###? |\Z)", _API, re.DOTALL | re.MULTILINE)
+    found = re.search(
+        rf"^##+ `{re.escape(heading)}`\n(.*?)(?=^###? |\Z)", _API, re.DOTALL | re.MULTILINE
+    )
     return found[1] if found else ""
 
 
@@ -77,18 +84,29 @@ def error_codes() -> dict[str, tuple[int, str]]:
     """Return status and meaning of each code of an error."""
     table = _API.split("\n## Error codes\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`.+?`) \| (\d+) \| ?(.*?) \|$", table, re.MULTILINE)
-    return {code: (int(status), text) for codes, status, text in rows for code in re.findall(r"`(\w+)`", codes)}
+    return {
+        code: (int(status), text)
+        for codes, status, text in rows
+        for code in re.findall(r"`(\w+)`", codes)
+    }
 
 
-# --- responses and frames ---------------------------------------------------------------------------
+# --- responses and frames
+# ---------------------------------------------------------------------------
 
 
 def _texts(kind: type) -> tuple[str, dict[str, str]]:
     """Return the description of a shape and those of its attributes, from its docstring."""
     texts: dict[str, str] = {}
-    bases = [(one.__doc__ or "").partition("Attributes:\n") for one in reversed(kind.__mro__) if is_dataclass(one)]
+    bases = [
+        (one.__doc__ or "").partition("Attributes:\n")
+        for one in reversed(kind.__mro__)
+        if is_dataclass(one)
+    ]
     for names, text in re.findall(
-        r"^ {8}([\w, ]+): (.*(?:\n {9,}.*)*)", "\n".join(attributes for *_, attributes in bases), re.MULTILINE
+        r"^ {8}([\w, ]+): (.*(?:\n {9,}.*)*)",
+        "\n".join(attributes for *_, attributes in bases),
+        re.MULTILINE,
     ):
         in_json = re.sub(r"\bNone\b", "null", re.sub(r"\s+", " ", text))
         texts |= dict.fromkeys(names.split(", "), in_json)
@@ -97,11 +115,17 @@ def _texts(kind: type) -> tuple[str, dict[str, str]]:
 
 @cache
 def types() -> dict[str, Schema]:
-    """Return the JSON schemas of all answers and frames. Every field is in an answer, except the optional ones."""
+    """Return the JSON schemas of all answers and frames. Every field is in an answer, except the
+    optional ones.
+    """
     members = [
-        one for module in (groups, backends, assets, webhooks, accounts, events) for one in vars(module).values()
+        one
+        for module in (groups, backends, assets, webhooks, accounts, events)
+        for one in vars(module).values()
     ]
-    kinds = [one for one in members if isinstance(one, type) and is_dataclass(one) and one is not Parsed]
+    kinds = [
+        one for one in members if isinstance(one, type) and is_dataclass(one) and one is not Parsed
+    ]
     _, found = msgspec.json.schema_components(kinds, ref_template=f"{_TYPES}{{name}}")
     known = {kind.__name__: _of_shape(kind, found[kind.__name__]) for kind in kinds}
     for name, changes in _TABLE["schemas"].items():
@@ -125,7 +149,9 @@ def _of_shape(kind: type, schema: Schema) -> Schema:
         elif name in ("seq", "run"):
             properties[name] = {"type": "integer", "description": field.get("description", "")}
         if values := _VALUES.get(f"{kind.__name__}.{name}"):
-            text = next(one for one in [field, *field.get("anyOf", ())] if one.get("type") == "string")
+            text = next(
+                one for one in [field, *field.get("anyOf", ())] if one.get("type") == "string"
+            )
             text["enum"] = [one.value for one in values]
     optional = []
     if issubclass(kind, events.Event):
@@ -144,17 +170,24 @@ def _changed(schema: Schema, changes: Mapping[str, Any]) -> Schema:
     given = schema.setdefault("properties", {}) | changes.get("add", {})
     kept = changes.get("only", [name for name in given if name not in changes.get("without", ())])
     schema["properties"] = {name: given[name] for name in [*kept, *(changes.get("add", {}))]}
-    return {**_OBJECT, **schema, "optional": [*schema.get("optional", ()), *changes.get("optional", ())]}
+    return {
+        **_OBJECT,
+        **schema,
+        "optional": [*schema.get("optional", ()), *changes.get("optional", ())],
+    }
 
 
-# --- operations -------------------------------------------------------------------------------------
+# --- operations
+# -------------------------------------------------------------------------------------
 
 
 class _Endpoints(EndpointEnumerator):
     """The paths of the API without the slash at their end."""
 
     def should_include_endpoint(self, path: str, callback: Callable[..., Any]) -> bool:
-        is_ours = path.startswith("/api/") and not path.startswith("/api/v2/") and not path.endswith("/")
+        is_ours = (
+            path.startswith("/api/") and not path.startswith("/api/v2/") and not path.endswith("/")
+        )
         return is_ours and hasattr(callback, "view_class")
 
     def get_allowed_methods(self, callback: Any) -> list[str]:
@@ -173,30 +206,41 @@ class _Generator(SchemaGenerator):
 
 
 class _Operation(AutoSchema):
-    """One method of one path, as its handler, its row in ``schema.toml`` and its section of the page describe it."""
+    """One method of one path, as its handler, its row in ``schema.toml`` and its section of the
+    page describe it.
+    """
 
     def __init__(self, handler: Callable[..., Any]) -> None:
         super().__init__()
         self.handler = handler
 
-    def get_operation(self, path: str, path_regex: str, path_prefix: str, method: str, registry: Any) -> Schema | None:
+    def get_operation(
+        self, path: str, path_regex: str, path_prefix: str, method: str, registry: Any
+    ) -> Schema | None:
         self.name = f"{method} {path}"
         if self.name not in _TABLE["operations"]:
-            raise SystemExit(f"docs/schema.toml has no row for {self.name}: add it, then run `make docs`.")
+            raise SystemExit(
+                f"docs/schema.toml has no row for {self.name}: add it, then run `make docs`."
+            )
         self.row = _TABLE["operations"][self.name]
         self.texts = _rows(_section(self.name))
         return super().get_operation(path, path_regex, path_prefix, method, registry)
 
     def get_operation_id(self) -> str:
-        return re.sub(r"\W+", "_", f"{self.method.lower()} {self.path.removeprefix('/api/')}").strip("_")
+        return re.sub(
+            r"\W+", "_", f"{self.method.lower()} {self.path.removeprefix('/api/')}"
+        ).strip("_")
 
     def get_summary(self) -> str:
-        return re.sub(r"\s+", " ", (self.handler.__doc__ or "").partition("\n")[0]).removesuffix(".")
+        sentence = (self.handler.__doc__ or "").partition("\n\n")[0]
+        return " ".join(sentence.split()).removesuffix(".")
 
     def get_description(self) -> str:  # type: ignore[override]  # as the library does
         paragraph = _section(self.name).strip().partition("\n\n")[0].replace("\n", " ")
         text = "" if paragraph.startswith(("```", "|")) else f"{paragraph} "
-        anchor = re.sub(r"[^\w\- ]", "", re.sub(r"\{(group|backend)_id\}", "id", self.name).lower()).replace(" ", "-")
+        anchor = re.sub(
+            r"[^\w\- ]", "", re.sub(r"\{(group|backend)_id\}", "id", self.name).lower()
+        ).replace(" ", "-")
         return _linked(f"{text}[More](api.md#{anchor})")
 
     def get_tags(self) -> list[str]:
@@ -235,19 +279,31 @@ class _Operation(AutoSchema):
             if name in self.texts:
                 field.setdefault("description", _linked(self.texts[name]))
         media: Schema = {"schema": component.ref}
-        if (sent := re.search(r"-d '(.*?)'\n```", _section(self.name), re.DOTALL)) and (body := _example(sent[1])):
+        if (sent := re.search(r"-d '(.*?)'\n```", _section(self.name), re.DOTALL)) and (
+            body := _example(sent[1])
+        ):
             media["example"] = body
-        return {"content": {"application/json": media}, "required": not self.row.get("optional", False)}
+        return {
+            "content": {"application/json": media},
+            "required": not self.row.get("optional", False),
+        }
 
     def _get_response_bodies(self, direction: str = "response") -> Schema:
-        statuses, answer = [self.row.get("status", 200), *self.row.get("also", ())], self.row.get("answer")
+        statuses, answer = (
+            [self.row.get("status", 200), *self.row.get("also", ())],
+            self.row.get("answer"),
+        )
         found: Schema = {str(one): {"description": HTTPStatus(one).phrase} for one in statuses}
         if answer is not None:
             binary = {"type": "string", "format": "binary"}
-            content = {answer: {"schema": _TABLE["event"] if answer == "text/event-stream" else binary}}
+            content = {
+                answer: {"schema": _TABLE["event"] if answer == "text/event-stream" else binary}
+            }
             if "/" not in answer:
                 content = {"application/json": {"schema": {"$ref": _TYPES + answer}}}
-                examples = map(_example, re.findall(r"```json\n(.*?)```", _section(self.name), re.DOTALL))
+                examples = map(
+                    _example, re.findall(r"```json\n(.*?)```", _section(self.name), re.DOTALL)
+                )
                 if example := next((one for one in examples if one is not None), None):
                     content["application/json"]["example"] = example
                 if "or" in self.row:
@@ -261,11 +317,16 @@ class _Operation(AutoSchema):
 
     def _error(self, codes: list[str], answer: Schema | None) -> Schema:
         """Return the response with these errors; ``answer`` is the answer with the same status."""
-        texts = "\n".join(f"- `{code}`: {error_codes()[code][1]}".removesuffix(": ") for code in codes)
+        texts = "\n".join(
+            f"- `{code}`: {error_codes()[code][1]}".removesuffix(": ") for code in codes
+        )
         schema: Schema = {"$ref": f"{_TYPES}Error", "properties": {"code": {"enum": codes}}}
         if answer is not None:
             schema = {"anyOf": [answer["content"]["application/json"]["schema"], schema]}
-        response = {"description": _linked(texts), "content": {"application/json": {"schema": schema}}}
+        response = {
+            "description": _linked(texts),
+            "content": {"application/json": {"schema": schema}},
+        }
         if answer is not None:
             return response
         component = ResolvedComponent("-".join(codes), ResolvedComponent.RESPONSE, response, codes)
@@ -275,25 +336,39 @@ class _Operation(AutoSchema):
     def _errors(self) -> dict[int, list[str]]:
         of_path = [code for name, code in _TABLE["codes"].items() if f"{{{name}}}" in self.path]
         of_row = [code for name in self.row for code in _TABLE["codes"].get(name, "").split()]
-        codes = [*_TABLE["codes"]["always"].split(), *self.row.get("errors", "").split(), *of_path, *of_row]
+        codes = [
+            *_TABLE["codes"]["always"].split(),
+            *self.row.get("errors", "").split(),
+            *of_path,
+            *of_row,
+        ]
         by_status: dict[int, list[str]] = {}
         for code in dict.fromkeys(codes):
             by_status.setdefault(error_codes()[code][0], []).append(code)
         return by_status
 
-    def _map_serializer(self, serializer: Any, direction: str, bypass_extensions: bool = False) -> Schema:
+    def _map_serializer(
+        self, serializer: Any, direction: str, bypass_extensions: bool = False
+    ) -> Schema:
         schema: Schema = super()._map_serializer(serializer, direction, bypass_extensions)
         if serializer.unknown:
             schema["additionalProperties"] = False
         return schema
 
-    def _map_serializer_field(self, field: Any, direction: str, bypass_extensions: bool = False) -> Schema:
+    def _map_serializer_field(
+        self, field: Any, direction: str, bypass_extensions: bool = False
+    ) -> Schema:
         if isinstance(field, fields.Texts):
-            schema: Schema = {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": field.longest}}
+            schema: Schema = {
+                "type": "array",
+                "items": {"type": "string", "minLength": 1, "maxLength": field.longest},
+            }
             schema |= {} if field.allow_empty else {"minItems": 1}
             schema |= {} if field.most is None else {"maxItems": field.most}
         elif isinstance(field, fields.Choice):
-            schema = {"enum": [one.value if isinstance(one, StrEnum) else one for one in field.meanings]}
+            schema = {
+                "enum": [one.value if isinstance(one, StrEnum) else one for one in field.meanings]
+            }
         elif (declared := _TABLE["fields"].get(type(field).__name__.strip("_"))) is not None:
             schema = deepcopy(declared)
         elif isinstance(field, fields.Anything):
@@ -313,7 +388,9 @@ class _Operation(AutoSchema):
 def _linked(text: str) -> str:
     """Return a text of the page with links to the pages of the documentation."""
     return re.sub(
-        r"\]\((?:([a-z-]+)\.md)?(#[\w-]*)?\)", lambda found: f"](/docs/{found[1] or 'api'}{found[2] or ''})", text
+        r"\]\((?:([a-z-]+)\.md)?(#[\w-]*)?\)",
+        lambda found: f"](/docs/{found[1] or 'api'}{found[2] or ''})",
+        text,
     )
 
 
@@ -334,13 +411,26 @@ def asyncapi() -> Schema:
     """Return the AsyncAPI document: the frames of the event stream."""
     document: Schema = deepcopy(_TABLE["asyncapi"])
     document["info"]["version"] = settings.DIRECTOR_VERSION
-    kinds = [one for one in vars(events).values() if isinstance(one, type) and issubclass(one, events.Event)]
-    frames = {events.type_of(kind): kind.__name__ for kind in kinds if kind not in (events.Event, events.ChildEvent)}
+    kinds = [
+        one
+        for one in vars(events).values()
+        if isinstance(one, type) and issubclass(one, events.Event)
+    ]
+    frames = {
+        events.type_of(kind): kind.__name__
+        for kind in kinds
+        if kind not in (events.Event, events.ChildEvent)
+    }
     frames = {"initial_state": "InitialState", **frames, **_TABLE["frames"]}
     document["components"] = {"messages": {}, "schemas": types()}
     for name, kind in frames.items():
-        document["channels"]["job-group"]["messages"][name] = {"$ref": f"#/components/messages/{name}"}
-        document["components"]["messages"][name] = {"name": name, "payload": {"$ref": _TYPES + kind}}
+        document["channels"]["job-group"]["messages"][name] = {
+            "$ref": f"#/components/messages/{name}"
+        }
+        document["components"]["messages"][name] = {
+            "name": name,
+            "payload": {"$ref": _TYPES + kind},
+        }
     return _without_unused(document)
 
 
@@ -350,7 +440,11 @@ def _without_unused(document: Schema) -> Schema:
     wanted, used = set(re.findall(rf"{_TYPES}(\w+)", json.dumps(document))), set()
     while wanted:
         used |= wanted
-        wanted = {other for name in wanted for other in re.findall(rf"{_TYPES}(\w+)", json.dumps(schemas[name]))} - used
+        wanted = {
+            other
+            for name in wanted
+            for other in re.findall(rf"{_TYPES}(\w+)", json.dumps(schemas[name]))
+        } - used
     document["components"]["schemas"] = {name: schemas[name] for name in sorted(used)}
     return document
 

@@ -13,7 +13,9 @@ from comfy_sdk import Comfy
 def main() -> None:
     """Submit the workflow of a file, print what happens, and save the outputs here."""
     with Comfy() as comfy:
-        job = comfy.submit(comfy.workflows.from_file(sys.argv[1]), metadata={"example": "comfy_sdk_job"})
+        job = comfy.submit(
+            comfy.workflows.from_file(sys.argv[1]), metadata={"example": "comfy_sdk_job"}
+        )
         print(job.id)
         for event in job.events():
             if type(event).__name__ != "Preview":

@@ -16,7 +16,9 @@ def _and_more(names: Sequence[str]) -> str:
 
 class MethodNotAllowed(RequestError, code="method_not_allowed", status=405):
     def __init__(self, methods: Sequence[str]) -> None:
-        super().__init__(f"This path takes {', '.join(one for one in methods if one != 'OPTIONS')}.")
+        super().__init__(
+            f"This path takes {', '.join(one for one in methods if one != 'OPTIONS')}."
+        )
         self.headers = {"Allow": ", ".join(methods)}
 
 
@@ -26,7 +28,9 @@ class TooManyChildren(InvalidRequest, code="too_many_children"):
 
 class NoOnlineBackends(RequestError, code="no_online_backends"):
     def __init__(self, skipped: Sequence[Mapping[str, str]]) -> None:
-        super().__init__("No valid online backends available", extra={"skipped_backends": list(skipped)})
+        super().__init__(
+            "No valid online backends available", extra={"skipped_backends": list(skipped)}
+        )
 
 
 class Overloaded(RequestError, code="overloaded", status=503):
@@ -38,7 +42,8 @@ class Overloaded(RequestError, code="overloaded", status=503):
 
 class NothingDescribed(RequestError, code="nothing_described", status=503):
     text = (
-        "The workflow is in the editor's format. No online backend described its node classes, which the conversion"
+        "The workflow is in the editor's format. No online backend described its node classes, "
+        "which the conversion"
         ' needs: start a backend, or export the workflow with "Export (API)".'
     )
 
@@ -56,11 +61,16 @@ class BackendNotFound(RequestError, code="backend_not_found", status=404):
 
 
 class TooManyWaiting(RequestError, code="too_many_waiting", status=429):
-    text = "{} requests wait for events already. Send the request without wait, or use the WebSocket."
+    text = (
+        "{} requests wait for events already. Send the request without wait, or use the WebSocket."
+    )
 
 
 class TooManyStreams(RequestError, code="too_many_streams", status=429):
-    text = "{} event streams are open already. Close one, or request the state of the jobs from time to time."
+    text = (
+        "{} event streams are open already. Close one, or request the state of the jobs from time "
+        "to time."
+    )
     headers = MappingProxyType({"Retry-After": "5"})
 
 
@@ -91,7 +101,8 @@ class StorageFull(RequestError, code="storage_full", status=507):
 class StorageAway(RequestError, code="storage_unavailable", status=503):
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"The storage of files does not work now ({reason}). Nothing was kept; try again in some minutes."
+            f"The storage of files does not work now ({reason}). Nothing was kept; try again in "
+            "some minutes."
         )
 
 
@@ -110,7 +121,9 @@ class OutputTooLarge(RequestError, code="output_too_large", status=413):
 
 class NoOutputs(RequestError, code="no_outputs", status=404):
     def __init__(self, *, starred: bool) -> None:
-        super().__init__("Nothing that is starred has a file." if starred else "The group has no files yet.")
+        super().__init__(
+            "Nothing that is starred has a file." if starred else "The group has no files yet."
+        )
 
 
 class TooManySheets(RequestError, code="too_many_sheets", status=429):
@@ -131,7 +144,9 @@ class OutputGone(RequestError, code="output_gone", status=410):
 
 class OutputReplaced(OutputGone):
     def __init__(self, filename: str, backend_id: str) -> None:
-        super().__init__(f"It was replaced: another file has its name ({filename}) on {backend_id} now.")
+        super().__init__(
+            f"It was replaced: another file has its name ({filename}) on {backend_id} now."
+        )
         self.extra["reason"] = "replaced"
 
 
@@ -162,11 +177,16 @@ class BackendInUse(Conflict, code="backend_in_use"):
 
 
 class AssetInUse(Conflict, code="asset_in_use"):
-    text = "Asset {} is needed by job group {}, which has not ended. Cancel the group or wait for its end."
+    text = (
+        "Asset {} is needed by job group {}, which has not ended. Cancel the group or wait for "
+        "its end."
+    )
 
 
 class AssetDeleted(Conflict, code="asset_deleted"):
-    text = "Node {}: the file of its input {!r} was deleted. Upload it again and submit a new group."
+    text = (
+        "Node {}: the file of its input {!r} was deleted. Upload it again and submit a new group."
+    )
 
 
 class GroupOpen(Conflict, code="group_open"):
@@ -178,7 +198,10 @@ class GroupStopping(Conflict, code="group_stopping"):
 
 
 class GroupDeleted(RequestError, code="group_deleted", status=410):
-    text = "This Idempotency-Key was used within 24 h, and its job group was deleted. Use a new key to run it again."
+    text = (
+        "This Idempotency-Key was used within 24 h, and its job group was deleted. Use a new key "
+        "to run it again."
+    )
 
 
 class GroupNotFinished(Conflict, code="group_not_finished"):
@@ -197,7 +220,10 @@ class RunPassed(Conflict, code="run_passed"):
 
 
 class NothingToRetry(Conflict, code="nothing_to_retry"):
-    text = "Nothing in job group {} failed or timed out. A retry renders a cancelled job only if it names that job."
+    text = (
+        "Nothing in job group {} failed or timed out. A retry renders a cancelled job only if it "
+        "names that job."
+    )
 
 
 class JobCompleted(Conflict, code="job_completed"):
@@ -210,7 +236,10 @@ class JobCompleted(Conflict, code="job_completed"):
 
 
 class JobNotFailed(Conflict, code="job_not_failed"):
-    text = "Job {} is {}, and its group has not ended: until then only a job that failed or timed out can be retried."
+    text = (
+        "Job {} is {}, and its group has not ended: until then only a job that failed or timed "
+        "out can be retried."
+    )
 
 
 class JobNotWaiting(Conflict, code="job_not_waiting"):
@@ -268,7 +297,9 @@ class LastAdministrator(Conflict, code="last_administrator"):
 
 
 class ComfyApiError(RequestError):
-    """An error with a code of the Comfy API v2, which only its paths raise; docs/comfy-api-v2.md lists them."""
+    """An error with a code of the Comfy API v2, which only its paths raise; docs/comfy-api-v2.md
+    lists them.
+    """
 
 
 class HashMismatch(ComfyApiError, code="hash_mismatch", status=409):
@@ -280,7 +311,10 @@ class BlobNotFound(ComfyApiError, code="blob_not_found", status=404):
 
 
 class IdempotencyKeyReuse(ComfyApiError, code="idempotency_key_reuse", status=422):
-    text = "This Idempotency-Key was used within 24 h. Look for the result of that request, or use a new key."
+    text = (
+        "This Idempotency-Key was used within 24 h. Look for the result of that request, or use a "
+        "new key."
+    )
 
 
 class AssetHeld(ComfyApiError, code="asset_in_use", status=409):

@@ -1,7 +1,8 @@
 """Fields of log lines: the request and the job that a line is about.
 
-Code binds what it works on; the filter adds it to each line of the block, also of the tasks that the block starts and of
-its work in database threads. The text format omits the fields, the JSON format has them.
+Code binds what it works on; the filter adds it to each line of the block, also of the tasks that
+the block starts and of its work in database threads. The text format omits the fields, the JSON
+format has them.
 """
 
 import logging
@@ -15,7 +16,8 @@ from typing import Any, Final
 _MAX_CAUSES: Final = 10_000  #: Groups whose last request is known; the oldest is dropped first.
 
 _fields: ContextVar[Mapping[str, Any]] = ContextVar("log fields", default=MappingProxyType({}))
-#: By group, the last request to this process that changed it: the cause of what a runner in this process does for it.
+#: By group, the last request to this process that changed it: the cause of what a runner in this
+#: process does for it.
 _causes: OrderedDict[str, str] = OrderedDict()
 
 
@@ -29,7 +31,9 @@ def bind(**fields: Any) -> None:
 
 @contextmanager
 def bound(**fields: Any) -> Iterator[None]:
-    """Add fields to the lines of a block: ``request_id``, ``group``, ``job``, ``attempt``, ``backend``."""
+    """Add fields to the lines of a block: ``request_id``, ``group``, ``job``, ``attempt``,
+    ``backend``.
+    """
     before = _fields.get()
     bind(**fields)
     try:

@@ -1,8 +1,9 @@
-"""Counters and histograms of what happens in processes, for Prometheus. ``queries.metrics`` has what the rows say.
+"""Counters and histograms of what happens in processes, for Prometheus. ``queries.metrics`` has
+what the rows say.
 
-A process that serves or runs jobs keeps its values in files of the data folder: they continue after a restart, and do not
-depend on rows, which are purged. Its files have the lowest number whose lock is free, so that they are as many as the
-processes at one time.
+A process that serves or runs jobs keeps its values in files of the data folder: they continue after
+a restart, and do not depend on rows, which are purged. Its files have the lowest number whose lock
+is free, so that they are as many as the processes at one time.
 """
 
 import datetime as dt
@@ -27,12 +28,15 @@ from prometheus_client.registry import Collector
 logger = logging.getLogger(__name__)
 M = TypeVar("M", Counter, Gauge, Histogram, Summary)
 
-#: At most this many workflows have labels of their own in a process, the first ones that complete a job: see performance.md.
+#: At most this many workflows have labels of their own in a process, the first ones that complete a
+#: job: see performance.md.
 MAX_WORKFLOWS: Final = 8
 OTHER: Final = "other"  #: The label of all other workflows.
-_UNUSED_SECONDS: Final = 7 * 86_400.0  #: A workflow without a job for so long loses its label when its process starts.
-#: Bytes of a new file, enough for 800 backends. They are written: on a full disk a page of a sparse file that cannot be
-#: stored would end the process.
+_UNUSED_SECONDS: Final = (
+    7 * 86_400.0
+)  #: A workflow without a job for so long loses its label when its process starts.
+#: Bytes of a new file, enough for 800 backends. They are written: on a full disk a page of a sparse
+#: file that cannot be stored would end the process.
 _FILE_BYTES: Final = 4 * 2**20
 _DAMAGED: Final = (OSError, ValueError, LookupError, RuntimeError, TypeError, struct.error)
 # Any: the library has no types for these.
@@ -80,11 +84,15 @@ def count_on_commit(counter: Counter, *labels: str, by: int = 1) -> None:
 
 def observe_wait(since: dt.datetime, started_at: dt.datetime, *, is_bound: bool) -> None:
     seconds = max(0.0, (started_at - since).total_seconds())
-    transaction.on_commit(lambda: job_wait.labels("bound" if is_bound else "pool").observe(seconds), robust=True)
+    transaction.on_commit(
+        lambda: job_wait.labels("bound" if is_bound else "pool").observe(seconds), robust=True
+    )
 
 
 class _Entry(NamedTuple):
-    """A value in a file. ``unused_since`` is set when a process starts; with a new value the library sets 0."""
+    """A value in a file. ``unused_since`` is set when a process starts; with a new value the
+    library sets 0.
+    """
 
     key: str
     value: float
@@ -99,12 +107,14 @@ class _Entry(NamedTuple):
 def open_files(folder: Path, backends: Collection[str]) -> None:
     """Keep values in files of a folder from now on, or in memory if that fails, which is logged.
 
-    Of earlier processes the values of ``backends`` are kept, and of workflows that had a job in the last week: others must
-    not have labels for ever.
+    Of earlier processes the values of ``backends`` are kept, and of workflows that had a job in the
+    last week: others must not have labels for ever.
     """
     try:
         folder.mkdir(exist_ok=True)
-        number, own = next((at, lock) for at in itertools.count(1) if (lock := _locked(folder, at)) is not None)
+        number, own = next(
+            (at, lock) for at in itertools.count(1) if (lock := _locked(folder, at)) is not None
+        )
         for kind in ("counter", "histogram", "summary"):
             path = folder / f"{kind}_{number}.db"
             kept = _kept(_entries(path), {*backends, ""})
@@ -150,10 +160,14 @@ def _entries(path: Path) -> list[_Entry]:
 def _kept(entries: Iterable[_Entry], backends: Collection[str]) -> list[_Entry]:
     moment = time.time()
     dated = [one._replace(unused_since=one.unused_since or moment) for one in entries]
-    recent = {one.labels.get("workflow") for one in dated if moment - one.unused_since < _UNUSED_SECONDS}
+    recent = {
+        one.labels.get("workflow") for one in dated if moment - one.unused_since < _UNUSED_SECONDS
+    }
     workflows = recent | {OTHER, None}
     return [
-        one for one in dated if one.labels.get("workflow") in workflows and one.labels.get("backend", "") in backends
+        one
+        for one in dated
+        if one.labels.get("workflow") in workflows and one.labels.get("backend", "") in backends
     ]
 
 
@@ -171,7 +185,9 @@ class ProcessesCollector(Collector):
     """The sums over all processes that use this data folder, also of those that have ended."""
 
     folder: ClassVar[Path | None] = None  #: None: the values of this process are in memory.
-    own_lock: ClassVar[filelock.BaseFileLock]  #: On the number of this process's files, until it ends.
+    own_lock: ClassVar[
+        filelock.BaseFileLock
+    ]  #: On the number of this process's files, until it ends.
 
     def collect(self) -> Iterable[Metric]:
         if self.folder is None:

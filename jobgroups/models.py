@@ -1,13 +1,14 @@
 """Groups, children, attempts, events, runners, leases and notices: fields, constraints, indexes.
 
-Only ``services`` write these rows. The CHECK constraints repeat the tables of ``domain.states``: the database
-rejects what an unexpected error would store.
+Only ``services`` write these rows. The CHECK constraints repeat the tables of ``domain.states``:
+the database rejects what an unexpected error would store.
 
-A column of a later release has a ``db_default``: while a farm is upgraded, the previous release still inserts
-rows without it. A renamed attribute keeps its column (``db_column``) for the same reason.
+A column of a later release has a ``db_default``: while a farm is upgraded, the previous release
+still inserts rows without it. A renamed attribute keeps its column (``db_column``) for the same
+reason.
 
-Data of users and of ComfyUI is stored as JSON *text* (``…_json``), so that every database returns it unchanged,
-with the order of its keys.
+Data of users and of ComfyUI is stored as JSON *text* (``…_json``), so that every database returns
+it unchanged, with the order of its keys.
 """
 
 import json
@@ -37,7 +38,8 @@ from jobgroups.domain.states import (
 )
 from jobgroups.domain.text import group_title
 
-#: ``timeout_seconds`` of a group whose jobs may run for any time: 68 years, since the previous release reads no null.
+#: ``timeout_seconds`` of a group whose jobs may run for any time: 68 years, since the previous
+#: release reads no null.
 NO_TIMEOUT: Final = 2**31 - 1
 TITLE: Final = ("name", "metadata_json", "summary_json")  #: The columns of ``JobGroup.title``.
 
@@ -92,42 +94,54 @@ class JobGroup(models.Model):
     created_at = models.DateTimeField()
     completed_at = time_or_null()
     status = models.CharField(max_length=16, choices=_choices(GroupStatus))
-    #: Number of its last event, assigned under the row lock: the order of seq is the order of commit.
+    #: Number of its last event, assigned under the row lock: the order of seq is the order of
+    #: commit.
     seq = models.BigIntegerField(default=0)
-    #: A retry by a user starts the next run; ``cancelled_at`` and ``completed_at`` belong to the current one.
+    #: A retry by a user starts the next run; ``cancelled_at`` and ``completed_at`` belong to the
+    #: current one.
     run = models.IntegerField(default=1)
-    #: Increases with each change of what its answers show that is no event: progress, a star, a captured file.
+    #: Increases with each change of what its answers show that is no event: progress, a star, a
+    #: captured file.
     revision = models.BigIntegerField(default=0, db_default=0)
     cancelled_at = time_or_null()
     #: Whether a runner has claimed a child in any run: distinguishes ``pending`` from ``running``.
     has_claimed_child = models.BooleanField(default=False, db_column="claimed")
     accepted_without_runner = models.BooleanField(default=False)
-    name = models.CharField(max_length=200, blank=True, default="", db_default="")  #: As a user called it.
+    name = models.CharField(
+        max_length=200, blank=True, default="", db_default=""
+    )  #: As a user called it.
     archived_at = time_or_null()  #: When a user moved it out of the lists.
 
     # The request.
     workflow_json = models.TextField()
-    #: Digest of the workflow without its seeds; groups with one digest are compared in estimates and failures.
+    #: Digest of the workflow without its seeds; groups with one digest are compared in estimates
+    #: and failures.
     workflow_digest = models.CharField(max_length=16, blank=True, default="", db_default="")
     parameters_json = models.TextField(default="{}")
-    #: The editor's workflow for pictures: ``{"workflow", "places"}``, see ``workflow.embedded``. Null: there is none.
+    #: The editor's workflow for pictures: ``{"workflow", "places"}``, see ``workflow.embedded``.
+    #: Null: there is none.
     editor_json = _text_or_null()
     #: What ``workflow.summary`` finds; ``prompt`` is the positive prompt again, for searches.
     summary_json = models.TextField(default="{}", db_default="{}")
     prompt = models.TextField(blank=True, default="", db_default="")
     metadata_json = models.TextField(default="{}")
-    #: ``{"url", "events"}`` as submitted; null: its events are sent to the installation's webhooks alone.
+    #: ``{"url", "events"}`` as submitted; null: its events are sent to the installation's webhooks
+    #: alone.
     webhook_json = _text_or_null()
-    #: Whether its jobs are sent with a key of its submitter, which processes keep in memory and no table has.
+    #: Whether its jobs are sent with a key of its submitter, which processes keep in memory and no
+    #: table has.
     has_secret = models.BooleanField(default=False, db_default=False)
     #: ``{"mode", "axes": [{"input", "values"}]}``; null: its jobs are not a sweep.
     sweep_json = _text_or_null()
-    #: ``{"completed", "failed"}``: the numbers of jobs at which the rest of the group ends; null: it does not.
+    #: ``{"completed", "failed"}``: the numbers of jobs at which the rest of the group ends; null:
+    #: it does not.
     stop_when_json = _text_or_null()
     stopped_at = time_or_null()  #: When ``stop_when`` ended the rest; it does so once.
     seed_strategy = models.CharField(max_length=16)
     base_seed = models.BigIntegerField()
-    timeout_seconds = models.IntegerField()  #: From the start of a job; ``NO_TIMEOUT``: only ``stall_seconds`` ends it.
+    timeout_seconds = (
+        models.IntegerField()
+    )  #: From the start of a job; ``NO_TIMEOUT``: only ``stall_seconds`` ends it.
     #: A job ends after so many seconds without an event of its prompt; null: it does not.
     stall_seconds = models.IntegerField(null=True, blank=True)
     #: Days after its end until it is deleted; null: those of the installation.
@@ -140,12 +154,20 @@ class JobGroup(models.Model):
     owner = _owner()
     #: Whether each child was submitted to a backend, or waits for any candidate.
     placement = models.CharField(
-        max_length=8, choices=_choices(Placement), default=Placement.BOUND.value, db_default=Placement.BOUND.value
+        max_length=8,
+        choices=_choices(Placement),
+        default=Placement.BOUND.value,
+        db_default=Placement.BOUND.value,
     )
-    max_attempts = models.IntegerField(default=1, db_default=1)  #: Limit of counted attempts of a child within one run.
+    max_attempts = models.IntegerField(
+        default=1, db_default=1
+    )  #: Limit of counted attempts of a child within one run.
     #: On which backends other than its own a child may be retried.
     retry_elsewhere = models.CharField(
-        max_length=8, choices=_choices(RetryScope), default=RetryScope.NEVER.value, db_default=RetryScope.NEVER.value
+        max_length=8,
+        choices=_choices(RetryScope),
+        default=RetryScope.NEVER.value,
+        db_default=RetryScope.NEVER.value,
     )
     #: Failure classes after which a child is retried; null: all that allow it.
     retry_on = models.JSONField(null=True, blank=True)
@@ -161,10 +183,12 @@ class JobGroup(models.Model):
     warnings_json = models.TextField(default="[]")
     skipped_backends_json = models.TextField(default="[]")
     idempotency_key = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001 null = not given, so that the unique constraint ignores it
-    #: SHA-256 of the request body: distinguishes a repeated request from another one with the same key.
+    #: SHA-256 of the request body: distinguishes a repeated request from another one with the same
+    #: key.
     idempotency_digest = models.CharField(max_length=64, blank=True, default="")
 
-    # Derived from the children in the transaction that changes a child: a list of groups reads no child.
+    # Derived from the children in the transaction that changes a child: a list of groups reads no
+    # child.
     total_count = models.IntegerField()
     completed_count = models.IntegerField(default=0)
     failed_count = models.IntegerField(default=0)
@@ -177,25 +201,40 @@ class JobGroup(models.Model):
             _known("group_status_known", "status", GroupStatus),
             models.CheckConstraint(
                 name="group_open_has_no_end",
-                condition=~Q(status__in=[GroupStatus.PENDING, GroupStatus.RUNNING]) | Q(completed_at__isnull=True),
+                condition=~Q(status__in=[GroupStatus.PENDING, GroupStatus.RUNNING])
+                | Q(completed_at__isnull=True),
             ),
             models.CheckConstraint(
                 name="group_end_has_time",
-                condition=~Q(status__in=[GroupStatus.COMPLETED, GroupStatus.FAILED]) | Q(completed_at__isnull=False),
+                condition=~Q(status__in=[GroupStatus.COMPLETED, GroupStatus.FAILED])
+                | Q(completed_at__isnull=False),
             ),
             models.CheckConstraint(
-                name="group_counts_fit", condition=Q(total_count__gte=F("completed_count") + F("failed_count"))
+                name="group_counts_fit",
+                condition=Q(total_count__gte=F("completed_count") + F("failed_count")),
             ),
-            models.UniqueConstraint(name="group_idempotency_key", fields=["submitter", "idempotency_key"]),
-            models.CheckConstraint(name="group_max_attempts", condition=Q(max_attempts__gte=1, max_attempts__lte=10)),
+            models.UniqueConstraint(
+                name="group_idempotency_key", fields=["submitter", "idempotency_key"]
+            ),
+            models.CheckConstraint(
+                name="group_max_attempts", condition=Q(max_attempts__gte=1, max_attempts__lte=10)
+            ),
             _known("group_retry_elsewhere_known", "retry_elsewhere", RetryScope),
             _known("group_partial_outputs_known", "partial_outputs", PartialOutputs),
             _known("group_placement_known", "placement", Placement),
         ]
         indexes = [
             # The lists: without the index, a page that few groups match reads all of them.
-            models.Index(name="group_listed", fields=["-created_at", "-id"], condition=Q(archived_at__isnull=True)),
-            models.Index(name="group_archived", fields=["-created_at", "-id"], condition=Q(archived_at__isnull=False)),
+            models.Index(
+                name="group_listed",
+                fields=["-created_at", "-id"],
+                condition=Q(archived_at__isnull=True),
+            ),
+            models.Index(
+                name="group_archived",
+                fields=["-created_at", "-id"],
+                condition=Q(archived_at__isnull=False),
+            ),
             # Estimates: the last runs of a workflow.
             models.Index(name="group_workflow", fields=["workflow_digest", "-created_at"]),
             # GET /api/job-groups: newest first, and by status.
@@ -215,8 +254,12 @@ class JobGroup(models.Model):
 
     @property
     def title(self) -> str:
-        """Return what users call it: its name, else what its metadata or its workflow name, else its id."""
-        found = self.name or group_title(json.loads(self.metadata_json), json.loads(self.summary_json))
+        """Return what users call it: its name, else what its metadata or its workflow name, else
+        its id.
+        """
+        found = self.name or group_title(
+            json.loads(self.metadata_json), json.loads(self.summary_json)
+        )
         return found or self.id
 
     @property
@@ -225,7 +268,9 @@ class JobGroup(models.Model):
 
     @property
     def needed_capabilities(self) -> list[str]:
-        return needed_capabilities(self.required_capabilities, self.uses_partner_nodes, has_own_key=self.has_secret)
+        return needed_capabilities(
+            self.required_capabilities, self.uses_partner_nodes, has_own_key=self.has_secret
+        )
 
     @property
     def retry_policy(self) -> RetryPolicy:
@@ -238,7 +283,9 @@ class JobGroup(models.Model):
 
 
 class DeletedSubmission(models.Model):
-    """The idempotency key of a group that was deleted while the key was valid: a repeated request renders nothing."""
+    """The idempotency key of a group that was deleted while the key was valid: a repeated request
+    renders nothing.
+    """
 
     submitter = models.CharField(max_length=150, blank=True, default="")
     idempotency_key = models.CharField(max_length=255)
@@ -247,7 +294,11 @@ class DeletedSubmission(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
-        constraints = [models.UniqueConstraint(name="deleted_submission_key", fields=["submitter", "idempotency_key"])]
+        constraints = [
+            models.UniqueConstraint(
+                name="deleted_submission_key", fields=["submitter", "idempotency_key"]
+            )
+        ]
 
     def __str__(self) -> str:
         return self.idempotency_key
@@ -258,16 +309,23 @@ class GroupLabel(models.Model):
 
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="labels")
     key = models.CharField(max_length=100)
-    value = models.CharField(max_length=200)  #: As text: ``3`` and ``"3"`` are found by the same query.
-    #: That of the group, by which lists are ordered; null in rows of the previous release, until ``group_times_fill``.
+    value = models.CharField(
+        max_length=200
+    )  #: As text: ``3`` and ``"3"`` are found by the same query.
+    #: That of the group, by which lists are ordered; null in rows of the previous release, until
+    #: ``group_times_fill``.
     group_created_at = time_or_null()
 
     class Meta:
         constraints = [models.UniqueConstraint(name="label_once", fields=["group", "key"])]
         indexes = [
             models.Index(name="label_lookup", fields=["key", "value", "group"]),
-            models.Index(name="label_newest", fields=["key", "value", "-group_created_at", "-group"]),
-            models.Index(name="label_unfilled", fields=["id"], condition=Q(group_created_at__isnull=True)),
+            models.Index(
+                name="label_newest", fields=["key", "value", "-group_created_at", "-group"]
+            ),
+            models.Index(
+                name="label_unfilled", fields=["id"], condition=Q(group_created_at__isnull=True)
+            ),
         ]
 
     def __str__(self) -> str:
@@ -275,7 +333,9 @@ class GroupLabel(models.Model):
 
 
 class Variant(models.Model):
-    """The children of one group of the pool that have the same workflow: what a free backend chooses from."""
+    """The children of one group of the pool that have the same workflow: what a free backend
+    chooses from.
+    """
 
     id = models.BigAutoField(primary_key=True)
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="variants")
@@ -295,7 +355,11 @@ class Variant(models.Model):
         constraints = [models.UniqueConstraint(name="variant_number", fields=["group", "number"])]
         indexes = [
             # A runner reads the few marked variants.
-            models.Index(name="variant_unplaced", fields=["unplaced_since"], condition=Q(unplaced_since__isnull=False))
+            models.Index(
+                name="variant_unplaced",
+                fields=["unplaced_since"],
+                condition=Q(unplaced_since__isnull=False),
+            )
         ]
 
     def __str__(self) -> str:
@@ -307,15 +371,22 @@ class ChildJob(models.Model):
 
     id = models.CharField(primary_key=True, max_length=14)
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="children")
-    position = models.IntegerField()  #: Its position in the group, from 0; seeds are assigned in this order.
-    #: The id outlives its backend: the history of a deleted backend stays readable. Null: no backend has claimed it.
+    position = (
+        models.IntegerField()
+    )  #: Its position in the group, from 0; seeds are assigned in this order.
+    #: The id outlives its backend: the history of a deleted backend stays readable. Null: no
+    #: backend has claimed it.
     backend = models.ForeignKey(
-        Backend, on_delete=models.DO_NOTHING, db_constraint=False, null=True, related_name="children"
+        Backend,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        null=True,
+        related_name="children",
     )
     #: Whether it waits for its own backend alone; otherwise for any candidate of its variant.
     is_bound = models.BooleanField(default=True, db_default=True)
-    #: Null: its group does not use the pool. Both are deleted with their group; a constraint would need an index of
-    #: all children.
+    #: Null: its group does not use the pool. Both are deleted with their group; a constraint would
+    #: need an index of all children.
     variant = models.ForeignKey(
         Variant,
         on_delete=models.DO_NOTHING,
@@ -326,14 +397,20 @@ class ChildJob(models.Model):
         related_name="children",
     )
     seed = models.BigIntegerField()
-    #: The inputs that it sets beside those of its group, ``{"3.cfg": 7}``; null: it differs by its seed alone.
+    #: The inputs that it sets beside those of its group, ``{"3.cfg": 7}``; null: it differs by its
+    #: seed alone.
     variation_json = _text_or_null()
     metadata_json = _text_or_null()
-    #: ``stop_when``: the condition of its group cancelled it, no user; empty: another cause, or it is not cancelled.
+    #: ``stop_when``: the condition of its group cancelled it, no user; empty: another cause, or it
+    #: is not cancelled.
     stopped_by = models.CharField(max_length=16, blank=True, default="", db_default="")
-    status = models.CharField(max_length=16, choices=_choices(ChildStatus), default=ChildStatus.QUEUED.value)
+    status = models.CharField(
+        max_length=16, choices=_choices(ChildStatus), default=ChildStatus.QUEUED.value
+    )
     run = models.IntegerField(default=1)  #: The group's run in which it was last queued.
-    current_attempt = models.ForeignKey("Attempt", on_delete=models.SET_NULL, null=True, blank=True, related_name="+")
+    current_attempt = models.ForeignKey(
+        "Attempt", on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
     attempt_count = models.IntegerField(default=0)  #: All attempts, counted or not.
     #: Attempts of this run that ended without being counted; limited, see ``services.outcomes``.
     uncounted_attempts = models.IntegerField(default=0, db_column="uncharged_count")
@@ -363,8 +440,9 @@ class ChildJob(models.Model):
     completed_at = time_or_null()
     #: As that of ``GroupLabel``.
     group_created_at = time_or_null()
-    #: More than ``seq`` + ``revision`` of its group before its last change, or that of a captured file; set by triggers
-    #: (``database.triggers``). Null: it has not changed since the triggers exist.
+    #: More than ``seq`` + ``revision`` of its group before its last change, or that of a captured
+    #: file; set by triggers (``database.triggers``). Null: it has not changed since the triggers
+    #: exist.
     changed = models.BigIntegerField(null=True, blank=True, editable=False)
 
     class Meta:
@@ -373,7 +451,9 @@ class ChildJob(models.Model):
         constraints = [
             models.UniqueConstraint(name="child_position", fields=["group", "position"]),
             _known("child_status_known", "status", ChildStatus),
-            _ended_has_time("child_final_has_time", "status", CHILD_FINAL, ChildStatus, "completed_at"),
+            _ended_has_time(
+                "child_final_has_time", "status", CHILD_FINAL, ChildStatus, "completed_at"
+            ),
             models.CheckConstraint(
                 name="child_result_iff_completed",
                 condition=Q(status=ChildStatus.COMPLETED, outputs_json__isnull=False)
@@ -386,7 +466,9 @@ class ChildJob(models.Model):
             models.CheckConstraint(
                 name="child_bound_or_in_pool", condition=Q(is_bound=True) | Q(variant__isnull=False)
             ),
-            models.CheckConstraint(name="child_progress_percent", condition=Q(progress__gte=0, progress__lte=100)),
+            models.CheckConstraint(
+                name="child_progress_percent", condition=Q(progress__gte=0, progress__lte=100)
+            ),
         ]
         indexes = [
             # A claim: the oldest queued child of a backend.
@@ -399,18 +481,26 @@ class ChildJob(models.Model):
             models.Index(
                 name="child_pool_waiting",
                 fields=["variant", "position"],
-                condition=Q(status=ChildStatus.QUEUED, current_attempt__isnull=True, is_bound=False),
+                condition=Q(
+                    status=ChildStatus.QUEUED, current_attempt__isnull=True, is_bound=False
+                ),
             ),
             # Open children of a backend: deletion, disabling, waiting reasons.
             models.Index(name="child_backend_status", fields=["backend", "status"]),
             # The groups of a backend, newest first.
-            models.Index(name="child_backend_newest", fields=["backend", "-group_created_at", "-group"]),
-            models.Index(name="child_unfilled", fields=["id"], condition=Q(group_created_at__isnull=True)),
+            models.Index(
+                name="child_backend_newest", fields=["backend", "-group_created_at", "-group"]
+            ),
+            models.Index(
+                name="child_unfilled", fields=["id"], condition=Q(group_created_at__isnull=True)
+            ),
             # Deriving a group's status and counts.
             models.Index(name="child_group_status", fields=["group", "status"]),
             models.Index(name="child_seed", fields=["seed"]),  # The search of groups by seed.
             # Failed jobs of the last day: every page shows their number.
-            models.Index(name="child_failed", fields=["-completed_at"], condition=~Q(failure_class="")),
+            models.Index(
+                name="child_failed", fields=["-completed_at"], condition=~Q(failure_class="")
+            ),
         ]
 
     def __str__(self) -> str:
@@ -427,14 +517,19 @@ class Attempt(models.Model):
     child = models.ForeignKey(ChildJob, on_delete=models.CASCADE, related_name="attempts")
     number = models.IntegerField()  #: From 1, over all runs of the child.
     run = models.IntegerField()
-    backend = models.ForeignKey(Backend, on_delete=models.DO_NOTHING, db_constraint=False, related_name="attempts")
+    backend = models.ForeignKey(
+        Backend, on_delete=models.DO_NOTHING, db_constraint=False, related_name="attempts"
+    )
     #: The variant of a child of the pool: the queue is counted without a join.
     variant_id = models.BigIntegerField(null=True, blank=True)
     prompt_id = models.CharField(max_length=64, unique=True)
-    #: The socket that receives the prompt's events; a runner that takes over opens one with the same id.
+    #: The socket that receives the prompt's events; a runner that takes over opens one with the
+    #: same id.
     client_id = models.CharField(max_length=200)
     epoch = models.BigIntegerField()  #: Epoch of the lease with which it was claimed.
-    state = models.CharField(max_length=16, choices=_choices(AttemptState), default=AttemptState.INTENT.value)
+    state = models.CharField(
+        max_length=16, choices=_choices(AttemptState), default=AttemptState.INTENT.value
+    )
     #: Whether it counts against ``max_attempts``; false if nothing of it was executed.
     is_counted = models.BooleanField(default=True, db_column="charged")
 
@@ -443,16 +538,18 @@ class Attempt(models.Model):
     accepted_at = time_or_null()
     started_at = time_or_null()
     ended_at = time_or_null()
-    #: Its end by the clock that dates its backend's files: the time in ComfyUI's history, later if a file
-    #: server's clock is ahead. Null: not in the history.
+    #: Its end by the clock that dates its backend's files: the time in ComfyUI's history, later if
+    #: a file server's clock is ahead. Null: not in the history.
     backend_ended_at = time_or_null()
 
     #: A pending stop: the runner deletes or interrupts the prompt until its end is known.
     stop_requested_at = time_or_null()
-    stop_reason = models.CharField(max_length=16, blank=True, default="", choices=_choices(StopReason))
+    stop_reason = models.CharField(
+        max_length=16, blank=True, default="", choices=_choices(StopReason)
+    )
 
-    #: ComfyUI's ``node_errors`` of an accepted prompt, ``{}`` if it refused no output. Null: not known yet, as
-    #: the response was lost.
+    #: ComfyUI's ``node_errors`` of an accepted prompt, ``{}`` if it refused no output. Null: not
+    #: known yet, as the response was lost.
     node_errors_json = _text_or_null()
     #: ComfyUI's ``{node: output}`` as reported by the nodes; used if the history was cleared.
     node_outputs_json = models.TextField(default="{}")
@@ -465,10 +562,11 @@ class Attempt(models.Model):
     failure_class = models.CharField(
         max_length=24, blank=True, default="", db_default="", choices=_choices(FailureClass)
     )
-    #: Sentences about parts of the prompt that ComfyUI did not execute. They are stored at once: ComfyUI sends
-    #: some of them once and has no query for them.
+    #: Sentences about parts of the prompt that ComfyUI did not execute. They are stored at once:
+    #: ComfyUI sends some of them once and has no query for them.
     warnings_json = models.TextField(default="[]", db_default="[]")
-    #: What is known of the execution, see ``AttemptResult.execution``. Null: ComfyUI reported no end.
+    #: What is known of the execution, see ``AttemptResult.execution``. Null: ComfyUI reported no
+    #: end.
     execution_json = _text_or_null()
 
     class Meta:
@@ -476,7 +574,9 @@ class Attempt(models.Model):
         constraints = [
             models.UniqueConstraint(name="attempt_number", fields=["child", "number"]),
             _known("attempt_state_known", "state", AttemptState),
-            _ended_has_time("attempt_ended_has_time", "state", ATTEMPT_ENDED, AttemptState, "ended_at"),
+            _ended_has_time(
+                "attempt_ended_has_time", "state", ATTEMPT_ENDED, AttemptState, "ended_at"
+            ),
             models.CheckConstraint(
                 name="attempt_stop_has_reason",
                 condition=Q(stop_requested_at__isnull=True, stop_reason="")
@@ -485,10 +585,18 @@ class Attempt(models.Model):
         ]
         indexes = [
             # Recovery, slots and stops: the active attempts of a backend.
-            models.Index(name="attempt_active", fields=["backend", "id"], condition=Q(ended_at__isnull=True)),
+            models.Index(
+                name="attempt_active", fields=["backend", "id"], condition=Q(ended_at__isnull=True)
+            ),
             # Failures of a backend's last minutes, and of the last day.
-            models.Index(name="attempt_failed", fields=["backend", "-ended_at"], condition=~Q(failure_class="")),
-            models.Index(name="attempt_failed_newest", fields=["-ended_at"], condition=~Q(failure_class="")),
+            models.Index(
+                name="attempt_failed",
+                fields=["backend", "-ended_at"],
+                condition=~Q(failure_class=""),
+            ),
+            models.Index(
+                name="attempt_failed_newest", fields=["-ended_at"], condition=~Q(failure_class="")
+            ),
             # The usage of some days.
             models.Index(name="attempt_ended", fields=["ended_at"]),
         ]
@@ -502,7 +610,9 @@ class Attempt(models.Model):
 
 
 class UsageDay(models.Model):
-    """A day (UTC) whose usage is summed up. Its sums hold as long as the ids of its attempts have the same sum."""
+    """A day (UTC) whose usage is summed up. Its sums hold as long as the ids of its attempts have
+    the same sum.
+    """
 
     day = models.CharField(primary_key=True, max_length=10)
     begins_at = models.DateTimeField()
@@ -517,7 +627,9 @@ class UsageSum(models.Model):
     """The measures of ``queries.usage`` of a day, for one value of each dimension in ``by``."""
 
     day = models.ForeignKey(UsageDay, on_delete=models.CASCADE, db_index=False)
-    by = models.CharField(max_length=150)  #: Names of dimensions in their order, with commas; or ``RETURNING``.
+    by = models.CharField(
+        max_length=150
+    )  #: Names of dimensions in their order, with commas; or ``RETURNING``.
     by_0 = models.CharField(max_length=200, blank=True, default="")
     by_1 = models.CharField(max_length=200, blank=True, default="")
     by_2 = models.CharField(max_length=200, blank=True, default="")
@@ -537,14 +649,17 @@ class UsageSum(models.Model):
 class ReportedFile(models.Model):
     """A file at a backend that an attempt reported, until a later attempt replaces the file.
 
-    ComfyUI reuses the name of a removed file (comfyui-protocol.md, trap 9). By these rows the transaction that ends the later
-    attempt finds the earlier one.
+    ComfyUI reuses the name of a removed file (comfyui-protocol.md, trap 9). By these rows the
+    transaction that ends the later attempt finds the earlier one.
     """
 
     id = models.BigAutoField(primary_key=True)
     # The unique constraint below serves as its index.
-    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="reported_files", db_index=False)
-    #: Digest of the backend's id and ComfyUI's type, subfolder and name: see ``outputs.file_digest``.
+    attempt = models.ForeignKey(
+        Attempt, on_delete=models.CASCADE, related_name="reported_files", db_index=False
+    )
+    #: Digest of the backend's id and ComfyUI's type, subfolder and name: see
+    #: ``outputs.file_digest``.
     digest = models.CharField(max_length=32)
     #: Whether the attempt has written the file; otherwise it comes from ComfyUI's cache.
     executed = models.BooleanField()
@@ -555,8 +670,11 @@ class ReportedFile(models.Model):
         ordering = ["id"]
         constraints = [
             models.UniqueConstraint(name="file_once_per_attempt", fields=["attempt", "digest"]),
-            # Of two concurrent ends of attempts that wrote one file, the second waits here for the first.
-            models.UniqueConstraint(name="file_written_by_one", fields=["digest"], condition=Q(executed=True)),
+            # Of two concurrent ends of attempts that wrote one file, the second waits here for the
+            # first.
+            models.UniqueConstraint(
+                name="file_written_by_one", fields=["digest"], condition=Q(executed=True)
+            ),
         ]
         indexes = [models.Index(name="file_digest", fields=["digest"])]
 
@@ -565,15 +683,23 @@ class ReportedFile(models.Model):
 
 
 class Exclusion(models.Model):
-    """A workflow that a backend cannot run, learned from failures of jobs of the pool. See ``domain.exclusions``."""
+    """A workflow that a backend cannot run, learned from failures of jobs of the pool. See
+    ``domain.exclusions``.
+    """
 
     id = models.BigAutoField(primary_key=True)
-    # The unique constraint below serves as its index. The previous release deletes backends without these rows.
+    # The unique constraint below serves as its index. The previous release deletes backends without
+    # these rows.
     backend = models.ForeignKey(
-        Backend, on_delete=models.CASCADE, db_constraint=False, related_name="exclusions", db_index=False
+        Backend,
+        on_delete=models.CASCADE,
+        db_constraint=False,
+        related_name="exclusions",
+        db_index=False,
     )
     workflow_digest = models.CharField(max_length=16, blank=True)
-    #: 0: every variant with the digest. Otherwise one: what is missing is content, which digests leave out.
+    #: 0: every variant with the digest. Otherwise one: what is missing is content, which digests
+    #: leave out.
     variant_id = models.BigIntegerField(default=0)
     kind = models.CharField(max_length=16, choices=_choices(ExclusionKind))
     #: Failures since it began; 0: the first 500, after which the backend is not excluded yet.
@@ -587,7 +713,9 @@ class Exclusion(models.Model):
     class Meta:
         ordering = ["backend", "id"]
         constraints = [
-            models.UniqueConstraint(name="exclusion_once", fields=["backend", "workflow_digest", "variant_id", "kind"]),
+            models.UniqueConstraint(
+                name="exclusion_once", fields=["backend", "workflow_digest", "variant_id", "kind"]
+            ),
             _known("exclusion_kind_known", "kind", ExclusionKind),
         ]
 
@@ -596,13 +724,19 @@ class Exclusion(models.Model):
 
 
 class Timing(models.Model):
-    """The seconds of a workflow on a backend, learned from its jobs: a hint for the pool and for estimates."""
+    """The seconds of a workflow on a backend, learned from its jobs: a hint for the pool and for
+    estimates.
+    """
 
     id = models.BigAutoField(primary_key=True)
     workflow_digest = models.CharField(max_length=16)
     # The unique constraint below does not begin with it; deletes of backends are rare.
     backend = models.ForeignKey(
-        Backend, on_delete=models.CASCADE, db_constraint=False, related_name="timings", db_index=False
+        Backend,
+        on_delete=models.CASCADE,
+        db_constraint=False,
+        related_name="timings",
+        db_index=False,
     )
     #: Digest of the model files that the workflow names, ``""`` without any.
     models_digest = models.CharField(max_length=16, blank=True)
@@ -615,14 +749,18 @@ class Timing(models.Model):
 
     class Meta:
         ordering = ["workflow_digest", "backend"]
-        constraints = [models.UniqueConstraint(name="timing_once", fields=["workflow_digest", "backend"])]
+        constraints = [
+            models.UniqueConstraint(name="timing_once", fields=["workflow_digest", "backend"])
+        ]
 
     def __str__(self) -> str:
         return f"{self.workflow_digest} on {self.backend_id}"
 
 
 class Asset(models.Model):
-    """An uploaded file, stored once by its content. Its name is data of a user and names no file here."""
+    """An uploaded file, stored once by its content. Its name is data of a user and names no file
+    here.
+    """
 
     id = models.CharField(primary_key=True, max_length=36)  #: A UUID, as in ComfyUI's assets API.
     hash = models.CharField(max_length=64, unique=True)  #: BLAKE3 in hexadecimal digits.
@@ -646,12 +784,16 @@ class Asset(models.Model):
 
     @property
     def stored_name(self) -> str:
-        """The name in the storage: two rows never share a file, so that a deletion hits no newer upload."""
+        """The name in the storage: two rows never share a file, so that a deletion hits no newer
+        upload.
+        """
         return f"assets/{self.hash}-{self.id}"
 
 
 class AssetRecord(models.Model):
-    """An asset as the Comfy API v2 knows it: an id and a path over content that several of them may share."""
+    """An asset as the Comfy API v2 knows it: an id and a path over content that several of them may
+    share.
+    """
 
     id = models.CharField(primary_key=True, max_length=36)  #: A UUID.
     asset = models.ForeignKey(Asset, on_delete=models.CASCADE, related_name="records")
@@ -675,7 +817,11 @@ class AssetUse(models.Model):
     asset = models.ForeignKey(Asset, on_delete=models.CASCADE, related_name="uses")
     # As of ``Exclusion.backend``.
     group = models.ForeignKey(
-        JobGroup, on_delete=models.CASCADE, db_constraint=False, related_name="asset_uses", db_index=False
+        JobGroup,
+        on_delete=models.CASCADE,
+        db_constraint=False,
+        related_name="asset_uses",
+        db_index=False,
     )
 
     class Meta:
@@ -707,44 +853,63 @@ class StoredFile(models.Model):
 
     @property
     def stored_name(self) -> str:
-        """The name in the storage: two rows never share a file, so that a deletion hits no newer file."""
+        """The name in the storage: two rows never share a file, so that a deletion hits no newer
+        file.
+        """
         return f"results/{self.blake3}-{self.id}"
 
 
 class Capture(models.Model):
-    """The copy of one output of a completed job into the storage: pending (``due_at``), stored (``file``) or given up."""
+    """The copy of one output of a completed job into the storage: pending (``due_at``), stored
+    (``file``) or given up.
+    """
 
     id = models.BigAutoField(primary_key=True)
     # As of ``Exclusion.backend``.
     child = models.ForeignKey(
-        ChildJob, on_delete=models.CASCADE, db_constraint=False, related_name="captures", db_index=False
+        ChildJob,
+        on_delete=models.CASCADE,
+        db_constraint=False,
+        related_name="captures",
+        db_index=False,
     )
     number = models.IntegerField()  #: The number of the file in the API.
-    node_id = models.CharField(max_length=200, blank=True, default="")  #: The node that reported it; empty: not known.
+    node_id = models.CharField(
+        max_length=200, blank=True, default=""
+    )  #: The node that reported it; empty: not known.
     backend = models.ForeignKey(
         Backend, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+", db_index=False
     )
-    #: Digest of the file, as of a :class:`ReportedFile`; empty: the output is marked as replaced. Null: the previous
-    #: release wrote the row, and the digest is not filled in yet.
+    #: Digest of the file, as of a :class:`ReportedFile`; empty: the output is marked as replaced.
+    #: Null: the previous release wrote the row, and the digest is not filled in yet.
     digest = models.CharField(max_length=32, null=True, blank=True)  # noqa: DJ001
     created_at = models.DateTimeField()
     due_at = time_or_null()  #: Not copied before this time; null: it is not pending.
     tries = models.IntegerField(default=0)  #: Failed tries.
-    file = models.ForeignKey(StoredFile, on_delete=models.PROTECT, null=True, blank=True, related_name="captures")
-    reason = models.TextField(blank=True, default="")  #: Why the last try failed, or what is doubtful about the copy.
+    file = models.ForeignKey(
+        StoredFile, on_delete=models.PROTECT, null=True, blank=True, related_name="captures"
+    )
+    reason = models.TextField(
+        blank=True, default=""
+    )  #: Why the last try failed, or what is doubtful about the copy.
 
     class Meta:
         ordering = ["child", "number"]
         constraints = [
             models.UniqueConstraint(name="capture_once", fields=["child", "number"]),
             models.CheckConstraint(
-                name="capture_pending_or_stored", condition=Q(due_at__isnull=True) | Q(file__isnull=True)
+                name="capture_pending_or_stored",
+                condition=Q(due_at__isnull=True) | Q(file__isnull=True),
             ),
         ]
         indexes = [
             models.Index(name="capture_due", fields=["due_at"], condition=Q(due_at__isnull=False)),
             # The backlog of one backend costs the others nothing.
-            models.Index(name="capture_due_at", fields=["backend", "due_at"], condition=Q(due_at__isnull=False)),
+            models.Index(
+                name="capture_due_at",
+                fields=["backend", "due_at"],
+                condition=Q(due_at__isnull=False),
+            ),
             models.Index(name="capture_digest", fields=["digest", "file"]),
         ]
 
@@ -755,8 +920,8 @@ class Capture(models.Model):
 class AbandonedPrompt(models.Model):
     """A prompt id that may still appear at a backend although its attempt was closed.
 
-    Kept for 24 h. A pending prompt is deleted. A running prompt is adopted if its child is queued and no stop was
-    requested, else interrupted.
+    Kept for 24 h. A pending prompt is deleted. A running prompt is adopted if its child is queued
+    and no stop was requested, else interrupted.
     """
 
     attempt = models.OneToOneField(Attempt, on_delete=models.CASCADE, related_name="abandoned")
@@ -787,7 +952,9 @@ class JobEvent(models.Model):
         constraints = [
             models.UniqueConstraint(name="event_seq", fields=["group", "seq"]),
             models.UniqueConstraint(
-                name="event_group_complete_once_per_run", fields=["group", "run"], condition=Q(type="group_complete")
+                name="event_group_complete_once_per_run",
+                fields=["group", "run"],
+                condition=Q(type="group_complete"),
             ),
             models.CheckConstraint(name="event_seq_from_1", condition=Q(seq__gte=1)),
         ]
@@ -799,25 +966,34 @@ class JobEvent(models.Model):
 class WebhookDelivery(models.Model):
     """One event of a group on its way to one webhook: due (``due_at``), delivered, or given up.
 
-    It is stored in the transaction of its event. Those of one group and URL are delivered in the order of their ids.
+    It is stored in the transaction of its event. Those of one group and URL are delivered in the
+    order of their ids.
     """
 
     id = models.BigAutoField(primary_key=True)
     # As of ``Exclusion.backend``.
     group = models.ForeignKey(
-        JobGroup, on_delete=models.CASCADE, db_constraint=False, related_name="webhook_deliveries", db_index=False
+        JobGroup,
+        on_delete=models.CASCADE,
+        db_constraint=False,
+        related_name="webhook_deliveries",
+        db_index=False,
     )
     seq = models.BigIntegerField()  #: That of the event.
     type = models.CharField(max_length=32)
     url = models.CharField(max_length=1000)
-    message_id = models.CharField(max_length=64, unique=True)  #: ``webhook-id``: a receiver drops repeated ones by it.
+    message_id = models.CharField(
+        max_length=64, unique=True
+    )  #: ``webhook-id``: a receiver drops repeated ones by it.
     created_at = models.DateTimeField()
     due_at = time_or_null()  #: Not sent before this time; null: it is not pending.
     attempt_count = models.IntegerField(default=0)
     #: Name of the runner that delivers it now; empty while no runner does.
     claimed_by = models.CharField(max_length=100, blank=True, default="")
     delivered_at = time_or_null()
-    last_status = models.IntegerField(null=True, blank=True)  #: HTTP status of the last answer; null: there was none.
+    last_status = models.IntegerField(
+        null=True, blank=True
+    )  #: HTTP status of the last answer; null: there was none.
     last_error = models.CharField(max_length=500, blank=True, default="")
 
     class Meta:
@@ -835,7 +1011,8 @@ class WebhookDelivery(models.Model):
 class Runner(models.Model):
     """A process that drives backends. It is alive while its heartbeat is younger than 10 s."""
 
-    #: The process that holds the lock on the name (a file or advisory lock) may take over its leases.
+    #: The process that holds the lock on the name (a file or advisory lock) may take over its
+    #: leases.
     name = models.CharField(primary_key=True, max_length=100)
     instance = models.CharField(max_length=32)
     host = models.CharField(max_length=255)
@@ -857,7 +1034,8 @@ class Runner(models.Model):
 
 
 class FilesProcess(models.Model):
-    """A process that copies outputs instead of the runners. It is alive while its heartbeat is younger than 10 s.
+    """A process that copies outputs instead of the runners. It is alive while its heartbeat is
+    younger than 10 s.
 
     Its row goes with its orderly end, and an hour after its last heartbeat.
     """
@@ -882,14 +1060,19 @@ class FilesProcess(models.Model):
 
 
 class Lease(models.Model):
-    """A runner's time-limited right to a backend. Every write of the runner is checked against the epoch.
+    """A runner's time-limited right to a backend. Every write of the runner is checked against the
+    epoch.
 
-    A table of its own: the backend's row is written with every observation, and a writer's ``FOR SHARE`` on the
-    lease must not wait for that.
+    A table of its own: the backend's row is written with every observation, and a writer's ``FOR
+    SHARE`` on the lease must not wait for that.
     """
 
-    backend = models.OneToOneField(Backend, on_delete=models.CASCADE, primary_key=True, related_name="lease")
-    runner = models.CharField(max_length=100, blank=True, default="")  #: Name of the runner; empty: unclaimed.
+    backend = models.OneToOneField(
+        Backend, on_delete=models.CASCADE, primary_key=True, related_name="lease"
+    )
+    runner = models.CharField(
+        max_length=100, blank=True, default=""
+    )  #: Name of the runner; empty: unclaimed.
     epoch = models.BigIntegerField(default=0)
     expires_at = models.DateTimeField(null=True, blank=True, db_column="until")
 
@@ -903,11 +1086,14 @@ class Lease(models.Model):
 class Notice(models.Model):
     """A message to users outside of the Director, delivered in the background with retries.
 
-    It is stored in the transaction of its cause: no notice is lost, none reports what was rolled back.
+    It is stored in the transaction of its cause: no notice is lost, none reports what was rolled
+    back.
     """
 
     id = models.BigAutoField(primary_key=True)
-    kind = models.CharField(max_length=24)  #: ``group_ended``, ``backend_trouble``, ``queue_empty``.
+    kind = models.CharField(
+        max_length=24
+    )  #: ``group_ended``, ``backend_trouble``, ``queue_empty``.
     title = models.CharField(max_length=250)
     body = models.TextField()
     created_at = models.DateTimeField()
@@ -926,7 +1112,11 @@ class Notice(models.Model):
     class Meta:
         ordering = ["id"]
         indexes = [
-            models.Index(name="notice_due", fields=["next_attempt_at"], condition=Q(next_attempt_at__isnull=False))
+            models.Index(
+                name="notice_due",
+                fields=["next_attempt_at"],
+                condition=Q(next_attempt_at__isnull=False),
+            )
         ]
 
     def __str__(self) -> str:

@@ -25,7 +25,16 @@ MAX_TEXT_BYTES = 2048  #: Maximum length of a text in an event, in bytes of UTF-
 #: Maximum length of a frame: 1 MiB, the limit of daphne and of many clients, minus the envelope.
 MAX_FRAME_BYTES = 2**20 - 4096
 #: What may be known of a file.
-FILE_FIELDS = ("node_id", "blake3", "sha256", "size_bytes", "width", "height", "duration", "capture_warning")
+FILE_FIELDS = (
+    "node_id",
+    "blake3",
+    "sha256",
+    "size_bytes",
+    "width",
+    "height",
+    "duration",
+    "capture_warning",
+)
 
 
 def _plain(value: object) -> Any:
@@ -34,7 +43,9 @@ def _plain(value: object) -> Any:
         return iso(value)
     if isinstance(value, dt.date):
         return value.isoformat()
-    return {one.name: getattr(value, one.name) for one in fields(cast(Any, value)) if one.name != "raw"}
+    return {
+        one.name: getattr(value, one.name) for one in fields(cast(Any, value)) if one.name != "raw"
+    }
 
 
 #: Without the checks of ``json.loads``, which take longer than most of the texts.
@@ -71,7 +82,12 @@ def _plan(kind: type, model: type[Model], given: tuple[str, ...]) -> _Plan:
             conversions.append((name, iso_or_none))
         elif name in texts:
             conversions.append((name, _from_json))
-        elif hints[name] == str | None and name in columns and name in stored and not columns[name].null:
+        elif (
+            hints[name] == str | None
+            and name in columns
+            and name in stored
+            and not columns[name].null
+        ):
             conversions.append((name, lambda text: text or None))
     read = [f"{name}_json" if name in texts else name for name in stored]
     # attrgetter is faster, and of one name it returns no sequence.
@@ -80,10 +96,11 @@ def _plan(kind: type, model: type[Model], given: tuple[str, ...]) -> _Plan:
 
 
 def shape(kind: type, row: Model, **values: Any) -> dict[str, Any]:
-    """Return the JSON object of a row: the fields of ``kind``, of ``jobgroups.domain.shapes``, in their order.
+    """Return the JSON object of a row: the fields of ``kind``, of ``jobgroups.domain.shapes``, in
+    their order.
 
-    A field is one of ``values``, else the row's attribute, or the value of its column ``…_json``. An empty text of a
-    column without null is null if the field may be null.
+    A field is one of ``values``, else the row's attribute, or the value of its column ``…_json``.
+    An empty text of a column without null is null if the field may be null.
     """
     plan = _plan(kind, type(row), tuple(values))
     answer = plan.empty.copy()
@@ -104,7 +121,8 @@ def truncate(text: str | None) -> str | None:
 def shown_backend(row: ChildJob) -> str | None:
     """Return the backend of a child as clients see it: None for a queued child of the pool.
 
-    It is None also while a backend has claimed the child and has not started it: a claim has no event.
+    It is None also while a backend has claimed the child and has not started it: a claim has no
+    event.
     """
     if row.is_bound:
         return row.backend_id or ""
@@ -131,7 +149,9 @@ def has_thumbnail(filename: str) -> bool:
     return kind == "image" or (kind == "video" and settings.FFMPEG is not None)
 
 
-def describe_files(child: dict[str, Any], group_id: str, known: Mapping[int, Sequence[Any]]) -> None:
+def describe_files(
+    child: dict[str, Any], group_id: str, known: Mapping[int, Sequence[Any]]
+) -> None:
     """Add to each file of a serialized child where it can be had, and what is known of it.
 
     ``known`` has the values of ``FILE_FIELDS`` by the file's number.
@@ -140,7 +160,11 @@ def describe_files(child: dict[str, Any], group_id: str, known: Mapping[int, Seq
         url = output_url(group_id, child["job_id"], number)
         # A captured file is missing if it turned out to be another job's.
         values = None if file.get("missing") else known.get(number)
-        facts = dict.fromkeys(FILE_FIELDS) if values is None else dict(zip(FILE_FIELDS, values, strict=True))
+        facts = (
+            dict.fromkeys(FILE_FIELDS)
+            if values is None
+            else dict(zip(FILE_FIELDS, values, strict=True))
+        )
         captured, reason = facts["blake3"] is not None, facts["capture_warning"]
         file.update(
             facts,
@@ -149,7 +173,9 @@ def describe_files(child: dict[str, Any], group_id: str, known: Mapping[int, Seq
             node_id=facts["node_id"] or None,
             sha256=facts["sha256"] or None,
             captured=captured,
-            capture_warning=f"{file['filename']}{'' if captured else ' is not captured'}: {reason}" if reason else None,
+            capture_warning=f"{file['filename']}{'' if captured else ' is not captured'}: {reason}"
+            if reason
+            else None,
         )
 
 
@@ -196,14 +222,23 @@ def serialize_attempt(row: Attempt, *, left_running: str = "") -> dict[str, Any]
 
     ``left_running`` says why its prompt still runs although its stop is pending.
     """
-    return shape(groups.Attempt, row, outcome=row.state, charged=row.is_counted, left_running=left_running or None)
+    return shape(
+        groups.Attempt,
+        row,
+        outcome=row.state,
+        charged=row.is_counted,
+        left_running=left_running or None,
+    )
 
 
-def truncate_to_frame(frame: Mapping[str, Any], keys: Sequence[str], within: str | None = None) -> str:
-    """Return a frame's text; if it would exceed 1 MiB, with null for some of ``keys``, the most dispensable first.
+def truncate_to_frame(
+    frame: Mapping[str, Any], keys: Sequence[str], within: str | None = None
+) -> str:
+    """Return a frame's text; if it would exceed 1 MiB, with null for some of ``keys``, the most
+    dispensable first.
 
-    ``"truncated": [key, …]`` lists them: the client requests these values from the REST API. ``within`` is the list of
-    objects that have these keys; None: the frame itself.
+    ``"truncated": [key, …]`` lists them: the client requests these values from the REST API.
+    ``within`` is the list of objects that have these keys; None: the frame itself.
     """
     text = to_json(frame)
     dropped: list[str] = []

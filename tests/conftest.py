@@ -40,7 +40,10 @@ def files_folder(tmp_path: Path) -> Iterator[Path]:
     from jobgroups.services import stored_files  # Django is set up now
 
     backend = "django.core.files.storage.FileSystemStorage"
-    storages = {**settings.STORAGES, "files": {"BACKEND": backend, "OPTIONS": {"location": tmp_path / "files"}}}
+    storages = {
+        **settings.STORAGES,
+        "files": {"BACKEND": backend, "OPTIONS": {"location": tmp_path / "files"}},
+    }
     stored_files._incoming.cache_clear()
     with override_settings(DIRECTOR_FILES_DIR=tmp_path / "files", STORAGES=storages):
         yield tmp_path / "files"
@@ -73,7 +76,9 @@ def _answers(port: int) -> bool:
 
 
 def _resolve_offline() -> None:
-    """Let reserved names be unknown at once: a name server that drops one question delays a test by 5 s."""
+    """Let reserved names be unknown at once: a name server that drops one question delays a test by
+    5 s.
+    """
     resolve = socket.getaddrinfo
 
     def resolved(host: bytes | str | None, *arguments: Any, **options: Any) -> Any:
@@ -106,7 +111,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _code(text: str) -> str:
-    """Return a Python file's text without comments and layout, which no breakage or kill depends on."""
+    """Return a Python file's text without comments and layout, which no breakage or kill depends
+    on.
+    """
     return ast.dump(ast.parse(text))
 
 
@@ -115,10 +122,14 @@ def _changed_since(commit: str) -> set[str]:
     root = Path(__file__).parent.parent
 
     def git(*arguments: str, check: bool) -> str:
-        return subprocess.run(["git", *arguments], check=check, cwd=root, capture_output=True, text=True).stdout
+        return subprocess.run(
+            ["git", *arguments], check=check, cwd=root, capture_output=True, text=True
+        ).stdout
 
     changed = set()
-    for path in git("diff", "--name-only", "--diff-filter=d", commit, "--", "*.py", check=True).splitlines():
+    for path in git(
+        "diff", "--name-only", "--diff-filter=d", commit, "--", "*.py", check=True
+    ).splitlines():
         before = git("show", f"{commit}:{path}", check=False)  # nothing for a new file
         if _code(before) != _code((root / path).read_text(encoding="utf-8")):
             changed.add(path)
@@ -140,7 +151,9 @@ def _keep_changed(commit: str, items: list[pytest.Item], config: pytest.Config) 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
-    """Skip tests whose service is away, unless DIRECTOR_TEST_SERVICES=required makes that a failure."""
+    """Skip tests whose service is away, unless DIRECTOR_TEST_SERVICES=required makes that a
+    failure.
+    """
     if commit := config.getoption("changed_since"):
         _keep_changed(commit, items, config)
     if os.environ.get("DIRECTOR_TEST_SERVICES") == "required":

@@ -1,7 +1,8 @@
 """Run pytest, then the failed tests once more, alone: python -m tests.rerun ARGUMENTS-OF-PYTEST.
 
-The exit status is that of pytest, or 0 if each failed test passes the second time. Only a failed test gets a second
-time: not a crash, a collection error, a time limit of pytest-timeout, or a run that did not reach its end.
+The exit status is that of pytest, or 0 if each failed test passes the second time. Only a failed
+test gets a second time: not a crash, a collection error, a time limit of pytest-timeout, or a run
+that did not reach its end.
 """
 
 import json

@@ -23,7 +23,15 @@ _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]{0,8000}[\x21-\x7e])?|")
 #: Headers that the client or the protocol sets; a wrong one would break every request.
 _OWN_HEADERS: Final = frozenset(
     {
-        *("accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"),
+        *(
+            "accept-encoding",
+            "connection",
+            "content-encoding",
+            "content-length",
+            "content-type",
+            "expect",
+            "host",
+        ),
         *("keep-alive", "origin", "te", "trailer", "transfer-encoding", "upgrade"),
     }
 )
@@ -33,15 +41,18 @@ _OWN_HEADERS: Final = frozenset(
 class BackendAddress:
     """Where a backend is reached.
 
-    ``url`` is canonical, ``scheme://host[:port][/prefix]``, never with a slash at the end, never with a password; two
-    spellings of one address give one url.
+    ``url`` is canonical, ``scheme://host[:port][/prefix]``, never with a slash at the end, never
+    with a password; two spellings of one address give one url.
     """
 
     url: str
-    authorization: str | None = field(default=None, repr=False)  #: The header, from ``user:password@`` in the input.
+    authorization: str | None = field(
+        default=None, repr=False
+    )  #: The header, from ``user:password@`` in the input.
 
     def headers_with(self, given: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers that are sent: the credentials in the address, overridden by the given headers.
+        """Return the headers that are sent: the credentials in the address, overridden by the given
+        headers.
 
         Raises the errors of :func:`check_headers`.
         """
@@ -54,9 +65,9 @@ class BackendAddress:
 def normalise_url(text: str) -> BackendAddress:
     """Read an address as a person types it; every loopback spelling becomes ``localhost``.
 
-    ``text`` is ``http://host:port/prefix``, ``https://user:password@host``, or ``host[:port]``, which is http at
-    ComfyUI's port unless one is given. The port of a URL defaults to its scheme's, as everywhere. Raises ``ValueError``
-    with a sentence for the person.
+    ``text`` is ``http://host:port/prefix``, ``https://user:password@host``, or ``host[:port]``,
+    which is http at ComfyUI's port unless one is given. The port of a URL defaults to its scheme's,
+    as everywhere. Raises ``ValueError`` with a sentence for the person.
     """
     parts = _split(text.strip())
     scheme = parts.scheme.lower()
@@ -66,11 +77,14 @@ def normalise_url(text: str) -> BackendAddress:
         raise ValueError("The address must not contain a query (?) or a fragment (#).")
     host, port = _host(parts.hostname or ""), _port(parts)
     shown_port = "" if port in (None, _DEFAULT_PORTS[scheme]) else f":{port}"
-    return BackendAddress(url=f"{scheme}://{host}{shown_port}{_prefix(parts.path)}", authorization=_basic(parts))
+    return BackendAddress(
+        url=f"{scheme}://{host}{shown_port}{_prefix(parts.path)}", authorization=_basic(parts)
+    )
 
 
 def slug_for_url(url: str) -> str:
-    """Return a backend id for ``url``: ``localhost_8188``, ``192.168.100.6_8188``, ``farm_443_gpu1``.
+    """Return a backend id for ``url``: ``localhost_8188``, ``192.168.100.6_8188``,
+    ``farm_443_gpu1``.
 
     Two addresses may get one slug; the caller that registers them makes it unique.
     """
@@ -84,8 +98,8 @@ def slug_for_url(url: str) -> str:
 def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return ``headers`` if they can be sent with every request and WebSocket.
 
-    Raises ``ValueError`` for a name or value that HTTP forbids, and for a header that the client sets itself. The
-    sentence names the header, never its value.
+    Raises ``ValueError`` for a name or value that HTTP forbids, and for a header that the client
+    sets itself. The sentence names the header, never its value.
     """
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):

@@ -1,6 +1,7 @@
 """ComfyUI's HTTP answers: a body in, a typed answer out (comfyui-protocol.md, "HTTP"). Pure.
 
-Workflows inside queue and history are not decoded. Every function raises ``ProtocolError`` for a body of another shape.
+Workflows inside queue and history are not decoded. Every function raises ``ProtocolError`` for a
+body of another shape.
 """
 
 import contextlib
@@ -22,9 +23,11 @@ PREVIEW_OPTION: Final = "--preview-method"
 
 
 class Accepted(msgspec.Struct):
-    prompt_id: str  #: The valid id, also if we sent another one (a ComfyUI before July 2025 ignores ours).
+    #: The valid id, also if we sent another one (a ComfyUI before July 2025 ignores ours).
+    prompt_id: str
     number: float  #: Place in its queue: lowest runs first; fractions and negatives occur.
-    node_errors: Any = None  #: Not empty if only some of the outputs are valid and will be executed.
+    #: Not empty if only some of the outputs are valid and will be executed.
+    node_errors: Any = None
 
     def __post_init__(self) -> None:
         # ComfyUI answers ``[]`` in some cases where it means ``{}``.
@@ -32,18 +35,25 @@ class Accepted(msgspec.Struct):
 
 
 class QueueItem(msgspec.Struct, array_like=True):
-    """One prompt at a ComfyUI. Its workflow, and ``extra_pnginfo`` with the editor's one, are not kept."""
+    """One prompt at a ComfyUI. Its workflow, and ``extra_pnginfo`` with the editor's one, are not
+    kept.
+    """
 
     number: float
     prompt_id: str
     prompt: msgspec.Raw
     extra_data: dict[str, msgspec.Raw] | None = None
-    outputs: Any = None  #: A tuple of the output nodes that are executed; None if the answer has no list.
+    #: A tuple of the output nodes that are executed; None if the answer has no list.
+    outputs: Any = None
 
     def __post_init__(self) -> None:
         # Copied, or each small mark would keep the whole answer in memory.
         self.prompt = msgspec.Raw()
-        self.extra_data = {key: raw.copy() for key, raw in (self.extra_data or {}).items() if key != "extra_pnginfo"}
+        self.extra_data = {
+            key: raw.copy()
+            for key, raw in (self.extra_data or {}).items()
+            if key != "extra_pnginfo"
+        }
         self.outputs = _strings(self.outputs) if isinstance(self.outputs, list) else None
 
     def mark(self, key: str) -> Any:
@@ -58,7 +68,9 @@ class QueueItem(msgspec.Struct, array_like=True):
 
 
 class Queue(msgspec.Struct):
-    """What runs and what waits. ``pending`` is in the order of running; ComfyUI's answer has a heap."""
+    """What runs and what waits. ``pending`` is in the order of running; ComfyUI's answer has a
+    heap.
+    """
 
     running: list[QueueItem] = msgspec.field(name="queue_running")
     pending: list[QueueItem] = msgspec.field(name="queue_pending")
@@ -88,10 +100,12 @@ class HistoryEntry(msgspec.Struct):
 
     @property
     def outcome(self) -> Outcome:
-        """An interrupt is ``error`` too and is recognised by the last message (comfyui-protocol.md, "Other routes").
+        """An interrupt is ``error`` too and is recognised by the last message (comfyui-protocol.md,
+        "Other routes").
 
-        A ``success`` that ends in ``execution_error`` is none: ComfyUI 0.3.64 writes that for a dependency cycle
-        through an undeclared input. After the error of a blocked output ``execution_success`` follows.
+        A ``success`` that ends in ``execution_error`` is none: ComfyUI 0.3.64 writes that for a
+        dependency cycle through an undeclared input. After the error of a blocked output
+        ``execution_success`` follows.
         """
         last = self.messages[-1][0] if self.messages else ""
         if self.status.status_str == "success" and last != "execution_error":
@@ -129,7 +143,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None  #: None in old versions.
-    python: str = ""  #: ``3.12.7 (main, …)``, ``2.6.0+cu124`` and ``posix``; empty if it does not say.
+    #: ``3.12.7 (main, …)``, ``2.6.0+cu124`` and ``posix``; empty if it does not say.
+    python: str = ""
     pytorch: str = ""
     os: str = ""
     devices: tuple[Device, ...]
@@ -146,7 +161,8 @@ class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
         """Whether its command line chooses a method of previews; ComfyUI's default is ``none``."""
         words = [word for argument in self.arguments for word in argument.split("=", 1)]
         return any(
-            option == PREVIEW_OPTION and method not in ("none", "") for option, method in itertools.pairwise(words)
+            option == PREVIEW_OPTION and method not in ("none", "")
+            for option, method in itertools.pairwise(words)
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -166,7 +182,9 @@ class _Stats(msgspec.Struct):
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """What is read of the answers of the routes of jobs: a job, an error, a list of jobs, or whether one was cancelled."""
+    """What is read of the answers of the routes of jobs: a job, an error, a list of jobs, or
+    whether one was cancelled.
+    """
 
     id: str | None = None
     status: str | None = None
@@ -234,7 +252,8 @@ def queue_remaining(body: bytes) -> int:
 def history_entry(body: bytes, prompt_id: str) -> HistoryEntry | None:
     """``GET /history/{prompt_id}``; None where ComfyUI answers ``{}``.
 
-    Pending, running, deleted, unknown or lost in a restart all look the same (comfyui-protocol.md, trap 7).
+    Pending, running, deleted, unknown or lost in a restart all look the same (comfyui-protocol.md,
+    trap 7).
     """
     return _decode(_history, body, "history").get(prompt_id)
 
@@ -254,7 +273,9 @@ def system_stats(body: bytes) -> SystemStats:
         python=texts.get("python_version", ""),
         pytorch=texts.get("pytorch_version", ""),
         os=texts.get("os", ""),
-        devices=tuple(msgspec.structs.replace(one, name=one_line(one.name)) for one in wire.devices),
+        devices=tuple(
+            msgspec.structs.replace(one, name=one_line(one.name)) for one in wire.devices
+        ),
         arguments=_strings(wire.system.get("argv")),
     )
 

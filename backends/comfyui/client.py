@@ -1,4 +1,6 @@
-"""The client of one ComfyUI: each call is bounded in time and bytes, follows no redirect and uses no proxy."""
+"""The client of one ComfyUI: each call is bounded in time and bytes, follows no redirect and uses
+no proxy.
+"""
 
 import datetime as dt
 import ssl
@@ -23,7 +25,15 @@ from backends.comfyui.errors import (
     SendAborted,
 )
 from backends.comfyui.event_socket import EventSocket, open_socket
-from backends.comfyui.exchange import Answer, Connections, Endpoint, Exchange, StreamedAnswer, Timeouts, check_status
+from backends.comfyui.exchange import (
+    Answer,
+    Connections,
+    Endpoint,
+    Exchange,
+    StreamedAnswer,
+    Timeouts,
+    check_status,
+)
 from backends.comfyui.outputs import view_url
 from backends.comfyui.refusals import is_exception_in_handler, sentence, unconfirmed
 from backends.comfyui.texts import one_line
@@ -32,21 +42,22 @@ T = TypeVar("T")
 
 #: Decoding holds up the loop for a few milliseconds a megabyte, for every other backend too.
 DEFAULT_MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
-#: Limit for answers of a few kilobytes: an endless one is noticed at once, and not after every megabyte
-#: that a history may have.
+#: Limit for answers of a few kilobytes: an endless one is noticed at once, and not after every
+#: megabyte that a history may have.
 _MAX_SMALL_BYTES: Final = 1024 * 1024
 
 
 class ComfyClient:
     """Speaks HTTP and WebSocket with one ComfyUI.
 
-    Each call raises ``BackendUnreachable``, ``ResponseLost`` (no whole answer, or a server error: a POST may have been
-    executed), ``AnswerTooLarge``, ``AccessDenied``, or ``NotComfyUI`` for an answer of another kind.
+    Each call raises ``BackendUnreachable``, ``ResponseLost`` (no whole answer, or a server error: a
+    POST may have been executed), ``AnswerTooLarge``, ``AccessDenied``, or ``NotComfyUI`` for an
+    answer of another kind.
 
-    The headers are sent with every request and every socket, and win over a login in the URL. Longer answers than
-    ``max_answer_bytes`` are not read (``view`` has its own limit). ``secrets``, texts that JSON does not escape, are removed
-    from answers and frames, as they are then: ComfyUI shows the inputs of a node that failed. Raises ``ValueError`` for a malformed URL or
-    header.
+    The headers are sent with every request and every socket, and win over a login in the URL.
+    Longer answers than ``max_answer_bytes`` are not read (``view`` has its own limit). ``secrets``,
+    texts that JSON does not escape, are removed from answers and frames, as they are then: ComfyUI
+    shows the inputs of a node that failed. Raises ``ValueError`` for a malformed URL or header.
     """
 
     def __init__(
@@ -90,8 +101,8 @@ class ComfyClient:
             prompt_id: ours, fresh.
             client_id: of the open socket that receives the events.
             extra_data: marks that come back in queue and history.
-            may_send: called at the last moment, after the connection was made: a process may have been
-                suspended while it connected.
+            may_send: called at the last moment, after the connection was made: a process may have
+                been suspended while it connected.
 
         Raises:
             BackendUnreachable: not sent.
@@ -123,7 +134,9 @@ class ComfyClient:
             detail = f"The prompt was sent and not answered properly: {exc.detail}"
             raise ResponseLost(detail) from exc
 
-    async def _at_last(self, body: bytes, may_send: Callable[[], bool] | None) -> AsyncIterator[bytes]:
+    async def _at_last(
+        self, body: bytes, may_send: Callable[[], bool] | None
+    ) -> AsyncIterator[bytes]:
         if may_send is not None and not may_send():
             raise SendAborted("It was taken back before it was sent.")
         yield body
@@ -156,10 +169,14 @@ class ComfyClient:
             raised=raised,
         )
 
-    async def history(self, prompt_id: str, *, new_connection: bool = False) -> answers.HistoryEntry | None:
+    async def history(
+        self, prompt_id: str, *, new_connection: bool = False
+    ) -> answers.HistoryEntry | None:
         """How the prompt ended; None while ComfyUI's history does not have it."""
         path = f"/history/{quote(_text(prompt_id), safe='')}"
-        return await self._get(path, lambda body: answers.history_entry(body, prompt_id), new_connection=new_connection)
+        return await self._get(
+            path, lambda body: answers.history_entry(body, prompt_id), new_connection=new_connection
+        )
 
     async def queue(self, *, new_connection: bool = False) -> answers.Queue:
         """Return the running and the pending prompts.
@@ -169,10 +186,11 @@ class ComfyClient:
         return await self._get("/queue", answers.queue, new_connection=new_connection)
 
     async def job_status(self, prompt_id: str) -> str | None:
-        """Return ComfyUI's word for where a prompt is, by one request, or ``absent``; None where that is not known.
+        """Return ComfyUI's word for where a prompt is, by one request, or ``absent``; None where
+        that is not known.
 
-        ComfyUI below 0.6 does not answer that. It reads queue and history in this order, so that it finds a prompt that
-        moves meanwhile.
+        ComfyUI below 0.6 does not answer that. It reads queue and history in this order, so that it
+        finds a prompt that moves meanwhile.
         """
         status, job = await self._jobs("GET", _job_path(prompt_id))
         if status == 404 and job.error == "Job not found":
@@ -180,24 +198,32 @@ class ComfyClient:
         return job.status if status == 200 and job.id == prompt_id else None
 
     async def active_jobs(self) -> Mapping[str | None, str | None] | None:
-        """Return the status of all prompts that run or wait, without their workflows; None as ``job_status``.
+        """Return the status of all prompts that run or wait, without their workflows; None as
+        ``job_status``.
 
         One prompt of any client with an odd ``extra_pnginfo`` makes ComfyUI answer 500.
         """
         status, answer = await self._jobs("GET", "?status=pending,in_progress")
-        return None if status != 200 or answer.jobs is None else {job.id: job.status for job in answer.jobs}
+        return (
+            None
+            if status != 200 or answer.jobs is None
+            else {job.id: job.status for job in answer.jobs}
+        )
 
     async def cancel_job(self, prompt_id: str) -> bool | None:
-        """Stop this prompt, whether it waits or runs, and never another; None where ComfyUI cannot (below 0.26).
+        """Stop this prompt, whether it waits or runs, and never another; None where ComfyUI cannot
+        (below 0.26).
 
-        True means signalled: repeat until its end is seen (comfyui-protocol.md, trap 4). False: it has ended, or is
-        unknown.
+        True means signalled: repeat until its end is seen (comfyui-protocol.md, trap 4). False: it
+        has ended, or is unknown.
         """
         status, answer = await self._jobs("POST", f"{_job_path(prompt_id)}/cancel")
         return answer.cancelled if status == 200 else None
 
     async def _jobs(self, method: str, path: str) -> tuple[int, answers.Job]:
-        """Send a request about jobs, which are below ``/api`` alone; an answer in another form has the status 0."""
+        """Send a request about jobs, which are below ``/api`` alone; an answer in another form has
+        the status 0.
+        """
         try:
             answer = await self._exchange.request(method, f"/api/jobs{path}")
             return answer.status, answers.job(answer.body)
@@ -207,14 +233,19 @@ class ComfyClient:
     async def queue_remaining(self, *, new_connection: bool = False) -> int:
         """Pending and running prompts together; a small answer."""
         return await self._get(
-            "/prompt", answers.queue_remaining, new_connection=new_connection, max_bytes=_MAX_SMALL_BYTES
+            "/prompt",
+            answers.queue_remaining,
+            new_connection=new_connection,
+            max_bytes=_MAX_SMALL_BYTES,
         )
 
     async def system_stats(self) -> answers.SystemStats:
         return await self._get("/system_stats", answers.system_stats, max_bytes=_MAX_SMALL_BYTES)
 
     async def clock(self) -> dt.datetime | None:
-        """Return the machine's time by the ``Date`` of its answer, in whole seconds; None without one."""
+        """Return the machine's time by the ``Date`` of its answer, in whole seconds; None without
+        one.
+        """
         async with self._exchange.open("GET", "/prompt") as answer:
             check_status(answer.status, request="GET /prompt")
             return answer.moment("date")
@@ -225,7 +256,9 @@ class ComfyClient:
         Raises ``NotComfyUI`` also for an answer about another class.
         """
         found = await self._get(
-            f"/object_info/{quote(class_type, safe='')}", answers.json_object, max_bytes=_MAX_SMALL_BYTES
+            f"/object_info/{quote(class_type, safe='')}",
+            answers.json_object,
+            max_bytes=_MAX_SMALL_BYTES,
         )
         described = found.get(class_type)
         if isinstance(described, dict):
@@ -237,7 +270,9 @@ class ComfyClient:
     async def replaced_classes(self) -> frozenset[str]:
         """Return the classes that ComfyUI replaces before it validates a prompt; none below 0.14."""
         try:
-            found = await self._get("/node_replacements", answers.json_object, max_bytes=_MAX_SMALL_BYTES)
+            found = await self._get(
+                "/node_replacements", answers.json_object, max_bytes=_MAX_SMALL_BYTES
+            )
         except NotComfyUI as error:
             if error.status == 404:
                 return frozenset()
@@ -253,10 +288,12 @@ class ComfyClient:
         await self._post("/queue", {"delete": [_text(prompt_id) for prompt_id in prompt_ids]})
 
     async def interrupt(self, prompt_id: str) -> None:
-        """Stop this prompt if it is running; repeat until its end is seen (comfyui-protocol.md, trap 4).
+        """Stop this prompt if it is running; repeat until its end is seen (comfyui-protocol.md,
+        trap 4).
 
-        Below 0.3.57 ComfyUI ignores the id and stops the running prompt: check ``Feature.TARGETED_INTERRUPT`` first,
-        else the queue. Raises ``ValueError`` for an empty id, which would be the interrupt of everything.
+        Below 0.3.57 ComfyUI ignores the id and stops the running prompt: check
+        ``Feature.TARGETED_INTERRUPT`` first, else the queue. Raises ``ValueError`` for an empty id,
+        which would be the interrupt of everything.
         """
         await self._post("/interrupt", {"prompt_id": _text(prompt_id)})
 
@@ -275,16 +312,20 @@ class ComfyClient:
     ) -> AsyncIterator[StreamedAnswer]:
         """Open a file; 404 and ComfyUI's other refusals are statuses, not errors.
 
-        ``max_bytes`` is the longest file that is read, None for any; a longer one is an error. ``headers`` are
-        ``Range``, ``If-None-Match`` and the like.
+        ``max_bytes`` is the longest file that is read, None for any; a longer one is an error.
+        ``headers`` are ``Range``, ``If-None-Match`` and the like.
         """
         path = view_url("", filename=filename, subfolder=subfolder, type=type)
-        async with self._exchange.open("GET", path, max_bytes=max_bytes, headers=dict(headers or {})) as answer:
+        async with self._exchange.open(
+            "GET", path, max_bytes=max_bytes, headers=dict(headers or {})
+        ) as answer:
             if answer.status not in (206, 304, 400, 404, 416):
                 check_status(answer.status, request="GET /view")
             yield answer
 
-    async def file_head(self, filename: str, *, subfolder: str = "", kind: str = "output") -> StreamedAnswer | None:
+    async def file_head(
+        self, filename: str, *, subfolder: str = "", kind: str = "output"
+    ) -> StreamedAnswer | None:
         """Return the head of the answer with a file; None if there is none.
 
         A cached node may name a file that is gone (comfyui-protocol.md, trap 9).
@@ -296,10 +337,13 @@ class ComfyClient:
             check_status(answer.status, request="HEAD /view")
             return answer
 
-    async def upload_input(self, filename: str, chunks: AsyncIterator[bytes], *, subfolder: str, size: int) -> None:
+    async def upload_input(
+        self, filename: str, chunks: AsyncIterator[bytes], *, subfolder: str, size: int
+    ) -> None:
         """Put a file into a folder of the input folder; a file of this name is replaced.
 
-        There is no deadline, only one for pauses. ComfyUI writes the file after it has received all of it.
+        There is no deadline, only one for pauses. ComfyUI writes the file after it has received all
+        of it.
 
         Args:
             filename: ASCII without quotes.
@@ -316,7 +360,10 @@ class ComfyClient:
             f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
             for name, value in fields.items()
         )
-        head += f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{filename}"\r\n'
+        head += (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="image"; '
+            f'filename="{filename}"\r\n'
+        )
         start = f"{head}Content-Type: application/octet-stream\r\n\r\n".encode("ascii")
         end = f"\r\n--{boundary}--\r\n".encode("ascii")
 
@@ -354,21 +401,31 @@ class ComfyClient:
         return open_socket(self._endpoint, _text(client_id), wants_previews)
 
     async def _get(
-        self, path: str, read: Callable[[bytes], T], *, new_connection: bool = False, max_bytes: int | None = None
+        self,
+        path: str,
+        read: Callable[[bytes], T],
+        *,
+        new_connection: bool = False,
+        max_bytes: int | None = None,
     ) -> T:
         connections = Connections.NEW if new_connection else Connections.KEPT
-        answer = await self._exchange.request("GET", path, connections=connections, max_bytes=max_bytes)
+        answer = await self._exchange.request(
+            "GET", path, connections=connections, max_bytes=max_bytes
+        )
         check_status(answer.status, request=f"GET {path}")
         try:
             return read(answer.body)
         except ProtocolError as exc:
-            # What exactly is wrong with its shape is in the cause: bytes are nothing for a sentence.
+            # What exactly is wrong with its shape is in the cause: bytes are nothing for a
+            # sentence.
             what = "a web page" if answer.is_page else "an answer that is not ComfyUI's"
             detail = f"GET {path} was answered with {what}."
             raise NotComfyUI(detail, status=answer.status) from exc
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> None:
-        answer = await self._exchange.request("POST", path, content=msgspec.json.encode(body), headers=_JSON)
+        answer = await self._exchange.request(
+            "POST", path, content=msgspec.json.encode(body), headers=_JSON
+        )
         check_status(answer.status, request=f"POST {path}")
 
 
@@ -383,7 +440,9 @@ def _with_meta(node: Any) -> Any:
 
 
 def _text(identifier: str) -> str:
-    """An id that is no string ends ComfyUI's process or becomes another id (comfyui-protocol.md, trap 1c)."""
+    """An id that is no string ends ComfyUI's process or becomes another id (comfyui-protocol.md,
+    trap 1c).
+    """
     if not isinstance(identifier, str) or not identifier:
         raise ValueError("An identifier must be a string and not empty.")
     return identifier

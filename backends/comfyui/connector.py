@@ -1,7 +1,8 @@
-"""The connections below aiohttp's client: who is connected to, and the proof that a request was not sent.
+"""The connections below aiohttp's client: who is connected to, and the proof that a request was not
+sent.
 
-``BackendUnreachable`` is raised here alone, and only before aiohttp has a connection on which it could send something.
-A change must keep that.
+``BackendUnreachable`` is raised here alone, and only before aiohttp has a connection on which it
+could send something. A change must keep that.
 """
 
 import asyncio
@@ -58,18 +59,27 @@ class Connector(aiohttp.BaseConnector):
     """
 
     def __init__(
-        self, destinations: Destinations, context: ssl.SSLContext | None, *, connect_s: float, **options: Any
+        self,
+        destinations: Destinations,
+        context: ssl.SSLContext | None,
+        *,
+        connect_s: float,
+        **options: Any,
     ) -> None:
         super().__init__(limit=0, **options)
         self._destinations = destinations
         self._context = context
         self._connect_s = connect_s
-        self._factory = cast("functools.partial[ResponseHandler]", functools.partial(_Protocol, loop=self._loop))
+        self._factory = cast(
+            "functools.partial[ResponseHandler]", functools.partial(_Protocol, loop=self._loop)
+        )
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: "list[Trace]", timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """Return a kept connection whose server has sent nothing since its answer, nor ended, or a new one."""
+        """Return a kept connection whose server has sent nothing since its answer, nor ended, or a
+        new one.
+        """
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
@@ -89,7 +99,9 @@ class Connector(aiohttp.BaseConnector):
             async with asyncio.timeout(self._connect_s):
                 connected = await connect(req.host, req.port or 0, self._destinations)
             async with asyncio.timeout(self._connect_s):
-                _, protocol = await self._loop.create_connection(self._factory, sock=connected, **tls)
+                _, protocol = await self._loop.create_connection(
+                    self._factory, sock=connected, **tls
+                )
         except OSError as error:
             raise BackendUnreachable(f"No connection: {reason_of(error)}.") from error
         return protocol
@@ -104,6 +116,10 @@ def reason_of(error: Exception) -> str:
             return "Server disconnected without sending a response"
         case aiohttp.ClientResponseError():
             return re.split(r"[:\n]", error.message)[0].rstrip(". ")
-        case ConnectionResetError() | OSError(errno=errno.EPIPE | errno.ECONNRESET) | aiohttp.ClientOSError(errno=None):
+        case (
+            ConnectionResetError()
+            | OSError(errno=errno.EPIPE | errno.ECONNRESET)
+            | aiohttp.ClientOSError(errno=None)
+        ):
             return "the connection was reset"
     return str(error).rstrip(".") or type(error).__name__

@@ -1,8 +1,10 @@
-"""Addresses to which nothing is sent: link-local ones unless an operator allows it; of webhooks, all that are not public.
+"""Addresses to which nothing is sent: link-local ones unless an operator allows it; of webhooks,
+all that are not public.
 
-A cloud machine's metadata service, which gives out its credentials, has a link-local address, or one of its cloud's
-own: a backend registered there would have the Director fetch them. A name is checked when it is registered and again
-before each connection, since it may resolve to another address by then. Every connection is made by :func:`connect`.
+A cloud machine's metadata service, which gives out its credentials, has a link-local address, or
+one of its cloud's own: a backend registered there would have the Director fetch them. A name is
+checked when it is registered and again before each connection, since it may resolve to another
+address by then. Every connection is made by :func:`connect`.
 """
 
 import asyncio
@@ -19,20 +21,28 @@ from urllib.parse import urlsplit
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
-#: A ComfyUI listens on one of these, ComfyUI's default first, and a machine's resolver may know only one of them as
-#: ``localhost``, the name that ``normalise_url`` gives to every loopback address. Both are tried, in this order.
+#: A ComfyUI listens on one of these, ComfyUI's default first, and a machine's resolver may know
+#: only one of them as ``localhost``, the name that ``normalise_url`` gives to every loopback
+#: address. Both are tried, in this order.
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1")
-#: The last one has the services of Amazon's machines, of which ``fd00:ec2::254`` gives out credentials.
-_NETWORKS: Final = tuple(map(ipaddress.ip_network, ("169.254.0.0/16", "fe80::/10", "fd00:ec2::/32")))
-#: Seconds for the resolver: what it does not answer by then is left to the check of each connection.
+#: The last one has the services of Amazon's machines, of which ``fd00:ec2::254`` gives out
+#: credentials.
+_NETWORKS: Final = tuple(
+    map(ipaddress.ip_network, ("169.254.0.0/16", "fe80::/10", "fd00:ec2::/32"))
+)
+#: Seconds for the resolver: what it does not answer by then is left to the check of each
+#: connection.
 _RESOLVE_WITHIN: Final = 1.5
 #: A resolver that hangs keeps a thread for half a minute: at most so many.
 _lookups: Final = threading.BoundedSemaphore(8)
-#: Resolves the names of connections: one whose servers do not answer must not keep a thread that others need.
+#: Resolves the names of connections: one whose servers do not answer must not keep a thread that
+#: others need.
 _resolvers: Final = ThreadPoolExecutor(max_workers=32, thread_name_prefix="resolver")
 _IPV6_UNICAST: Final = ipaddress.ip_network("2000::/3")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  #: Has IPv4 addresses in its last 4 bytes.
-_LOCAL_NAT64: Final = ipaddress.ip_network("64:ff9b:1::/48")  #: Has them where the prefix of the local network ends.
+_LOCAL_NAT64: Final = ipaddress.ip_network(
+    "64:ff9b:1::/48"
+)  #: Has them where the prefix of the local network ends.
 
 
 class _Policy:
@@ -49,7 +59,9 @@ def is_refused(address: str) -> bool:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    return not _Policy.allows_link_local and any(one in network for one in _contained(ip) for network in _NETWORKS)
+    return not _Policy.allows_link_local and any(
+        one in network for one in _contained(ip) for network in _NETWORKS
+    )
 
 
 def _contained(
@@ -71,7 +83,9 @@ def _inner(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 
 def is_not_public(address: str) -> bool:
-    """Whether an IP address is private, loopback, link-local or of another network that is not the internet."""
+    """Whether an IP address is private, loopback, link-local or of another network that is not the
+    internet.
+    """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -87,7 +101,8 @@ def is_not_public(address: str) -> bool:
 def check_url(url: str) -> None:
     """Check the host of a backend that is to be registered or probed; a name is resolved for that.
 
-    ``url`` is canonical. Raises ``ValueError``, with a sentence for the person, if it is link-local.
+    ``url`` is canonical. Raises ``ValueError``, with a sentence for the person, if it is
+    link-local.
     """
     host = urlsplit(url).hostname or ""
     found = _resolved(host)
@@ -95,7 +110,8 @@ def check_url(url: str) -> None:
     # The name of a machine in a local network often has an fe80 address beside a usable one.
     if any("." in one for one in refused) or (refused and all(map(is_refused, found))):
         raise ValueError(
-            "The address is link-local or of a cloud's services (169.254.0.0/16, fe80::/10, fd00:ec2::/32), which is"
+            "The address is link-local or of a cloud's services (169.254.0.0/16, fe80::/10, "
+            "fd00:ec2::/32), which is"
             " refused unless DIRECTOR_ALLOW_LINK_LOCAL is 1."
         )
 
@@ -141,9 +157,13 @@ BACKENDS: Final = Destinations(
 def webhook_destinations(*, private: bool) -> Destinations:
     """Return those of webhooks, whose addresses any user of the API names.
 
-    An unknown name and a refused address give one sentence: the names of an internal network cannot be found out.
+    An unknown name and a refused address give one sentence: the names of an internal network cannot
+    be found out.
     """
-    reason = "its name is not known, or no address of it is public, and DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES is not 1"
+    reason = (
+        "its name is not known, or no address of it is public, and "
+        "DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES is not 1"
+    )
     if private:
         reason = "its name is not known, or its address is link-local, which is refused"
     return Destinations(is_refused if private else is_not_public, reason, reason)
@@ -154,7 +174,8 @@ class NotConnected(ConnectionError):
 
 
 async def connect(host: str, port: int, destinations: Destinations = BACKENDS) -> socket.socket:
-    """Return a socket that is connected to a permitted address of a host; no other address is connected to.
+    """Return a socket that is connected to a permitted address of a host; no other address is
+    connected to.
 
     ``localhost`` is reached without the resolver. There is no deadline. Raises ``NotConnected``.
     """
@@ -191,7 +212,9 @@ async def _connect(host: str, port: int, destinations: Destinations) -> socket.s
 
 
 async def _addresses(host: str, port: int) -> list[AddrInfoType]:
-    resolve: Callable[[], list[Any]] = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    resolve: Callable[[], list[Any]] = functools.partial(
+        socket.getaddrinfo, host, port, type=socket.SOCK_STREAM
+    )
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,8 +1,9 @@
 """What can go wrong between us and one ComfyUI.
 
-A library's exceptions never leave this package: they are translated where they occur, with the cause kept. A
-submitted prompt was not sent (``BackendUnreachable``, ``SendAborted``), was refused (``PromptRefused``), or may be
-queued (``ResponseLost``; after ``PromptUnconfirmed``, until a look-up finds nothing queued).
+A library's exceptions never leave this package: they are translated where they occur, with the
+cause kept. A submitted prompt was not sent (``BackendUnreachable``, ``SendAborted``), was refused
+(``PromptRefused``), or may be queued (``ResponseLost``; after ``PromptUnconfirmed``, until a
+look-up finds nothing queued).
 """
 
 from typing import Any
@@ -44,15 +45,16 @@ class ResponseLost(_StatusError):
 
 
 class PromptUnconfirmed(ResponseLost):
-    """A whole answer to ``POST /prompt`` that neither accepts nor refuses the prompt as ComfyUI does.
+    """A whole answer to ``POST /prompt`` that neither accepts nor refuses the prompt as ComfyUI
+    does.
 
-    The same prompt gets the same answer again: a redirect, a 200 without a ``prompt_id``, a 404, a 500. Another 5xx
-    is that of a proxy whose ComfyUI starts.
+    The same prompt gets the same answer again: a redirect, a 200 without a ``prompt_id``, a 404, a
+    500. Another 5xx is that of a proxy whose ComfyUI starts.
 
     Attributes:
         text: the answer's text on one line, at most 500 characters; ``""`` for an empty answer.
-        raised: True for the 500 with which ComfyUI's HTTP server reports an exception in its handler.
-            That handler has ended and queues nothing afterwards.
+        raised: True for the 500 with which ComfyUI's HTTP server reports an exception in its
+            handler. That handler has ended and queues nothing afterwards.
     """
 
     def __init__(self, detail: str, *, status: int, text: str = "", raised: bool = False) -> None:
@@ -65,8 +67,12 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     error_type: str = ""  #: ComfyUI's name for it, such as ``prompt_outputs_failed_validation``.
     message: str = ""  #: Without the details, which are often ``""``.
     details: str = ""
-    node_errors: dict[str, Any] = {}  #: Node id to ComfyUI's own object, ``{}`` where no node is named.
-    extra_info: dict[str, Any] = {}  #: ``node_id``, ``class_type`` and ``node_title`` of a missing class.
+    node_errors: dict[
+        str, Any
+    ] = {}  #: Node id to ComfyUI's own object, ``{}`` where no node is named.
+    extra_info: dict[
+        str, Any
+    ] = {}  #: ``node_id``, ``class_type`` and ``node_title`` of a missing class.
 
 
 class PromptRefused(BackendError):
@@ -81,7 +87,9 @@ class PromptRefused(BackendError):
 
 
 class AnswerTooLarge(BackendError):
-    """The answer exceeded the limit and was not read further; ``path`` is that of the request, without its query."""
+    """The answer exceeded the limit and was not read further; ``path`` is that of the request,
+    without its query.
+    """
 
     def __init__(self, detail: str, *, path: str) -> None:
         super().__init__(detail)

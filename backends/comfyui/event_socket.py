@@ -12,7 +12,13 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from backends.comfyui.connector import reason_of
 from backends.comfyui.destinations import connect as connect_socket
-from backends.comfyui.errors import BackendUnreachable, NotComfyUI, ProtocolError, ResponseLost, SocketLost
+from backends.comfyui.errors import (
+    BackendUnreachable,
+    NotComfyUI,
+    ProtocolError,
+    ResponseLost,
+    SocketLost,
+)
 from backends.comfyui.exchange import USER_AGENT, Endpoint, check_status
 from backends.comfyui.protocol import MAX_BINARY_FRAME_BYTES, Event, parse
 
@@ -27,13 +33,18 @@ _FEATURE_FLAGS: Final = '{"type": "feature_flags", "data": {"supports_preview_me
 class EventSocket:
     """An open socket. Iterate over it to read its events, and wait for nothing else meanwhile.
 
-    A socket that is not read stalls the events of every client of that ComfyUI (comfyui-protocol.md, trap 2). It
-    receives the events of prompts that are sent with its ``client_id``. ``wants_previews`` is called for each preview;
-    a refused preview is skipped unread.
+    A socket that is not read stalls the events of every client of that ComfyUI
+    (comfyui-protocol.md, trap 2). It receives the events of prompts that are sent with its
+    ``client_id``. ``wants_previews`` is called for each preview; a refused preview is skipped
+    unread.
     """
 
     def __init__(
-        self, connection: ClientConnection, endpoint: Endpoint, client_id: str, wants_previews: Callable[[], bool]
+        self,
+        connection: ClientConnection,
+        endpoint: Endpoint,
+        client_id: str,
+        wants_previews: Callable[[], bool],
     ) -> None:
         self.client_id = client_id
         self._connection = connection
@@ -45,7 +56,9 @@ class EventSocket:
         return self
 
     async def __anext__(self) -> Event:
-        """Return the next event; raise ``SocketLost`` if the socket ended and it was not we who closed it."""
+        """Return the next event; raise ``SocketLost`` if the socket ended and it was not we who
+        closed it.
+        """
         while True:
             try:
                 frame = await self._connection.recv()
@@ -58,7 +71,9 @@ class EventSocket:
                 return event
 
     async def close(self) -> None:
-        """Close and wait for the close: until then ComfyUI may route events here (comfyui-protocol.md, "WebSocket")."""
+        """Close and wait for the close: until then ComfyUI may route events here
+        (comfyui-protocol.md, "WebSocket").
+        """
         self._closing = True
         await self._connection.close()
 
@@ -81,9 +96,11 @@ async def open_socket(
 ) -> AsyncIterator[EventSocket]:
     """Open the event socket of ``client_id``; leaving the block closes it and waits for the close.
 
-    The id is new for each socket, never one that is open (comfyui-protocol.md, "WebSocket", second socket).
+    The id is new for each socket, never one that is open (comfyui-protocol.md, "WebSocket", second
+    socket).
 
-    Raises ``BackendUnreachable``, ``ResponseLost``, ``AccessDenied``, ``NotComfyUI`` or ``SocketLost``.
+    Raises ``BackendUnreachable``, ``ResponseLost``, ``AccessDenied``, ``NotComfyUI`` or
+    ``SocketLost``.
     """
     connection = await _connected(endpoint, client_id)
     socket = EventSocket(connection, endpoint, client_id, wants_previews)
@@ -124,7 +141,9 @@ async def _connected(endpoint: Endpoint, client_id: str) -> ClientConnection:
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         async with asyncio.timeout(timeouts.open_s):
-            return await _Connect(uri, sock=await connect_socket(parts.hostname or "", port), **options)
+            return await _Connect(
+                uri, sock=await connect_socket(parts.hostname or "", port), **options
+            )
     except TimeoutError as exc:
         raise ResponseLost(f"The event socket did not open within {timeouts.open_s:g} s.") from exc
     except OSError as exc:

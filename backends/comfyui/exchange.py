@@ -21,10 +21,17 @@ from yarl import URL
 
 from backends.comfyui.connector import Connector, reason_of
 from backends.comfyui.destinations import BACKENDS, Destinations
-from backends.comfyui.errors import AccessDenied, AnswerTooLarge, BackendUnreachable, NotComfyUI, ResponseLost
+from backends.comfyui.errors import (
+    AccessDenied,
+    AnswerTooLarge,
+    BackendUnreachable,
+    NotComfyUI,
+    ResponseLost,
+)
 
 USER_AGENT: Final = "comfyui-director"
-#: Seconds for which a connection that sends prompts is kept after an answer. See ``Connections.RECENT``.
+#: Seconds for which a connection that sends prompts is kept after an answer. See
+#: ``Connections.RECENT``.
 _RECENT_S: Final = 1.0
 LEAST_RATE: Final = 16 * 1024  #: Bytes a second of a body. See ``Timeouts.slow_s``.
 _MAX_HEADER: Final = 64 * 1024  #: Bytes of one header of an answer.
@@ -37,12 +44,16 @@ _PIECES_AT_ONCE: Final = 4
 class Connections(enum.Enum):
     """Which connections a request may use.
 
-    A request on a kept connection that fails may have been carried out; only a new connection distinguishes "not sent"
-    from "uncertain". If the host has vanished since the last answer, each kept connection makes a request uncertain.
+    A request on a kept connection that fails may have been carried out; only a new connection
+    distinguishes "not sent" from "uncertain". If the host has vanished since the last answer, each
+    kept connection makes a request uncertain.
     """
 
-    KEPT = enum.auto()  #: Any that is open: for frequent requests that change nothing, or may be repeated.
-    #: One that answered within the last second, else a new one: for prompts. A server that ends then has closed it.
+    KEPT = (
+        enum.auto()
+    )  #: Any that is open: for frequent requests that change nothing, or may be repeated.
+    #: One that answered within the last second, else a new one: for prompts. A server that ends
+    #: then has closed it.
     RECENT = enum.auto()
     NEW = enum.auto()  #: None that is open.
 
@@ -53,21 +64,24 @@ class Timeouts:
 
     connect_s: float = 3.0  #: Until a connection is made.
     silence_s: float = 10.0  #: Longest pause inside an answer.
-    #: Longest time that a body may take beyond that of its bytes at ``LEAST_RATE``: one that trickles ends, and one of 4 GiB
-    #: over a slow link does not.
+    #: Longest time that a body may take beyond that of its bytes at ``LEAST_RATE``: one that
+    #: trickles ends, and one of 4 GiB over a slow link does not.
     slow_s: float = 60.0
     total_s: float = 30.0  #: For a whole request with its answer.
     submit_s: float = 30.0  #: For ``POST /prompt``, whose validation takes seconds.
     upload_s: float = 60.0  #: Longest pause inside an upload, until ComfyUI has written the file.
     open_s: float = 10.0  #: Until an event socket is open.
     ping_interval_s: float = 30.0  #: Between pings on an event socket.
-    ping_timeout_s: float = 90.0  #: Until a missing pong ends the socket: a ComfyUI that loads a model answers late.
+    #: Until a missing pong ends the socket: a ComfyUI that loads a model answers late.
+    ping_timeout_s: float = 90.0
     close_s: float = 5.0  #: For the closing handshake of an event socket.
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The server that a client speaks with, and what its requests and its event sockets have in common."""
+    """The server that a client speaks with, and what its requests and its event sockets have in
+    common.
+    """
 
     url: str  #: Without a slash at the end.
     headers: Mapping[str, str]
@@ -105,10 +119,18 @@ class Pace:
 
 
 class StreamedAnswer:
-    """An answer whose head has come and whose body is read by the caller; ``length`` is None if it was not sent."""
+    """An answer whose head has come and whose body is read by the caller; ``length`` is None if it
+    was not sent.
+    """
 
     def __init__(
-        self, response: aiohttp.ClientResponse, *, max_bytes: int | None, silence_s: float, slow_s: float, request: str
+        self,
+        response: aiohttp.ClientResponse,
+        *,
+        max_bytes: int | None,
+        silence_s: float,
+        slow_s: float,
+        request: str,
     ) -> None:
         self.status = response.status
         self.headers: dict[str, str] = {}
@@ -140,8 +162,8 @@ class StreamedAnswer:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, piece by piece; can be read once.
 
-        Raises ``AnswerTooLarge``, or ``ResponseLost`` if it broke off, paused for too long, or was too slow. The time in
-        which the caller does not read does not count.
+        Raises ``AnswerTooLarge``, or ``ResponseLost`` if it broke off, paused for too long, or was
+        too slow. The time in which the caller does not read does not count.
         """
         read, pace = 0, Pace(self._slow_s)
         for number in itertools.count(1):
@@ -154,7 +176,9 @@ class StreamedAnswer:
                 return
             read += len(chunk)
             if pace.is_too_slow(time.monotonic() - began, len(chunk)):
-                raise ResponseLost(f"The answer was too slow: {read} bytes had come, less than 16 KiB a second.")
+                raise ResponseLost(
+                    f"The answer was too slow: {read} bytes had come, less than 16 KiB a second."
+                )
             if self._max_bytes is not None and read > self._max_bytes:
                 raise self._too_large(self._max_bytes)
             yield chunk
@@ -166,7 +190,9 @@ class StreamedAnswer:
             missing = "incomplete chunked read"
             if self.length is not None:
                 missing = f"received {self._body.total_bytes} bytes, expected {self.length}"
-            raise ConnectionError(f"peer closed connection without sending complete message body ({missing})") from exc
+            raise ConnectionError(
+                f"peer closed connection without sending complete message body ({missing})"
+            ) from exc
 
     def check(self) -> None:
         """Refuse bodies that are compressed (a few bytes could become gigabytes) or too long."""
@@ -183,7 +209,9 @@ class StreamedAnswer:
 
 
 class _Body:
-    """The body of a request: its own errors are kept, which aiohttp wraps, and the server's pauses are bounded."""
+    """The body of a request: its own errors are kept, which aiohttp wraps, and the server's pauses
+    are bounded.
+    """
 
     def __init__(self, content: bytes | AsyncIterator[bytes], size: int, silence_s: float) -> None:
         self.failure: Exception | None = None
@@ -218,7 +246,9 @@ class _Body:
 
     @contextlib.asynccontextmanager
     async def deadline(self) -> AsyncIterator[None]:
-        """Until the head of the answer has come: end the block if no byte of the body is taken for ``silence_s``."""
+        """Until the head of the answer has come: end the block if no byte of the body is taken for
+        ``silence_s``.
+        """
         try:
             async with asyncio.timeout(None) as self._pause:
                 yield
@@ -235,7 +265,9 @@ class _Body:
 
 
 class Exchange:
-    def __init__(self, endpoint: Endpoint, *, max_answer_bytes: int, destinations: Destinations = BACKENDS) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, max_answer_bytes: int, destinations: Destinations = BACKENDS
+    ) -> None:
         self._endpoint = endpoint
         self._max_bytes = max_answer_bytes
         self._destinations = destinations
@@ -247,11 +279,15 @@ class Exchange:
             await session.close()
 
     def _session(self, connections: Connections) -> aiohttp.ClientSession:
-        """Return the session for a kind of connections; it belongs to the event loop of its first request."""
+        """Return the session for a kind of connections; it belongs to the event loop of its first
+        request.
+        """
         session = self._sessions.get(connections)
         if session is not None:
             return session
-        headers = CIMultiDict({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT})
+        headers = CIMultiDict(
+            {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
+        )
         headers.update(self._endpoint.headers)
         options: dict[str, Any] = {"keepalive_timeout": 5.0}
         if connections is Connections.RECENT:
@@ -260,7 +296,10 @@ class Exchange:
             options = {"force_close": True}
         session = self._sessions[connections] = aiohttp.ClientSession(
             connector=Connector(
-                self._destinations, self._endpoint.context, connect_s=self._endpoint.timeouts.connect_s, **options
+                self._destinations,
+                self._endpoint.context,
+                connect_s=self._endpoint.timeouts.connect_s,
+                **options,
             ),
             headers=headers,
             skip_auto_headers=("Content-Type",),
@@ -291,7 +330,8 @@ class Exchange:
             total_s: deadline for everything, and for pauses; None takes ``Timeouts``'.
             max_bytes: limit for the answer, where it is below the client's own.
 
-        Raises ``BackendUnreachable``, ``ResponseLost``, ``AnswerTooLarge``, or ``NotComfyUI`` for a compressed answer.
+        Raises ``BackendUnreachable``, ``ResponseLost``, ``AnswerTooLarge``, or ``NotComfyUI`` for a
+        compressed answer.
         """
         limit_s = total_s or self._endpoint.timeouts.total_s
         max_bytes = min(max_bytes or self._max_bytes, self._max_bytes)
@@ -301,7 +341,12 @@ class Exchange:
             async with (
                 asyncio.timeout(limit_s),
                 self.open(
-                    method, path, max_bytes=max_bytes, connections=connections, silence_s=silence_s, **request
+                    method,
+                    path,
+                    max_bytes=max_bytes,
+                    connections=connections,
+                    silence_s=silence_s,
+                    **request,
                 ) as answer,
             ):
                 body = b"".join([chunk async for chunk in answer.chunks()])
@@ -325,10 +370,10 @@ class Exchange:
     ) -> AsyncIterator[StreamedAnswer]:
         """Send one request and leave the body to the caller; raise the errors of ``request``.
 
-        The deadline of the body depends on its bytes (``Timeouts.slow_s``), and that of pauses in it is ``silence_s``; None
-        takes ``Timeouts``'. ``size`` is that of a ``content`` in pieces, whose errors are passed on. Nothing is sent before
-        its first piece.
-        ``max_bytes`` None: no limit. ``checked`` False: the caller does not depend on the body, which may be compressed.
+        The deadline of the body depends on its bytes (``Timeouts.slow_s``), and that of pauses in
+        it is ``silence_s``; None takes ``Timeouts``'. ``size`` is that of a ``content`` in pieces,
+        whose errors are passed on. Nothing is sent before its first piece. ``max_bytes`` None: no
+        limit. ``checked`` False: the caller does not depend on the body, which may be compressed.
         """
         silence_s = silence_s or self._endpoint.timeouts.silence_s
         body = None if content is None else _Body(content, size, silence_s)
@@ -355,7 +400,9 @@ class Exchange:
         finally:
             response.release()
 
-    async def _head(self, connections: Connections, body: "_Body | None", **request: Any) -> aiohttp.ClientResponse:
+    async def _head(
+        self, connections: Connections, body: "_Body | None", **request: Any
+    ) -> aiohttp.ClientResponse:
         session = self._session(connections)
         if body is None:
             return await session.request(**request, allow_redirects=False)
@@ -372,8 +419,8 @@ class Exchange:
 def map_errors(*, silence_s: float, limit_s: float | None = None) -> Iterator[None]:
     """Turn the libraries' exceptions into ours.
 
-    ``silence_s`` is the value of aiohttp's own timeouts: seconds in which no byte was read or taken. ``limit_s`` is the
-    deadline behind a ``TimeoutError`` inside, in seconds; None for none.
+    ``silence_s`` is the value of aiohttp's own timeouts: seconds in which no byte was read or
+    taken. ``limit_s`` is the deadline behind a ``TimeoutError`` inside, in seconds; None for none.
     """
     try:
         yield
@@ -392,7 +439,8 @@ def map_errors(*, silence_s: float, limit_s: float | None = None) -> Iterator[No
 def check_status(status: int, *, request: str) -> None:
     """Let 200 pass; ``request`` is method and path, for the sentence.
 
-    Raises ``AccessDenied`` for 401 and 403, ``ResponseLost`` for 5xx, 408, 425 and 429, else ``NotComfyUI``.
+    Raises ``AccessDenied`` for 401 and 403, ``ResponseLost`` for 5xx, 408, 425 and 429, else
+    ``NotComfyUI``.
     """
     if status == 200:
         return

@@ -5,12 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
-#: What ComfyUI adds behind the message of an out-of-memory error (execution.py; comfyui-protocol.md, "WebSocket").
+#: What ComfyUI adds behind the message of an out-of-memory error (execution.py;
+#: comfyui-protocol.md, "WebSocket").
 _TIPS: Final = re.compile(
-    r"\n?(This error means you ran out of memory on your GPU\.|TIPS: If the workflow worked before).*\Z", re.DOTALL
+    r"\n?(This error means you ran out of memory on your GPU\.|TIPS: If the workflow worked before).*\Z",
+    re.DOTALL,
 )
 #: A 3D preview reports the name of its file instead of a file object.
-_MODEL: Final = re.compile(r"(?:(.+)/)?([^/]+\.(?:fbx|glb|gltf|obj|ply|splat|spz|stl|usdz))", re.IGNORECASE)
+_MODEL: Final = re.compile(
+    r"(?:(.+)/)?([^/]+\.(?:fbx|glb|gltf|obj|ply|splat|spz|stl|usdz))", re.IGNORECASE
+)
 #: The preview that writes to the temp folder; others name a file of the output folder.
 _TEMP_MODEL: Final = "preview3d_advanced_"
 _NUMBERS: Final = re.compile(r"(\d+)")
@@ -22,7 +26,9 @@ def plain_error(exception_message: str) -> str:
 
 
 def view_url(base_url: str, *, filename: str, subfolder: str = "", type: str = "output") -> str:  # noqa: A002  # ComfyUI's name
-    """The address of one file; ``subfolder`` and ``type`` only where they are not ComfyUI's defaults."""
+    """The address of one file; ``subfolder`` and ``type`` only where they are not ComfyUI's
+    defaults.
+    """
     query = [f"filename={quote(filename, safe='')}"]
     if subfolder:
         query.append(f"subfolder={quote(subfolder, safe='')}")
@@ -32,20 +38,23 @@ def view_url(base_url: str, *, filename: str, subfolder: str = "", type: str = "
 
 
 def collect_outputs(
-    outputs: Mapping[str, Mapping[str, Any]], base_url: str, prompt_id: str, node_order: Sequence[str] | None = None
+    outputs: Mapping[str, Mapping[str, Any]],
+    base_url: str,
+    prompt_id: str,
+    node_order: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Put the outputs of all nodes together under ComfyUI's own keys.
 
     Args:
         outputs: node id to its ``ui`` object, as in the history or in ``executed``.
         base_url: the backend's, without a slash at the end.
-        node_order: node ids in the order of the prompt; other nodes follow in natural order. An expanded node
-            (``1.0.0.1``) has the place of its parent.
+        node_order: node ids in the order of the prompt; other nodes follow in natural order. An
+            expanded node (``1.0.0.1``) has the place of its parent.
 
     Returns:
-        ``prompt_id``, ``images`` and every other key that ComfyUI reported, each a list. A file is ``{filename, url,
-        subfolder, type}`` and what ComfyUI adds to it. Images that are no files are under ``images_other``, the files
-        of 3D previews under ``3d``.
+        ``prompt_id``, ``images`` and every other key that ComfyUI reported, each a list. A file is
+        ``{filename, url, subfolder, type}`` and what ComfyUI adds to it. Images that are no files
+        are under ``images_other``, the files of 3D previews under ``3d``.
     """
     collected: dict[str, Any] = {"images": []}
     for node in _ordered(outputs, node_order or ()):
@@ -60,7 +69,11 @@ def _put(collected: dict[str, Any], key: str, item: Any, base_url: str) -> None:
         item = _file(item, base_url)
     elif key == "images":
         key = "images_other"
-    elif key == "result" and isinstance(item, str) and (model := _MODEL.fullmatch(item.replace("\\", "/"))):
+    elif (
+        key == "result"
+        and isinstance(item, str)
+        and (model := _MODEL.fullmatch(item.replace("\\", "/")))
+    ):
         kind = "temp" if model[2].startswith(_TEMP_MODEL) else "output"
         file = _file({"filename": model[2], "subfolder": model[1] or "", "type": kind}, base_url)
         known = [one.get("url") for one in collected.get("3d", ()) if isinstance(one, dict)]

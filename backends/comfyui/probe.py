@@ -9,8 +9,11 @@ from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
 
 
-async def attempt(url: str, *, headers: Mapping[str, str] | None = None, timeout: float) -> SystemStats | str:
-    """Query ``/system_stats`` over a connection of its own; return the answer, or what is wrong as a sentence.
+async def attempt(
+    url: str, *, headers: Mapping[str, str] | None = None, timeout: float
+) -> SystemStats | str:
+    """Query ``/system_stats`` over a connection of its own; return the answer, or what is wrong as
+    a sentence.
 
     ``timeout`` is in seconds, for the whole query.
     """
@@ -28,5 +31,8 @@ async def attempt(url: str, *, headers: Mapping[str, str] | None = None, timeout
 
 async def attempt_all(urls: Iterable[str], *, timeout: float) -> dict[str, SystemStats | str]:
     async with asyncio.TaskGroup() as tasks:
-        probes = {url: tasks.create_task(attempt(url, timeout=timeout), name=f"probe {url}") for url in urls}
+        probes = {
+            url: tasks.create_task(attempt(url, timeout=timeout), name=f"probe {url}")
+            for url in urls
+        }
     return {url: task.result() for url, task in probes.items()}

@@ -1,7 +1,7 @@
 """ComfyUI's socket events, and the frames that they are read from. Pure.
 
-``parse`` is the only entry point. Only the fields that are read are decoded; new fields and new types of later
-ComfyUI versions change nothing. docs/comfyui-protocol.md describes the wire format.
+``parse`` is the only entry point. Only the fields that are read are decoded; new fields and new
+types of later ComfyUI versions change nothing. docs/comfyui-protocol.md describes the wire format.
 """
 
 import struct
@@ -14,9 +14,11 @@ import msgspec
 from backends.comfyui.errors import ProtocolError
 from backends.comfyui.wire_json import WireDecoder
 
-MAX_TEXT_FRAME_BYTES: Final = 16 * 1024 * 1024  #: A larger text frame is refused unread: decoding blocks the loop.
-#: A larger binary frame is refused unread. Previews are 30–50 kB; SaveImageWebsocket sends whole PNGs, hardly
-#: compressed: 8,192 × 8,192 pixels are at most 201 MB.
+MAX_TEXT_FRAME_BYTES: Final = (
+    16 * 1024 * 1024
+)  #: A larger text frame is refused unread: decoding blocks the loop.
+#: A larger binary frame is refused unread. Previews are 30–50 kB; SaveImageWebsocket sends whole
+#: PNGs, hardly compressed: 8,192 × 8,192 pixels are at most 201 MB.
 MAX_BINARY_FRAME_BYTES: Final = 256 * 1024 * 1024
 MAX_METADATA_BYTES: Final = 64 * 1024  #: A preview's metadata was 166 bytes in the recordings.
 
@@ -37,7 +39,9 @@ class QueueLength(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The queue's length; goes to every socket, and is each socket's first frame (comfyui-protocol.md, "WebSocket")."""
+    """The queue's length; goes to every socket, and is each socket's first frame
+    (comfyui-protocol.md, "WebSocket").
+    """
 
     status: QueueLength
 
@@ -62,7 +66,8 @@ class ExecutionCached(msgspec.Struct, frozen=True, kw_only=True):
 class Executing(msgspec.Struct, frozen=True, kw_only=True):
     """A node began, or, with ``node`` None, the prompt has ended, however it ended.
 
-    After a reconnect ComfyUI repeats the current node without ``prompt_id`` (comfyui-protocol.md, "WebSocket").
+    After a reconnect ComfyUI repeats the current node without ``prompt_id`` (comfyui-protocol.md,
+    "WebSocket").
     """
 
     node: str | None
@@ -85,7 +90,8 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     max: float
     state: str
     display_node_id: str | None = None
-    activity: Any = None  #: From 0.38 what a running node does, such as ``loading``; a text, or nothing.
+    #: From 0.38 what a running node does, such as ``loading``; a text, or nothing.
+    activity: Any = None
 
 
 class ProgressState(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,8 +121,10 @@ class ExecutionError(msgspec.Struct, frozen=True, kw_only=True):
     prompt_id: str
     node_id: str | None = None
     node_type: str | None = None
-    exception_message: str = ""  #: Ends in a newline and ComfyUI's tips: see ``outputs.plain_error``.
-    exception_type: str = ""  #: Dotted, builtins without module: ``torch.OutOfMemoryError``, ``RuntimeError``.
+    #: Ends in a newline and ComfyUI's tips: see ``outputs.plain_error``.
+    exception_message: str = ""
+    #: Dotted, builtins without module: ``torch.OutOfMemoryError``, ``RuntimeError``.
+    exception_type: str = ""
     traceback: tuple[str, ...] = ()
 
 
@@ -151,7 +159,8 @@ Event: TypeAlias = (
 )
 
 
-#: Types that ``parse`` knows, each with its data; any other is a later version's or a custom node's.
+#: Types that ``parse`` knows, each with its data; any other is a later version's or a custom
+#: node's.
 KNOWN_TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     "status": Status,
     "executed": Executed,
@@ -184,7 +193,8 @@ _metadata: WireDecoder[dict[str, Any]] = WireDecoder(dict[str, Any])
 
 
 def parse(frame: str | bytes) -> Event | None:
-    """Return the event of one WebSocket message, text or binary; None for a type that this version does not know.
+    """Return the event of one WebSocket message, text or binary; None for a type that this version
+    does not know.
 
     Raises ``ProtocolError`` for a frame of a known type that is broken, or one above the size caps.
     """

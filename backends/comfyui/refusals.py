@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 from backends.comfyui.errors import Refusal
 from backends.comfyui.texts import one_line
 
-_NAMED_FAULTS: Final = 3  #: Node faults that the sentence names; all of them are in ``node_errors``.
+#: Node faults that the sentence names; all of them are in ``node_errors``.
+_NAMED_FAULTS: Final = 3
 #: The body with which aiohttp, ComfyUI's HTTP server, answers an exception in a handler.
 _EXCEPTION_IN_HANDLER: Final = b"500 Internal Server Error\n\nServer got itself in trouble"
 
@@ -20,8 +21,8 @@ def is_exception_in_handler(status: int, body: bytes) -> bool:
 def unconfirmed(status: int, text: str, *, is_page: bool, location: str) -> str:
     """Return the sentence for an answer that neither accepts nor refuses the prompt.
 
-    ``text`` is on one line; of HTML (``is_page``) nothing is repeated. ``location`` is where a redirect leads; its
-    query may hold a secret and is left out.
+    ``text`` is on one line; of HTML (``is_page``) nothing is repeated. ``location`` is where a
+    redirect leads; its query may hold a secret and is left out.
     """
     if 300 <= status < 400:
         return f"POST /prompt was answered with a redirect ({status}){_target(location)}."
@@ -87,7 +88,8 @@ def refused_outputs(node_errors: Mapping[str, Any]) -> Iterator[str]:
         if others:
             several = "s" if len(others) > 1 else ""
             yield (
-                f"ComfyUI did not execute output node{several} {one_line(', '.join(others))}, because of {where}: {cause}"
+                f"ComfyUI did not execute output node{several} {one_line(', '.join(others))}, "
+                f"because of {where}: {cause}"
             )
         else:
             yield f"ComfyUI did not execute output {where}: {cause}"

@@ -1,12 +1,16 @@
-"""Texts that come from a backend, made safe for one line of a log, a status or an error message. Pure."""
+"""Texts that come from a backend, made safe for one line of a log, a status or an error message.
+Pure.
+"""
 
 import re
 from typing import Final
 
 _LONGEST: Final = 500  #: Longer texts are cut: a status has 500 characters in the database.
-#: Control characters (an escape sequence of a terminal begins with one), line and paragraph separators,
-#: marks that change the direction of text, and lone surrogates, which no encoder takes.
-_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
+#: Control characters (an escape sequence of a terminal begins with one), line and paragraph
+#: separators, marks that change the direction of text, and lone surrogates, which no encoder takes.
+_UNSAFE: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+"
+)
 
 
 def one_line(text: str) -> str:

@@ -8,15 +8,25 @@ _CALLERS_PROMPT_ID_SINCE: Final = (0, 3, 45)
 
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)(.*)", re.DOTALL)
 #: Suffixes of what comes before a release (``0.3.57rc1``, ``0.3.57.dev2``), not after it.
-_BEFORE_RELEASE = re.compile(r"[.\-_]?(a|b|c|rc|alpha|beta|pre|preview|dev)[.\-_]?\d*(?![a-z])", re.IGNORECASE)
+_BEFORE_RELEASE = re.compile(
+    r"[.\-_]?(a|b|c|rc|alpha|beta|pre|preview|dev)[.\-_]?\d*(?![a-z])", re.IGNORECASE
+)
 
 
 class Feature(Enum):
     """What a ComfyUI can do, with the first version that can."""
 
-    TARGETED_INTERRUPT = (0, 3, 57)  #: An interrupt with a prompt id stops that prompt alone, not the running one.
+    TARGETED_INTERRUPT = (
+        0,
+        3,
+        57,
+    )  #: An interrupt with a prompt id stops that prompt alone, not the running one.
     HIDDEN_KEYS = (0, 3, 68)  #: Its queue does not show the key of a prompt's partner nodes.
-    PREVIEW_METHOD = (0, 5, 0)  #: A prompt can choose its previews by ``extra_data.preview_method``.
+    PREVIEW_METHOD = (
+        0,
+        5,
+        0,
+    )  #: A prompt can choose its previews by ``extra_data.preview_method``.
     JOBS = (0, 6, 0)  #: ``/api/jobs`` shows where a prompt is.
     CANCEL = (0, 26, 0)  #: ``/api/jobs/{id}/cancel`` stops one prompt and never another.
     ASSETS = (0, 41, 0)  #: A database of assets is on without an option of the command line.
@@ -34,8 +44,8 @@ class Limitation(StrEnum):
 def has(version: str | None, feature: Feature) -> bool:
     """Return whether a ComfyUI of this version has a feature; False for an unreadable version.
 
-    A development version on the way to the first one with the feature counts as without it: a wrong True would stop
-    another client's prompt.
+    A development version on the way to the first one with the feature counts as without it: a wrong
+    True would stop another client's prompt.
     """
     release, suffix = _release(version)
     if release == feature.value:
@@ -44,7 +54,8 @@ def has(version: str | None, feature: Feature) -> bool:
 
 
 def keeps_prompt_id(version: str | None) -> bool:
-    """Return whether a prompt keeps the id that we gave it: else it cannot be found again if its answer was lost.
+    """Return whether a prompt keeps the id that we gave it: else it cannot be found again if its
+    answer was lost.
 
     False only for a readable version below 0.3.45 (July 2025).
     """
@@ -53,7 +64,9 @@ def keeps_prompt_id(version: str | None) -> bool:
 
 
 def limitations(version: str | None) -> list[str]:
-    """Return what the Director cannot do with a ComfyUI of this version, as :class:`Limitation`; none for an unknown one."""
+    """Return what the Director cannot do with a ComfyUI of this version, as :class:`Limitation`;
+    none for an unknown one.
+    """
     if not version:
         return []
     if not keeps_prompt_id(version):

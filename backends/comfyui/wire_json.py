@@ -1,8 +1,9 @@
 """JSON as ComfyUI writes it, decoded into types. Pure.
 
-ComfyUI writes with Python's ``json``, which is laxer than the standard: ``NaN`` is in any history or queue whose
-prompt has a node with a failing or never-equal ``IS_CHANGED`` (ComfyUI execution.py, ``IsChangedCache``), and odd
-file names come as lone surrogates. The lax decoder is used only after the strict, fast one has failed.
+ComfyUI writes with Python's ``json``, which is laxer than the standard: ``NaN`` is in any history
+or queue whose prompt has a node with a failing or never-equal ``IS_CHANGED`` (ComfyUI execution.py,
+``IsChangedCache``), and odd file names come as lone surrogates. The lax decoder is used only after
+the strict, fast one has failed.
 """
 
 import json
@@ -15,7 +16,9 @@ from backends.comfyui.errors import ProtocolError
 
 T = TypeVar("T")
 
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  #: An escaped NUL that is not itself behind an escaping backslash.
+_NUL = re.compile(
+    rb"(?<!\\)((?:\\\\)*)\\u0000"
+)  #: An escaped NUL that is not itself behind an escaping backslash.
 
 
 class WireDecoder(Generic[T]):

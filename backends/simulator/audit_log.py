@@ -5,8 +5,9 @@ servers may share a file and a killed process loses no entry. An entry is writte
 answer or the frame with the same content is sent.
 
 Kinds: `accepted`, `refused`, `started`, `ended` (with `outcome`), `interrupted` (requested, with
-`hit`), `cancelled` (requested), `deleted`, `lost` (accepted, and forgotten by a restart or a crash), `restarted`, `crashed`,
-`freed` (POST /free, with its `body`), `fault` (an injected fault took effect).
+`hit`), `cancelled` (requested), `deleted`, `lost` (accepted, and forgotten by a restart or a
+crash), `restarted`, `crashed`, `freed` (POST /free, with its `body`), `fault` (an injected fault
+took effect).
 """
 
 import asyncio
@@ -61,7 +62,9 @@ class AuditLog:
         found = (e for e in self.entries[since:] if all(e.get(k) == v for k, v in wanted))
         return next(found, None)
 
-    async def wait_for(self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any) -> Entry:
+    async def wait_for(
+        self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any
+    ) -> Entry:
         """Wait until `find` finds one (also one written before the call).
 
         Raises TimeoutError, naming what was waited for.

@@ -1,4 +1,6 @@
-"""The node cache: what the last prompt computed, found again by what went into it (comfyui-protocol.md, "WebSocket")."""
+"""The node cache: what the last prompt computed, found again by what went into it
+(comfyui-protocol.md, "WebSocket").
+"""
 
 import hashlib
 import json
@@ -35,7 +37,8 @@ class NodeCache:
     def enter(self, graph: Graph) -> None:
         """Start a prompt: sign its nodes, drop what none of them can use.
 
-        Raises KeyError for a node without "inputs": the worker dies of it (comfyui-protocol.md, trap 1b).
+        Raises KeyError for a node without "inputs": the worker dies of it (comfyui-protocol.md,
+        trap 1b).
         """
         self.keys = {}
         self.sign(graph, graph.prompt)

@@ -10,11 +10,11 @@ written as compact JSON (no spaces, no escapes, keys in their order) and packed 
 takes although no input of the class is called so; "**" matches any name. It was read with
 `inspect.signature` from the classes of a real ComfyUI 0.3.64.
 
-The recording has no partner ("API") node: `TestPartner` stands for them. It is written as ComfyUI's first ones are, whose
-keys are in the `current_inputs` of their errors.
+The recording has no partner ("API") node: `TestPartner` stands for them. It is written as ComfyUI's
+first ones are, whose keys are in the `current_inputs` of their errors.
 
-A newer version has the same classes here, without those that it dropped. `node_replacements.json.gz` is
-the answer of GET /node_replacements of ComfyUI 0.33.0.
+A newer version has the same classes here, without those that it dropped.
+`node_replacements.json.gz` is the answer of GET /node_replacements of ComfyUI 0.33.0.
 """
 
 import copy
@@ -33,7 +33,9 @@ from backends.simulator.releases import Release
 NodeSpec = dict[str, Any]
 
 #: What is not in the recordings, or is only in the older one: classes.
-LISTED: dict[str, Any] = tomllib.loads(Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8"))
+LISTED: dict[str, Any] = tomllib.loads(
+    Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8")
+)
 PARTNER: str = LISTED["partner_node"]["name"]  #: The class of the partner node.
 
 
@@ -57,10 +59,14 @@ class Catalog:
     def __init__(self, folders: Folders, checkpoints: tuple[str, ...], release: Release) -> None:
         self._folders = folders
         self._checkpoints = list(checkpoints)
-        self._known: dict[str, NodeSpec] = recorded("object_info") | {PARTNER: LISTED["partner_node"]}
+        self._known: dict[str, NodeSpec] = recorded("object_info") | {
+            PARTNER: LISTED["partner_node"]
+        }
         if release >= releases.RECORDED:
             dropped = LISTED["dropped_classes"]
-            self._known = {name: _newer(spec) for name, spec in self._known.items() if name not in dropped}
+            self._known = {
+                name: _newer(spec) for name, spec in self._known.items() if name not in dropped
+            }
 
     def __contains__(self, class_type: object) -> bool:
         return class_type in self._known
@@ -137,7 +143,8 @@ def _options(declared: list[Any]) -> dict[str, Any]:
 
 
 def call_of(class_type: str) -> list[str]:
-    """Return a class's function as its errors name it ("SaveImage.save_images"), and its further parameters.
+    """Return a class's function as its errors name it ("SaveImage.save_images"), and its further
+    parameters.
 
     Raises KeyError.
     """
@@ -160,6 +167,9 @@ def replace_nodes(prompt: Any, catalog: Catalog, release: Release) -> None:
             continue
         rule, given = replacements[node["class_type"]][0], node["inputs"]
         if (mapping := rule["input_mapping"]) is not None:
-            given = {one["new_id"]: one["set_value"] if "set_value" in one else given[one["old_id"]] for one in mapping}
+            given = {
+                one["new_id"]: one["set_value"] if "set_value" in one else given[one["old_id"]]
+                for one in mapping
+            }
         meta = node.get("_meta", {}) if release >= releases.REPLACED_WITHOUT_META else node["_meta"]
         prompt[node_id] = {"class_type": rule["new_node_id"], "inputs": given, "_meta": meta}

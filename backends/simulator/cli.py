@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_version,
         default=RECORDED_VERSIONS[-1],
         metavar="VERSION",
-        help=f"behave as this version; recorded are {recorded}, others follow from the known changes",
+        help=f"behave as this version; recorded are {recorded}, others follow from the known "
+        "changes",
     )
     wrong = parser.add_argument_group("what goes wrong, and who saw it")
     wrong.add_argument("--audit-log", type=Path, help="append what happens to this file")
@@ -119,7 +120,9 @@ async def _serve(servers: Sequence[Simulator], *, as_json: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m backends.simulator", description="Serve simulated ComfyUIs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m backends.simulator", description="Serve simulated ComfyUIs."
+    )
     add_arguments(parser)
     return run(parser.parse_args(arguments))
 
@@ -142,7 +145,9 @@ def _version(text: str) -> str:
     if re.fullmatch(r"\d+\.\d+(\.\d+)?", text, re.ASCII):
         return text
     such_as = " or ".join(RECORDED_VERSIONS)
-    raise argparse.ArgumentTypeError(f"{text!r} is no version: two or three numbers, such as {such_as}")
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no version: two or three numbers, such as {such_as}"
+    )
 
 
 def _fault(text: str) -> str:

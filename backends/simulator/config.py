@@ -25,7 +25,8 @@ class Config:
     port: int = 0  # 0: a free one is picked at the first start and kept
     seconds: float = 0.0  # a prompt's sampling time, spread over its steps; 0: no waiting
     steps: int | None = None  # None: the workflow's `steps`
-    load_seconds: float = 0.0  # of a node that loads a model; one that the last prompt had too is cached
+    # of a node that loads a model; one that the last prompt had too is cached
+    load_seconds: float = 0.0
     lenient: bool = False  # also run what ComfyUI would refuse
     preview_fps: float = 0.0  # previews per second at most; 0: none (`--preview-method none`)
     output_dir: Path | None = None  # holds output, temp, input; None: a temporary folder
@@ -39,9 +40,15 @@ class Config:
     @property
     def features(self) -> dict[str, Any]:
         """What the server offers: GET /features, and its answer to a client's feature flags."""
-        offered: dict[str, Any] = {"supports_preview_metadata": True, "max_upload_size": self.max_upload_bytes}
+        offered: dict[str, Any] = {
+            "supports_preview_metadata": True,
+            "max_upload_size": self.max_upload_bytes,
+        }
         if self.release >= releases.RECORDED:
-            offered |= {"supports_model_type_tags": True, "extension": {"manager": {"supports_v4": True}}}
+            offered |= {
+                "supports_model_type_tags": True,
+                "extension": {"manager": {"supports_v4": True}},
+            }
             offered |= {"node_replacements": True, "assets": False}
         return offered
 

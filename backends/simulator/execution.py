@@ -1,4 +1,5 @@
-"""Runs one prompt after another as ComfyUI does: order of nodes, cache, frames, and the ways it can end.
+"""Runs one prompt after another as ComfyUI does: order of nodes, cache, frames, and the ways it can
+end.
 
 The worker dies of some prompts (comfyui-protocol.md, trap 1).
 """
@@ -71,7 +72,9 @@ class Execution:
 
     async def _run_nodes(self) -> None:
         cache = self.state.cache
-        agenda = ExecutionOrder(self.graph, self.state.catalog, lambda n: cache.output(n) is not None)
+        agenda = ExecutionOrder(
+            self.graph, self.state.catalog, lambda n: cache.output(n) is not None
+        )
         for output in self.outputs:
             agenda.add(output)
         while agenda:
@@ -134,11 +137,15 @@ class Execution:
     def _hidden(self, class_type: str, node_id: str) -> dict[str, Any]:
         extra = self.run.facts["extra_data"]
         kinds = ("EXTRA_PNGINFO", "AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG")
-        hidden = {kind: extra.get(kind.lower()) if isinstance(extra, dict) else None for kind in kinds}
+        hidden = {
+            kind: extra.get(kind.lower()) if isinstance(extra, dict) else None for kind in kinds
+        }
         hidden |= {"PROMPT": self.graph.prompt, "UNIQUE_ID": node_id}
         filled = self.state.catalog.hidden(class_type).items()
         # Nodes of the newer schema have each kind in a list.
-        return {name: hidden.get(kind[0] if isinstance(kind, list) else kind) for name, kind in filled}
+        return {
+            name: hidden.get(kind[0] if isinstance(kind, list) else kind) for name, kind in filled
+        }
 
     def _fail_if_ordered(self, node_id: str, class_type: str) -> None:
         """Raise the error ordered for this node; without a name, outputs of unsampled runs fail."""
@@ -215,7 +222,14 @@ class Execution:
         self._report_error(node_id, "graph.DependencyCycleError", message)
 
     def _report_error(
-        self, node_id: str, kind: str, message: str, tips: str = "", *, traceback: Sequence[str] = (), inputs: Any = ()
+        self,
+        node_id: str,
+        kind: str,
+        message: str,
+        tips: str = "",
+        *,
+        traceback: Sequence[str] = (),
+        inputs: Any = (),
     ) -> None:
         facts = {"node": node_id, "exception_type": kind, "message": message}
         self.state.audit_log.write("ended", outcome="error", **facts, **self._identity)
@@ -284,8 +298,9 @@ def _gather(node: Node, catalog: Catalog, cache: NodeCache) -> dict[str, Any]:
     """A node's arguments by name, in the prompt's order.
 
     ComfyUI drops an undeclared constant but passes an undeclared link on, and Python refuses the
-    call (ComfyUI execution.py, get_input_data). A link it can't follow brings None. Raises AttributeError for a link in a hidden input, TypeError for a slot that is no integer,
-    IndexError for one too far below zero; all before the node is executed.
+    call (ComfyUI execution.py, get_input_data). A link it can't follow brings None. Raises
+    AttributeError for a link in a hidden input, TypeError for a slot that is no integer, IndexError
+    for one too far below zero; all before the node is executed.
     """
     declared = catalog.inputs(node["class_type"])
     hidden = catalog.hidden(node["class_type"])

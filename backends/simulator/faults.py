@@ -52,7 +52,10 @@ class Fault:
         if any(wanted[key] not in ("", facts.get(key)) for key in ("prompt_id", "client_id")):
             return False
         texts = {"mark": facts.get("extra_data"), "workflow": facts.get("prompt")}
-        if any(wanted.get(key) and wanted[key] not in json.dumps(texts[key], default=str) for key in texts):
+        if any(
+            wanted.get(key) and wanted[key] not in json.dumps(texts[key], default=str)
+            for key in texts
+        ):
             return False
         if "node" in facts and wanted["node"] not in facts["node"]:
             return False
@@ -78,7 +81,9 @@ class Faults:
             raise FaultError(f"There is no fault {name!r}. Known: {', '.join(sorted(KINDS))}.")
         allowed = KINDS[name]
         if unknown := options.keys() - allowed.keys():
-            raise FaultError(f"Fault {name!r} has no option {min(unknown)!r}. Known: {', '.join(allowed)}.")
+            raise FaultError(
+                f"Fault {name!r} has no option {min(unknown)!r}. Known: {', '.join(allowed)}."
+            )
         values = {k: _convert(name, k, options.get(k, d), d) for k, d in allowed.items()}
         if values.get("at", "now") not in MOMENTS:
             raise FaultError(f"Fault {name!r}: at is one of {', '.join(MOMENTS)}.")

@@ -1,9 +1,10 @@
 """The classes that load a file by its name: the check with which they refuse a missing one, and
 whether a node must run again although its inputs are the same (ComfyUI's IS_CHANGED).
 
-ComfyUI calls IS_CHANGED with linked inputs as None and writes the answer into the node of the prompt it runs:
-`is_changed: [answer]`, or NaN if asking failed (ComfyUI execution.py, IsChangedCache). So it is part of what is saved
-with an image, NaN included, and a client that sends such a prompt again finds it in queue and history.
+ComfyUI calls IS_CHANGED with linked inputs as None and writes the answer into the node of the
+prompt it runs: `is_changed: [answer]`, or NaN if asking failed (ComfyUI execution.py,
+IsChangedCache). So it is part of what is saved with an image, NaN included, and a client that sends
+such a prompt again finds it in queue and history.
 """
 
 import hashlib

@@ -53,10 +53,13 @@ class Folders:
         """Whether something is there; also a folder, as for "". Raises AttributeError."""
         return os.path.exists(self.path(name))
 
-    def next_file(self, kind: str, prefix: str, width: int, height: int, ending: str = "_.png") -> tuple[str, str]:
+    def next_file(
+        self, kind: str, prefix: str, width: int, height: int, ending: str = "_.png"
+    ) -> tuple[str, str]:
         """The next free (file name, subfolder) of a prefix: one above the highest that is there.
 
-        So the name of a removed last file is used again (comfyui-protocol.md, trap 9). Raises OutsideFolder.
+        So the name of a removed last file is used again (comfyui-protocol.md, trap 9). Raises
+        OutsideFolder.
         """
         prefix = os.path.normpath(_fill_in(prefix, width, height))
         subfolder, base = os.path.split(prefix)

@@ -11,7 +11,10 @@ Node = dict[str, Any]
 def is_link(value: Any) -> bool:
     """Whether an input's value is a link [node id, slot]."""
     return (
-        isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int | float)
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int | float)
     )
 
 

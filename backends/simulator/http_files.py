@@ -18,7 +18,9 @@ from backends.simulator.server_state import STATE
 
 routes = web.RouteTableDef()
 
-_DOWNLOAD_ONLY = frozenset({"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"})
+_DOWNLOAD_ONLY = frozenset(
+    {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
+)
 _SVG = "image/svg+xml"
 _ATTACHMENTS = _DOWNLOAD_ONLY | {_SVG, "text/xml", "application/xml"}  # in newer versions
 
@@ -45,12 +47,16 @@ async def view(request: web.Request) -> web.StreamResponse:
     elif kind in _DOWNLOAD_ONLY:
         kind = "application/octet-stream"
     headers["Content-Type"] = kind
-    if "If-None-Match" not in request.headers and (fault := state.faults.take("slow_view", path=request.path)):
+    if "If-None-Match" not in request.headers and (
+        fault := state.faults.take("slow_view", path=request.path)
+    ):
         return await _send_slowly(request, path, headers, fault["bytes_per_second"])
     return web.FileResponse(path, headers=headers)
 
 
-async def _send_slowly(request: web.Request, path: str, headers: dict[str, str], rate: float) -> web.StreamResponse:
+async def _send_slowly(
+    request: web.Request, path: str, headers: dict[str, str], rate: float
+) -> web.StreamResponse:
     """Send a file as `FileResponse` does, at so many bytes a second."""
     facts, content = await asyncio.to_thread(lambda: (os.stat(path), Path(path).read_bytes()))  # noqa: PTH116
     response = web.StreamResponse(headers=headers)

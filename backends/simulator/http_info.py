@@ -63,7 +63,9 @@ async def system_stats(request: web.Request) -> web.Response:
         "argv": ["main.py", "--listen", config.host, "--port", str(config.port), *previews],
     }
     if config.release >= releases.PACKAGE_VERSIONS:
-        packages = [{"name": name, "installed": one, "required": one} for name, one in _PACKAGES.items()]
+        packages = [
+            {"name": name, "installed": one, "required": one} for name, one in _PACKAGES.items()
+        ]
         system["comfy_package_versions"] = packages
     if config.release >= releases.UUID_IDS:
         system["deploy_environment"] = "local-git"
@@ -80,5 +82,8 @@ async def system_stats(request: web.Request) -> web.Response:
 
 @routes.get("/")
 async def root(request: web.Request) -> web.Response:
-    text = f"<!doctype html><title>ComfyUI</title><h1>{request.app[STATE].config.name}</h1><p>A simulated ComfyUI."
+    text = (
+        f"<!doctype html><title>ComfyUI</title><h1>{request.app[STATE].config.name}</h1><p>A "
+        "simulated ComfyUI."
+    )
     return web.Response(text=text, content_type="text/html")

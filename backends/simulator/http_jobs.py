@@ -1,4 +1,6 @@
-"""The routes about jobs, ComfyUI's newer view of its prompts (comfyui-protocol.md, "Jobs"). They exist under /api alone."""
+"""The routes about jobs, ComfyUI's newer view of its prompts (comfyui-protocol.md, "Jobs"). They
+exist under /api alone.
+"""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +24,9 @@ _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 @routes.get("/api/jobs")
 async def get_jobs(request: web.Request) -> web.Response:
-    """List the jobs that have not ended. Raises what an `extra_pnginfo` without keys raises: ComfyUI's 500."""
+    """List the jobs that have not ended. Raises what an `extra_pnginfo` without keys raises:
+    ComfyUI's 500.
+    """
     state = request.app[STATE]
     jobs = [_job(item, status, state.config.release) for item, status in _items(state)]
     jobs.sort(key=lambda job: job.get("create_time", 0), reverse=True)
@@ -61,7 +65,9 @@ def _ended(entry: HistoryEntry, release: Release) -> dict[str, Any]:
     return _job(entry["prompt"], status, release, entry)
 
 
-def _job(item: Sequence[Any], status: str, release: Release, entry: HistoryEntry | None = None) -> dict[str, Any]:
+def _job(
+    item: Sequence[Any], status: str, release: Release, entry: HistoryEntry | None = None
+) -> dict[str, Any]:
     number, prompt_id, _, extra_data, _ = item
     messages: dict[str, Any] = dict(entry["status"]["messages"]) if entry else {}
     shown = [
@@ -81,10 +87,14 @@ def _job(item: Sequence[Any], status: str, release: Release, entry: HistoryEntry
         "priority": number,
         "create_time": extra_data.get("create_time"),
         "execution_start_time": messages.get("execution_start", {}).get("timestamp"),
-        "execution_end_time": next((messages[end]["timestamp"] for end in _ENDS if end in messages), None),
+        "execution_end_time": next(
+            (messages[end]["timestamp"] for end in _ENDS if end in messages), None
+        ),
         "execution_error": messages.get("execution_error"),
         "outputs_count": len(files),
-        "previewable_outputs_count": len(previews) if release >= releases.PREVIEWABLE_COUNT else None,
+        "previewable_outputs_count": len(previews)
+        if release >= releases.PREVIEWABLE_COUNT
+        else None,
         "preview_output": next(iter(previews + texts), None),
         "workflow_id": extra_data.get("extra_pnginfo", {}).get("workflow", {}).get("id"),
     }
@@ -93,7 +103,11 @@ def _job(item: Sequence[Any], status: str, release: Release, entry: HistoryEntry
 
 def _text(item: Any) -> dict[str, Any]:
     text = str(item)
-    return {"content": text} if len(text) <= _MAX_TEXT else {"content": text[:_MAX_TEXT], "truncated": True}
+    return (
+        {"content": text}
+        if len(text) <= _MAX_TEXT
+        else {"content": text[:_MAX_TEXT], "truncated": True}
+    )
 
 
 @cancel_routes.post("/api/jobs/cancel")
@@ -106,7 +120,9 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     ids = body.get("job_ids") if isinstance(body, dict) else None
     if not isinstance(ids, list):
         return web.json_response({"error": "job_ids must be a list"}, status=400)
-    if invalid := [one if isinstance(one, str) else repr(one) for one in ids if not is_canonical(one)]:
+    if invalid := [
+        one if isinstance(one, str) else repr(one) for one in ids if not is_canonical(one)
+    ]:
         answer = {"error": "job_ids contains invalid id(s)", "invalid_ids": invalid}
         return web.json_response(answer, status=400)
     cancelled = [_cancel(request.app[STATE], one) for one in ids]
@@ -115,8 +131,12 @@ async def cancel_jobs(request: web.Request) -> web.Response:
 
 @cancel_routes.post("/api/jobs/{prompt_id}/cancel")
 async def cancel_job(request: web.Request) -> web.Response:
-    """Interrupt or remove that prompt alone; true is "signalled", not "stopped" (comfyui-protocol.md, trap 4)."""
-    return web.json_response({"cancelled": _cancel(request.app[STATE], request.match_info["prompt_id"])})
+    """Interrupt or remove that prompt alone; true is "signalled", not "stopped"
+    (comfyui-protocol.md, trap 4).
+    """
+    return web.json_response(
+        {"cancelled": _cancel(request.app[STATE], request.match_info["prompt_id"])}
+    )
 
 
 def _cancel(state: ServerState, prompt_id: str) -> bool:

@@ -1,4 +1,6 @@
-"""The routes about prompts: POST /prompt, the queue, interrupts, the history (comfyui-protocol.md, "HTTP")."""
+"""The routes about prompts: POST /prompt, the queue, interrupts, the history (comfyui-protocol.md,
+"HTTP").
+"""
 
 import asyncio
 import json
@@ -106,7 +108,9 @@ def _wants(body: Any, key: str) -> bool:
 
 
 def _verdict(state: ServerState, prompt: Any, body: Any) -> tuple[Verdict, Any]:
-    """Return the result of the validation, and the prompt that runs: in the lenient mode another one if it was refused."""
+    """Return the result of the validation, and the prompt that runs: in the lenient mode another
+    one if it was refused.
+    """
     targets = body.get("partial_execution_targets")
     instead = replacement(prompt) if state.config.lenient else None
     try:
@@ -125,7 +129,10 @@ def _verdict(state: ServerState, prompt: Any, body: Any) -> tuple[Verdict, Any]:
 async def get_queue(request: web.Request) -> web.Response:
     """What runs and what waits; the waiting ones in heap order, not run order."""
     state = request.app[STATE]
-    listed = {"queue_running": list(state.queue.running.values()), "queue_pending": state.queue.pending}
+    listed = {
+        "queue_running": list(state.queue.running.values()),
+        "queue_pending": state.queue.pending,
+    }
     if state.config.release >= releases.HIDDEN_KEYS:
         listed = {name: [without_keys(item) for item in items] for name, items in listed.items()}
     return web.json_response(listed)
@@ -151,7 +158,10 @@ async def post_interrupt(request: web.Request) -> web.Response:
         body = await request.json()
     except json.JSONDecodeError:
         body = {}
-    interrupt(state, body.get("prompt_id") if state.config.release >= releases.TARGETED_INTERRUPT else None)
+    interrupt(
+        state,
+        body.get("prompt_id") if state.config.release >= releases.TARGETED_INTERRUPT else None,
+    )
     return web.Response()
 
 
@@ -172,7 +182,9 @@ def raise_flag(state: ServerState, prompt_id: Any = None) -> None:
 async def get_history(request: web.Request) -> web.Response:
     query = request.rel_url.query
     max_items = int(query["max_items"]) if "max_items" in query else None
-    return web.json_response(request.app[STATE].queue.recent(max_items, int(query.get("offset", -1))))
+    return web.json_response(
+        request.app[STATE].queue.recent(max_items, int(query.get("offset", -1)))
+    )
 
 
 @routes.get("/history/{prompt_id}")
@@ -209,14 +221,23 @@ Prompt = dict[str, Any]
 
 
 def replacement(prompt: Any) -> tuple[Prompt, str] | None:
-    """Return the graph that runs in place of a refused one, and its output node; None for what is no graph."""
+    """Return the graph that runs in place of a refused one, and its output node; None for what is
+    no graph.
+    """
     nodes = list(prompt.values()) if isinstance(prompt, dict) else []
-    if not nodes or not all(isinstance(node, dict) and isinstance(node.get("inputs"), dict) for node in nodes):
+    if not nodes or not all(
+        isinstance(node, dict) and isinstance(node.get("inputs"), dict) for node in nodes
+    ):
         return None
     given: dict[str, Any] = {}
     for node in nodes:
-        given = {name: value for name, value in node["inputs"].items() if isinstance(value, int | float)} | given
-    output = next((one for one in prompt if prompt[one].get("class_type") == "SaveImage"), next(reversed(prompt)))
+        given = {
+            name: value for name, value in node["inputs"].items() if isinstance(value, int | float)
+        } | given
+    output = next(
+        (one for one in prompt if prompt[one].get("class_type") == "SaveImage"),
+        next(reversed(prompt)),
+    )
     sampler, image = f"{output}.0", f"{output}.1"
     seed = {"seed": given.get("seed", given.get("noise_seed", 0)), "steps": given.get("steps", 20)}
     graph = {

@@ -42,13 +42,17 @@ class Hub:
         """Queue a preview without a name on it (binary type 1); kind is "jpeg" or "png"."""
         self.send_frame(struct.pack(">II", _PREVIEW, _IMAGE_TYPES[kind]) + image, client_id)
 
-    def send_named_preview(self, image: bytes, kind: str, metadata: dict[str, Any], client_id: Any) -> None:
+    def send_named_preview(
+        self, image: bytes, kind: str, metadata: dict[str, Any], client_id: Any
+    ) -> None:
         text = json.dumps(metadata | {"image_type": f"image/{kind}"}).encode()
         head = struct.pack(">II", _PREVIEW_WITH_METADATA, len(text))
         self.send_frame(head + text + image, client_id)
 
     def wants_metadata(self, client_id: Any) -> bool:
-        """Return whether that client's first message requested previews with metadata (exactly true)."""
+        """Return whether that client's first message requested previews with metadata (exactly
+        true).
+        """
         features = self.features.get(client_id) if isinstance(client_id, str) else None
         return isinstance(features, dict) and features.get("supports_preview_metadata") is True
 

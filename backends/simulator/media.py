@@ -12,18 +12,21 @@ from PIL import Image
 from backends.simulator.pictures import encode
 
 _QUALITY: Final = 60
-_CLUSTER_MS: Final = 1000  #: The longest cluster in milliseconds: a block has its time within the cluster in 16 bits.
+#: The longest cluster in milliseconds: a block has its time within the cluster in 16 bits.
+_CLUSTER_MS: Final = 1000
 
 
 def encode_webm(frames: Iterable[Image.Image], fps: float) -> bytes:
-    """Return a WebM of one or more frames of the same size, with an index at its start (www.webmproject.org).
+    """Return a WebM of one or more frames of the same size, with an index at its start
+    (www.webmproject.org).
 
     A frame that is the same object as the one before it is encoded once.
     """
     size, encoded, last, content = (0, 0), [], None, b""
     for frame in frames:
         if frame is not last:
-            # A lossy WebP is RIFF, length, "WEBP", "VP8 ", length and the frame, perhaps with a byte of padding.
+            # A lossy WebP is RIFF, length, "WEBP", "VP8 ", length and the frame, perhaps with a
+            # byte of padding.
             content = encode(frame, "webp", quality=_QUALITY)[20:]
             size, last = frame.size, frame
         encoded.append(content)
@@ -33,17 +36,29 @@ def encode_webm(frames: Iterable[Image.Image], fps: float) -> bytes:
         block = _element(0xA3, struct.pack(">BhB", 0x81, rest, 0x80), content)
         clusters[second] = clusters.get(second, _element(0xE7, second * _CLUSTER_MS)) + block
     whole = {second: _element(0x1F43B675, blocks) for second, blocks in clusters.items()}
-    head = _element(0x1549A966, _element(0x2AD7B1, 1_000_000), _element(0x4489, len(encoded) * 1000 / fps))
+    head = _element(
+        0x1549A966, _element(0x2AD7B1, 1_000_000), _element(0x4489, len(encoded) * 1000 / fps)
+    )
     shape = _element(0xE0, _element(0xB0, size[0]), _element(0xBA, size[1]))
-    track = (_element(0xD7, 1), _element(0x73C5, 1), _element(0x83, 1), _element(0x86, b"V_VP8"), shape)
+    track = (
+        _element(0xD7, 1),
+        _element(0x73C5, 1),
+        _element(0x83, 1),
+        _element(0x86, b"V_VP8"),
+        shape,
+    )
     head += _element(0x1654AE6B, _element(0xAE, *track))
     start = len(head) + len(_index(whole, 0))
     kind = (_element(0x4282, b"webm"), _element(0x4287, 2), _element(0x4285, 2))
-    return _element(0x1A45DFA3, *kind) + _element(0x18538067, head, _index(whole, start), *whole.values())
+    return _element(0x1A45DFA3, *kind) + _element(
+        0x18538067, head, _index(whole, start), *whole.values()
+    )
 
 
 def _index(clusters: dict[int, bytes], start: int) -> bytes:
-    """Return where each cluster is; the first one begins ``start`` bytes behind the head of the segment."""
+    """Return where each cluster is; the first one begins ``start`` bytes behind the head of the
+    segment.
+    """
     points = []
     for second, cluster in clusters.items():
         place = _element(0xB7, _element(0xF7, 1), _element(0xF1, start))
@@ -53,8 +68,15 @@ def _index(clusters: dict[int, bytes], start: int) -> bytes:
 
 
 def _element(name: int, *content: bytes | float) -> bytes:
-    """Return an element of EBML. Numbers have 8 bytes, so an element's length does not depend on its value."""
+    """Return an element of EBML. Numbers have 8 bytes, so an element's length does not depend on
+    its value.
+    """
     body = b"".join(
-        one if isinstance(one, bytes) else struct.pack(">Q" if isinstance(one, int) else ">d", one) for one in content
+        one if isinstance(one, bytes) else struct.pack(">Q" if isinstance(one, int) else ">d", one)
+        for one in content
     )
-    return name.to_bytes((name.bit_length() + 7) // 8, "big") + struct.pack(">Q", len(body) | 1 << 56) + body
+    return (
+        name.to_bytes((name.bit_length() + 7) // 8, "big")
+        + struct.pack(">Q", len(body) | 1 << 56)
+        + body
+    )

@@ -1,4 +1,6 @@
-"""What a node sees while it runs, what it hands back, and its progress (comfyui-protocol.md, "WebSocket")."""
+"""What a node sees while it runs, what it hands back, and its progress (comfyui-protocol.md,
+"WebSocket").
+"""
 
 import asyncio
 import math
@@ -46,7 +48,9 @@ class PromptRun:
     last_preview: float = float("-inf")  # loop time
     sampled: bool = False
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)  # their states
-    _reported: dict[str, float] = field(default_factory=dict)  # node: when its last step was, loop time
+    _reported: dict[str, float] = field(
+        default_factory=dict
+    )  # node: when its last step was, loop time
 
     def start(self, node_id: str) -> None:
         self._tell(node_id, 0.0, 1.0, "running")
@@ -107,7 +111,9 @@ class NodeContext:
         else:
             await asyncio.sleep(max(0.0, seconds))
 
-    def step(self, value: int, total: int, preview: Preview | None = None, *, look: bool = True) -> None:
+    def step(
+        self, value: int, total: int, preview: Preview | None = None, *, look: bool = True
+    ) -> None:
         """Report a step; ComfyUI's nodes check the interrupt flag here."""
         if look:
             self.state.interrupt.check()

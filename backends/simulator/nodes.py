@@ -133,11 +133,15 @@ async def save_pictures(ctx: NodeContext, images: Any, prefix: str, kind: str) -
     saved = []
     for number, picture in enumerate(images):
         name = prefix.replace("%batch_num%", str(number))
-        saved.append(await ctx.state.run_in_thread(_save, ctx, picture, kind, name, (width, height)))
+        saved.append(
+            await ctx.state.run_in_thread(_save, ctx, picture, kind, name, (width, height))
+        )
     return Outcome(ui={"images": saved})
 
 
-def _save(ctx: NodeContext, picture: Picture, kind: str, prefix: str, size: tuple[int, int]) -> dict[str, str]:
+def _save(
+    ctx: NodeContext, picture: Picture, kind: str, prefix: str, size: tuple[int, int]
+) -> dict[str, str]:
     extra_data = ctx.run.facts["extra_data"]
     pnginfo = extra_data.get("extra_pnginfo") if isinstance(extra_data, dict) else None
     chunks = pnginfo if isinstance(pnginfo, dict) else None
@@ -146,9 +150,17 @@ def _save(ctx: NodeContext, picture: Picture, kind: str, prefix: str, size: tupl
 
 
 def _write(
-    ctx: NodeContext, data: bytes, kind: str, prefix: str, *, size: tuple[int, int] = (0, 0), ending: str = "_.png"
+    ctx: NodeContext,
+    data: bytes,
+    kind: str,
+    prefix: str,
+    *,
+    size: tuple[int, int] = (0, 0),
+    ending: str = "_.png",
 ) -> dict[str, str]:
-    """Write a file under the next free name, and return it as ComfyUI reports it. Raises OutsideFolder."""
+    """Write a file under the next free name, and return it as ComfyUI reports it. Raises
+    OutsideFolder.
+    """
     folders = ctx.state.folders
     name, subfolder = folders.next_file(kind, prefix, *size, ending)
     path = Path(folders.of(kind), subfolder, name)
@@ -159,31 +171,46 @@ def _write(
     return {"filename": name, "subfolder": subfolder, "type": kind}
 
 
-def _saves_video(class_type: str, extension: str, encode: Callable[[Iterable[Image.Image], float], bytes]) -> None:
+def _saves_video(
+    class_type: str, extension: str, encode: Callable[[Iterable[Image.Image], float], bytes]
+) -> None:
     """Register a class that saves its images as one file, which ComfyUI reports among the images."""
 
     def save(ctx: NodeContext, inputs: dict[str, Any]) -> dict[str, str]:
-        film = inputs["video"] if class_type == "SaveVideo" else Film(inputs["images"], inputs["fps"])
+        film = (
+            inputs["video"] if class_type == "SaveVideo" else Film(inputs["images"], inputs["fps"])
+        )
         batch = film.images
         frames = (pictures.paint(one, ctx.state.config.name).convert("RGB") for one in batch)
         size = batch[0].width, batch[0].height
         data = encode(frames, film.fps)
-        return _write(ctx, data, "output", inputs["filename_prefix"], size=size, ending=f"_.{extension}")
+        return _write(
+            ctx, data, "output", inputs["filename_prefix"], size=size, ending=f"_.{extension}"
+        )
 
     async def run(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
-        return Outcome(ui={"images": [await ctx.state.run_in_thread(save, ctx, inputs)], "animated": [True]})
+        return Outcome(
+            ui={"images": [await ctx.state.run_in_thread(save, ctx, inputs)], "animated": [True]}
+        )
 
     _runs(class_type)(run)
 
 
 _saves_video("SaveAnimatedPNG", "png", partial(pictures.encode_animation, kind="png"))
 _saves_video("SaveAnimatedWEBP", "webp", pictures.encode_animation)
-_saves_video("SaveVideo", "mp4", encode_webm)  # only by its name: an MP4 needs a codec that is not here
+_saves_video(
+    "SaveVideo", "mp4", encode_webm
+)  # only by its name: an MP4 needs a codec that is not here
 _saves_video("SaveWEBM", "webm", encode_webm)
 _gives("CreateVideo")(lambda inputs: Film(inputs["images"], inputs["fps"]))
 
 
-_SOUNDS = {"PreviewAudio": "flac", "SaveAudio": "flac", "SaveAudioMP3": "mp3", "SaveAudioOpus": "opus"}
+_SOUNDS = {
+    "PreviewAudio": "flac",
+    "SaveAudio": "flac",
+    "SaveAudioMP3": "mp3",
+    "SaveAudioOpus": "opus",
+}
 
 
 @_runs(*_SOUNDS)
@@ -201,7 +228,9 @@ async def _save_audio(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 @_runs("SaveLatent")
 async def _save_latent(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     data = str(inputs["samples"]).encode()
-    return Outcome(ui={"latents": [_write(ctx, data, "output", inputs["filename_prefix"], ending="_.latent")]})
+    return Outcome(
+        ui={"latents": [_write(ctx, data, "output", inputs["filename_prefix"], ending="_.latent")]}
+    )
 
 
 @_runs("SaveImageWebsocket")
@@ -215,7 +244,11 @@ async def save_image_websocket(ctx: NodeContext, inputs: dict[str, Any]) -> Outc
 
 
 @_runs(
-    "CheckpointLoader", "CheckpointLoaderSimple", "ImageOnlyCheckpointLoader", "UNETLoader", "unCLIPCheckpointLoader"
+    "CheckpointLoader",
+    "CheckpointLoaderSimple",
+    "ImageOnlyCheckpointLoader",
+    "UNETLoader",
+    "unCLIPCheckpointLoader",
 )
 async def _load_model(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     """Take the time of reading a model, which no interrupt ends."""

@@ -1,4 +1,5 @@
-"""Paints circles from a seed: cheap, and different for each seed. The caption names the seed and the backend.
+"""Paints circles from a seed: cheap, and different for each seed. The caption names the seed and
+the backend.
 
 Painted with a palette (mode P): a 512-pixel image takes a few milliseconds to paint and encode,
 so a hundred simulated prompts a second stay possible. Pillow lets other threads run meanwhile.
@@ -19,7 +20,8 @@ from backends.simulator.values import Picture
 _CIRCLES: Final = 40  #: Palette entries 1-40; entry 0 is the ground.
 _INK, _PAPER = 254, 255
 _font = lru_cache(maxsize=16)(ImageFont.load_default)
-PREVIEW_SIDE = 512  # pixels; smaller previews are scaled up, as ComfyUI does (comfyui-protocol.md, "WebSocket")
+# pixels; smaller previews are scaled up, as ComfyUI does (comfyui-protocol.md, "WebSocket")
+PREVIEW_SIDE = 512
 
 
 def paint(picture: Picture, caption: str) -> Image.Image:
@@ -37,7 +39,9 @@ def paint(picture: Picture, caption: str) -> Image.Image:
     return image
 
 
-def encode_png(picture: Picture, caption: str, prompt: Any = None, pnginfo: dict[str, Any] | None = None) -> bytes:
+def encode_png(
+    picture: Picture, caption: str, prompt: Any = None, pnginfo: dict[str, Any] | None = None
+) -> bytes:
     """A PNG with ComfyUI's text chunks: `prompt`, and each key of `extra_pnginfo`."""
     chunks = PngInfo()
     if prompt is not None:
@@ -59,7 +63,9 @@ def encode_preview(picture: Picture, caption: str, done: float) -> bytes:
 def encode_animation(frames: Iterable[Image.Image], fps: float, kind: str = "webp") -> bytes:
     """A WebP or PNG that moves."""
     first, *rest = frames
-    return encode(first, kind, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    return encode(
+        first, kind, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0
+    )
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -14,7 +14,15 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from backends.simulator import http_control, http_files, http_info, http_jobs, http_prompts, http_socket, releases
+from backends.simulator import (
+    http_control,
+    http_files,
+    http_info,
+    http_jobs,
+    http_prompts,
+    http_socket,
+    releases,
+)
 from backends.simulator.execution import work
 from backends.simulator.faults import Fault
 from backends.simulator.server_state import STATE, ServerState, break_connection
@@ -143,7 +151,9 @@ class _Unmeasured(web.StreamResponse):
     _length_check = False
 
 
-async def _truncate(request: web.Request, answer: web.StreamResponse, part: float) -> web.StreamResponse:
+async def _truncate(
+    request: web.Request, answer: web.StreamResponse, part: float
+) -> web.StreamResponse:
     data = _body(answer)
     response = _Unmeasured(status=answer.status, headers={"Content-Type": answer.content_type})
     response.force_close()
@@ -176,9 +186,13 @@ class PortInUse(OSError):
 
 
 class Process:
-    """A running server. `kill` ends it as SIGKILL does: at once, without closing a connection properly."""
+    """A running server. `kill` ends it as SIGKILL does: at once, without closing a connection
+    properly.
+    """
 
-    def __init__(self, state: ServerState, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
+    def __init__(
+        self, state: ServerState, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    ) -> None:
         self.state = state
         state.spawn = self.spawn_background
         self._spawn = spawn
@@ -186,7 +200,9 @@ class Process:
         self._listener: asyncio.Server | None = None
         self._worker: asyncio.Task[None]
         self._burial = asyncio.Lock()
-        self._runner = web.AppRunner(_application(state), access_log=None, logger=_silent, shutdown_timeout=0.05)
+        self._runner = web.AppRunner(
+            _application(state), access_log=None, logger=_silent, shutdown_timeout=0.05
+        )
 
     async def start(self, port: int, on_crash: Callable[[], None]) -> int:
         """Listen and work; returns the port. Raises PortInUse."""
@@ -209,7 +225,8 @@ class Process:
             if error.errno != errno.EADDRINUSE:
                 raise
             raise PortInUse(
-                f"Port {port} on {host} is in use. Stop the server that listens there (perhaps a real "
+                f"Port {port} on {host} is in use. Stop the server that listens there (perhaps a "
+                "real "
                 f"ComfyUI), or choose another port with --port (0 picks a free one)."
             ) from error
         bound: int = self._listener.sockets[0].getsockname()[1]

@@ -22,7 +22,9 @@ def identity(prompt_id: str, extra_data: Any) -> dict[str, Any]:
 
 
 def is_canonical(value: Any) -> bool:
-    """Return whether a value is a UUID in the only form that newer ComfyUIs take as the id of a prompt."""
+    """Return whether a value is a UUID in the only form that newer ComfyUIs take as the id of a
+    prompt.
+    """
     try:
         return isinstance(value, str) and str(uuid.UUID(value)) == value
     except ValueError:

@@ -1,4 +1,6 @@
-"""First versions of ComfyUI that behave differently (comfyui-protocol.md, "Versions"); 0.3.64 is the oldest recorded."""
+"""First versions of ComfyUI that behave differently (comfyui-protocol.md, "Versions"); 0.3.64 is
+the oldest recorded.
+"""
 
 from typing import Final
 

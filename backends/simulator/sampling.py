@@ -8,13 +8,19 @@ from backends.simulator import pictures, releases
 from backends.simulator.node_context import NodeContext, NodeFailure, Outcome, Preview
 from backends.simulator.values import Batch, Latent, Picture
 
-_WHOLE_STEP = 0.2  # seconds; ComfyUI ends each step before it checks the flag, and tests wait for no longer one
+# seconds; ComfyUI ends each step before it checks the flag, and tests wait for no longer one
+_WHOLE_STEP = 0.2
 
 SAMPLERS = frozenset({"KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced"})
 
 
 async def sample(
-    ctx: NodeContext, steps: int, step_seconds: float, picture: Picture, *, preview_always: bool = False
+    ctx: NodeContext,
+    steps: int,
+    step_seconds: float,
+    picture: Picture,
+    *,
+    preview_always: bool = False,
 ) -> None:
     """Run the steps. Raises Interrupted; NodeFailure for an ordered error."""
     look = ctx.state.faults.take("uninterruptible", **ctx.run.facts) is None
@@ -32,7 +38,9 @@ async def sample(
         stuck = ctx.state.faults.take("stuck", step=step, **ctx.run.facts)
         while stuck is not None and ctx.state.faults.is_ordered(stuck):
             await ctx.wait(0.05, interruptible=stuck["interruptible"])
-        await ctx.wait(start + step * step_seconds - clock(), interruptible=look and step_seconds > _WHOLE_STEP)
+        await ctx.wait(
+            start + step * step_seconds - clock(), interruptible=look and step_seconds > _WHOLE_STEP
+        )
         preview = await _preview(ctx, picture, step / steps, always=preview_always)
         ctx.step(step, steps, preview, look=look)
         await ctx.state.apply_due_faults("step", step, **ctx.run.facts)
@@ -40,14 +48,18 @@ async def sample(
         raise NodeFailure(failing["type"], failing["message"])
 
 
-async def _preview(ctx: NodeContext, picture: Picture, done: float, *, always: bool) -> Preview | None:
+async def _preview(
+    ctx: NodeContext, picture: Picture, done: float, *, always: bool
+) -> Preview | None:
     fps = _previews_per_second(ctx)
     now = asyncio.get_running_loop().time()
     due = fps > 0 and now - ctx.run.last_preview >= 1 / fps
     if not due and not always:
         return None
     ctx.run.last_preview = now
-    return Preview(await ctx.state.run_in_thread(pictures.encode_preview, picture, ctx.state.config.name, done))
+    return Preview(
+        await ctx.state.run_in_thread(pictures.encode_preview, picture, ctx.state.config.name, done)
+    )
 
 
 def _previews_per_second(ctx: NodeContext) -> float:
@@ -81,5 +93,7 @@ async def test_sampler(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     """TestSampler of the recordings: its own delay per step, an image at once."""
     width, height = inputs.get("width", 512), inputs.get("height", 512)
     picture = Picture(seed=inputs["seed"], theme=ctx.run.theme).sized(width, height)
-    await sample(ctx, inputs["steps"], inputs["delay"], picture, preview_always=bool(inputs.get("preview")))
+    await sample(
+        ctx, inputs["steps"], inputs["delay"], picture, preview_always=bool(inputs.get("preview"))
+    )
     return Outcome((Batch([picture]),))

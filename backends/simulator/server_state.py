@@ -28,7 +28,8 @@ class Interrupted(Exception):
 
 
 class InterruptFlag(asyncio.Event):
-    """The flag of the process: one for all prompts, as ComfyUI has it (comfyui-protocol.md, trap 4).
+    """The flag of the process: one for all prompts, as ComfyUI has it (comfyui-protocol.md, trap
+    4).
 
     POST /interrupt sets it, the start of a prompt clears it, nodes check it.
     """
@@ -78,7 +79,9 @@ class ServerState:
 
     def __post_init__(self) -> None:
         self.hub = Hub()
-        self.queue = PromptQueue(self.audit_log, lambda: self.hub.send("status", {"status": self.status()}))
+        self.queue = PromptQueue(
+            self.audit_log, lambda: self.hub.send("status", {"status": self.status()})
+        )
         self.cache = NodeCache(self.catalog, lambda node: changed(node, self.folders))
 
     def status(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Checks a prompt as ComfyUI does before it is queued, with its error bodies (comfyui-protocol.md, "HTTP").
+"""Checks a prompt as ComfyUI does before it is queued, with its error bodies (comfyui-protocol.md,
+"HTTP").
 
 Two things follow from ComfyUI's order and are kept: values are converted in place (queue and
 history show the converted ones), and only nodes that lead to an output are checked.
@@ -29,7 +30,9 @@ class Verdict:
     node_errors: dict[str, Any] = field(default_factory=dict)
 
 
-def validate(prompt: Prompt, targets: Any, catalog: Catalog, folders: Folders, release: Release) -> Verdict:
+def validate(
+    prompt: Prompt, targets: Any, catalog: Catalog, folders: Folders, release: Release
+) -> Verdict:
     """Check a prompt. A malformed one raises an exception, which is ComfyUI's 500.
 
     `targets` is `partial_execution_targets`: ids of the outputs to run, or None for all.
@@ -48,7 +51,9 @@ def validate(prompt: Prompt, targets: Any, catalog: Catalog, folders: Folders, r
 
 
 def _missing(node_id: str, node: Any, release: Release) -> Problem:
-    """The refusal of a node without a known class. Raises AttributeError in newer versions for what is no node."""
+    """The refusal of a node without a known class. Raises AttributeError in newer versions for what
+    is no node.
+    """
     where = f"Node ID '#{node_id}'"
     if release < releases.MISSING_NODE_TYPE:
         message = "Cannot execute because a node is missing the class_type property."
@@ -61,19 +66,25 @@ def _missing(node_id: str, node: Any, release: Release) -> Problem:
     if "class_type" not in node:
         fault = "has no class_type. The workflow may be corrupted or a custom node is missing."
     info = {"node_id": node_id, "class_type": class_type, "node_title": title}
-    return _problem("missing_node_type", f"Node '{title or f'ID #{node_id}'}' {fault}", where, **info)
+    return _problem(
+        "missing_node_type", f"Node '{title or f'ID #{node_id}'}' {fault}", where, **info
+    )
 
 
 class _Check:
     """One walk from the outputs to their roots."""
 
-    def __init__(self, prompt: Prompt, catalog: Catalog, folders: Folders, release: Release) -> None:
+    def __init__(
+        self, prompt: Prompt, catalog: Catalog, folders: Folders, release: Release
+    ) -> None:
         self._prompt = prompt
         self._catalog = catalog
         self._folders = folders
         self._checked: dict[str, tuple[bool, list[Problem]]] = {}
         self._names_cycles = release >= releases.DEPENDENCY_CYCLE
-        self._walking: dict[str, list[Problem]] = {}  # the way to the node that is checked, with its cycles
+        self._walking: dict[
+            str, list[Problem]
+        ] = {}  # the way to the node that is checked, with its cycles
 
     def run(self, outputs: list[str]) -> Verdict:
         good: list[str] = []
@@ -89,7 +100,9 @@ class _Check:
         if good:
             return Verdict(outputs=good, node_errors=node_errors)
         details = "\n".join(f"{p['message']}: {p['details']}" for p in problems)
-        error = _problem("prompt_outputs_failed_validation", "Prompt outputs failed validation", details)
+        error = _problem(
+            "prompt_outputs_failed_validation", "Prompt outputs failed validation", details
+        )
         return Verdict(error=error, node_errors=node_errors)
 
     def _output(self, node_id: str) -> tuple[bool, list[Problem]]:
@@ -135,12 +148,16 @@ class _Check:
         self._checked[node_id] = (valid and not problems, problems)
         return self._checked[node_id]
 
-    def _link(self, link: Any, declared: Input, about: dict[str, Any], problems: list[Problem]) -> bool:
+    def _link(
+        self, link: Any, declared: Input, about: dict[str, Any], problems: list[Problem]
+    ) -> bool:
         """Check a link and what it leads to; False if something upstream is invalid."""
         name = about["input_name"]
         if len(link) != 2:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-            problems.append(_problem("bad_linked_input", message, name, **about, received_value=link))
+            problems.append(
+                _problem("bad_linked_input", message, name, **about, received_value=link)
+            )
             return True
         source, slot = link
         received = tuple(self._catalog.returns(self._prompt[source]["class_type"]))[slot]
@@ -167,13 +184,17 @@ class _Check:
             return
         way = list(self._walking)
         cycle = way[way.index(start) :]
-        details = " -> ".join(f"{node_id} ({self._prompt[node_id]['class_type']})" for node_id in [*cycle, start])
+        details = " -> ".join(
+            f"{node_id} ({self._prompt[node_id]['class_type']})" for node_id in [*cycle, start]
+        )
         for node_id in cycle:
             info = {"node_id": node_id, "cycle_nodes": cycle}
             problem = _problem("dependency_cycle", "Dependency cycle detected", details, **info)
             self._walking[node_id].append(problem)
 
-    def _value(self, inputs: dict[str, Any], declared: Input, about: dict[str, Any], class_type: str) -> list[Problem]:
+    def _value(
+        self, inputs: dict[str, Any], declared: Input, about: dict[str, Any], class_type: str
+    ) -> list[Problem]:
         """Convert a constant in place; return what is wrong with it."""
         name = about["input_name"]
         value = inputs[name]
@@ -247,7 +268,8 @@ def no_prompt() -> dict[str, Any]:
 
 def invalid_prompt_id() -> dict[str, Any]:
     details = (
-        "prompt_id must be a UUID string in canonical lowercase hyphenated form; omit it to let the server generate one"
+        "prompt_id must be a UUID string in canonical lowercase hyphenated form; omit it to let "
+        "the server generate one"
     )
     error = _problem("invalid_prompt_id", "prompt_id must be a valid UUID", details)
     return {"error": error, "node_errors": {}}

@@ -12,7 +12,9 @@ class Token(models.Model):
     """A token of a person or service. Its text is shown once; the row has its digest."""
 
     id = models.CharField(primary_key=True, max_length=16)
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="tokens")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="tokens"
+    )
     name = models.CharField(max_length=100)
     scope = models.CharField(max_length=10, choices=[(one.value, one.value) for one in Scope])
     digest = models.CharField(max_length=64, unique=True)  #: SHA-256, in hexadecimal digits.
@@ -20,12 +22,16 @@ class Token(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     used_at = models.DateTimeField(null=True, blank=True)  #: Last use, to the hour.
     #: The token that made it, with which it ends; null: a person or an operator of the host did.
-    parent = models.ForeignKey("self", on_delete=models.CASCADE, null=True, blank=True, related_name="children")
+    parent = models.ForeignKey(
+        "self", on_delete=models.CASCADE, null=True, blank=True, related_name="children"
+    )
 
     class Meta:
         ordering: ClassVar = ["-created_at", "-id"]
         constraints: ClassVar = [
-            models.CheckConstraint(name="token_scope_known", condition=models.Q(scope__in=[one.value for one in Scope]))
+            models.CheckConstraint(
+                name="token_scope_known", condition=models.Q(scope__in=[one.value for one in Scope])
+            )
         ]
 
     def __str__(self) -> str:

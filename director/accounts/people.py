@@ -37,7 +37,9 @@ def person_named(name: str) -> User:
 
 def people() -> Iterable[User]:
     """Return all accounts that have a role, by name."""
-    return User.objects.filter(groups__name__in=_ROLES).prefetch_related("groups").order_by("username")
+    return (
+        User.objects.filter(groups__name__in=_ROLES).prefetch_related("groups").order_by("username")
+    )
 
 
 @retried_transaction
@@ -49,7 +51,9 @@ def person_add(name: str, role: Role) -> User:
         AccountExists: an account has this name, perhaps in other letters.
     """
     if not _NAME.fullmatch(name):
-        raise FieldInvalid("name", "Use 1 to 60 letters, digits and ._- and begin with a letter or digit.")
+        raise FieldInvalid(
+            "name", "Use 1 to 60 letters, digits and ._- and begin with a letter or digit."
+        )
     if User.objects.filter(username__iexact=name).exists():
         raise AccountExists(f"There is an account {name} already.")
     user = User.objects.create_user(name)
@@ -66,7 +70,8 @@ def person_change(name: str, *, role: Role | None = None, is_active: bool | None
         LastAdministrator: it is the last one.
     """
     user = person_named(name)
-    # All at once: two administrators who disable each other at the same moment wait for each other here.
+    # All at once: two administrators who disable each other at the same moment wait for each other
+    # here.
     administrators = list(_administrators().select_for_update().order_by("pk"))
     stays = role in (None, Role.ADMINISTRATOR) and is_active is not False
     if administrators == [user] and not stays:
@@ -110,7 +115,9 @@ def password_link(user: User, base: str = "") -> str:
 def person_of_link(uid: str, code: str) -> User | None:
     """Return the account of a link; None: it is not valid, or no longer."""
     try:
-        user = User.objects.prefetch_related("groups").get(pk=int(urlsafe_base64_decode(uid)), is_active=True)
+        user = User.objects.prefetch_related("groups").get(
+            pk=int(urlsafe_base64_decode(uid)), is_active=True
+        )
     except (ValueError, OverflowError, User.DoesNotExist):
         return None
     return user if default_token_generator.check_token(user, code) else None
@@ -118,7 +125,9 @@ def person_of_link(uid: str, code: str) -> User | None:
 
 def first_code() -> str:
     """Return the code by which the first administrator is made. It is valid while there is none."""
-    return salted_hmac("director.accounts.first", "administrator", algorithm="sha256").hexdigest()[:32]
+    return salted_hmac("director.accounts.first", "administrator", algorithm="sha256").hexdigest()[
+        :32
+    ]
 
 
 def is_first_code(code: str) -> bool:

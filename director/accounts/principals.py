@@ -18,7 +18,8 @@ from jobgroups.domain.access import ROLE_RIGHTS, SCOPE_RIGHTS, Principal, Scope
 from jobgroups.domain.clock import now
 
 SESSION_SECONDS: Final = 30 * 86_400
-#: A revoked token and a disabled account are valid for so long in a process that has just read them.
+#: A revoked token and a disabled account are valid for so long in a process that has just read
+#: them.
 KEPT_SECONDS: Final = 3.0
 _MAX_KEPT: Final = 10_000
 _USE_INTERVAL: Final = timedelta(hours=1)
@@ -33,7 +34,9 @@ class _Kept:
         self._lock = threading.Lock()
 
     def get(self, digest: str) -> tuple[Principal | None] | None:
-        """Return the result for credentials (None in it: they are invalid), or None if no result is kept."""
+        """Return the result for credentials (None in it: they are invalid), or None if no result is
+        kept.
+        """
         with self._lock:
             until, principal = self._found.get(digest, (0.0, None))
             return (principal,) if until > time.monotonic() else None

@@ -26,11 +26,18 @@ def digest_of(text: str) -> str:
 
 def valid_tokens() -> QuerySet[Token]:
     """Return the tokens that have not expired, of accounts that are not disabled."""
-    return Token.objects.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=now()), owner__is_active=True)
+    return Token.objects.filter(
+        Q(expires_at__isnull=True) | Q(expires_at__gt=now()), owner__is_active=True
+    )
 
 
 def token_create(
-    owner: User, *, name: str, scope: Scope, expires_at: dt.datetime | None = None, parent_id: str = ""
+    owner: User,
+    *,
+    name: str,
+    scope: Scope,
+    expires_at: dt.datetime | None = None,
+    parent_id: str = "",
 ) -> tuple[Token, str]:
     """Store a token, and return it with its text, which is shown this once.
 
@@ -53,11 +60,15 @@ def token_create(
             # It was revoked since the request began: a token without it would outlive it.
             raise TokenNotFound("The token of this request was revoked.")
         if SCOPE_RIGHTS[scope] > SCOPE_RIGHTS[Scope(parent.scope)]:
-            raise FieldInvalid("scope", f"A token with the scope {parent.scope} makes none with {scope}.")
+            raise FieldInvalid(
+                "scope", f"A token with the scope {parent.scope} makes none with {scope}."
+            )
         if parent.expires_at is not None and (expires_at is None or expires_at > parent.expires_at):
             expires_at = parent.expires_at
     if valid_tokens().filter(owner=owner).count() >= _MAX_TOKENS:
-        raise FieldInvalid("name", f"An account has at most {_MAX_TOKENS} tokens. Revoke one first.")
+        raise FieldInvalid(
+            "name", f"An account has at most {_MAX_TOKENS} tokens. Revoke one first."
+        )
     text = f"dt_{secrets.token_urlsafe(32)}"
     token = Token.objects.create(
         id=f"tok_{secrets.token_hex(6)}",

@@ -23,7 +23,9 @@ def _account(request: Request) -> Principal:
     """Return the principal. Raises ``NotAllowed`` if the Director has no accounts."""
     principal = principal_of(request)
     if principal.user_id is None:
-        raise NotAllowed("This Director has no accounts; its operator can start it with DIRECTOR_ACCOUNTS=1.")
+        raise NotAllowed(
+            "This Director has no accounts; its operator can start it with DIRECTOR_ACCOUNTS=1."
+        )
     return principal
 
 
@@ -79,7 +81,9 @@ class TokenView(ApiView):
     changes: ClassVar[Right] = Right.SEE
 
     def delete(self, request: Request, token_id: str) -> HttpResponse:
-        """Revoke a token of the account, and those that it made. An administrator revokes everybody's."""
+        """Revoke a token of the account, and those that it made. An administrator revokes
+        everybody's.
+        """
         principal = _account(request)
         if may(principal, Right.ADMINISTER):
             tokens.token_revoke(token_id, owner_id=None)
@@ -96,7 +100,9 @@ class PeopleView(ApiView):
     def get(self, request: Request) -> HttpResponse:
         """List the accounts by name."""
         _account(request)
-        return json_response({"people": [shapes.Person(**person_fields(one)) for one in people.people()]})
+        return json_response(
+            {"people": [shapes.Person(**person_fields(one)) for one in people.people()]}
+        )
 
     def post(self, request: Request) -> HttpResponse:
         """Add an account; return the link for its password."""
@@ -129,7 +135,11 @@ class PasswordLinkView(ApiView):
 
 def _link(request: Request, user: User) -> str | None:
     is_service = people.role_of(user) is Role.SERVICE
-    return None if is_service else people.password_link(user, request.build_absolute_uri("/").rstrip("/"))
+    return (
+        None
+        if is_service
+        else people.password_link(user, request.build_absolute_uri("/").rstrip("/"))
+    )
 
 
 urlpatterns = with_optional_slash(

@@ -13,7 +13,11 @@ from director.cli.connection import Connection, with_connection
 def whoami(connection: Connection) -> None:
     """Show the account, its role, and what the token may do."""
     found = connection.director.whoami()
-    line = f"{found.name}: {found.role}, may {found.right}" if found.name else "This Director has no accounts."
+    line = (
+        f"{found.name}: {found.role}, may {found.right}"
+        if found.name
+        else "This Director has no accounts."
+    )
     connection.show(found.raw, [line])
 
 
@@ -29,17 +33,33 @@ def list_(connection: Connection) -> None:
     """List the valid tokens, newest first."""
     found = connection.director.tokens.list()
     rows = [
-        (one.id, one.scope, text.local(one.created_at), text.local(one.expires_at), text.local(one.used_at), one.name)
+        (
+            one.id,
+            one.scope,
+            text.local(one.created_at),
+            text.local(one.expires_at),
+            text.local(one.used_at),
+            one.name,
+        )
         for one in found
     ]
     heads = ("ID", "SCOPE", "MADE", "EXPIRES", "USED", "NAME")
-    connection.show([one.raw for one in found], text.columns(heads, rows), empty="There are no tokens.")
+    connection.show(
+        [one.raw for one in found], text.columns(heads, rows), empty="There are no tokens."
+    )
 
 
 @tokens.command()
 @click.argument("name", type=option_types.filled)
-@click.option("--scope", type=click.Choice(["read", "submit", "operate"]), required=True, help="What it may do.")
-@click.option("--days", type=click.IntRange(1, 3650), help="Days until it expires; by default it does not.")
+@click.option(
+    "--scope",
+    type=click.Choice(["read", "submit", "operate"]),
+    required=True,
+    help="What it may do.",
+)
+@click.option(
+    "--days", type=click.IntRange(1, 3650), help="Days until it expires; by default it does not."
+)
 @with_connection
 def create(connection: Connection, name: str, scope: str, days: int | None) -> None:
     """Make a token called NAME. Its text is the last line, and shown this once."""

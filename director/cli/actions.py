@@ -1,4 +1,6 @@
-"""Commands that change groups: ``retry``, ``move``, ``cancel``, ``rename``, ``archive``, ``delete``; and ``open``."""
+"""Commands that change groups: ``retry``, ``move``, ``cancel``, ``rename``, ``archive``,
+``delete``; and ``open``.
+"""
 
 import webbrowser
 from collections.abc import Iterator, Sequence
@@ -28,7 +30,11 @@ def cancel(connection: Connection, group_ids: Sequence[str], jobs: Sequence[str]
         raise click.UsageError("--job needs exactly one group.")
     with connection.results() as done:
         for name in jobs or group_ids:
-            result = connection.director.cancel_job(group_ids[0], name) if jobs else connection.director.cancel(name)
+            result = (
+                connection.director.cancel_job(group_ids[0], name)
+                if jobs
+                else connection.director.cancel(name)
+            )
             done.append(({"id": name, **result.raw}, _cancelled(name, result)))
 
 
@@ -73,15 +79,17 @@ def retry(
 ) -> int:
     """Retry the failed jobs of the finished group ID, with the same seeds.
 
-    Completed jobs stay. In a cancelled group the cancelled jobs are retried, too. With --job, a failed job
-    is retried while its group runs.
+    Completed jobs stay. In a cancelled group the cancelled jobs are retried, too. With --job, a
+    failed job is retried while its group runs.
     """
     if sum(option is not None for option in (where, backend, elsewhere)) > 1:
         raise click.UsageError("Use one of --where, --backend and --elsewhere.")
     options = DownloadOptions(folder, file_name)
     policy = RetryOptions(retry_elsewhere=elsewhere, by=environment.submitter())
     if backend is not None:
-        policy["backend_id"] = selection.exactly_one(backend, connection.director.backends()).backend_id
+        policy["backend_id"] = selection.exactly_one(
+            backend, connection.director.backends()
+        ).backend_id
     elif elsewhere is None:
         policy["where"] = where or "auto"
     for result in _retry(connection.director, group_id, jobs, policy):
@@ -92,7 +100,9 @@ def retry(
     return watch_to_end(connection, group_id, options)
 
 
-def _retry(director: Director, group_id: str, jobs: Sequence[str], policy: RetryOptions) -> Iterator[RetryResult]:
+def _retry(
+    director: Director, group_id: str, jobs: Sequence[str], policy: RetryOptions
+) -> Iterator[RetryResult]:
     """Retry a group or some of its jobs; while the group runs, the jobs one by one."""
     if len(jobs) != 1:
         try:
@@ -112,7 +122,10 @@ def _retried(result: RetryResult) -> str:
     had = f", {adopted} had a result after all" if adopted else ""
     moved = "".join(f"\n  {job} on {backend_id}" for job, backend_id in result.moved.items())
     group_id = result.job_group_id
-    return f"{group_id}: {number} queued again{had}, run {result.run}. See: director watch {group_id}{moved}"
+    return (
+        f"{group_id}: {number} queued again{had}, run {result.run}. See: director watch "
+        f"{group_id}{moved}"
+    )
 
 
 @click.command
@@ -126,7 +139,9 @@ def move(connection: Connection, group_id: str, job_id: str, backend: str) -> No
     Its prompt is removed from the queue of its old backend first. A job that has started stays.
     """
     target = selection.exactly_one(backend, connection.director.backends())
-    result = connection.director.move(group_id, job_id, target.backend_id, by=environment.submitter())
+    result = connection.director.move(
+        group_id, job_id, target.backend_id, by=environment.submitter()
+    )
     old = result.removing_from
     first = f", after its prompt is removed from the queue of {old}" if old else ""
     line = f"{job_id} is queued on {result.backend_id} now{first}. See: director watch {group_id}"
@@ -163,7 +178,8 @@ def archive(connection: Connection, group_ids: Sequence[str], undo: bool) -> Non
 @click.option("--yes", is_flag=True, help="Delete without a question.")
 @with_connection
 def delete(connection: Connection, group_ids: Sequence[str], yes: bool) -> None:
-    """Delete groups that have ended: their jobs, events and the files that the Director has captured.
+    """Delete groups that have ended: their jobs, events and the files that the Director has
+    captured.
 
     First it shows what is deleted, and asks. Files at the backends stay there.
     """
@@ -171,7 +187,10 @@ def delete(connection: Connection, group_ids: Sequence[str], yes: bool) -> None:
         if not yes:
             for group_id in group_ids:
                 title = text.plain_line(connection.director.status(group_id, jobs=False).title)
-                click.echo(f"{group_id} {title}: {_deletion(connection.director.deletion(group_id))}", err=True)
+                click.echo(
+                    f"{group_id} {title}: {_deletion(connection.director.deletion(group_id))}",
+                    err=True,
+                )
             try:
                 click.confirm(f"Delete {pluralize(len(group_ids), 'group')}?", err=True, abort=True)
             except click.Abort:
@@ -179,7 +198,9 @@ def delete(connection: Connection, group_ids: Sequence[str], yes: bool) -> None:
                 raise CommandError("Nothing was deleted.", Status.INTERRUPTED, hint=hint) from None
         for group_id in group_ids:
             result = connection.director.delete(group_id)
-            done.append(({"id": group_id, **result.raw}, f"{group_id} is deleted: {_deletion(result)}"))
+            done.append(
+                ({"id": group_id, **result.raw}, f"{group_id} is deleted: {_deletion(result)}")
+            )
 
 
 def _deletion(what: Deletion) -> str:

@@ -50,7 +50,9 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] in _LOCAL:
-            raise usage_error(f"{args[0]} is a command of this host: write director {args[0]} first.")
+            raise usage_error(
+                f"{args[0]} is a command of this host: write director {args[0]} first."
+            )
         if args[0] not in _CLIENT:
             raise unknown_command(args[0])
         return super().resolve_command(ctx, args)
@@ -83,7 +85,8 @@ def unknown_command(name: str, others: Iterable[str] = ()) -> CommandError:
     no_args_is_help=False,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="director COMMAND --help shows examples. Address of the Director: --server, or DIRECTOR_URL;"
+    epilog="director COMMAND --help shows examples. Address of the Director: --server, or "
+    "DIRECTOR_URL;"
     " its token, if it has one: DIRECTOR_TOKEN. See docs/cli.md.",
 )
 @option_types.connection_options
@@ -109,7 +112,10 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         result = app.main(
-            args=list(arguments), prog_name="director", standalone_mode=False, color=False if is_colourless() else None
+            args=list(arguments),
+            prog_name="director",
+            standalone_mode=False,
+            color=False if is_colourless() else None,
         )
     except CommandError as failure:
         failure.show_json() if as_json else failure.show()

@@ -73,7 +73,9 @@ def uploaded(director: Director, value: Any, *, by_name: bool = False) -> Any:
         if isinstance(value, list):
             return [walk(one) for one in value]
         is_named = by_name and name.rpartition(".")[2] in FILE_INPUTS and isinstance(value, str)
-        if not isinstance(value, LocalFile) and not (is_named and Path(value).expanduser().is_file()):
+        if not isinstance(value, LocalFile) and not (
+            is_named and Path(value).expanduser().is_file()
+        ):
             return value
         if value not in references:
             references[value] = upload_file(director, Path(value).expanduser()).reference
@@ -86,7 +88,14 @@ def _show(connection: Connection, found: Iterable[Asset]) -> None:
     rows = list(found)
     heads = ("ID", "SIZE", "TYPE", "USED", "NAME")
     columns = [
-        (one.id, one.size_bytes, one.content_type, text.local(one.used_at or one.created_at), one.name) for one in rows
+        (
+            one.id,
+            one.size_bytes,
+            one.content_type,
+            text.local(one.used_at or one.created_at),
+            one.name,
+        )
+        for one in rows
     ]
     raw: list[dict[str, Any]] = [one.raw for one in rows]
     connection.show(raw, text.columns(heads, columns), empty="There are no assets.")

@@ -19,7 +19,10 @@ _UNLIMITED: Final = 1000
 class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands, each with its whole first sentence: click cuts it at one line."""
-        rows = [(name, command.get_short_help_str(limit=_UNLIMITED)) for name, command in self.commands.items()]
+        rows = [
+            (name, command.get_short_help_str(limit=_UNLIMITED))
+            for name, command in self.commands.items()
+        ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -110,7 +113,10 @@ def _headers(pairs: Sequence[str]) -> dict[str, str]:
 )
 @click.option("--disabled", is_flag=True, help="Send it no jobs yet.")
 @click.option(
-    "--partner-nodes", "partner_nodes_allowed", is_flag=True, help="It may get the API key for partner nodes."
+    "--partner-nodes",
+    "partner_nodes_allowed",
+    is_flag=True,
+    help="It may get the API key for partner nodes.",
 )
 @with_connection
 def add(connection: Connection, *, url: str, disabled: bool, **fields: Any) -> None:
@@ -156,7 +162,9 @@ def _line(comfyui: Found, state: str) -> str:
 @click.option("--ignore", "ignored", multiple=True, metavar="URL", help="Stop offering it.")
 @click.option("--unignore", "unignored", multiple=True, metavar="URL", help="Offer it again.")
 @with_connection
-def found(connection: Connection, added: Sequence[str], ignored: Sequence[str], unignored: Sequence[str]) -> None:
+def found(
+    connection: Connection, added: Sequence[str], ignored: Sequence[str], unignored: Sequence[str]
+) -> None:
     """List the ComfyUIs that discovery found on the Director's host and that are not registered."""
     registered = [connection.director.add_found_backend(url) for url in added]
     for url in ignored:
@@ -179,7 +187,11 @@ def found(connection: Connection, added: Sequence[str], ignored: Sequence[str], 
 @with_connection
 def test(connection: Connection, name: str) -> int:
     """Test whether a ComfyUI answers at an address or for a backend. Registers nothing."""
-    urls = [backend.url for backend in connection.director.backends() if name in (backend.backend_id, *backend.tags)]
+    urls = [
+        backend.url
+        for backend in connection.director.backends()
+        if name in (backend.backend_id, *backend.tags)
+    ]
     results = [connection.director.test_backend(url) for url in urls or [name]]
     lines = []
     for result in results:
@@ -209,7 +221,14 @@ def exclusions(connection: Connection, name: str, lift: str | None) -> None:
     rows = connection.director.exclusions(backend_id)
     heads = ("N", "KIND", "COUNT", "UNTIL", "GROUP", "REASON")
     cells = [
-        (row.exclusion_id, row.kind, row.count, text.local(row.until), row.group_id or "all", row.reason)
+        (
+            row.exclusion_id,
+            row.kind,
+            row.count,
+            text.local(row.until),
+            row.group_id or "all",
+            row.reason,
+        )
         for row in rows
     ]
     empty = f"{backend_id} is excluded from no workflow."
@@ -236,7 +255,9 @@ _NOW: Final = click.option("--now", is_flag=True, help="Evict the running jobs: 
 
 
 def _change(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Backend]], click.Command]:
-    """Make a function that changes one backend a command that changes each NAME; ``options`` are its arguments."""
+    """Make a function that changes one backend a command that changes each NAME; ``options`` are
+    its arguments.
+    """
 
     def decorate(change: Callable[..., Backend]) -> click.Command:
         @functools.wraps(change)
@@ -247,7 +268,9 @@ def _change(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Backend]]
                     changed = change(connection.director, one.backend_id, **values)
                     done.append((changed.raw, "\n".join(_states([changed]))))
 
-        decorated = _NAMES(functools.reduce(lambda f, option: option(f), reversed(options), command))
+        decorated = _NAMES(
+            functools.reduce(lambda f, option: option(f), reversed(options), command)
+        )
         return backends.command()(with_connection(decorated))
 
     return decorate
@@ -261,7 +284,10 @@ def _states(backends: Sequence[Backend]) -> list[str]:
         lines.append(f"{backend.backend_id} is {text.coloured(backend.status)}{since}{why}")
         if backend.partner_nodes_allowed:
             # The limitations include why it gets no key all the same.
-            lines += [f"  {sentence}" for sentence in ("Allowed to run partner nodes.", *backend.limitations)]
+            lines += [
+                f"  {sentence}"
+                for sentence in ("Allowed to run partner nodes.", *backend.limitations)
+            ]
     return lines
 
 
@@ -279,7 +305,9 @@ def disable(director: Director, backend_id: str) -> Backend:
 
 @_change(click.option("--off", is_flag=True, help="Withdraw it: the key is sent there no more."))
 def partner_nodes(director: Director, backend_id: str, *, off: bool) -> Backend:
-    """Confirm that backends may get the Director's API key of Comfy.org, for workflows with partner nodes."""
+    """Confirm that backends may get the Director's API key of Comfy.org, for workflows with partner
+    nodes.
+    """
     return director.update_backend(backend_id, partner_nodes_allowed=not off)
 
 
@@ -301,7 +329,12 @@ def resume(director: Director, backend_id: str) -> Backend:
     return director.resume_backend(backend_id, by=environment.submitter())
 
 
-@_change(_REASON, click.option("--minutes", type=click.IntRange(1), help="Duration (default: until it is released)."))
+@_change(
+    _REASON,
+    click.option(
+        "--minutes", type=click.IntRange(1), help="Duration (default: until it is released)."
+    ),
+)
 def quarantine(director: Director, backend_id: str, **options: Any) -> Backend:
     """Quarantine backends that fail too often; the Director also does so automatically."""
     return director.quarantine_backend(backend_id, by=environment.submitter(), **options)

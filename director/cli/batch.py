@@ -1,6 +1,8 @@
-"""Batches: ``--sweep``, ``--csv`` and ``--inputs`` become the ``sweep`` or the ``jobs`` of a submission.
+"""Batches: ``--sweep``, ``--csv`` and ``--inputs`` become the ``sweep`` or the ``jobs`` of a
+submission.
 
-A value gets the type of the workflow's own value. What the Director would refuse is refused first, with option or line.
+A value gets the type of the workflow's own value. What the Director would refuse is refused first,
+with option or line.
 """
 
 import csv
@@ -28,14 +30,18 @@ from jobgroups.workflow.parameters import Targets
 _NUMBER: Final = r"(-?[0-9]{1,16}(?:\.[0-9]{1,16})?)"
 _RANGE: Final = re.compile(rf"{_NUMBER}\.\.{_NUMBER}(?::{_NUMBER})?")
 _META: Final = "meta:"
-_PLACE: Final = re.compile(r"(?:sweep\.axes|jobs)\.(\d+)\.(?:values\.(\d+)|(?:parameters\.)?(.*))", re.DOTALL)
+_PLACE: Final = re.compile(
+    r"(?:sweep\.axes|jobs)\.(\d+)\.(?:values\.(\d+)|(?:parameters\.)?(.*))", re.DOTALL
+)
 _MAX_METADATA: Final = 2**30  #: Bytes; the Director has the limit.
 
 
 class BatchRequest(NamedTuple):
     """The jobs of a submission, each with inputs of its own."""
 
-    fields: dict[str, Any]  #: ``sweep`` or ``jobs``, with a ``LocalFile`` for each file that is not uploaded.
+    fields: dict[
+        str, Any
+    ]  #: ``sweep`` or ``jobs``, with a ``LocalFile`` for each file that is not uploaded.
     names: set[str]  #: Of what its jobs give to the names of saved files.
 
 
@@ -48,7 +54,9 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     filled = option_types.filled
     for option in (
         click.option("--zip", "is_zip", is_flag=True, help=pairs),
-        click.option("--inputs", "globs", multiple=True, type=filled, metavar="[INPUT=]GLOB", help=inputs),
+        click.option(
+            "--inputs", "globs", multiple=True, type=filled, metavar="[INPUT=]GLOB", help=inputs
+        ),
         click.option("--csv", "csv_file", type=filled, metavar="FILE", help=rows),
         click.option("--sweep", "sweeps", multiple=True, metavar="INPUT=VALUES", help=sweep),
     ):
@@ -79,23 +87,36 @@ def read(
     inputs = _Inputs(graph, template, upload=upload)
     if csv_file is not None:
         if sweeps or globs or is_zip:
-            raise click.UsageError("--csv has all jobs: use it without --sweep, --inputs and --zip.")
+            raise click.UsageError(
+                "--csv has all jobs: use it without --sweep, --inputs and --zip."
+            )
         jobs, where = _csv_jobs(csv_file, inputs)
         return _checked(
-            {"jobs": jobs}, where, lambda plain: jobs_of(template, plain["jobs"], "random", 0, _MAX_METADATA)
+            {"jobs": jobs},
+            where,
+            lambda plain: jobs_of(template, plain["jobs"], "random", 0, _MAX_METADATA),
         )
     if not sweeps and not globs:
         if is_zip:
             raise click.UsageError("--zip pairs the values of --sweep and --inputs.")
         return None
     axes = [_axis(pair, inputs) for pair in sweeps] + [_file_axis(text, inputs) for text in globs]
-    where = [f"--{'sweep' if at < len(sweeps) else 'inputs'} {axis['input']}" for at, axis in enumerate(axes)]
+    where = [
+        f"--{'sweep' if at < len(sweeps) else 'inputs'} {axis['input']}"
+        for at, axis in enumerate(axes)
+    ]
     sweep = {"mode": "zip" if is_zip else "product", "axes": axes}
-    return _checked({"sweep": sweep}, where, lambda plain: sweep_of(template, plain["sweep"], None, 0))
+    return _checked(
+        {"sweep": sweep}, where, lambda plain: sweep_of(template, plain["sweep"], None, 0)
+    )
 
 
-def _checked(fields: dict[str, Any], where: Sequence[str], expand: Callable[[Any], Batch]) -> BatchRequest:
-    """Return the request if the Director's own function can expand it; ``where`` is the text for each axis or job."""
+def _checked(
+    fields: dict[str, Any], where: Sequence[str], expand: Callable[[Any], Batch]
+) -> BatchRequest:
+    """Return the request if the Director's own function can expand it; ``where`` is the text for
+    each axis or job.
+    """
     try:
         # As the Director reads it: a LocalFile is a text.
         jobs = expand(json.loads(json.dumps(fields))).jobs
@@ -119,15 +140,21 @@ def _invalid(error: BatchInvalid, where: Sequence[str], option: str) -> CommandE
 class _Inputs:
     """The inputs of a workflow, and the types of their values."""
 
-    def __init__(self, graph: Mapping[str, Any], template: WorkflowTemplate, *, upload: bool) -> None:
+    def __init__(
+        self, graph: Mapping[str, Any], template: WorkflowTemplate, *, upload: bool
+    ) -> None:
         self.nodes = template.workflow
         self._graph = graph
         self._upload = upload
         self._targets = Targets(template.workflow)
-        self.kinds = {SEED_AXIS: {"integer"}}  #: Types of the values of each input that was checked.
+        self.kinds = {
+            SEED_AXIS: {"integer"}
+        }  #: Types of the values of each input that was checked.
 
     def check(self, name: str, where: str) -> None:
-        """Raise ``CommandError`` if no job can have a value of its own for an input; ``where`` begins the message."""
+        """Raise ``CommandError`` if no job can have a value of its own for an input; ``where``
+        begins the message.
+        """
         if name in self.kinds:
             return
         try:
@@ -139,9 +166,15 @@ class _Inputs:
             raise usage_error(f"{where}: {problem}", similar_inputs(name, self._graph))
 
     def value(self, name: str, text: str) -> Any:
-        """Return the value of a text for an input that was checked: a text if it has one, else JSON if it is JSON."""
+        """Return the value of a text for an input that was checked: a text if it has one, else JSON
+        if it is JSON.
+        """
         if "string" in self.kinds[name]:
-            is_file = self._upload and name.rpartition(".")[2] in FILE_INPUTS and Path(text).expanduser().is_file()
+            is_file = (
+                self._upload
+                and name.rpartition(".")[2] in FILE_INPUTS
+                and Path(text).expanduser().is_file()
+            )
             return LocalFile(text) if is_file else text
         # Spreadsheets write TRUE.
         return option_types.json_or_text(text.lower() if "boolean" in self.kinds[name] else text)
@@ -154,16 +187,28 @@ def _axis(pair: str, inputs: _Inputs) -> dict[str, Any]:
         return {"input": name, "count": int(text[1:])}
     if text.startswith("@") and not text.startswith("@@"):
         lines = _text_of(text[1:]).replace("\r\n", "\n").split("\n")
-        return {"input": name, "values": [inputs.value(name, line) for line in lines if line.strip()]}
+        return {
+            "input": name,
+            "values": [inputs.value(name, line) for line in lines if line.strip()],
+        }
     try:
-        [cells] = csv.reader([text[1:] if text.startswith("@@") else text], skipinitialspace=True, strict=True)
+        [cells] = csv.reader(
+            [text[1:] if text.startswith("@@") else text], skipinitialspace=True, strict=True
+        )
     except (csv.Error, ValueError) as error:
-        raise usage_error(f"--sweep {name}: {error}.", 'Write a value with a comma as "a, b".') from None
-    return {"input": name, "values": [value for cell in cells for value in _values(name, cell, inputs)]}
+        raise usage_error(
+            f"--sweep {name}: {error}.", 'Write a value with a comma as "a, b".'
+        ) from None
+    return {
+        "input": name,
+        "values": [value for cell in cells for value in _values(name, cell, inputs)],
+    }
 
 
 def _values(name: str, cell: str, inputs: _Inputs) -> list[Any]:
-    """Return one value, or for an input with a number those of a range, ``5..9`` or ``0.2..0.8:0.2``."""
+    """Return one value, or for an input with a number those of a range, ``5..9`` or
+    ``0.2..0.8:0.2``.
+    """
     found = _RANGE.fullmatch(cell.strip())
     if found is None or inputs.kinds[name].isdisjoint({"integer", "number"}):
         return [inputs.value(name, cell)]
@@ -182,13 +227,17 @@ def _file_axis(text: str, inputs: _Inputs) -> dict[str, Any]:
     if not equals or re.search(r"[/\\*?\[]", name):
         name, pattern = _only_file_input(inputs), text
     inputs.check(name, f"--inputs {name}")
-    # Not every shell expands a pattern: that of Windows does not. A glob of Path has no absolute patterns.
+    # Not every shell expands a pattern: that of Windows does not. A glob of Path has no absolute
+    # patterns.
     found = glob.iglob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207
     paths = [one for one in found if Path(one).is_file()]
     if not paths:
         raise usage_error(f"--inputs {name}: No file matches {pattern}.")
     # A name with a folder is judged missing by no check of the dry run.
-    files = [LocalFile(one if Path(one).parent.name else f"./{one}") for one in sorted(paths, key=_natural)]
+    files = [
+        LocalFile(one if Path(one).parent.name else f"./{one}")
+        for one in sorted(paths, key=_natural)
+    ]
     return {"input": name, "values": files}
 
 
@@ -202,12 +251,17 @@ def _only_file_input(inputs: _Inputs) -> str:
     if len(names) == 1:
         return names[0]
     has = f"several inputs of files: {', '.join(names)}" if names else "no input of a file"
-    raise usage_error(f"--inputs: The workflow has {has}.", "Name the input: --inputs 10.image='frames/*.png'.")
+    raise usage_error(
+        f"--inputs: The workflow has {has}.", "Name the input: --inputs 10.image='frames/*.png'."
+    )
 
 
 def _natural(path: str) -> list[Any]:
     """Return a key that sorts frame2 before frame10."""
-    return [int(part) if at % 2 else part.casefold() for at, part in enumerate(re.split(r"([0-9]+)", path))]
+    return [
+        int(part) if at % 2 else part.casefold()
+        for at, part in enumerate(re.split(r"([0-9]+)", path))
+    ]
 
 
 def _text_of(name: str) -> str:
@@ -233,7 +287,11 @@ def _csv_jobs(name: str, inputs: _Inputs) -> tuple[list[dict[str, Any]], list[st
     for at, column in enumerate(columns):
         where = f"{place}, column {at + 1}"
         if not column.removeprefix(_META) or column in columns[:at]:
-            problem = f"There are two columns {column}." if column.removeprefix(_META) else "It has no name."
+            problem = (
+                f"There are two columns {column}."
+                if column.removeprefix(_META)
+                else "It has no name."
+            )
             raise usage_error(f"{where}: {problem}")
         if not column.startswith(_META):
             inputs.check(column, f"{where}, {column}")
@@ -241,7 +299,9 @@ def _csv_jobs(name: str, inputs: _Inputs) -> tuple[list[dict[str, Any]], list[st
     for place, row in rows:
         if len(row) != len(columns):
             raise usage_error(f"{place}: The row has {len(row)} cells, the header {len(columns)}.")
-        jobs.append(_job({column: cell for column, cell in zip(columns, row, strict=True) if cell}, inputs))
+        jobs.append(
+            _job({column: cell for column, cell in zip(columns, row, strict=True) if cell}, inputs)
+        )
         places.append(place)
     if not jobs:
         raise usage_error(f"{name} has no rows{' below its header' if columns else ''}.")
@@ -265,7 +325,9 @@ def _rows(name: str) -> Iterator[tuple[str, list[str]]]:
                 yield f"{name}, line {line}", row
             line = rows.line_num + 1
     except csv.Error as error:
-        raise usage_error(f"{name}, line {line}: {error}.", "A quote in a quoted cell is written twice.") from None
+        raise usage_error(
+            f"{name}, line {line}: {error}.", "A quote in a quoted cell is written twice."
+        ) from None
 
 
 def _job(cells: Mapping[str, str], inputs: _Inputs) -> dict[str, Any]:

@@ -21,10 +21,13 @@ from jobgroups.domain.text import pluralize
 @option_types.set_option("Set an input: steps=30, 3.cfg=7, text=@prompt.txt.")
 @option_types.requires_option
 @with_connection
-def check(connection: Connection, source: str, names: Sequence[str], tags: Sequence[str], **options: Any) -> int:
+def check(
+    connection: Connection, source: str, names: Sequence[str], tags: Sequence[str], **options: Any
+) -> int:
     """Show which backends can execute WORKFLOW, and every reason why the others cannot.
 
-    WORKFLOW is as of director submit. Without -b and --tag every backend is checked. Nothing is submitted.
+    WORKFLOW is as of director submit. Without -b and --tag every backend is checked. Nothing is
+    submitted.
     """
     content = read_source(source)
     graph = workflow_in(content, source, connection.director)
@@ -56,7 +59,9 @@ def _rows(backend: BackendCheck) -> Iterator[tuple[str, str, str, str]]:
         yield backend.backend_id, answer, "", ""
     for number, reason in enumerate(backend.reasons):
         first = ("", "") if number else (backend.backend_id, answer)
-        node = "" if reason.node_id is None else f"{reason.node_id} {reason.class_type or ''}".rstrip()
+        node = (
+            "" if reason.node_id is None else f"{reason.node_id} {reason.class_type or ''}".rstrip()
+        )
         yield (*first, node, reason.message)
         if reason.nearest:
             # On a line of its own: a terminal cuts long messages.

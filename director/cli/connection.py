@@ -15,7 +15,8 @@ from director.cli.text import json_text, plain_line
 from director.client import Director, DirectorError, UnexpectedAnswer, Unreachable
 from director.client.transport import DEFAULT_URL, Address
 
-#: The words of the command line for fields of the API after which no option of the command is called.
+#: The words of the command line for fields of the API after which no option of the command is
+#: called.
 _WORDS: Final = {
     "workflow_json": "workflow",
     "submitter": "DIRECTOR_SUBMITTER",
@@ -40,8 +41,12 @@ class Connection:
         """The client. It is closed at the end of the command."""
         return click.get_current_context().with_resource(Director(self.url, self.token))
 
-    def show(self, value: Any, lines: Iterable[str], *, empty: str = "", indent: int | None = 2) -> None:
-        """Print ``value`` as JSON for programs, or ``lines`` for users; without lines ``empty`` as an error."""
+    def show(
+        self, value: Any, lines: Iterable[str], *, empty: str = "", indent: int | None = 2
+    ) -> None:
+        """Print ``value`` as JSON for programs, or ``lines`` for users; without lines ``empty`` as
+        an error.
+        """
         if self.as_json:
             click.echo(json_text(value, indent))
         elif text := "\n".join(lines):
@@ -87,7 +92,8 @@ def _address(url: str) -> str:
         Address.parse(url, None)
     except ValueError:
         raise usage_error(
-            f"--server (or DIRECTOR_URL) is {url!r}, which is not an address.", f"Write it like {DEFAULT_URL}."
+            f"--server (or DIRECTOR_URL) is {url!r}, which is not an address.",
+            f"Write it like {DEFAULT_URL}.",
         ) from None
     return url
 
@@ -105,7 +111,9 @@ def _token() -> str | None:
     return token
 
 
-_NOT_STARTED: Final = "Start one with director serve, or set its address: --server URL, or DIRECTOR_URL."
+_NOT_STARTED: Final = (
+    "Start one with director serve, or set its address: --server URL, or DIRECTOR_URL."
+)
 _NOT_THERE: Final = "Is it running, and is this its address? (--server, or DIRECTOR_URL)"
 #: What a user does about some errors, by their code.
 _HINTS: Final = {
@@ -122,22 +130,38 @@ def failure_of(error: DirectorError, connection: Connection) -> CommandError:
     message, status, hint = "\n".join(fields) or str(error), Status.REFUSED, ""
     if isinstance(error, Unreachable):
         is_default = connection.url.rstrip("/") == DEFAULT_URL
-        message, status, hint = error.detail, Status.UNREACHABLE, _NOT_STARTED if is_default else _NOT_THERE
+        message, status, hint = (
+            error.detail,
+            Status.UNREACHABLE,
+            _NOT_STARTED if is_default else _NOT_THERE,
+        )
     elif error.code == "sign_in_required":
         problem, hint = ("needs a token", "Set DIRECTOR_TOKEN to the Director's token.")
         if connection.token is not None:
-            problem, hint = "refuses the token in DIRECTOR_TOKEN", "It must be the Director's token."
+            problem, hint = (
+                "refuses the token in DIRECTOR_TOKEN",
+                "It must be the Director's token.",
+            )
         message = f"The Director at {connection.url} {problem}."
     elif error.code == "runner_absent":
         message, status = "The Director has no runner; nothing was stored.", Status.UNREACHABLE
-        hint = "Start one on the Director's host: director runner. To find out more: director doctor."
+        hint = (
+            "Start one on the Director's host: director runner. To find out more: director doctor."
+        )
     elif error.code in _HINTS:
         message, hint = error.detail, _HINTS[error.code]
     elif isinstance(error, UnexpectedAnswer) or (error.code is None and error.status is not None):
-        message, status = f"{connection.url} does not answer as a Director does: {error}", Status.UNREACHABLE
+        message, status = (
+            f"{connection.url} does not answer as a Director does: {error}",
+            Status.UNREACHABLE,
+        )
         hint = "Is this its address? Set another one with --server URL, or DIRECTOR_URL."
     elif error.transient:
-        message, status, hint = str(error), Status.UNREACHABLE, "Try again later, or run director doctor."
+        message, status, hint = (
+            str(error),
+            Status.UNREACHABLE,
+            "Try again later, or run director doctor.",
+        )
     elif error.code == "no_online_backends":
         refused = no_backends_error(error.skipped_backends)
         message, hint = refused.message, refused.hint
@@ -170,13 +194,17 @@ def none_registered() -> CommandError:
 
 def _named(field: str, message: str) -> str:
     first, _, rest = field.partition(".")
-    options = [one for one in click.get_current_context().command.params if isinstance(one, click.Option)]
+    options = [
+        one for one in click.get_current_context().command.params if isinstance(one, click.Option)
+    ]
     word = {**_WORDS, **{str(one.name): one.opts[-1] for one in options}}.get(first, first)
     return f"{word}{' ' + rest if rest else ''}: {message}"
 
 
 def closest_match(name: str, known: Iterable[str], hint: str) -> str:
-    """Return a sentence with the known names similar to ``name``; with all of them, if there are few."""
+    """Return a sentence with the known names similar to ``name``; with all of them, if there are
+    few.
+    """
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from director.cli.environment import is_colourless
-from director.cli.text import COLOURS, NOT_NEEDED, coloured, is_terminal, json_text, label, place, plain_line
+from director.cli.text import (
+    COLOURS,
+    NOT_NEEDED,
+    coloured,
+    is_terminal,
+    json_text,
+    label,
+    place,
+    plain_line,
+)
 from director.client import Child, ChildProgress, Event, GroupComplete, GroupReopened, InitialState
 
 FINAL: Final = frozenset({"completed", "failed", "timeout", "cancelled"})
@@ -283,7 +292,12 @@ def drawn(rows: list[Row], width: int, height: int) -> RenderableType:
         word = ": ".join(filter(None, (label(row.status), row.note)))
         word = f"{row.progress:3.0f} % {row.note}" if row.status == "running" else word
         seed = [str(row.seed)] if has_seeds else []
-        table.add_row(name, *seed, bar, Text(word, colour if is_final else "", no_wrap=True, overflow="ellipsis"))
+        table.add_row(
+            name,
+            *seed,
+            bar,
+            Text(word, colour if is_final else "", no_wrap=True, overflow="ellipsis"),
+        )
     if len(shown) == len(rows):
         return table
     return Group(table, Text(_rest(rows, shown), "dim", no_wrap=True, overflow="ellipsis"))

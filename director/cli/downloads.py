@@ -18,7 +18,14 @@ from director.cli import option_types
 from director.cli.exit_status import CommandError, Status, usable, usage_error
 from director.client import Director, DirectorError, Group, OutputFile, Outputs
 from director.client.downloads import facts_of
-from jobgroups.domain.file_names import DEFAULT_TEMPLATE, FileName, FileNames, Template, TemplateInvalid, facts
+from jobgroups.domain.file_names import (
+    DEFAULT_TEMPLATE,
+    FileName,
+    FileNames,
+    Template,
+    TemplateInvalid,
+    facts,
+)
 
 #: File names sort in the order of the group's jobs.
 DEFAULT_NAME: Final = f"{{index}}_{DEFAULT_TEMPLATE}"
@@ -35,7 +42,8 @@ name_option: Final = click.option(
     "file_name",
     default=DEFAULT_NAME,
     show_default=True,
-    help="Names of saved files; also of {number}, {job}, {group}, metadata and varied inputs, such as {cfg:.1f}.",
+    help="Names of saved files; also of {number}, {job}, {group}, metadata and varied inputs, "
+    "such as {cfg:.1f}.",
 )
 
 
@@ -43,8 +51,9 @@ name_option: Final = click.option(
 class DownloadOptions:
     """Folder of the files, None for no downloads, and the template of their names.
 
-    Created before the submission, so that nothing runs whose files could not be saved. Raises ``CommandError`` if the
-    folder cannot be created or written, or the template is wrong: has a name that is not ``known``, if that is not None.
+    Created before the submission, so that nothing runs whose files could not be saved. Raises
+    ``CommandError`` if the folder cannot be created or written, or the template is wrong: has a
+    name that is not ``known``, if that is not None.
     """
 
     folder: Path | None
@@ -81,12 +90,15 @@ class Unsaved:
 
 
 class Downloader:
-    """Saves files in threads, in a folder that is created. A context manager: leaving it waits for all downloads.
+    """Saves files in threads, in a folder that is created. A context manager: leaving it waits for
+    all downloads.
 
     ``on_saved`` is called with the job's id and the path of each saved file, in a thread.
     """
 
-    def __init__(self, director: Director, options: DownloadOptions, on_saved: Callable[[str, Path], None]) -> None:
+    def __init__(
+        self, director: Director, options: DownloadOptions, on_saved: Callable[[str, Path], None]
+    ) -> None:
         self._director = director
         self._folder = options.folder or Path()
         self._template = options.name
@@ -105,17 +117,26 @@ class Downloader:
         self._pool.shutdown(wait=True, cancel_futures=kind is not None)
 
     def download_all(self, group: Group) -> None:
-        """Download the files of all completed jobs of a group; keep what names may contain of the group and each job.
+        """Download the files of all completed jobs of a group; keep what names may contain of the
+        group and each job.
 
         Raises ``CommandError`` if the template has a name that no job has.
         """
         of_group = {"job_group_id": group.job_group_id, "group_metadata": group.metadata}
         self._of_job = {
-            child.job_id: {**of_group, "index": index, "variation": child.variation, "metadata": child.metadata}
+            child.job_id: {
+                **of_group,
+                "index": index,
+                "variation": child.variation,
+                "metadata": child.metadata,
+            }
             for index, child in enumerate(group.child_jobs, 1)
         }
         if self._of_job:
-            own = (facts(variation=child.variation, metadata=child.metadata) for child in group.child_jobs)
+            own = (
+                facts(variation=child.variation, metadata=child.metadata)
+                for child in group.child_jobs
+            )
             _template(self._template, {*group.metadata, *itertools.chain(*own)})
         for child in group.child_jobs:
             self.download(group.job_group_id, child.job_id, child.outputs)
@@ -138,7 +159,9 @@ class Downloader:
                 self._futures.append(self._pool.submit(self._save, job_id, file, name))
 
     def finish(self) -> list[Unsaved]:
-        """Wait for every file; return those that could not be saved. An ``OSError`` of ``on_saved`` is raised."""
+        """Wait for every file; return those that could not be saved. An ``OSError`` of ``on_saved``
+        is raised.
+        """
         for future in self._futures:
             future.result()
         return self.missing

@@ -1,4 +1,6 @@
-"""Plan of a submission that stores nothing: jobs, seeds, varied and changed inputs, backends and the time."""
+"""Plan of a submission that stores nothing: jobs, seeds, varied and changed inputs, backends and
+the time.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +17,9 @@ from jobgroups.workflow import SEED_INPUTS, ParameterInvalid, is_link, node_titl
 _MOST_SHOWN: Final = 20  #: Jobs of the table.
 
 
-def with_parameters(graph: dict[str, Any], parameters: Mapping[str, Any]) -> workflow.WorkflowTemplate:
+def with_parameters(
+    graph: dict[str, Any], parameters: Mapping[str, Any]
+) -> workflow.WorkflowTemplate:
     """Return the workflow with its parameters set.
 
     Raises ``CommandError`` if a parameter does not fit the workflow, or sets no input.
@@ -31,7 +35,9 @@ def with_parameters(graph: dict[str, Any], parameters: Mapping[str, Any]) -> wor
 
 
 def _ignored(ignored: Mapping[str, str], graph: Mapping[str, Any]) -> CommandError:
-    hints = {similar_inputs(name, graph) for name, reason in ignored.items() if "matches no" in reason}
+    hints = {
+        similar_inputs(name, graph) for name, reason in ignored.items() if "matches no" in reason
+    }
     if any(name in SEED_INPUTS for name in ignored):
         hints.add("--base-seed N is the seed of the first job.")
     message = "\n".join(f"--set {name}: {reason}" for name, reason in ignored.items())
@@ -50,8 +56,12 @@ def similar_inputs(name: str, graph: Mapping[str, Any]) -> str:
     return closest_match(name, sorted(known), "--dry-run submits nothing.")
 
 
-def changes(graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate) -> Iterator[dict[str, Any]]:
-    """Yield the inputs that differ between file and jobs; ``after`` None: each job has its own seed there."""
+def changes(
+    graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate
+) -> Iterator[dict[str, Any]]:
+    """Yield the inputs that differ between file and jobs; ``after`` None: each job has its own seed
+    there.
+    """
     seeded = set(prepared.seed_slots)
     for node_id, node in prepared.workflow.items():
         before = graph[node_id]["inputs"]
@@ -70,7 +80,11 @@ def changes(graph: Mapping[str, Any], prepared: workflow.WorkflowTemplate) -> It
 def lines(plan: SubmissionPlan, changed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     shown, in_pool = plan.jobs[:_MOST_SHOWN], plan.placement == "pool"
     is_one_seed = len({job.seed for job in plan.jobs}) == 1
-    seeds = f"seed {plan.jobs[0].seed}" if is_one_seed else f"seeds {plan.seed_strategy} from {plan.base_seed}"
+    seeds = (
+        f"seed {plan.jobs[0].seed}"
+        if is_one_seed
+        else f"seeds {plan.seed_strategy} from {plan.base_seed}"
+    )
     yield f"Nothing is submitted. It would be {pluralize(plan.total_count, 'job')}, {seeds}:"
     varied = dict.fromkeys(name for job in shown for name in job.variation or ())
     rows = []
@@ -83,14 +97,20 @@ def lines(plan: SubmissionPlan, changed: Sequence[Mapping[str, Any]]) -> Iterato
         yield f"… and {plan.total_count - len(shown):,} more"
     if in_pool:
         able = {one.backend_id: one.jobs or 0 for one in plan.backends if one.can_run}
-        parts = [name + (f" ({jobs:,} of the jobs)" if jobs < plan.total_count else "") for name, jobs in able.items()]
+        parts = [
+            name + (f" ({jobs:,} of the jobs)" if jobs < plan.total_count else "")
+            for name, jobs in able.items()
+        ]
         yield f"Ready to take them: {', '.join(parts)}"
     if plan.eta_seconds is not None:
         yield f"Expected to end in {duration(plan.eta_seconds)}"
     yield "Changed inputs:" if changed else "The file is not changed."
     for change in changed:
         after = "the job's seed" if change["after"] is None else _shown(change["after"])
-        yield f"  {change['node']} {change['class_type']}.{change['input']}: {_shown(change['before'])} → {after}"
+        yield (
+            f"  {change['node']} {change['class_type']}.{change['input']}: "
+            f"{_shown(change['before'])} → {after}"
+        )
 
 
 def _shown(value: Any) -> str:

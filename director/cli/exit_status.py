@@ -12,7 +12,8 @@ class Status(IntEnum):
     """Exit statuses; scripts rely on them (docs/cli.md)."""
 
     OK = 0
-    FAILED = 1  #: A job failed, timed out or was cancelled; a file could not be saved; no backend can run it.
+    #: A job failed, timed out or was cancelled; a file could not be saved; no backend can run it.
+    FAILED = 1
     USAGE = 2  #: The command line, or a file that it names, is wrong. Nothing was sent.
     UNREACHABLE = 3  #: No Director answers, or it cannot now. Try again later.
     REFUSED = 4  #: The Director refused. It will refuse again.
@@ -21,9 +22,13 @@ class Status(IntEnum):
 
 
 class CommandError(click.ClickException):
-    """An error of a command, for users; ``hint`` says what to do, one line each, and ``details`` are for ``--json``."""
+    """An error of a command, for users; ``hint`` says what to do, one line each, and ``details``
+    are for ``--json``.
+    """
 
-    def __init__(self, message: str, status: Status, *, hint: str = "", details: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, message: str, status: Status, *, hint: str = "", details: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.hint = hint
@@ -41,7 +46,12 @@ class CommandError(click.ClickException):
         """Print the error for programs, on one line of standard error."""
         from director.cli.text import json_text  # noqa: PLC0415 it imports the client, which servers do not need
 
-        error = {"detail": self.message, "code": None, "hint": self.hint, "exit_status": self.status}
+        error = {
+            "detail": self.message,
+            "code": None,
+            "hint": self.hint,
+            "exit_status": self.status,
+        }
         click.echo(json_text({**error, **self.details}), err=True)
 
 

@@ -14,7 +14,13 @@ _WITHIN: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 
 
 @click.command
-@click.option("--window", type=click.Choice(list(_WITHIN)), default="1d", show_default=True, help="Period before now.")
+@click.option(
+    "--window",
+    type=click.Choice(list(_WITHIN)),
+    default="1d",
+    show_default=True,
+    help="Period before now.",
+)
 @with_connection
 def failures(connection: Connection, window: str) -> None:
     """Show recent failures by cause, backend and workflow, the most frequent first."""
@@ -27,7 +33,9 @@ def failure_lines(found: Failures) -> Sequence[str]:
     if not found.results and not found.recovered:
         return [f"Nothing failed in {within}."]
     jobs = pluralize(found.failed_jobs, "job")
-    lines = [f"{jobs} failed in {within} and {'is' if found.failed_jobs == 1 else 'are'} failed now."]
+    lines = [
+        f"{jobs} failed in {within} and {'is' if found.failed_jobs == 1 else 'are'} failed now."
+    ]
     if found.only_newest is not None:
         lines.append(f"There were more failures: only the newest {found.only_newest} are counted.")
     lines += _table(found.results)
@@ -39,7 +47,16 @@ def failure_lines(found: Failures) -> Sequence[str]:
 
 
 def _table(rows: Sequence[FailureRow]) -> list[str]:
-    heads = ("CLASS", "BACKEND", "FAILURES", "FAILED JOBS", "RETRYING", "LAST", "WORKFLOW", "NEWEST")
+    heads = (
+        "CLASS",
+        "BACKEND",
+        "FAILURES",
+        "FAILED JOBS",
+        "RETRYING",
+        "LAST",
+        "WORKFLOW",
+        "NEWEST",
+    )
     cells = [
         (
             row.failure_class,
@@ -50,7 +67,8 @@ def _table(rows: Sequence[FailureRow]) -> list[str]:
             text.local(row.last_at),
             row.workflow_name,
             # The attempt of a recall at an unreachable backend has no message.
-            row.example and ": ".join(filter(None, (row.example.job_group_id, row.example.message))),
+            row.example
+            and ": ".join(filter(None, (row.example.job_group_id, row.example.message))),
         )
         for row in rows
     ]

@@ -11,7 +11,13 @@ import click
 from director.cli import environment, option_types, selection, text
 from director.cli.connection import Connection, with_connection
 from director.cli.display import make_display
-from director.cli.downloads import Downloader, DownloadOptions, failed_to_save, name_option, save_option
+from director.cli.downloads import (
+    Downloader,
+    DownloadOptions,
+    failed_to_save,
+    name_option,
+    save_option,
+)
 from director.cli.exit_status import CommandError, Status, usable
 from director.cli.watch import watch_to_end
 from director.client import Attempt, Child, Event, Group
@@ -27,9 +33,13 @@ _FAILED: Final = ("failed", "partial_complete")
 @option_types.group_id_argument
 @save_option
 @name_option
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing; report the result by the exit status.")
+@click.option(
+    "-q", "--quiet", is_flag=True, help="Print nothing; report the result by the exit status."
+)
 @with_connection
-def watch(connection: Connection, group_id: str, folder: Path | None, file_name: str, quiet: bool) -> int:
+def watch(
+    connection: Connection, group_id: str, folder: Path | None, file_name: str, quiet: bool
+) -> int:
     """Show the group ID until it has ended; Ctrl-C leaves it running.
 
     Exit status 0: the group is completed. 1: a job failed, timed out or was cancelled.
@@ -41,11 +51,19 @@ def watch(connection: Connection, group_id: str, folder: Path | None, file_name:
 
 @click.command("list")
 @click.option("--failed", "is_failed", is_flag=True, help="Groups with a failed job.")
-@click.option("--mine", is_flag=True, help="Groups that you submitted (DIRECTOR_SUBMITTER, else USER@HOST).")
 @click.option(
-    "--since", "created_after", type=option_types.moment, metavar="WHEN", help="Created since: 30m, 1h, 2d, 2026-02-01."
+    "--mine", is_flag=True, help="Groups that you submitted (DIRECTOR_SUBMITTER, else USER@HOST)."
 )
-@click.option("--before", "created_before", type=option_types.moment, metavar="WHEN", help="Created before.")
+@click.option(
+    "--since",
+    "created_after",
+    type=option_types.moment,
+    metavar="WHEN",
+    help="Created since: 30m, 1h, 2d, 2026-02-01.",
+)
+@click.option(
+    "--before", "created_before", type=option_types.moment, metavar="WHEN", help="Created before."
+)
 @click.option(
     "--state",
     "states",
@@ -53,15 +71,29 @@ def watch(connection: Connection, group_id: str, folder: Path | None, file_name:
     type=click.Choice([status.value for status in GroupStatus]),
     help="With this status.",
 )
-@click.option("-b", "--backend", type=option_types.filled, metavar="ID", help="With a job on this backend.")
 @click.option(
-    "--text", metavar="WORDS", help="With these words in name, prompt, metadata, id or submitter; or the seed of a job."
+    "-b", "--backend", type=option_types.filled, metavar="ID", help="With a job on this backend."
 )
 @click.option(
-    "--archived", is_flag=True, callback=option_types.parsed(lambda on: "yes" if on else None), help="Archived groups."
+    "--text",
+    metavar="WORDS",
+    help="With these words in name, prompt, metadata, id or submitter; or the seed of a job.",
+)
+@click.option(
+    "--archived",
+    is_flag=True,
+    callback=option_types.parsed(lambda on: "yes" if on else None),
+    help="Archived groups.",
 )
 @option_types.metadata_option("With this metadata.")
-@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of groups.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Maximum number of groups.",
+)
 @with_connection
 def list_(
     connection: Connection,
@@ -82,7 +114,9 @@ def list_(
         newest = islice(connection.director.list(status=state, **filters), limit)
         # By id: the status of a group may change while both are listed.
         found |= {group.job_group_id: group for group in newest}
-    groups = sorted(found.values(), key=lambda group: (group.created_at, group.job_group_id), reverse=True)[:limit]
+    groups = sorted(
+        found.values(), key=lambda group: (group.created_at, group.job_group_id), reverse=True
+    )[:limit]
     if backend is not None and not groups:
         # A backend that was removed still has groups.
         ids = [known.backend_id for known in connection.director.backends()]
@@ -116,7 +150,11 @@ def _wanted(states: Sequence[str], *, is_failed: bool) -> Sequence[str | None]:
 
 def _title(group: Group) -> str:
     """Return the title of a group, if it is not the id, with its submitter and metadata."""
-    notes = [f"{key}={value}" for key, value in group.metadata.items() if not isinstance(value, dict | list)]
+    notes = [
+        f"{key}={value}"
+        for key, value in group.metadata.items()
+        if not isinstance(value, dict | list)
+    ]
     title = "" if group.title == group.job_group_id else group.title
     return "; ".join(filter(None, [title, " ".join(filter(None, [group.submitter, *notes]))]))
 
@@ -145,7 +183,9 @@ def _group_lines(group: Group) -> Iterator[str]:
         "Archived": text.local(group.archived_at) if group.archived_at else "",
         "Submitted": f"{text.local(group.created_at)} {group.submitter or ''}".rstrip(),
         "Expected to end": "" if group.eta_seconds is None else f"in {duration(group.eta_seconds)}",
-        "Kept until": "" if group.expires_at is None else f"{text.local(group.expires_at)}, unless a job has a star",
+        "Kept until": ""
+        if group.expires_at is None
+        else f"{text.local(group.expires_at)}, unless a job has a star",
         "Seeds": f"{group.seed_strategy} from {group.base_seed}",
         "Run": str(group.run) if group.run > 1 else "",
         "Made by": text.made_by(group) if group.placement == "pool" else "",
@@ -162,7 +202,15 @@ def _group_lines(group: Group) -> Iterator[str]:
         head = "Not ready at submission" if group.placement == "pool" else "Left out"
         yield f"  {head}: {skipped.backend_id}: {skipped.reason}"
     is_batch = any(child.variation for child in group.child_jobs)
-    heads = ("JOB", "BACKEND", "SEED", *(["VARIATION"] if is_batch else []), "STATUS", "PROGRESS", "REASON")
+    heads = (
+        "JOB",
+        "BACKEND",
+        "SEED",
+        *(["VARIATION"] if is_batch else []),
+        "STATUS",
+        "PROGRESS",
+        "REASON",
+    )
     rows = [
         (
             child.job_id,
@@ -241,7 +289,12 @@ def provenance(connection: Connection, source: str, job_id: str | None) -> None:
 @click.command
 @option_types.group_id_argument
 @click.option(
-    "--to", "folder", type=option_types.folder, metavar="DIR", default=".", help="Folder (default: the current one)."
+    "--to",
+    "folder",
+    type=option_types.folder,
+    metavar="DIR",
+    default=".",
+    help="Folder (default: the current one).",
 )
 @name_option
 @with_connection
@@ -258,7 +311,9 @@ def save(connection: Connection, group_id: str, folder: Path, file_name: str) ->
     if missing:
         raise failed_to_save(missing, group_id, download_options)
     if not group.files:
-        raise CommandError(f"{group_id} has no output files ({text.label(group.status)}).", Status.FAILED)
+        raise CommandError(
+            f"{group_id} has no output files ({text.label(group.status)}).", Status.FAILED
+        )
     return int(Status.OK)
 
 
@@ -274,11 +329,16 @@ def save(connection: Connection, group_id: str, folder: Path, file_name: str) ->
     help="The file, which is replaced; of more pages also FILE_2.",
 )
 @click.option(
-    "--axes", default="", metavar="INPUTS", help="Inputs of a sweep for columns, rows and blocks: 3.cfg,seed."
+    "--axes",
+    default="",
+    metavar="INPUTS",
+    help="Inputs of a sweep for columns, rows and blocks: 3.cfg,seed.",
 )
 @with_connection
 def sheet(connection: Connection, group_id: str, path: Path, axes: str) -> None:
-    """Save the contact sheet of the group ID: the grid of a sweep, or all jobs in order, with labels."""
+    """Save the contact sheet of the group ID: the grid of a sweep, or all jobs in order, with
+    labels.
+    """
     with usable(path, "written"):
         paths = connection.director.sheet(group_id, path, axes=[axes] if axes else [])
     connection.show([str(one) for one in paths], [str(one) for one in paths])
@@ -314,5 +374,9 @@ def _event_lines(event: Event) -> Iterator[str]:
         for key in ("backend_id", "next_backend_id")
         if key in raw
     ]
-    facts = [text.plain_line(str(raw[key])) for key in ("seed", "error", "reason", "status") if raw.get(key)]
+    facts = [
+        text.plain_line(str(raw[key]))
+        for key in ("seed", "error", "reason", "status")
+        if raw.get(key)
+    ]
     yield " ".join([f"{event.seq:>4} {text.plain_line(event.type)}", *backends, *facts])

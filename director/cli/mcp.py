@@ -10,7 +10,9 @@ from director.cli.exit_status import usage_error
 @click.command
 @with_connection
 def mcp(connection: Connection) -> None:
-    """Serve the tools of an agent on standard input and output (Model Context Protocol). The agent starts it."""
+    """Serve the tools of an agent on standard input and output (Model Context Protocol). The agent
+    starts it.
+    """
     try:
         from director.mcp import make_server  # noqa: PLC0415 an optional package
     except ModuleNotFoundError as missing:

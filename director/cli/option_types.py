@@ -19,9 +19,9 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 def parameters(pairs: Iterable[str]) -> dict[str, Any]:
     """Return the values of ``--set``: ``3.cfg=7``, ``text=a red fox``, ``text=@prompt.txt``.
 
-    A value is parsed as JSON if it is JSON (``7``, ``true``, ``"7"``), else it is text. ``@`` reads the text of a file,
-    without the line break at its end; ``@@`` is an ``@``. Raises ``CommandError`` if a pair has no value, or its file
-    cannot be read.
+    A value is parsed as JSON if it is JSON (``7``, ``true``, ``"7"``), else it is text. ``@`` reads
+    the text of a file, without the line break at its end; ``@@`` is an ``@``. Raises
+    ``CommandError`` if a pair has no value, or its file cannot be read.
     """
     return {key: _parameter(key, text) for key, text in split_pairs("--set", pairs)}
 
@@ -97,7 +97,9 @@ def filled(text: str) -> str:
 
 
 def key(text: str) -> str:
-    """Return an idempotency key; raise ``BadParameter`` if it is empty, or the Director accepts no such key."""
+    """Return an idempotency key; raise ``BadParameter`` if it is empty, or the Director accepts no
+    such key.
+    """
     if not _KEY.fullmatch(filled(text)):
         raise click.BadParameter("It may have 255 letters, digits and signs, all of them ASCII.")
     return text
@@ -109,7 +111,9 @@ def folder(text: str) -> Path:
 
 
 def age(text: str) -> dt.timedelta:
-    """Return how long ``90s``, ``30m``, ``1h``, ``2d`` or ``3w`` is; raise ``ValueError`` or ``OverflowError``."""
+    """Return how long ``90s``, ``30m``, ``1h``, ``2d`` or ``3w`` is; raise ``ValueError`` or
+    ``OverflowError``.
+    """
     found = _AGE.fullmatch(text.strip())
     if found is None:
         raise ValueError(text)
@@ -117,19 +121,28 @@ def age(text: str) -> dt.timedelta:
 
 
 def moment(text: str) -> dt.datetime:
-    """Return a time: an age (``90s``, ``30m``, ``2d``), or a local date or time; else raise ``BadParameter``."""
+    """Return a time: an age (``90s``, ``30m``, ``2d``), or a local date or time; else raise
+    ``BadParameter``.
+    """
     text = text.strip()
     try:
         if _AGE.fullmatch(text):
             return dt.datetime.now(dt.UTC) - age(text)
         return dt.datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
-        raise click.BadParameter(f"{text!r} is not an age like 30m, 1h, 2d, and not a date like 2026-02-01.") from None
+        raise click.BadParameter(
+            f"{text!r} is not an age like 30m, 1h, 2d, and not a date like 2026-02-01."
+        ) from None
 
 
 def metadata_option(help_text: str) -> Callable[[Any], Any]:
     return click.option(
-        "--meta", "metadata", multiple=True, metavar="KEY=VALUE", callback=parsed(metadata), help=help_text
+        "--meta",
+        "metadata",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=parsed(metadata),
+        help=help_text,
     )
 
 
@@ -138,13 +151,20 @@ def stop_when(pairs: Iterable[str]) -> dict[str, int] | None:
     found = dict(split_pairs("--stop-when", pairs))
     for name, number in found.items():
         if name not in ("completed", "failed") or not re.fullmatch("[1-9][0-9]{0,4}", number):
-            raise usage_error(f"--stop-when {name}={number} is no condition.", "Write completed=4 or failed=10.")
+            raise usage_error(
+                f"--stop-when {name}={number} is no condition.", "Write completed=4 or failed=10."
+            )
     return {name: int(number) for name, number in found.items()} or None
 
 
 def set_option(help_text: str) -> Callable[[Any], Any]:
     return click.option(
-        "--set", "parameters", multiple=True, metavar="INPUT=VALUE", callback=parsed(parameters), help=help_text
+        "--set",
+        "parameters",
+        multiple=True,
+        metavar="INPUT=VALUE",
+        callback=parsed(parameters),
+        help=help_text,
     )
 
 
@@ -165,22 +185,37 @@ requires_option: Final = click.option(
     help="A tag, gpu:… or comfyui:… that a backend must have.",
 )
 group_id_argument: Final = click.argument("group_id", metavar="ID", type=identifier)
-group_ids_argument: Final = click.argument("group_ids", metavar="ID...", type=identifier, nargs=-1, required=True)
+group_ids_argument: Final = click.argument(
+    "group_ids", metavar="ID...", type=identifier, nargs=-1, required=True
+)
 jobs_option: Final = click.option(
-    "--job", "jobs", multiple=True, type=identifier, metavar="JOB", help="Only this job of the group; may be repeated."
+    "--job",
+    "jobs",
+    multiple=True,
+    type=identifier,
+    metavar="JOB",
+    help="Only this job of the group; may be repeated.",
 )
 
 
 def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
-    """Keep an option for the command that is run: it may be given before or after the command's name."""
+    """Keep an option for the command that is run: it may be given before or after the command's
+    name.
+    """
     if value:
         context.find_root().ensure_object(dict)[option.name] = value
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--server`` and ``--json``, whose values are in the object of the root context: ``server``, ``as_json``."""
+    """Add ``--server`` and ``--json``, whose values are in the object of the root context:
+    ``server``, ``as_json``.
+    """
     address = "Address of the Director (DIRECTOR_URL)."
-    server = click.option("--server", type=filled, metavar="URL", help=address, expose_value=False, callback=_keep)
+    server = click.option(
+        "--server", type=filled, metavar="URL", help=address, expose_value=False, callback=_keep
+    )
     programs = "Print JSON, for programs."
-    as_json = click.option("--json", "as_json", is_flag=True, help=programs, expose_value=False, callback=_keep)
+    as_json = click.option(
+        "--json", "as_json", is_flag=True, help=programs, expose_value=False, callback=_keep
+    )
     return server(as_json(command))

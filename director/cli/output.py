@@ -18,7 +18,8 @@ _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 def flushed_output() -> Iterator[None]:
     """Flush standard output at the end; handle a closed pipe and a full disk.
 
-    Raises ``SystemExit`` if the reader closed the pipe, ``CommandError`` if the output could not be written.
+    Raises ``SystemExit`` if the reader closed the pipe, ``CommandError`` if the output could not be
+    written.
     """
     try:
         try:
@@ -38,7 +39,9 @@ def flushed_output() -> Iterator[None]:
 
 
 def print_line(out: TextIO | TextIOBase, line: str) -> None:
-    """Print a line at once. If the reader closed the pipe, the line is lost and the server continues."""
+    """Print a line at once. If the reader closed the pipe, the line is lost and the server
+    continues.
+    """
     try:
         out.write(f"{line}\n")
         out.flush()

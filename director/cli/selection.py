@@ -11,7 +11,8 @@ from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 def by_name(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
     """Return the backends with these names, in order; an id takes precedence over a tag.
 
-    A name may also be a list of names separated by commas. Raises ``CommandError`` if no backend has such a name.
+    A name may also be a list of names separated by commas. Raises ``CommandError`` if no backend
+    has such a name.
     """
     by_id = {backend.backend_id: backend for backend in known}
     found: list[Backend] = []
@@ -29,7 +30,9 @@ def by_name(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
 
 
 def exactly_one(name: str, known: Sequence[Backend]) -> Backend:
-    """Return the backend with this name; raise ``CommandError`` if no backend has it, or several have it."""
+    """Return the backend with this name; raise ``CommandError`` if no backend has it, or several
+    have it.
+    """
     found = by_name([name], known)
     if len(found) != 1:
         ids = ", ".join(backend.backend_id for backend in found)
@@ -52,10 +55,11 @@ def unknown_backend(name: str, kind: str, names: Iterable[str]) -> CommandError:
 
 
 def for_children(names: Sequence[str], *, known: Sequence[Backend]) -> list[str]:
-    """Return the backend of each job of a submission: those with these names, as often as named; without names, all.
+    """Return the backend of each job of a submission: those with these names, as often as named;
+    without names, all.
 
-    The Director leaves out those that cannot accept a job. Raises ``CommandError`` if no backend is registered, or no
-    backend has such a name.
+    The Director leaves out those that cannot accept a job. Raises ``CommandError`` if no backend is
+    registered, or no backend has such a name.
     """
     if not names and not known:
         raise none_registered()
@@ -63,10 +67,11 @@ def for_children(names: Sequence[str], *, known: Sequence[Backend]) -> list[str]
 
 
 def for_pool(names: Sequence[str], tags: Sequence[str], *, known: Sequence[Backend]) -> list[str]:
-    """Return the candidates of a submission to the pool; without names and tags every backend is one.
+    """Return the candidates of a submission to the pool; without names and tags every backend is
+    one.
 
-    A tag stands also for backends that get it later. Names are as of ``by_name``. Raises ``CommandError`` if no backend
-    has such a name or tag.
+    A tag stands also for backends that get it later. Names are as of ``by_name``. Raises
+    ``CommandError`` if no backend has such a name or tag.
     """
     if not names and not tags:
         return [ANY_BACKEND]

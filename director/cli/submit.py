@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from director.cli import batch as batches, dry_run as dry_runs, environment, option_types, selection, text
+from director.cli import (
+    batch as batches,
+    dry_run as dry_runs,
+    environment,
+    option_types,
+    selection,
+    text,
+)
 from director.cli.assets import uploaded
 from director.cli.connection import Connection, failure_of, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
@@ -29,7 +36,8 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
     "names",
     multiple=True,
     metavar="NAME",
-    help="Id or tag; may be repeated. Alone: one job on each of these backends. With --count or --tag: they"
+    help="Id or tag; may be repeated. Alone: one job on each of these backends. With --count or "
+    "--tag: they"
     " may take the jobs.",
 )
 @option_types.tags_option("Backends with this tag may take the jobs; may be repeated.")
@@ -51,24 +59,34 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
     "--seeds",
     "seed_strategy",
     type=click.Choice([strategy.value for strategy in SeedStrategy]),
-    help="How the other seeds follow from the base seed (default: random; with --sweep one seed for all jobs).",
+    help="How the other seeds follow from the base seed (default: random; with --sweep one seed "
+    "for all jobs).",
 )
-@click.option("--base-seed", type=click.IntRange(0, MAX_SEED), help="Seed of the first job (default: random).")
-@click.option("--title", "name", metavar="TEXT", help="Name of the group (default: its scene, or its prompt).")
+@click.option(
+    "--base-seed", type=click.IntRange(0, MAX_SEED), help="Seed of the first job (default: random)."
+)
+@click.option(
+    "--title", "name", metavar="TEXT", help="Name of the group (default: its scene, or its prompt)."
+)
 @option_types.metadata_option("Metadata of the group; a filter of director list.")
 @click.option(
-    "--timeout", "timeout_seconds", type=click.IntRange(30, 3600), help="Seconds that a job may run (default: 300)."
+    "--timeout",
+    "timeout_seconds",
+    type=click.IntRange(30, 3600),
+    help="Seconds that a job may run (default: 300).",
 )
 @click.option(
     "--stall-timeout",
     "stall_seconds",
     type=click.IntRange(30, 86_400),
-    help="Seconds without an event after which a job ends; replaces the default of --timeout: it may run for days.",
+    help="Seconds without an event after which a job ends; replaces the default of --timeout: it "
+    "may run for days.",
 )
 @click.option(
     "--retention-days",
     type=click.IntRange(1, 36_500),
-    help="Days after the end of the group until it is deleted, unless a job has a star (default: the Director's setting).",
+    help="Days after the end of the group until it is deleted, unless a job has a star (default: "
+    "the Director's setting).",
 )
 @click.option(
     "--max-attempts",
@@ -82,7 +100,12 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
     callback=option_types.parsed(lambda where: False if where == "never" else where),
     help="Backends of a retry: only the job's own, those of the group, or any.",
 )
-@click.option("--retry-on", multiple=True, metavar="CLASS", help="Retry only after these failures: out_of_memory …")
+@click.option(
+    "--retry-on",
+    multiple=True,
+    metavar="CLASS",
+    help="Retry only after these failures: out_of_memory …",
+)
 @click.option(
     "--partial-outputs",
     type=click.Choice([policy.value for policy in PartialOutputs]),
@@ -98,12 +121,16 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 @click.option(
     "--webhook",
     metavar="URL",
-    callback=option_types.parsed(lambda url: None if url is None else {"url": option_types.filled(url)}),
+    callback=option_types.parsed(
+        lambda url: None if url is None else {"url": option_types.filled(url)}
+    ),
     help="Have the ends of the jobs and of the group posted to URL.",
 )
 @option_types.requires_option
 @click.option(
-    "--upload", is_flag=True, help="Upload the local files that the inputs image, mask, audio, video and file name."
+    "--upload",
+    is_flag=True,
+    help="Upload the local files that the inputs image, mask, audio, video and file name.",
 )
 @click.option(
     "--key",
@@ -112,11 +139,18 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
     help="Idempotency key: the same submission with this key makes one group in 24 hours.",
 )
 @click.option(
-    "--watch", "is_watched", is_flag=True, help="Watch the group to its end; the exit status reports its result."
+    "--watch",
+    "is_watched",
+    is_flag=True,
+    help="Watch the group to its end; the exit status reports its result.",
 )
 @save_option
 @name_option
-@click.option("--dry-run", is_flag=True, help="Show jobs, seeds, inputs and the time; submit and upload nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show jobs, seeds, inputs and the time; submit and upload nothing.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print only the group's id and warnings.")
 @with_connection
 def submit(
@@ -140,25 +174,30 @@ def submit(
     quiet: bool,
     **fields: Any,
 ) -> int:
-    """Submit WORKFLOW: a file that ComfyUI's editor saved or exported, a PNG that ComfyUI made, or - for standard input.
+    """Submit WORKFLOW: a file that ComfyUI's editor saved or exported, a PNG that ComfyUI made, or
+    - for standard input.
 
-    Each job is the workflow with its own seed. It goes to the backend that is free first, unless -b or --all
-    names a backend for each job. When this command returns, the Director has stored the group: it runs
-    independently of this terminal.
+    Each job is the workflow with its own seed. It goes to the backend that is free first, unless -b
+    or --all names a backend for each job. When this command returns, the Director has stored the
+    group: it runs independently of this terminal.
     """
     if every and (names or tags):
         raise click.UsageError("Use --backend or --all, not both; likewise --tag.")
     has_batch = bool(sweeps or globs or csv_file)
     if has_batch and count is not None:
-        raise click.UsageError("--sweep, --csv and --inputs make the number of jobs: use them without --count.")
+        raise click.UsageError(
+            "--sweep, --csv and --inputs make the number of jobs: use them without --count."
+        )
     in_pool = count is not None or has_batch or bool(tags) or not (names or every)
     content = read_source(source)
-    # As it was drawn, for the pictures. The Director converts it again, with the warnings; with --upload it would lack
-    # the files.
+    # As it was drawn, for the pictures. The Director converts it again, with the warnings; with
+    # --upload it would lack the files.
     editor = None if dry_run or upload else editor_in(content)
     graph = workflow_in(content, source, connection.director, warns=editor is None)
     template = dry_runs.with_parameters(graph, fields["parameters"])
-    batch = batches.read(graph, template, sweeps=sweeps, csv_file=csv_file, globs=globs, is_zip=is_zip, upload=upload)
+    batch = batches.read(
+        graph, template, sweeps=sweeps, csv_file=csv_file, globs=globs, is_zip=is_zip, upload=upload
+    )
     # A submission to the pool of all backends is sent without reading them.
     known = () if in_pool and not (names or tags) else connection.director.backends()
     if in_pool:
@@ -212,10 +251,14 @@ def _send(
         failure.details["idempotency_key"] = key
         raise failure from error
     except KeyboardInterrupt:
-        raise CommandError("Interrupted before the answer.", Status.INTERRUPTED, hint=again) from None
+        raise CommandError(
+            "Interrupted before the answer.", Status.INTERRUPTED, hint=again
+        ) from None
 
 
-def _announce(connection: Connection, group: Group, backend_ids: Sequence[str], *, in_pool: bool, quiet: bool) -> None:
+def _announce(
+    connection: Connection, group: Group, backend_ids: Sequence[str], *, in_pool: bool, quiet: bool
+) -> None:
     if connection.as_json:
         connection.show({"type": "submitted", **group.raw}, (), indent=None)
         return
@@ -230,11 +273,17 @@ def _announce(connection: Connection, group: Group, backend_ids: Sequence[str], 
         click.echo("This key was used before: this is its group, no new one.", err=True)
     number = pluralize(len(group.child_jobs), "job")
     where = "any free backend of " if in_pool else ""
-    ids = backend_ids if in_pool else list(dict.fromkeys(child.backend_id or "" for child in group.child_jobs))
+    ids = (
+        backend_ids
+        if in_pool
+        else list(dict.fromkeys(child.backend_id or "" for child in group.child_jobs))
+    )
     where += ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
     if backend_ids == [ANY_BACKEND]:
         where = "any free backend"
-    click.echo(f"{group.job_group_id}: {number} on {where}. See: director watch {group.job_group_id}")
+    click.echo(
+        f"{group.job_group_id}: {number} on {where}. See: director watch {group.job_group_id}"
+    )
 
 
 def _warn(warnings: Sequence[str]) -> None:

@@ -69,7 +69,9 @@ def plain_line(text: str) -> str:
 def json_text(value: Any, indent: int | None = None) -> str:
     """Return a value as JSON for programs and terminals: what is not printable is escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
-    return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
+    return _UNUSUAL.sub(
+        lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text
+    )
 
 
 def short(value: Any, limit: int = 40) -> str:
@@ -85,11 +87,13 @@ def variation(child: Child) -> str:
     return " ".join(f"{name}={short(value, 24)}" for name, value in (child.variation or {}).items())
 
 
-def columns(heads: Sequence[str], rows: Sequence[Sequence[object]], statuses: int = -1) -> list[str]:
+def columns(
+    heads: Sequence[str], rows: Sequence[Sequence[object]], statuses: int = -1
+) -> list[str]:
     """Return a table's lines, aligned; on a terminal no line is longer than the terminal is wide.
 
-    Without rows there is no line. A cell of None is empty. The last column gets the remaining width. ``statuses`` is
-    the index of the column with statuses, -1 for none.
+    Without rows there is no line. A cell of None is empty. The last column gets the remaining
+    width. ``statuses`` is the index of the column with statuses, -1 for none.
     """
     if not rows:
         return []
@@ -136,7 +140,9 @@ def place(backend_id: str | None, status: str) -> str:
 
 def made_by(group: Group) -> str:
     """Return how many jobs each backend completed, the most first: ``gpu-1 8, gpu-2 4``."""
-    made = Counter(child.backend_id or "-" for child in group.child_jobs if child.status == "completed")
+    made = Counter(
+        child.backend_id or "-" for child in group.child_jobs if child.status == "completed"
+    )
     parts = [f"{name} {number}" for name, number in made.most_common(_MOST_NAMED)]
     if len(made) > len(parts):
         parts.append(f"and {len(made) - len(parts)} more")
@@ -158,7 +164,9 @@ def why(child: Child) -> str:
 
 def counts(group: Group) -> str:
     """Return ``4 completed, 1 completed after 2 attempts, 1 failed``."""
-    completed = Counter(max(1, child.attempt_count) for child in group.child_jobs if child.status == "completed")
+    completed = Counter(
+        max(1, child.attempt_count) for child in group.child_jobs if child.status == "completed"
+    )
     others = Counter(map(shown_status, group.child_jobs))
     parts = [
         f"{number} completed" + (f" after {attempts} attempts" if attempts > 1 else "")

@@ -12,13 +12,24 @@ _DAY: Final = click.DateTime(["%Y-%m-%d"])
 
 
 @click.command
-@click.option("--by", default="day", show_default=True, help="One to three of day, submitter, backend, metadata.KEY.")
-@click.option("--from", "first", type=_DAY, help="First day in UTC; default: 29 days before the last one.")
+@click.option(
+    "--by",
+    default="day",
+    show_default=True,
+    help="One to three of day, submitter, backend, metadata.KEY.",
+)
+@click.option(
+    "--from", "first", type=_DAY, help="First day in UTC; default: 29 days before the last one."
+)
 @click.option("--to", "last", type=_DAY, help="Last day in UTC; default: today.")
 @with_connection
-def usage(connection: Connection, by: str, first: dt.datetime | None, last: dt.datetime | None) -> None:
+def usage(
+    connection: Connection, by: str, first: dt.datetime | None, last: dt.datetime | None
+) -> None:
     """Show GPU hours, jobs, failures and retries by day, submitter, backend or metadata."""
-    found = connection.director.usage(by.split(","), first_day=first and first.date(), last_day=last and last.date())
+    found = connection.director.usage(
+        by.split(","), first_day=first and first.date(), last_day=last and last.date()
+    )
     heads = [*(name.upper() for name in found.by), "GPU HOURS", "JOBS", "FAILURES", "RETRIES"]
     rows = [
         (
@@ -31,4 +42,6 @@ def usage(connection: Connection, by: str, first: dt.datetime | None, last: dt.d
         for row in found.results
     ]
     more = ["There are more rows; name fewer dimensions or days."] if found.next else []
-    connection.show(found.raw, [*text.columns(heads, rows), *more] or ["Nothing was rendered in these days."])
+    connection.show(
+        found.raw, [*text.columns(heads, rows), *more] or ["Nothing was rendered in these days."]
+    )

@@ -12,11 +12,13 @@ from director.cli.exit_status import CommandError, Status
 from director.client import ChildCompleted, Group, InitialState, Unreachable
 
 
-def watch_to_end(connection: Connection, group_id: str, options: DownloadOptions, *, quiet: bool = False) -> int:
+def watch_to_end(
+    connection: Connection, group_id: str, options: DownloadOptions, *, quiet: bool = False
+) -> int:
     """Show a group until it has ended, then its result; return the exit status.
 
-    Raises ``CommandError`` after Ctrl-C (the group continues) or for files that could not be saved, and
-    ``DirectorError`` if the Director was away too long.
+    Raises ``CommandError`` after Ctrl-C (the group continues) or for files that could not be saved,
+    and ``DirectorError`` if the Director was away too long.
     """
     try:
         missing = _show(connection, group_id, options, quiet=quiet)
@@ -38,7 +40,9 @@ def watch_to_end(connection: Connection, group_id: str, options: DownloadOptions
     return int(Status.OK if group.finished and group.status == "completed" else Status.FAILED)
 
 
-def _show(connection: Connection, group_id: str, options: DownloadOptions, *, quiet: bool) -> list[Unsaved]:
+def _show(
+    connection: Connection, group_id: str, options: DownloadOptions, *, quiet: bool
+) -> list[Unsaved]:
     """Show the group to its end; return the files that could not be saved."""
     director = connection.director
     with (
@@ -60,7 +64,9 @@ def _show(connection: Connection, group_id: str, options: DownloadOptions, *, qu
 
 
 def conclude(group: Group) -> None:
-    """Print the result of a group: a sentence, the backends of the pool, then each failed job and each warning."""
+    """Print the result of a group: a sentence, the backends of the pool, then each failed job and
+    each warning.
+    """
     click.echo(text.summary(group))
     if group.placement == "pool" and (made := text.made_by(group)):
         click.echo(f"  Made by: {made}")

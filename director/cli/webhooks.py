@@ -20,8 +20,17 @@ def webhooks() -> None:
 
 @webhooks.command("list")
 @click.option("--group", type=option_types.identifier, metavar="ID", help="Only of this group.")
-@click.option("--state", type=click.Choice(["pending", "delivered", "given_up"]), help="Only in this state.")
-@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of them.")
+@click.option(
+    "--state", type=click.Choice(["pending", "delivered", "given_up"]), help="Only in this state."
+)
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    help="Maximum number of them.",
+)
 @with_connection
 def list_(connection: Connection, group: str | None, state: str | None, limit: int) -> None:
     """List the deliveries of the last 30 days, newest first."""
@@ -43,8 +52,12 @@ def test(connection: Connection, url: str) -> int:
     """Send a signed test message to URL, and show the answer."""
     found = connection.director.webhooks.test(url)
     if not found.delivered and not connection.as_json:
-        raise CommandError(f"Not delivered: {found.error}", Status.REFUSED, hint=text.plain_line(found.answer))
-    connection.show(found.raw, [f"Delivered: {found.status} {text.plain_line(found.answer)}".rstrip()])
+        raise CommandError(
+            f"Not delivered: {found.error}", Status.REFUSED, hint=text.plain_line(found.answer)
+        )
+    connection.show(
+        found.raw, [f"Delivered: {found.status} {text.plain_line(found.answer)}".rstrip()]
+    )
     return int(Status.OK if found.delivered else Status.REFUSED)
 
 
@@ -53,7 +66,13 @@ def _show(connection: Connection, found: Iterable[Delivery]) -> None:
     heads = ("ID", "STATE", "GROUP", "EVENT", "TRIES", "STORED", "NEXT", "URL", "ERROR")
     columns = [
         (
-            *(one.id, one.state.replace("_", " "), one.job_group_id, f"{one.seq} {one.type}", one.attempts),
+            *(
+                one.id,
+                one.state.replace("_", " "),
+                one.job_group_id,
+                f"{one.seq} {one.type}",
+                one.attempts,
+            ),
             *(text.local(one.created_at), text.local(one.next_attempt_at), one.url, one.last_error),
         )
         for one in rows

@@ -1,4 +1,6 @@
-"""Reads a workflow: a file in the API format or the editor's, a PNG with a workflow, or standard input."""
+"""Reads a workflow: a file in the API format or the editor's, a PNG with a workflow, or standard
+input.
+"""
 
 import difflib
 import json
@@ -20,7 +22,9 @@ _OTHER_IMAGES: Final = {b"\xff\xd8\xff": "a JPEG", b"RIFF": "a WebP", b"GIF8": "
 
 
 def read_source(source: str) -> bytes:
-    """Return the content of a file, or of standard input for ``-``; raise ``CommandError`` if it cannot be read."""
+    """Return the content of a file, or of standard input for ``-``; raise ``CommandError`` if it
+    cannot be read.
+    """
     if not source:
         raise usage_error("WORKFLOW is missing.", "It is empty; is the variable set?")
     if source == "-" and sys.stdin is None:
@@ -51,11 +55,14 @@ def editor_in(content: bytes) -> dict[str, Any] | None:
     return workflow if is_editor_format(workflow) else None
 
 
-def workflow_in(content: bytes, source: str, director: Director, *, warns: bool = True) -> dict[str, Any]:
-    """Return the workflow in the result of ``read_source``; the Director reads that of a PNG, and converts the editor's.
+def workflow_in(
+    content: bytes, source: str, director: Director, *, warns: bool = True
+) -> dict[str, Any]:
+    """Return the workflow in the result of ``read_source``; the Director reads that of a PNG, and
+    converts the editor's.
 
-    Raises ``CommandError`` if it has no workflow that could be submitted; ``source`` is its name in the message.
-    ``warns``: whether the warnings of a conversion are printed.
+    Raises ``CommandError`` if it has no workflow that could be submitted; ``source`` is its name in
+    the message. ``warns``: whether the warnings of a conversion are printed.
     """
     name = "Standard input" if source == "-" else source
     if content.startswith(_PNG):

@@ -11,7 +11,8 @@
                 for path in director.download(event, "images"):
                     print(path)
 
-The client imports nothing of the server, and no Django. ``AsyncDirector`` has the same methods, awaited.
+The client imports nothing of the server, and no Django. ``AsyncDirector`` has the same methods,
+awaited.
 """
 
 from director.client.client import AsyncDirector as AsyncDirector, Director as Director

@@ -18,7 +18,9 @@ class _Tokens(Endpoints):
         return await self._read_all(Token, "tokens", get("tokens"))
 
     @method
-    async def create(self, name: str, scope: str, *, expires_at: datetime | None = None) -> NewToken:
+    async def create(
+        self, name: str, scope: str, *, expires_at: datetime | None = None
+    ) -> NewToken:
         """Make a token of the account; ``token`` of the answer is shown this once."""
         ends = None if expires_at is None else moment(expires_at)
         request = post("tokens", repeatable=False, name=name, scope=scope, expires_at=ends)
@@ -44,7 +46,9 @@ class _People(Endpoints):
         return await self._read(NewPerson, post("people", repeatable=False, name=name, role=role))
 
     @method
-    async def change(self, name: str, *, role: str | None = None, is_active: bool | None = None) -> Person:
+    async def change(
+        self, name: str, *, role: str | None = None, is_active: bool | None = None
+    ) -> Person:
         """Change the role of an account, disable or enable it."""
         request = post("people", name, method="PATCH", role=role, is_active=is_active)
         return await self._read(Person, request)

@@ -26,7 +26,8 @@ class _Assets(Endpoints):
 
     @method
     async def upload(self, path: str | Path) -> Asset:
-        """Store a file, unless the Director has its content: that is found by its hash, without an upload.
+        """Store a file, unless the Director has its content: that is found by its hash, without an
+        upload.
 
         Raises:
             PayloadTooLarge: It is larger than the Director accepts.

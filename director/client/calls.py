@@ -32,17 +32,21 @@ _jitter: Final = secrets.SystemRandom()
 class Outage:
     """Consecutive failures, until the first success.
 
-    After ``give_up_seconds`` (None: never) the error is raised. ``clock`` returns monotonic seconds.
+    After ``give_up_seconds`` (None: never) the error is raised. ``clock`` returns monotonic
+    seconds.
     """
 
-    def __init__(self, give_up_seconds: float | None = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, give_up_seconds: float | None = 300.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._give_up_seconds = give_up_seconds
         self._clock = clock
         self._since: float | None = None
         self._delay = FIRST_DELAY_S
 
     def delay(self, error: DirectorError) -> float:
-        """Record a failure; return the seconds to wait before the next connection: doubled each time, with jitter.
+        """Record a failure; return the seconds to wait before the next connection: doubled each
+        time, with jitter.
 
         Raises the error after ``give_up_seconds``.
         """
@@ -83,7 +87,9 @@ class Endpoints:
 
     async def _read_all(self, kind: type[T], name: str, request: Request) -> tuple[T, ...]:
         parse = parser(kind)
-        return await self._call(request, lambda answer: tuple(parse(one) for one in as_objects(answer.get(name))))
+        return await self._call(
+            request, lambda answer: tuple(parse(one) for one in as_objects(answer.get(name)))
+        )
 
 
 async def accepted(wire: Wire, request: Request) -> httpx.Response:
@@ -109,20 +115,27 @@ async def _answered(wire: Wire, request: Request) -> httpx.Response:
 
 
 def _retry_after(answer: httpx.Response, *, anyway: bool) -> float | None:
-    """Return the seconds after which a request is sent again that the Director cannot do now; None: it is not.
+    """Return the seconds after which a request is sent again that the Director cannot do now; None:
+    it is not.
 
     ``anyway`` as of ``repeated``: an overloaded Director has not begun it.
     """
     seconds = answer.headers.get("retry-after", "")
     if answer.status_code != 503 or not seconds.isdecimal() or int(seconds) > LONGEST_DELAY_S:
         return None
-    return float(seconds) if anyway or error_from_answer(503, answer.content).code == "overloaded" else None
+    return (
+        float(seconds)
+        if anyway or error_from_answer(503, answer.content).code == "overloaded"
+        else None
+    )
 
 
 async def repeated(wire: Wire, send: Callable[[], Awaitable[T]], *, anyway: bool = True) -> T:
-    """Return the result of ``send``, which is called again after ``Unreachable``: four times in all.
+    """Return the result of ``send``, which is called again after ``Unreachable``: four times in
+    all.
 
-    ``anyway`` False: not if the server may have acted on the request, which would then do a thing twice.
+    ``anyway`` False: not if the server may have acted on the request, which would then do a thing
+    twice.
     """
     for delay in RETRY_DELAYS_S:
         try:
@@ -144,10 +157,12 @@ async def pages(
     cursor: str = "cursor",
     after: str | None = None,
 ) -> AsyncGenerator[T]:
-    """Yield the entries of a list, those after ``after``. The next page is requested after the last entry of a page.
+    """Yield the entries of a list, those after ``after``. The next page is requested after the last
+    entry of a page.
 
-    ``rows`` and ``link`` are the fields of an answer with its entries and the URL of the next page, ``cursor`` is the
-    parameter of that URL. The URL itself is not followed: behind a proxy its host may be unknown on this host.
+    ``rows`` and ``link`` are the fields of an answer with its entries and the URL of the next page,
+    ``cursor`` is the parameter of that URL. The URL itself is not followed: behind a proxy its host
+    may be unknown on this host.
     """
     while True:
         page = await call(wire, request(**({} if after is None else {cursor: after})), as_object)
@@ -159,14 +174,20 @@ async def pages(
         after = parse_qs(urlsplit(following).query).get(cursor, [following])[0]
 
 
-def children(wire: Wire, group_id: str, parse: Callable[[Any], T], limit: int = 200) -> AsyncGenerator[T]:
+def children(
+    wire: Wire, group_id: str, parse: Callable[[Any], T], limit: int = 200
+) -> AsyncGenerator[T]:
     """Yield the jobs of a group, ``limit`` in a request."""
     request = partial(requests.get, "job-groups", group_id, limit=str(limit))
-    return pages(wire, request, parse, rows="child_jobs", link="children_next", cursor="children_after")
+    return pages(
+        wire, request, parse, rows="child_jobs", link="children_next", cursor="children_after"
+    )
 
 
 async def whole(wire: Wire, group: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON object of a group with all its jobs: those of a large group are read page by page."""
+    """Return the JSON object of a group with all its jobs: those of a large group are read page by
+    page.
+    """
     if not group.get("children_next"):
         return group
     jobs = [job async for job in children(wire, str(group.get("job_group_id")), as_object)]

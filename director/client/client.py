@@ -1,4 +1,6 @@
-"""The two clients. Each method is written once and is blocking in ``Director``, awaited in ``AsyncDirector``."""
+"""The two clients. Each method is written once and is blocking in ``Director``, awaited in
+``AsyncDirector``.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,13 @@ from jobgroups.domain.shapes.backends import (
     WorkflowCheck,
 )
 from jobgroups.domain.shapes.events import Event
-from jobgroups.domain.shapes.groups import CancelResult, Deletion, JobOfFile, MoveResult, RetryResult
+from jobgroups.domain.shapes.groups import (
+    CancelResult,
+    Deletion,
+    JobOfFile,
+    MoveResult,
+    RetryResult,
+)
 
 
 class _Client(Endpoints):
@@ -81,11 +89,11 @@ class _Client(Endpoints):
         count: int | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Group:
-        """Submit a workflow (ComfyUI's API format): jobs with a seed each, on the backends that are free first.
+        """Submit a workflow (ComfyUI's API format): jobs with a seed each, on the backends that are
+        free first.
 
-        After a lost answer, or if the Director is too busy, the request is repeated with the same idempotency key: one
-        call makes one group.
-        For the options see ``SubmitOptions``::
+        After a lost answer, or if the Director is too busy, the request is repeated with the same
+        idempotency key: one call makes one group. For the options see ``SubmitOptions``::
 
             director.submit(workflow, count=12, parameters={"steps": 30})
             director.submit(workflow, ["tag:4090", "gpu-7"], count=12)
@@ -94,15 +102,18 @@ class _Client(Endpoints):
 
         Args:
             workflow: Node id to class and inputs.
-            backend_ids: With ``count`` the candidates, each named once: ids, and ``tag:…`` for all backends with
-                a tag. Without ``count`` one job for each id. None: every backend is a candidate.
-            count: Jobs in the pool, 1 … 10,000: each goes to the first candidate that is free. None: 1 without
-                ``backend_ids``, ``jobs`` and ``sweep``.
+            backend_ids: With ``count`` the candidates, each named once: ids, and ``tag:…`` for all
+                backends with a tag. Without ``count`` one job for each id. None: every backend is a
+                candidate.
+            count: Jobs in the pool, 1 … 10,000: each goes to the first candidate that is free.
+                None: 1 without ``backend_ids``, ``jobs`` and ``sweep``.
 
         Raises:
-            BadRequest: Nothing was stored; ``errors`` has the reasons, or for ``no_online_backends``, if none of the
-                backends or candidates can take work now, ``skipped_backends``.
-            Unavailable: The Director has no runner (``runner_absent``), or is still too busy (``overloaded``).
+            BadRequest: Nothing was stored; ``errors`` has the reasons, or for
+                ``no_online_backends``, if none of the backends or candidates can take work now,
+                ``skipped_backends``.
+            Unavailable: The Director has no runner (``runner_absent``), or is still too busy
+                (``overloaded``).
             Conflict: The key was used for another submission (``idempotency_conflict``).
             Unreachable: No answer, also after repetitions.
         """
@@ -120,7 +131,8 @@ class _Client(Endpoints):
         count: int | None = None,
         **options: Unpack[SubmitOptions],
     ) -> SubmissionPlan:
-        """Return what ``submit`` would make of the same arguments: jobs, seeds, backends and the time. Nothing is stored.
+        """Return what ``submit`` would make of the same arguments: jobs, seeds, backends and the
+        time. Nothing is stored.
 
         Raises ``BadRequest`` as ``submit`` does.
         """
@@ -137,7 +149,8 @@ class _Client(Endpoints):
     ) -> WorkflowCheck:
         """Return which backends can execute a workflow, and every reason why the others cannot.
 
-        Nothing is stored. ``backend_ids`` are candidates as of ``submit`` with ``count``, the others its options::
+        Nothing is stored. ``backend_ids`` are candidates as of ``submit`` with ``count``, the
+        others its options::
 
             for backend in director.check(workflow, parameters={"steps": 30}).backends:
                 print(backend.backend_id, [reason.message for reason in backend.reasons])
@@ -145,21 +158,29 @@ class _Client(Endpoints):
         Raises:
             BadRequest: The workflow or an option is wrong; ``errors`` has the reasons.
         """
-        fields: dict[str, Any] = {"workflow_json": workflow, "backend_ids": backend_ids, "parameters": parameters}
+        fields: dict[str, Any] = {
+            "workflow_json": workflow,
+            "backend_ids": backend_ids,
+            "parameters": parameters,
+        }
         request = post("workflows", "check", **fields, required_capabilities=required_capabilities)
         return await self._read(WorkflowCheck, request)
 
     @method
-    async def convert(self, workflow: Mapping[str, Any], backend_ids: Sequence[str] = ("*",)) -> ConvertedWorkflow:
+    async def convert(
+        self, workflow: Mapping[str, Any], backend_ids: Sequence[str] = ("*",)
+    ) -> ConvertedWorkflow:
         """Return a workflow of ComfyUI's editor format (saved by Ctrl+S) in the API format.
 
-        ``submit``, ``plan`` and ``check`` convert it by themselves. The backends describe its node classes.
+        ``submit``, ``plan`` and ``check`` convert it by themselves. The backends describe its node
+        classes.
 
         Raises:
             BadRequest: A node cannot be converted; ``errors`` has all of them.
         """
         return await self._read(
-            ConvertedWorkflow, post("workflows", "convert", workflow_json=workflow, backend_ids=backend_ids)
+            ConvertedWorkflow,
+            post("workflows", "convert", workflow_json=workflow, backend_ids=backend_ids),
         )
 
     @method
@@ -173,7 +194,9 @@ class _Client(Endpoints):
 
     @method
     def jobs(self, group_id: str, *, limit: int = 200) -> AsyncGenerator[Child]:
-        """Iterate over the jobs of a group in their order, ``limit`` (at most 200) in a request: for large groups."""
+        """Iterate over the jobs of a group in their order, ``limit`` (at most 200) in a request:
+        for large groups.
+        """
         return calls.children(self._wire, group_id, parse_child, limit)
 
     @method
@@ -202,12 +225,17 @@ class _Client(Endpoints):
 
     @method
     async def provenance(self, group_id: str, job_id: str) -> dict[str, Any]:
-        """Return how a job was made: workflow as sent, seed, input files by hash, backend and its versions, times."""
-        return await self._call(get("job-groups", group_id, "jobs", job_id, "provenance.json"), as_object)
+        """Return how a job was made: workflow as sent, seed, input files by hash, backend and its
+        versions, times.
+        """
+        return await self._call(
+            get("job-groups", group_id, "jobs", job_id, "provenance.json"), as_object
+        )
 
     @method
     async def find_job(self, path: str | Path) -> JobOfFile:
-        """Return the job that made a file: by the mark in a PNG, else by the hash of a captured output.
+        """Return the job that made a file: by the mark in a PNG, else by the hash of a captured
+        output.
 
         Raises:
             NotFound: No job is known for the file; the error says why.
@@ -220,8 +248,9 @@ class _Client(Endpoints):
     async def wait(self, group_id: str, timeout: float | None = None) -> Group:
         """Return a group once it has ended, with any status.
 
-        Each request is answered at the group's next event. Continues after restarts of the Director. If
-        the Director lets no request wait, the status is read at growing intervals of 2 s to 15 s.
+        Each request is answered at the group's next event. Continues after restarts of the
+        Director. If the Director lets no request wait, the status is read at growing intervals of 2
+        s to 15 s.
 
         Args:
             timeout: Seconds; None: no limit.
@@ -234,14 +263,19 @@ class _Client(Endpoints):
 
     @method
     def stream(
-        self, group_id: str, *, since: int | None = None, reconnect: bool = True, follow: bool = False
+        self,
+        group_id: str,
+        *,
+        since: int | None = None,
+        reconnect: bool = True,
+        follow: bool = False,
     ) -> AsyncGenerator[Event]:
         """Iterate over a group's events until it has ended.
 
         Every state event comes exactly once and in order, however often the connection is lost.
-        Progress comes in between, the latest only. The first event is ``InitialState`` unless ``since``
-        is given. A later ``InitialState`` means that the server could not resume: it replaces everything
-        before it.
+        Progress comes in between, the latest only. The first event is ``InitialState`` unless
+        ``since`` is given. A later ``InitialState`` means that the server could not resume: it
+        replaces everything before it.
 
         Args:
             since: Continue after the event of this number; ``group.seq`` of a snapshot.
@@ -252,18 +286,31 @@ class _Client(Endpoints):
             Unreachable: The Director was away for ``give_up_seconds``.
         """
         return event_stream.stream(
-            self._wire, group_id, since=since, reconnect=reconnect, follow=follow, outage=Outage(self._give_up_seconds)
+            self._wire,
+            group_id,
+            since=since,
+            reconnect=reconnect,
+            follow=follow,
+            outage=Outage(self._give_up_seconds),
         )
 
     @method
     async def rename(self, group_id: str, name: str) -> Group:
-        """Set the name of a group, up to 200 characters; an empty one removes it. Returns the group without its jobs."""
-        return await self._call(post("job-groups", group_id, method="PATCH", name=name), parse_group)
+        """Set the name of a group, up to 200 characters; an empty one removes it. Returns the group
+        without its jobs.
+        """
+        return await self._call(
+            post("job-groups", group_id, method="PATCH", name=name), parse_group
+        )
 
     @method
     async def archive(self, group_id: str, archived: bool = True) -> Group:
-        """Move a group out of the lists, or back (``archived=False``). Returns the group without its jobs."""
-        return await self._call(post("job-groups", group_id, method="PATCH", archived=archived), parse_group)
+        """Move a group out of the lists, or back (``archived=False``). Returns the group without
+        its jobs.
+        """
+        return await self._call(
+            post("job-groups", group_id, method="PATCH", archived=archived), parse_group
+        )
 
     @method
     async def deletion(self, group_id: str) -> Deletion:
@@ -272,10 +319,12 @@ class _Client(Endpoints):
 
     @method
     async def delete(self, group_id: str) -> Deletion:
-        """Delete a group that has ended: jobs, events and captured files. Files at backends stay there.
+        """Delete a group that has ended: jobs, events and captured files. Files at backends stay
+        there.
 
         Raises:
-            Conflict: It has not ended (``group_open``), or one of its prompts may still run (``group_stopping``).
+            Conflict: It has not ended (``group_open``), or one of its prompts may still run
+                (``group_stopping``).
         """
         return await self._read(Deletion, post("job-groups", group_id, "delete", repeatable=False))
 
@@ -295,25 +344,30 @@ class _Client(Endpoints):
     ) -> RetryResult:
         """Retry the failed jobs of a group that has ended: same group, same seeds, its next run.
 
-        Completed jobs stay. A job whose prompt completed after all (its stop came too late) gets that
-        result at once.
+        Completed jobs stay. A job whose prompt completed after all (its stop came too late) gets
+        that result at once.
 
         Args:
-            job_ids: The jobs; None: all that failed or timed out, and in a cancelled group those that
-                were cancelled by users.
-            **options: On which backends (``where="auto"``); see :class:`~director.client.RetryOptions`.
+            job_ids: The jobs; None: all that failed or timed out, and in a cancelled group those
+                that were cancelled by users.
+            **options: On which backends (``where="auto"``); see
+              :class:`~director.client.RetryOptions`.
 
         Raises:
-            Conflict: ``group_not_finished``: a job in it is not final; wait, or cancel the group. ``nothing_to_retry``:
-                no job in it failed. ``job_completed``: a named job has its result. ``backend_unavailable``: a job's
-                backend accepts no work, and the job may not move; or the named backend accepts no work or lacks a
-                capability; or no candidate of the pool accepts work. ``no_other_backend``: a job is to move to another
-                backend, and there is none for it. ``run_passed``: the group is not in the run of the options.
+            Conflict: ``group_not_finished``: a job in it is not final; wait, or cancel the group.
+                ``nothing_to_retry``: no job in it failed. ``job_completed``: a named job has its
+                result. ``backend_unavailable``: a job's backend accepts no work, and the job may
+                not move; or the named backend accepts no work or lacks a capability; or no
+                candidate of the pool accepts work. ``no_other_backend``: a job is to move to
+                another backend, and there is none for it. ``run_passed``: the group is not in the
+                run of the options.
         """
         return await self._retry(group_id, job_ids=job_ids, **checked(RetryOptions, options))
 
     @method
-    async def retry_job(self, group_id: str, job_id: str, **options: Unpack[RetryOptions]) -> RetryResult:
+    async def retry_job(
+        self, group_id: str, job_id: str, **options: Unpack[RetryOptions]
+    ) -> RetryResult:
         """Retry one job; see ``retry``. While its group runs, a job that failed or timed out.
 
         Raises:
@@ -322,23 +376,28 @@ class _Client(Endpoints):
         return await self._retry(group_id, "jobs", job_id, **checked(RetryOptions, options))
 
     async def _retry(self, *segments: str, **fields: Any) -> RetryResult:
-        # Not repeated after a lost answer: by then the run that the first one opened may have ended, too.
-        return await self._read(RetryResult, post("job-groups", *segments, "retry", repeatable=False, **fields))
+        # Not repeated after a lost answer: by then the run that the first one opened may have
+        # ended, too.
+        return await self._read(
+            RetryResult, post("job-groups", *segments, "retry", repeatable=False, **fields)
+        )
 
     @method
-    async def move(self, group_id: str, job_id: str, backend_id: str, *, by: str | None = None) -> MoveResult:
+    async def move(
+        self, group_id: str, job_id: str, backend_id: str, *, by: str | None = None
+    ) -> MoveResult:
         """Move a queued job to another backend.
 
-        Its prompt is removed from the old backend's queue first. A prompt that has started by then is not
-        interrupted: the job stays there. Repeating changes nothing.
+        Its prompt is removed from the old backend's queue first. A prompt that has started by then
+        is not interrupted: the job stays there. Repeating changes nothing.
 
         Args:
             backend_id: The new backend.
             by: Your name, for the events.
 
         Raises:
-            Conflict: The job runs, or has ended (``job_not_waiting``); or the backend accepts no work, or lacks what
-                the group requires (``backend_unavailable``).
+            Conflict: The job runs, or has ended (``job_not_waiting``); or the backend accepts no
+                work, or lacks what the group requires (``backend_unavailable``).
         """
         path = ("job-groups", group_id, "jobs", job_id, "move")
         return await self._read(MoveResult, post(*path, backend_id=backend_id, by=by))
@@ -350,17 +409,19 @@ class _Client(Endpoints):
         """Save one file, or the files of a job, of a ``ChildCompleted`` or of a whole group.
 
         No file is ever overwritten: one with the same content stays and is returned, one with other
-        content gets a number. An incomplete file never has its final name. Files that are ``missing`` are
-        left out, unless ``source`` is that file. Captured files are read from the Director, others from their
-        backends. A replacement of these by a later job after ``source`` was read is not detected::
+        content gets a number. An incomplete file never has its final name. Files that are
+        ``missing`` are left out, unless ``source`` is that file. Captured files are read from the
+        Director, others from their backends. A replacement of these by a later job after ``source``
+        was read is not detected::
 
             director.download(group, "images", name="{backend}/{seed}_{name}")
 
         Args:
             folder: Created if it does not exist.
-            name: Template of the file names: ``{index}``, ``{number}``, ``{seed}``, ``{backend}``, ``{name}``, ``{job}``,
-                ``{group}``, metadata and varied inputs (docs/api.md, "File names"). A file of an event has no index,
-                no group and no metadata: they are empty. For one file also its ``FileName``.
+            name: Template of the file names: ``{index}``, ``{number}``, ``{seed}``, ``{backend}``,
+                ``{name}``, ``{job}``, ``{group}``, metadata and varied inputs (docs/api.md, "File
+                names"). A file of an event has no index, no group and no metadata: they are empty.
+                For one file also its ``FileName``.
 
         Returns:
             The paths, in the order of the files.
@@ -375,24 +436,32 @@ class _Client(Endpoints):
         return await downloads.download(self._wire, self._address.url, source, Path(folder), name)
 
     @method
-    async def thumbnail(self, group_id: str, job_id: str, number: int = 0, width: int = 640) -> bytes:
-        """Return output ``number`` (from 0) of a job as WebP: an image, or the first frame of a video.
+    async def thumbnail(
+        self, group_id: str, job_id: str, number: int = 0, width: int = 640
+    ) -> bytes:
+        """Return output ``number`` (from 0) of a job as WebP: an image, or the first frame of a
+        video.
 
-        ``width``: at most so many pixels, 160, 320, 640, 1280 or 2560. Raises ``NotFound`` if there is none.
+        ``width``: at most so many pixels, 160, 320, 640, 1280 or 2560. Raises ``NotFound`` if there
+        is none.
         """
         request = get("job-groups", group_id, "jobs", job_id, "outputs", str(number), w=str(width))
         return (await calls.accepted(self._wire, request)).content
 
     @method
-    async def sheet(self, group_id: str, path: str | Path, *, axes: Sequence[str] = ()) -> tuple[Path, ...]:
-        """Save the contact sheet of a group as WebP, and return the paths: a large one has several pages.
+    async def sheet(
+        self, group_id: str, path: str | Path, *, axes: Sequence[str] = ()
+    ) -> tuple[Path, ...]:
+        """Save the contact sheet of a group as WebP, and return the paths: a large one has several
+        pages.
 
         Replaces the file ``path``; the second page is ``sheet_2.webp``::
 
             director.sheet(group.job_group_id, "sheet.webp", axes=["3.cfg", "4.ckpt_name"])
 
         Args:
-            axes: Inputs of a sweep for columns, rows and blocks; the others follow in the order of the sweep.
+            axes: Inputs of a sweep for columns, rows and blocks; the others follow in the order of
+                the sweep.
 
         Raises:
             BadRequest: The group has no such axis.
@@ -411,8 +480,11 @@ class _Client(Endpoints):
         return await self._read(Backend, get("backends", backend_id))
 
     @method
-    async def add_backend(self, url: str, *, backend_id: str | None = None, **fields: Unpack[BackendFields]) -> Backend:
-        """Register a ComfyUI; its id is derived from its address unless given. See ``BackendFields``::
+    async def add_backend(
+        self, url: str, *, backend_id: str | None = None, **fields: Unpack[BackendFields]
+    ) -> Backend:
+        """Register a ComfyUI; its id is derived from its address unless given. See
+        ``BackendFields``::
 
             director.add_backend("http://192.168.100.6:8188", tags=["24gb"])
 
@@ -421,7 +493,9 @@ class _Client(Endpoints):
             Conflict: It is registered already.
         """
         checked(BackendFields, fields)
-        return await self._read(Backend, post("backends", repeatable=False, url=url, backend_id=backend_id, **fields))
+        return await self._read(
+            Backend, post("backends", repeatable=False, url=url, backend_id=backend_id, **fields)
+        )
 
     @method
     async def update_backend(
@@ -433,7 +507,9 @@ class _Client(Endpoints):
             Conflict: Its address cannot change while a job of the Director runs there.
         """
         checked(BackendFields, fields)
-        return await self._read(Backend, post("backends", backend_id, method="PATCH", url=url, **fields))
+        return await self._read(
+            Backend, post("backends", backend_id, method="PATCH", url=url, **fields)
+        )
 
     @method
     async def delete_backend(self, backend_id: str) -> None:
@@ -446,26 +522,42 @@ class _Client(Endpoints):
 
     @method
     async def pause_backend(
-        self, backend_id: str, *, now: bool | None = None, reason: str | None = None, by: str | None = None
+        self,
+        backend_id: str,
+        *,
+        now: bool | None = None,
+        reason: str | None = None,
+        by: str | None = None,
     ) -> Backend:
         """Send a backend no more jobs until it is resumed; its queued jobs stay queued::
 
             director.pause_backend("gpu-2", now=True, reason="the artist needs it", by="anna")
 
         Args:
-            now: Evict the running jobs instead of letting them finish: they are stopped there and run later, or on
-                another backend if their group allows that.
+            now: Evict the running jobs instead of letting them finish: they are stopped there and
+                run later, or on another backend if their group allows that.
             reason: The reason, for other users.
             by: Your name.
         """
-        return await self._read(Backend, post("backends", backend_id, "pause", now=now, reason=reason, by=by))
+        return await self._read(
+            Backend, post("backends", backend_id, "pause", now=now, reason=reason, by=by)
+        )
 
     @method
     async def drain_backend(
-        self, backend_id: str, *, now: bool | None = None, reason: str | None = None, by: str | None = None
+        self,
+        backend_id: str,
+        *,
+        now: bool | None = None,
+        reason: str | None = None,
+        by: str | None = None,
     ) -> Backend:
-        """Empty a backend, then disable it: it gets no more jobs, and its queued jobs move. See ``pause_backend``."""
-        return await self._read(Backend, post("backends", backend_id, "drain", now=now, reason=reason, by=by))
+        """Empty a backend, then disable it: it gets no more jobs, and its queued jobs move. See
+        ``pause_backend``.
+        """
+        return await self._read(
+            Backend, post("backends", backend_id, "drain", now=now, reason=reason, by=by)
+        )
 
     @method
     async def resume_backend(self, backend_id: str, *, by: str | None = None) -> Backend:
@@ -474,7 +566,12 @@ class _Client(Endpoints):
 
     @method
     async def quarantine_backend(
-        self, backend_id: str, *, reason: str | None = None, minutes: int | None = None, by: str | None = None
+        self,
+        backend_id: str,
+        *,
+        reason: str | None = None,
+        minutes: int | None = None,
+        by: str | None = None,
     ) -> Backend:
         """Quarantine a backend, for ``minutes`` or until it is released."""
         path = ("backends", backend_id, "quarantine")
@@ -488,7 +585,9 @@ class _Client(Endpoints):
     @method
     async def exclusions(self, backend_id: str) -> tuple[Exclusion, ...]:
         """Return the workflows that a backend cannot run."""
-        return await self._read_all(Exclusion, "exclusions", get("backends", backend_id, "exclusions"))
+        return await self._read_all(
+            Exclusion, "exclusions", get("backends", backend_id, "exclusions")
+        )
 
     @method
     async def lift_exclusions(self, backend_id: str, exclusion_id: int | None = None) -> None:
@@ -518,7 +617,9 @@ class _Client(Endpoints):
             NotFound: Discovery found no ComfyUI at this address.
             Conflict: It is registered already.
         """
-        return await self._read(Backend, post("backends", "found", "add", repeatable=False, url=url))
+        return await self._read(
+            Backend, post("backends", "found", "add", repeatable=False, url=url)
+        )
 
     @method
     async def ignore_backend(self, url: str) -> Found:
@@ -557,9 +658,14 @@ class _Client(Endpoints):
 
     @method
     async def usage(
-        self, by: Sequence[str] = ("day",), *, first_day: date | None = None, last_day: date | None = None
+        self,
+        by: Sequence[str] = ("day",),
+        *,
+        first_day: date | None = None,
+        last_day: date | None = None,
     ) -> Usage:
-        """Return GPU time, jobs, failures and retries, computed from the stored attempts; at most 10,000 rows.
+        """Return GPU time, jobs, failures and retries, computed from the stored attempts; at most
+        10,000 rows.
 
         Args:
             by: One to three of ``day``, ``submitter``, ``backend`` and ``metadata.KEY``.
@@ -598,8 +704,8 @@ class _Client(Endpoints):
 class Director(_Client, BlockingClient):
     """A client of the Director with blocking calls. A context manager; may be shared by threads.
 
-    Each method raises a ``DirectorError`` if the Director refuses or does not answer; a method with an id
-    raises ``NotFound`` if there is no such object.
+    Each method raises a ``DirectorError`` if the Director refuses or does not answer; a method with
+    an id raises ``NotFound`` if there is no such object.
 
     Args:
         url: Address of the Director, with a path prefix if a proxy adds one.

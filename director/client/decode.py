@@ -14,7 +14,8 @@ T = TypeVar("T")
 def load(content: bytes | str) -> dict[str, Any]:
     """Return the JSON object in ``content``.
 
-    The standard library's parser reads integers of any size, so that ``metadata`` is returned unchanged.
+    The standard library's parser reads integers of any size, so that ``metadata`` is returned
+    unchanged.
     """
     try:
         return as_object(json.loads(content))

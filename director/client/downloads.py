@@ -27,7 +27,8 @@ async def download(
 ) -> tuple[Path, ...]:
     """Save every file of ``source`` below ``folder``; return the paths in order.
 
-    Addresses of files may be relative to ``base_url``, the Director's. For the errors see ``Director.download``.
+    Addresses of files may be relative to ``base_url``, the Director's. For the errors see
+    ``Director.download``.
     """
     files = _files(source)
     # Missing files are named too, as in the zip.
@@ -49,7 +50,9 @@ async def sheet(wire: Wire, group_id: str, path: Path, axes: Sequence[str]) -> t
         number = len(paths) + 1
         query = {"axes": ",".join(axes), "page": str(number)}
         request = requests.get("job-groups", group_id, "sheet.webp", **query)
-        answer = calls.success(await calls.repeated(wire, partial(wire.send, request, _SHEET_TIMEOUT)))
+        answer = calls.success(
+            await calls.repeated(wire, partial(wire.send, request, _SHEET_TIMEOUT))
+        )
         count = int(answer.headers.get("x-sheet-pages", "1"))
         paths.append(path if number == 1 else path.with_stem(f"{path.stem}_{number}"))
         await wire.in_thread(partial(Path.write_bytes, data=answer.content), paths[-1])
@@ -73,7 +76,9 @@ def facts_of(file: OutputFile) -> dict[str, Any]:
 
 
 def names_of(files: Sequence[OutputFile], template: str) -> list[FileName]:
-    """Return the name of each file of one download; raise ``ValueError`` as ``Director.download`` does."""
+    """Return the name of each file of one download; raise ``ValueError`` as ``Director.download``
+    does.
+    """
     names = FileNames(Template(template))
     found = [names.of(facts_of(file)) for file in files]
     # A file of an event lacks the metadata: a name that it lacks may be one of them.
@@ -92,7 +97,8 @@ def _files(source: object) -> Sequence[OutputFile]:
             return source.files
         case _:
             raise TypeError(
-                f"download() takes an OutputFile, a Child, a ChildCompleted or a Group, not {type(source).__name__}."
+                "download() takes an OutputFile, a Child, a ChildCompleted or a Group, not "
+                f"{type(source).__name__}."
             )
 
 

@@ -1,4 +1,6 @@
-"""The errors of the client: one class for each status, whose ``code`` names the condition (docs/api.md, "Error codes")."""
+"""The errors of the client: one class for each status, whose ``code`` names the condition
+(docs/api.md, "Error codes").
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,16 @@ class DirectorError(Exception):
         status: HTTP status, None without an HTTP answer.
         code: Stable name from the error body, None without one.
         errors: The errors of single fields.
-        skipped_backends: ``(backend_id, reason)`` of each backend that cannot take a job (``no_online_backends``).
+        skipped_backends: ``(backend_id, reason)`` of each backend that cannot take a job
+            (``no_online_backends``).
         body: The whole error body, ``{}`` if it was no JSON object.
     """
 
     _is_transient = False
 
-    def __init__(self, detail: str, *, status: int | None = None, body: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, detail: str, *, status: int | None = None, body: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.status = status
@@ -38,10 +43,12 @@ class DirectorError(Exception):
         code = self.body.get("code")
         self.code = code if isinstance(code, str) else None
         self.errors = tuple(
-            FieldError(str(entry.get("field", "")), str(entry.get("message", ""))) for entry in self._objects("errors")
+            FieldError(str(entry.get("field", "")), str(entry.get("message", "")))
+            for entry in self._objects("errors")
         )
         self.skipped_backends = tuple(
-            (str(entry.get("backend_id")), str(entry.get("reason"))) for entry in self._objects("skipped_backends")
+            (str(entry.get("backend_id")), str(entry.get("reason")))
+            for entry in self._objects("skipped_backends")
         )
 
     def _objects(self, name: str) -> list[dict[str, Any]]:
@@ -61,7 +68,9 @@ class DirectorError(Exception):
         # The server's own sentence begins with its first field error.
         repeated = bool(said) and _ended(self.detail).startswith(said[0])
         reasons = [_ended(f"{name}: {reason}") for name, reason in self.skipped_backends]
-        return " ".join(dict.fromkeys([*(() if repeated else (_ended(self.detail),)), *said, *reasons]))
+        return " ".join(
+            dict.fromkeys([*(() if repeated else (_ended(self.detail),)), *said, *reasons])
+        )
 
 
 def _ended(sentence: str) -> str:
@@ -158,7 +167,8 @@ def _class_for(status: int | None) -> type[DirectorError]:
 def error_from_body(body: Mapping[str, Any], *, status: int | None) -> DirectorError:
     """Return the error that a JSON body ``{"detail", "code", "errors"?}`` describes.
 
-    ``body`` is an HTTP error body, or an ``error`` frame of the event stream, which has no ``status``.
+    ``body`` is an HTTP error body, or an ``error`` frame of the event stream, which has no
+    ``status``.
     """
     detail = body.get("detail")
     if not isinstance(detail, str):

@@ -1,4 +1,6 @@
-"""The events of a group's stream, one class per type; those without objects of the client are the server's shapes."""
+"""The events of a group's stream, one class per type; those without objects of the client are the
+server's shapes.
+"""
 
 from dataclasses import field
 from typing import Final
@@ -13,7 +15,8 @@ from jobgroups.domain.shapes.events import Event
 class InitialState(Event):
     """The whole group as of ``seq``. It replaces all earlier events.
 
-    More than 1,000 jobs are read page by page: they may be newer, and the events after ``seq`` repeat their changes.
+    More than 1,000 jobs are read page by page: they may be newer, and the events after ``seq``
+    repeat their changes.
     """
 
     group: Group
@@ -49,8 +52,20 @@ class UnknownEvent(Event):
 BY_TYPE: Final[dict[str, type[Event]]] = {
     shapes.type_of(kind): kind
     for kind in (
-        *(InitialState, shapes.GroupCreated, shapes.GroupStarted, shapes.GroupReopened, shapes.ChildStarted),
-        *(shapes.ChildProgress, shapes.ChildRequeued, shapes.ChildRetrying, ChildCompleted, shapes.ChildFailed),
+        *(
+            InitialState,
+            shapes.GroupCreated,
+            shapes.GroupStarted,
+            shapes.GroupReopened,
+            shapes.ChildStarted,
+        ),
+        *(
+            shapes.ChildProgress,
+            shapes.ChildRequeued,
+            shapes.ChildRetrying,
+            ChildCompleted,
+            shapes.ChildFailed,
+        ),
         *(shapes.ChildTimeout, shapes.ChildCancelled, GroupComplete),
     )
 }

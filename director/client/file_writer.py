@@ -41,14 +41,18 @@ class AtomicFile:
     def commit(self) -> Path:
         """Rename the file and return its path.
 
-        If a file of that name exists with the same content, it stays and its path is returned. If it exists with other
-        content, it stays, and this file gets another number (``name_2.png``).
+        If a file of that name exists with the same content, it stays and its path is returned. If
+        it exists with other content, it stays, and this file gets another number (``name_2.png``).
         """
         self._file.close()
         # From 1: a download in another order gave this content another number.
         numbers = itertools.chain([self._name.number], itertools.count(1))
         paths = (self._folder / str(self._name._replace(number=number)) for number in numbers)
-        return next(path for path in paths if self._claimed(path) or filecmp.cmp(path, self._temporary, shallow=False))
+        return next(
+            path
+            for path in paths
+            if self._claimed(path) or filecmp.cmp(path, self._temporary, shallow=False)
+        )
 
     def _claimed(self, path: Path) -> bool:
         """Rename to ``path`` unless it exists, in one system call; return whether it did not exist."""

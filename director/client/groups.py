@@ -18,8 +18,8 @@ class OutputFile(shapes.OutputFile):
         number: Its number in its job, from 1; None for a file without an address.
         variation: That of its job.
         metadata: That of its job; None for a file of an event.
-        index: Number of its job in the group, from 1. It, ``job_group_id`` and ``group_metadata`` are None for a file that was
-            not read from a ``Group``.
+        index: Number of its job in the group, from 1. It, ``job_group_id`` and ``group_metadata``
+            are None for a file that was not read from a ``Group``.
     """
 
     kind: str = "images"
@@ -39,7 +39,10 @@ class OutputFile(shapes.OutputFile):
         if not self.missing:
             return ""
         if self.reason == "replaced":
-            return f"{self.filename} was replaced: another file has its name on {self.backend_id or 'its backend'} now."
+            return (
+                f"{self.filename} was replaced: another file has its name on "
+                f"{self.backend_id or 'its backend'} now."
+            )
         return f"{self.filename} is gone from {self.backend_id or 'its backend'}."
 
 
@@ -84,7 +87,9 @@ class Child(shapes.Child):
     @property
     def all_warnings(self) -> tuple[str, ...]:
         """Return the warnings of the job, and those of the captures of its files."""
-        return *self.warnings, *(file.capture_warning for file in self.files if file.capture_warning)
+        return *self.warnings, *(
+            file.capture_warning for file in self.files if file.capture_warning
+        )
 
     @property
     def images(self) -> tuple[OutputFile, ...]:
@@ -112,7 +117,10 @@ class Group(shapes.GroupRow):
     @property
     def files(self) -> tuple[OutputFile, ...]:
         """Return every file of every job, in order."""
-        of_group: dict[str, Any] = {"job_group_id": self.job_group_id, "group_metadata": self.metadata}
+        of_group: dict[str, Any] = {
+            "job_group_id": self.job_group_id,
+            "group_metadata": self.metadata,
+        }
         return tuple(
             replace(file, index=index, **of_group)
             for index, child in enumerate(self.child_jobs, 1)
@@ -128,16 +136,25 @@ class Group(shapes.GroupRow):
 def outputs_fields(value: Any, owner: Mapping[str, Any]) -> Raw | None:
     """Return the fields of an ``Outputs`` from the API's object, None if there is none.
 
-    ``value`` is ``{"images": [file, …], "<ComfyUI's key>": […], "prompt_id"}`` or None. ``owner`` is the job or event
-    with these outputs; its job id, backend, seed, variation and metadata are set on each file.
+    ``value`` is ``{"images": [file, …], "<ComfyUI's key>": […], "prompt_id"}`` or None. ``owner``
+    is the job or event with these outputs; its job id, backend, seed, variation and metadata are
+    set on each file.
     """
     if value is None:
         return None
     outputs = as_object(value)
-    origin = {name: owner.get(name) for name in ("job_id", "backend_id", "seed", "variation", "metadata")}
+    origin = {
+        name: owner.get(name) for name in ("job_id", "backend_id", "seed", "variation", "metadata")
+    }
     numbers = itertools.count(1)
     files = [
-        {**entry, **origin, "kind": kind, "raw": entry, "number": next(numbers) if entry.get("url") else None}
+        {
+            **entry,
+            **origin,
+            "kind": kind,
+            "raw": entry,
+            "number": next(numbers) if entry.get("url") else None,
+        }
         # As the API numbers them.
         for kind, entries in sorted(outputs.items(), key=lambda one: one[0] != "images")
         if isinstance(entries, list)

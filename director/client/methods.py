@@ -1,7 +1,7 @@
 """Methods that are written once, as coroutines, for the blocking and the asynchronous client.
 
-``Director.status`` runs the coroutine ``status`` to its end; ``AsyncDirector.status`` is the coroutine. Type
-checkers and editors see both signatures through the overloads of ``__get__``.
+``Director.status`` runs the coroutine ``status`` to its end; ``AsyncDirector.status`` is the
+coroutine. Type checkers and editors see both signatures through the overloads of ``__get__``.
 """
 
 from __future__ import annotations
@@ -49,15 +49,19 @@ def _iterate(items: AsyncGenerator[T]) -> Generator[T]:
 
 
 class method(Generic[P, B, A]):  # noqa: N801 used as a decorator
-    """Makes a coroutine function, or a function that returns an asynchronous generator, a method of both clients."""
+    """Makes a coroutine function, or a function that returns an asynchronous generator, a method of
+    both clients.
+    """
 
     @overload
     def __init__(
-        self: method[P, T, Coroutine[Any, Any, T]], function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]
+        self: method[P, T, Coroutine[Any, Any, T]],
+        function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
     ) -> None: ...
     @overload
     def __init__(
-        self: method[P, Generator[T], AsyncGenerator[T]], function: Callable[Concatenate[Any, P], AsyncGenerator[T]]
+        self: method[P, Generator[T], AsyncGenerator[T]],
+        function: Callable[Concatenate[Any, P], AsyncGenerator[T]],
     ) -> None: ...
     def __init__(self, function: Callable[..., Any]) -> None:
         @functools.wraps(function)

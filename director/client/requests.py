@@ -31,36 +31,41 @@ class SubmitOptions(TypedDict, total=False):
     """Options of a submission beside the workflow, the backends and the number of jobs.
 
     Attributes:
-        jobs: The jobs of the pool in the place of a number, each with inputs, seed and metadata of its own:
-            ``[{"parameters": {"6.text": "a cat"}, "seed": 7, "metadata": {"shot": 1}}, …]``.
-        sweep: Or the values of some inputs, ``{"axes": [{"input": "3.cfg", "values": [5, 7]}, {"input": "seed",
-            "count": 4}]}``: one job for each combination, or with ``"mode": "zip"`` for each place in the lists.
+        jobs: The jobs of the pool in the place of a number, each with inputs, seed and metadata of
+            its own: ``[{"parameters": {"6.text": "a cat"}, "seed": 7, "metadata": {"shot": 1}},
+            …]``.
+        sweep: Or the values of some inputs, ``{"axes": [{"input": "3.cfg", "values": [5, 7]},
+            {"input": "seed", "count": 4}]}``: one job for each combination, or with ``"mode":
+            "zip"`` for each place in the lists.
         parameters: Inputs to set in every job: ``{"steps": 20}``, ``{"3.steps": 20}`` or
             ``{"3": {"steps": 20}}``.
         seed_strategy: ``random`` (default), ``sequential``, ``fibonacci`` or ``golden_ratio``.
         base_seed: Seed of the first job, 0 … 2**53 - 1; drawn by the server if left out.
         metadata: Any JSON object up to 16 KiB; returned unchanged.
         timeout_seconds: 30 … 3600 (default 300) from the first sign of execution.
-        stall_seconds: 30 … 86400 without an event of the job's prompt, instead of the default ``timeout_seconds``:
-            the job may run for days. With both, each ends the job.
-        retention_days: 1 … 36500 days after the end of the group until it is deleted, instead of the Director's
-            setting. A group with a starred job stays.
+        stall_seconds: 30 … 86400 without an event of the job's prompt, instead of the default
+            ``timeout_seconds``: the job may run for days. With both, each ends the job.
+        retention_days: 1 … 36500 days after the end of the group until it is deleted, instead of
+            the Director's setting. A group with a starred job stays.
         required_capabilities: Tags and properties that a backend must have.
-        max_attempts: Maximum number of attempts of a job within a run, 1 … 10; at least 2 in the pool by default.
+        max_attempts: Maximum number of attempts of a job within a run, 1 … 10; at least 2 in the
+            pool by default.
         retry_elsewhere: True or ``group``: a failed job may be retried on the other backends of its
-            group; ``any``: on every online backend; False: on its own backend only. Jobs of the pool are
-            always retried on any candidate.
+            group; ``any``: on every online backend; False: on its own backend only. Jobs of the
+            pool are always retried on any candidate.
         retry_on: Failure classes after which a job is retried; all retryable ones if left out.
         partial_outputs: ``accept`` (default): a job of which ComfyUI refuses some outputs completes
             with the others and a warning; ``fail``: its prompt is stopped and it fails.
-        stop_when: ``{"completed": 4}`` or ``{"failed": 10}``: after so many jobs the others are not needed and are
-            cancelled, once.
-        webhook: ``{"url": "https://…", "events": ["child_failed", "group_complete"]}``: events that are posted there,
-            signed (docs/webhooks.md); without ``events`` the ends of the jobs and of the group.
+        stop_when: ``{"completed": 4}`` or ``{"failed": 10}``: after so many jobs the others are not
+            needed and are cancelled, once.
+        webhook: ``{"url": "https://…", "events": ["child_failed", "group_complete"]}``: events that
+            are posted there, signed (docs/webhooks.md); without ``events`` the ends of the jobs and
+            of the group.
         submitter: Who submits it, up to 150 characters: a filter of the list of groups.
-        name: What the group is called, up to 200 characters; else its metadata or its prompt names it.
-        idempotency_key: Submissions with one key within 24 h make one group. A new key for each call
-            if left out.
+        name: What the group is called, up to 200 characters; else its metadata or its prompt names
+            it.
+        idempotency_key: Submissions with one key within 24 h make one group. A new key for each
+            call if left out.
     """
 
     jobs: Sequence[Mapping[str, Any]] | None
@@ -91,8 +96,8 @@ class ListFilters(TypedDict, total=False):
         status: A group status.
         backend: Groups with a job on this backend.
         submitter: Groups that were submitted under exactly this name.
-        text: Groups of which each word is in the name, the metadata, the prompt, the id or the submitter, or is the
-            seed of a job.
+        text: Groups of which each word is in the name, the metadata, the prompt, the id or the
+            submitter, or is the seed of a job.
         archived: ``no`` (default), ``yes``: archived groups only, or ``any``.
         metadata: ``{"scene": "shot_001"}``: groups with these values in their metadata.
         created_after: Datetime with a time zone; likewise ``created_before``.
@@ -113,16 +118,18 @@ class ListFilters(TypedDict, total=False):
 class RetryOptions(TypedDict, total=False):
     """Options of a retry.
 
-    Jobs of the pool wait in the pool again, unless ``where`` is ``same`` or ``other``, or ``backend_id`` is set.
+    Jobs of the pool wait in the pool again, unless ``where`` is ``same`` or ``other``, or
+    ``backend_id`` is set.
 
     Attributes:
-        where: ``"same"``: on the job's own backend; ``"other"``: on another one that is online and has what
-            the group requires; ``"auto"``: on another one if one can accept the job and the failure may not
-            repeat there (out of memory, a missing model or node, a lost backend).
+        where: ``"same"``: on the job's own backend; ``"other"``: on another one that is online and
+            has what the group requires; ``"auto"``: on another one if one can accept the job and
+            the failure may not repeat there (out of memory, a missing model or node, a lost
+            backend).
         backend_id: On this backend, instead of ``where``.
         retry_elsewhere: ``True`` or ``"group"``: a job may move to another backend of the group if
-            necessary; ``"any"``: to any that accepts it; ``False``: to none. The group's policy, if none
-            of the three is given.
+            necessary; ``"any"``: to any that accepts it; ``False``: to none. The group's policy, if
+            none of the three is given.
         run: The run that the caller saw; a group that was retried since then is refused.
         by: The user's name, for the events.
     """
@@ -141,8 +148,10 @@ class BackendFields(TypedDict, total=False):
         name: Display name; the server derives one from the address if left out.
         tags: For ``required_capabilities``.
         enabled: False: no new jobs; running jobs finish.
-        headers: Sent to this ComfyUI with every request (basic auth of a proxy …); never shown again.
-        partner_nodes_allowed: It may get the Director's API key of Comfy.org, with workflows that have partner nodes.
+        headers: Sent to this ComfyUI with every request (basic auth of a proxy …); never shown
+            again.
+        partner_nodes_allowed: It may get the Director's API key of Comfy.org, with workflows that
+            have partner nodes.
     """
 
     name: str | None
@@ -159,8 +168,8 @@ _LISTS: Final = {"backend_ids", "job_ids", "jobs", "required_capabilities", "ret
 def _path(*segments: str) -> str:
     """Return ``/api/…`` with each segment encoded.
 
-    An empty segment would be the path of the collection, and HTTP clients and proxies would resolve a segment
-    of dots.
+    An empty segment would be the path of the collection, and HTTP clients and proxies would resolve
+    a segment of dots.
     """
     if not all(segments):
         raise ValueError("An id is never empty.")
@@ -176,8 +185,8 @@ def get(*segments: str, **params: str) -> Request:
 def delete(*segments: str) -> Request:
     """Return a request that cancels or removes.
 
-    It is not repeated after a lost answer: the second answer to a cancellation would not count the jobs that
-    the first one cancelled.
+    It is not repeated after a lost answer: the second answer to a cancellation would not count the
+    jobs that the first one cancelled.
     """
     return Request("DELETE", _path(*segments))
 
@@ -192,8 +201,8 @@ def checked(allowed: type, options: Mapping[str, Any]) -> Mapping[str, Any]:
 def post(*segments: str, method: str = "POST", repeatable: bool = True, **fields: Any) -> Request:
     """Return a request whose body has all ``fields`` that are not None.
 
-    Raises ``TypeError`` if one string is given for a list of strings, and ``ValueError`` for a NaN or an infinity,
-    which JSON does not have.
+    Raises ``TypeError`` if one string is given for a list of strings, and ``ValueError`` for a NaN
+    or an infinity, which JSON does not have.
     """
     fields = {k: v for k, v in fields.items() if v is not None}
     for name in _LISTS & fields.keys():
@@ -223,7 +232,8 @@ def submit(
 ) -> Request:
     """Return the submission of a group; safe to repeat, since it has an idempotency key.
 
-    Without ``backend_ids`` its jobs go to the pool of all backends; one job without ``count``, ``jobs`` and ``sweep``.
+    Without ``backend_ids`` its jobs go to the pool of all backends; one job without ``count``,
+    ``jobs`` and ``sweep``.
     """
     if backend_ids is None:
         backend_ids = ["*"]
@@ -237,7 +247,9 @@ def submit(
 
 def plan(workflow: Mapping[str, Any], backend_ids: Sequence[str] | None, **options: Any) -> Request:
     """Return the request for the plan of a submission; arguments as of :func:`submit`."""
-    return replace(submit(workflow, backend_ids, **options), path=_path("job-groups", "plan"), headers={})
+    return replace(
+        submit(workflow, backend_ids, **options), path=_path("job-groups", "plan"), headers={}
+    )
 
 
 def moment(value: datetime) -> str:

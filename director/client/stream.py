@@ -15,7 +15,13 @@ from typing import Any, Final
 from director.client import calls, requests
 from director.client.calls import Outage
 from director.client.decode import load
-from director.client.errors import DirectorError, NotFound, StreamClosed, UnexpectedAnswer, error_from_body
+from director.client.errors import (
+    DirectorError,
+    NotFound,
+    StreamClosed,
+    UnexpectedAnswer,
+    error_from_body,
+)
 from director.client.events import GroupComplete, InitialState, parse_event
 from director.client.groups import parse_group
 from director.client.wire import Wire
@@ -30,7 +36,9 @@ _APPLICATION_CODES: Final = range(4000, 5000)
 
 
 class _Gap(DirectorError):
-    """The numbering jumped; connecting again with ``since`` fills the gap. Never leaves this module."""
+    """The numbering jumped; connecting again with ``since`` fills the gap. Never leaves this
+    module.
+    """
 
     _is_transient = True
 
@@ -52,7 +60,9 @@ class Stream:
     error_frame: dict[str, Any] | None = None
 
     async def read(self, wire: Wire) -> AsyncGenerator[Event]:
-        """Connect and yield events until the group's end; raise the error of a connection that fails or is closed."""
+        """Connect and yield events until the group's end; raise the error of a connection that
+        fails or is closed.
+        """
         self.error_frame = None
         path = requests.stream_path(self.group_id, self.seq)
         try:
@@ -62,7 +72,9 @@ class Stream:
                         continue
                     yield event
                     # Not the end of an earlier run than the newest one.
-                    is_end = isinstance(event, GroupComplete) and (event.run or self.run) >= self.run
+                    is_end = (
+                        isinstance(event, GroupComplete) and (event.run or self.run) >= self.run
+                    )
                     if is_end and not self.follow:
                         return
         except StreamClosed as closed:
@@ -98,7 +110,9 @@ class Stream:
         return closed
 
     def delay_after(self, error: DirectorError) -> float:
-        """Return the seconds to wait before the next connection; raise ``error`` if the outage has lasted too long."""
+        """Return the seconds to wait before the next connection; raise ``error`` if the outage has
+        lasted too long.
+        """
         if isinstance(error, _Gap):
             return 0.0
         delay = self.outage.delay(error)
@@ -108,8 +122,8 @@ class Stream:
     async def is_over(self, wire: Wire) -> bool:
         """Return whether no event follows the position, and set the newest run.
 
-        A finished group that is resumed at its end sends no event (unless it is retried later), so the
-        status is read.
+        A finished group that is resumed at its end sends no event (unless it is retried later), so
+        the status is read.
         """
         group = await calls.call(wire, requests.get("job-groups", self.group_id), parse_group)
         self.run = group.run
@@ -121,8 +135,8 @@ async def stream(
 ) -> AsyncGenerator[Event]:
     """Yield the events of a group.
 
-    Raises ``NotFound``, ``StreamClosed`` if the connection ended and ``reconnect`` is off, or the error of the
-    last connection after ``give_up_seconds``.
+    Raises ``NotFound``, ``StreamClosed`` if the connection ended and ``reconnect`` is off, or the
+    error of the last connection after ``give_up_seconds``.
     """
     requests.stream_path(group_id, since)  # a wrong id raises at once
     reader = Stream(group_id, since, outage, follow)

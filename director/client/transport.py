@@ -33,7 +33,8 @@ class Address:
     def parse(cls, url: str, token: str | None) -> Address:
         """Return the address.
 
-        Raises ``ValueError`` if it is no http or https URL, or the token has other characters than a token may have.
+        Raises ``ValueError`` if it is no http or https URL, or the token has other characters than
+        a token may have.
         """
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -77,8 +78,8 @@ def _origin(url: str) -> tuple[str, str, int] | None:
 def authorities() -> ssl.SSLContext:
     """Return the trusted certificates: httpx's list, and this host's own.
 
-    A studio's proxy often has a certificate of the studio's authority. They are read once, not for each
-    connection.
+    A studio's proxy often has a certificate of the studio's authority. They are read once, not for
+    each connection.
     """
     context = httpx.create_ssl_context(trust_env=False)
     context.load_default_certs()
@@ -103,7 +104,9 @@ def answer_required(url: str) -> Iterator[None]:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         unsent = isinstance(error, _NOT_SENT)
-        raise Unreachable(f"No answer from {url}: {_reason(error)}", maybe_received=not unsent) from error
+        raise Unreachable(
+            f"No answer from {url}: {_reason(error)}", maybe_received=not unsent
+        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Waits for a group's end by requests that the Director answers at the group's next event.
 
-A request that a proxy cuts, a restart, or a Director that lets no request wait costs lateness, never the result.
+A request that a proxy cuts, a restart, or a Director that lets no request wait costs lateness,
+never the result.
 """
 
 import math
@@ -16,7 +17,8 @@ from director.client.wire import Wire
 
 #: Seconds that a request waits at the Director: less than the 30 s after which some proxies cut it.
 WAIT_S: Final = 25
-#: Pause between two requests as a share of the time since the wait began: a group with many events costs few requests.
+#: Pause between two requests as a share of the time since the wait began: a group with many events
+#: costs few requests.
 SHARE: Final = 0.05
 #: Open jobs above which there is such a pause: the end of the last ones is noticed at once.
 FEW: Final = 10
@@ -28,7 +30,8 @@ POLL_PAUSES_S: Final = (2.0, 15.0)
 async def wait(wire: Wire, group_id: str, timeout: float | None, outage: Outage) -> Group:
     """Return the group with its jobs once ``completed_at`` is set.
 
-    Raises ``WaitTimeout`` after ``timeout`` seconds, ``NotFound``, or the error of an outage of ``give_up_seconds``.
+    Raises ``WaitTimeout`` after ``timeout`` seconds, ``NotFound``, or the error of an outage of
+    ``give_up_seconds``.
     """
     began = time.monotonic()
     deadline = math.inf if timeout is None else began + timeout
@@ -36,7 +39,9 @@ async def wait(wire: Wire, group_id: str, timeout: float | None, outage: Outage)
     may_wait, has_failed = True, False
     while True:
         # After a failure the next request does not wait, so that its answer ends the outage.
-        wait_s = int(_left(deadline, WAIT_S)) if group is not None and may_wait and not has_failed else 0
+        wait_s = (
+            int(_left(deadline, WAIT_S)) if group is not None and may_wait and not has_failed else 0
+        )
         before, has_failed = group, False
         since = {} if group is None else {"since": str(group.seq)}
         pause = None
@@ -61,7 +66,9 @@ async def wait(wire: Wire, group_id: str, timeout: float | None, outage: Outage)
             raise WaitTimeout(f"Job group {group_id} is {group.status} after {timeout:g} s.")
         if pause is None:
             has_moved = group is not None and (before is None or group.seq != before.seq)
-            pause = _pause(group if has_moved else None, may_wait=may_wait, began=began, deadline=deadline)
+            pause = _pause(
+                group if has_moved else None, may_wait=may_wait, began=began, deadline=deadline
+            )
         await wire.sleep(_left(deadline, pause))
 
 
@@ -70,8 +77,12 @@ def _left(deadline: float, at_most: float) -> float:
     return max(0.0, min(at_most, deadline - time.monotonic()))
 
 
-async def _status(wire: Wire, group_id: str, deadline: float, wait_s: int = 0, **params: str) -> Group | None:
-    """Return the status once there is an event after ``since``; None if there is none within ``wait_s``."""
+async def _status(
+    wire: Wire, group_id: str, deadline: float, wait_s: int = 0, **params: str
+) -> Group | None:
+    """Return the status once there is an event after ``since``; None if there is none within
+    ``wait_s``.
+    """
     if wait_s:
         params["wait"] = str(wait_s)
     # The last request of an expired wait still needs time for its answer.

@@ -15,20 +15,30 @@ class _Webhooks(Endpoints):
     """The methods of both clients; ``webhooks`` of a client."""
 
     @method
-    def list(self, *, group: str | None = None, state: str | None = None) -> AsyncGenerator[Delivery]:
+    def list(
+        self, *, group: str | None = None, state: str | None = None
+    ) -> AsyncGenerator[Delivery]:
         """Iterate over the deliveries, newest first: all, or those of a group or in a state."""
-        filters = {name: value for name, value in (("group", group), ("state", state)) if value is not None}
+        filters = {
+            name: value for name, value in (("group", group), ("state", state)) if value is not None
+        }
         request = partial(get, "webhooks", "deliveries", **filters)
         return calls.pages(self._wire, request, parser(Delivery))
 
     @method
     async def replay(self, delivery_id: int) -> Delivery:
-        """Send a delivery again, also one that was delivered or given up, with the same ``webhook_id``."""
-        return await self._read(Delivery, post("webhooks", "deliveries", str(delivery_id), "replay"))
+        """Send a delivery again, also one that was delivered or given up, with the same
+        ``webhook_id``.
+        """
+        return await self._read(
+            Delivery, post("webhooks", "deliveries", str(delivery_id), "replay")
+        )
 
     @method
     async def test(self, url: str) -> WebhookTest:
-        """Have the Director send a signed test message to a URL, and return what the target answered."""
+        """Have the Director send a signed test message to a URL, and return what the target
+        answered.
+        """
         return await self._read(WebhookTest, post("webhooks", "test", url=url))
 
 

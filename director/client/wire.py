@@ -1,8 +1,8 @@
 """What the client needs of HTTP and WebSockets, over blocking sockets and in an event loop.
 
-The rules (``calls``, ``stream``, ``wait``, ``downloads``) are coroutines over a ``Wire``. ``AsyncWire`` awaits
-its sockets. ``SyncWire`` blocks and never suspends, so that ``methods.run`` finishes a coroutine in one step.
-Each rule is therefore written once.
+The rules (``calls``, ``stream``, ``wait``, ``downloads``) are coroutines over a ``Wire``.
+``AsyncWire`` awaits its sockets. ``SyncWire`` blocks and never suspends, so that ``methods.run``
+finishes a coroutine in one step. Each rule is therefore written once.
 """
 
 import asyncio
@@ -57,13 +57,20 @@ class Wire(ABC):
             follow_redirects=False,
         )
 
-    async def send(self, request: Request, timeout: float | None = None, **form: Any) -> httpx.Response:
+    async def send(
+        self, request: Request, timeout: float | None = None, **form: Any
+    ) -> httpx.Response:
         """Return the answer to a request, with any status.
 
-        ``timeout`` in seconds, None for the client's. ``form``: httpx's arguments for a form instead of a body.
+        ``timeout`` in seconds, None for the client's. ``form``: httpx's arguments for a form
+        instead of a body.
         """
         url = self._address.url + request.path
-        headers = {**self._address.headers_for(url), "Accept": "application/json", **request.headers}
+        headers = {
+            **self._address.headers_for(url),
+            "Accept": "application/json",
+            **request.headers,
+        }
         if request.body is not None:
             headers.setdefault("Content-Type", "application/json")
         with answer_required(self._address.shown):
@@ -89,7 +96,9 @@ class Wire(ABC):
             return await self._save(url, self._address.headers_for(url), file)
 
     async def frames(self, path: str) -> AsyncGenerator[str]:
-        """Yield the frames of the event stream at ``path``; raise ``StreamClosed`` when it is closed."""
+        """Yield the frames of the event stream at ``path``; raise ``StreamClosed`` when it is
+        closed.
+        """
         url = self._address.url
         headers = self._address.headers_for(url)
         agent = headers.pop("User-Agent")
@@ -149,7 +158,9 @@ class SyncWire(Wire):
     async def _save(self, url: str, headers: dict[str, str], file: AtomicFile) -> Path:
         with self._http.stream("GET", url, headers=headers) as response:
             if response.status_code != 200:
-                raise error_from_answer(response.status_code, next(response.iter_bytes(MAX_ERROR_BYTES), b""))
+                raise error_from_answer(
+                    response.status_code, next(response.iter_bytes(MAX_ERROR_BYTES), b"")
+                )
             for chunk in response.iter_bytes():
                 file.write(chunk)
         return file.commit()

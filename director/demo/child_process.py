@@ -1,8 +1,8 @@
 """Runs a management command that ends with its parent process.
 
-``python -m director.demo.child_process serve --port 0`` runs the command until its standard input closes.
-The parent process holds the other end of that pipe. When the parent ends, also by SIGKILL, the operating
-system closes the pipe on every platform. No process is left behind.
+``python -m director.demo.child_process serve --port 0`` runs the command until its standard input
+closes. The parent process holds the other end of that pipe. When the parent ends, also by SIGKILL,
+the operating system closes the pipe on every platform. No process is left behind.
 """
 
 import sys

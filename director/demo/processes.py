@@ -16,7 +16,8 @@ from django.conf import settings
 
 from director.demo.child_process import GRACE_S
 
-READY_WITHIN_S: Final = 60.0  #: Seconds until the Director must be ready. The first start compiles every module.
+#: Seconds until the Director must be ready. The first start compiles every module.
+READY_WITHIN_S: Final = 60.0
 #: The child process exits GRACE_S after its input closes. Afterwards its process group is killed.
 _KILL_AFTER_S: Final = GRACE_S + 2.0
 _READY: Final = re.compile(r"Director is ready at (http://\S+)\s")
@@ -31,8 +32,8 @@ class ProcessFailed(Exception):
 class DirectorProcess:
     """A Director in a process and process group of its own. An async context manager.
 
-    Leaving it ends the process, and raises ``ProcessFailed`` if it has ended by itself. ``folder`` is for its data and
-    its log file.
+    Leaving it ends the process, and raises ``ProcessFailed`` if it has ended by itself. ``folder``
+    is for its data and its log file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,25 +52,35 @@ class DirectorProcess:
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            # Not asyncio.timeout: early releases of Python 3.11 miscount cancellations there, and this
-            # runs while the task is being cancelled.
+            # Not asyncio.timeout: early releases of Python 3.11 miscount cancellations there, and
+            # this runs while the task is being cancelled.
             await asyncio.wait_for(self._process.wait(), _KILL_AFTER_S)
         except TimeoutError:
             await self.kill()
 
     async def start(self, port: int) -> str:
-        """Start it and return its address; port 0 is any free one. Raises ProcessFailed after READY_WITHIN_S."""
+        """Start it and return its address; port 0 is any free one. Raises ProcessFailed after
+        READY_WITHIN_S.
+        """
         # Append: a restarted process must not overwrite its earlier output.
         with self._log.open("ab") as log:
             before = log.tell()
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "director.demo.child_process", "serve", "--port", str(port)),
+                *(
+                    sys.executable,
+                    "-m",
+                    "director.demo.child_process",
+                    "serve",
+                    "--port",
+                    str(port),
+                ),
                 cwd=settings.BASE_DIR,
                 env=_environment(self._folder),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
-                # Ctrl-C in the terminal must reach the demo only; the demo ends the Director in order.
+                # Ctrl-C in the terminal must reach the demo only; the demo ends the Director in
+                # order.
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # Windows
             )
@@ -100,7 +111,11 @@ class DirectorProcess:
 
     def _failed(self) -> ProcessFailed:
         code = None if self._process is None else self._process.returncode
-        what = f"was not ready within {READY_WITHIN_S:.0f} s" if code is None else f"ended with status {code}"
+        what = (
+            f"was not ready within {READY_WITHIN_S:.0f} s"
+            if code is None
+            else f"ended with status {code}"
+        )
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         return ProcessFailed("\n  ".join([f"The Director {what}.", *lines[-_TAIL_LINES:]]))
 

@@ -23,26 +23,30 @@ from director.server import listen
 _EXPECTED: Final = (("completed", 3), ("partial_complete", 2), ("completed", 3))
 BACKENDS: Final = 3
 _USUAL_PORT: Final = 9820  #: The Director's default port. Another Director may already use it.
-_GROUP_WITHIN_S: Final = 120.0  #: Limit in seconds from the submission of a group to its last download.
+#: Limit in seconds from the submission of a group to its last download.
+_GROUP_WITHIN_S: Final = 120.0
 _GIVE_UP_S: Final = 15.0  #: Seconds without a response after which the client gives up.
-_LONGER_S: Final = 4.0  #: Extra seconds per job of the third group: its jobs must outlast a restart of the Director.
+#: Extra seconds per job of the third group: its jobs must outlast a restart of the Director.
+_LONGER_S: Final = 4.0
 _UNDER_WAY: Final = 0.3  #: Share of the steps after which a job counts as under way.
 
 
 async def run(folder: Path, *, once: bool, seconds: float) -> list[str]:
     """Run the demo; return one sentence for each failed check.
 
-    ``folder`` is an existing folder for all files. With ``once`` it ends after the three groups instead of serving until
-    Ctrl-C. A simulated job takes so many ``seconds``.
+    ``folder`` is an existing folder for all files. With ``once`` it ends after the three groups
+    instead of serving until Ctrl-C. A simulated job takes so many ``seconds``.
 
-    The Director's process has ended when this function returns or raises. Raises ``ProcessFailed``, ``DirectorError``,
-    ``TimeoutError`` or ``OSError`` if the demo could not be completed.
+    The Director's process has ended when this function returns or raises. Raises ``ProcessFailed``,
+    ``DirectorError``, ``TimeoutError`` or ``OSError`` if the demo could not be completed.
     """
     click.echo(f"Data folder: {folder}")
     click.echo("Starting three simulated ComfyUIs and a Director …")
     async with contextlib.AsyncExitStack() as stack:
         names = [f"gpu-{number}" for number in range(1, BACKENDS + 1)]
-        gpus = [await stack.enter_async_context(_simulator(name, folder, seconds)) for name in names]
+        gpus = [
+            await stack.enter_async_context(_simulator(name, folder, seconds)) for name in names
+        ]
         process = await stack.enter_async_context(DirectorProcess(folder))
         found = await _run_groups(folder, process, gpus, once=once)
         for sentence in found:
@@ -74,17 +78,23 @@ def _port() -> int:
     return _USUAL_PORT
 
 
-async def _run_groups(folder: Path, process: DirectorProcess, gpus: Sequence[Simulator], *, once: bool) -> list[str]:
+async def _run_groups(
+    folder: Path, process: DirectorProcess, gpus: Sequence[Simulator], *, once: bool
+) -> list[str]:
     url = await process.start(_port())
     click.secho(f"Watch it in a browser: {url}", bold=True)
     images = folder / "images"
     async with AsyncDirector(url, give_up_seconds=_GIVE_UP_S) as director:
         for gpu in gpus:
             await director.add_backend(gpu.url, backend_id=gpu.name, name=f"Simulated {gpu.name}")
-        click.secho("\n1. One request, three backends, three seeds: an image and a video each", bold=True)
+        click.secho(
+            "\n1. One request, three backends, three seeds: an image and a video each", bold=True
+        )
         ended = [await _render(director, images, "Group 1", with_video(text_to_image()))]
         click.secho("\n2. The same request, but gpu-2 runs out of memory", bold=True)
-        gpus[1].fault("node_error", type="torch.OutOfMemoryError", message="CUDA out of memory", step=8)
+        gpus[1].fault(
+            "node_error", type="torch.OutOfMemoryError", message="CUDA out of memory", step=8
+        )
         ended.append(await _render(director, images, "Group 2", text_to_image()))
         click.secho("\n3. Longer jobs, and the Director is killed while they run", bold=True)
         for gpu in gpus:
@@ -94,7 +104,8 @@ async def _run_groups(folder: Path, process: DirectorProcess, gpus: Sequence[Sim
     click.echo(f"\nImages: {images}")
     click.echo(f"Director: {url}{' (ends with this demo)' if once else ''}")
     found = [
-        f"Group {number} ended as {status} with {count} images, not as {wanted[0]} with {wanted[1]}."
+        f"Group {number} ended as {status} with {count} images, not as {wanted[0]} with "
+        f"{wanted[1]}."
         for number, ((status, count), wanted) in enumerate(zip(ended, _EXPECTED, strict=True), 1)
         if (status, count) != wanted
     ]
@@ -130,7 +141,11 @@ class _KillSwitch:
 
 
 async def _render(
-    director: AsyncDirector, images: Path, title: str, workflow: dict[str, Any], kill_switch: _KillSwitch | None = None
+    director: AsyncDirector,
+    images: Path,
+    title: str,
+    workflow: dict[str, Any],
+    kill_switch: _KillSwitch | None = None,
 ) -> tuple[str, int]:
     """Submit a workflow to all backends, follow the events and download the files.
 
@@ -141,7 +156,8 @@ async def _render(
         group = await director.submit(workflow, backend_ids, metadata={"scene": title})
         with make_display(as_json=False) as display:
             display.on_event(InitialState(type="initial_state", raw={}, group=group))
-            # Without a kill, a lost connection or a gap is an error: all processes run on one machine.
+            # Without a kill, a lost connection or a gap is an error: all processes run on one
+            # machine.
             stream = director.stream(group.job_group_id, since=0, reconnect=kill_switch is not None)
             async with contextlib.aclosing(stream):
                 async for event in stream:

@@ -13,8 +13,16 @@ def text_to_image() -> dict[str, Any]:
 
 
 def with_video(workflow: dict[str, Any]) -> dict[str, Any]:
-    """Return the graph with a video as a second output. The simulator paints another picture for each frame."""
-    video = {"images": ["11", 0], "filename_prefix": "demo", "codec": "vp9", "fps": 2.0, "crf": 32.0}
+    """Return the graph with a video as a second output. The simulator paints another picture for
+    each frame.
+    """
+    video = {
+        "images": ["11", 0],
+        "filename_prefix": "demo",
+        "codec": "vp9",
+        "fps": 2.0,
+        "crf": 32.0,
+    }
     return workflow | {
         "10": {"class_type": "RepeatLatentBatch", "inputs": {"samples": ["3", 0], "amount": 12}},
         "11": {"class_type": "VAEDecode", "inputs": {"samples": ["10", 0], "vae": ["4", 2]}},

@@ -1,4 +1,6 @@
-"""Checks of Python, packages, settings, data folder, port, database, channel layer, runner and storage."""
+"""Checks of Python, packages, settings, data folder, port, database, channel layer, runner and
+storage.
+"""
 
 import os
 import platform
@@ -57,7 +59,10 @@ _PACKAGE: Final = "comfyui-director"
 
 
 def python() -> Finding:
-    return Finding(Level.OK, f"{platform.python_version()} at {sys.executable}, {platform.platform(terse=True)}.")
+    return Finding(
+        Level.OK,
+        f"{platform.python_version()} at {sys.executable}, {platform.platform(terse=True)}.",
+    )
 
 
 def packages() -> Finding:
@@ -101,13 +106,17 @@ def _version(name: str) -> str | None:
 def variables() -> Finding:
     """List the names of all set variables, and check for misspelt ones. Values are not shown."""
     warned = [
-        message.msg for message in checks.run_checks() if message.id is not None and message.id.startswith("director.")
+        message.msg
+        for message in checks.run_checks()
+        if message.id is not None and message.id.startswith("director.")
     ]
     if warned:
         return Finding(Level.WARNING, " ".join(warned), "Correct the variable's name, or unset it.")
     if wrong := _malformed_backend():
         return Finding(Level.PROBLEM, wrong, "Correct it: serve and runner do not start with it.")
-    made = sorted(name for name in settings.DIRECTOR_SETTINGS if str(env.str(name, default="")).strip())
+    made = sorted(
+        name for name in settings.DIRECTOR_SETTINGS if str(env.str(name, default="")).strip()
+    )
     return Finding(Level.OK, f"Set: {', '.join(made)}." if made else "All have their defaults.")
 
 
@@ -115,12 +124,17 @@ def ffmpeg() -> Finding:
     """Check for the optional program that makes the posters of videos."""
     if settings.FFMPEG is not None:
         return Finding(Level.OK, f"{settings.FFMPEG}.")
-    said = "It is not on the PATH: videos have no poster, and width, height and duration of videos are not known."
+    said = (
+        "It is not on the PATH: videos have no poster, and width, height and duration of videos "
+        "are not known."
+    )
     return Finding(Level.NOTE, said, "Install ffmpeg with ffprobe, and restart serve and runners.")
 
 
 def _malformed_backend() -> str:
-    """Return the error of an address in ``DIRECTOR_BACKENDS``, without the address: it may contain a password."""
+    """Return the error of an address in ``DIRECTOR_BACKENDS``, without the address: it may contain
+    a password.
+    """
     for number, word in enumerate(settings.DIRECTOR_BACKENDS, start=1):
         try:
             check_url(normalise_url(word).url)
@@ -135,7 +149,8 @@ _NO_SPACE: Final = 2**26
 #: File systems on which SQLite's locks and shared memory do not work between machines.
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs", "9p"})
 _MOUNTS: Final = Path("/proc/self/mounts")
-_ANSWER_TIMEOUT_S: Final = 3.0  #: Timeout in seconds for the response of a Director on this machine.
+#: Timeout in seconds for the response of a Director on this machine.
+_ANSWER_TIMEOUT_S: Final = 3.0
 
 
 def data_folder() -> Finding:
@@ -144,7 +159,9 @@ def data_folder() -> Finding:
     if not folder.exists():
         return _not_made(folder)
     if not folder.is_dir():
-        return Finding(Level.PROBLEM, f"{folder} is not a folder.", "Set DIRECTOR_DATA_DIR to a folder.")
+        return Finding(
+            Level.PROBLEM, f"{folder} is not a folder.", "Set DIRECTOR_DATA_DIR to a folder."
+        )
     if why := _why_unwritable(folder):
         todo = "Make it writable for this user, or set DIRECTOR_DATA_DIR to another folder."
         return Finding(Level.PROBLEM, f"{folder} cannot be written: {why}.", todo)
@@ -224,7 +241,10 @@ def port(number: int) -> Finding:
     details = "".join(f" {name}: {one.get('detail')}" for name, one in failed)
     said = f"A Director {health.version} answers and is {health.status}.{details}"
     if health.version != __version__:
-        todo = f"This is version {__version__}. Restart the other one, or run its own `director doctor`."
+        todo = (
+            f"This is version {__version__}. Restart the other one, or run its own `director "
+            "doctor`."
+        )
         return Finding(Level.WARNING, said, todo)
     return Finding(_LEVELS.get(health.status, Level.WARNING), said)
 
@@ -233,15 +253,21 @@ def _no_response(number: int) -> Finding:
     try:
         listen.check_free(number)
     except listen.CannotListen:
-        todo = f"Find the program that uses it, or use another port: director serve --port {number + 1}"
+        todo = (
+            "Find the program that uses it, or use another port: director serve --port "
+            f"{number + 1}"
+        )
         return Finding(Level.PROBLEM, "It is in use, and the program does not answer.", todo)
     todo = "director serve; for a Director on another port: director doctor --port PORT"
     return Finding(Level.NOTE, "No Director runs on this port.", todo)
 
 
 _LEVELS: Final = {"ok": Level.OK, "degraded": Level.WARNING, "down": Level.PROBLEM}
-_STORAGE_TODO: Final = "Check DIRECTOR_FILES_DIR and DIRECTOR_FILES_STORAGE, and free some space: director purge."
-#: Maximum difference in seconds between the database's clock and this machine's: a heartbeat is valid for 10 s.
+_STORAGE_TODO: Final = (
+    "Check DIRECTOR_FILES_DIR and DIRECTOR_FILES_STORAGE, and free some space: director purge."
+)
+#: Maximum difference in seconds between the database's clock and this machine's: a heartbeat is
+#: valid for 10 s.
 _CLOCK_S: Final = 5.0
 
 
@@ -276,7 +302,9 @@ def _where(path: Path | None) -> str:
 
 def _tables(where: str) -> Finding:
     if not connection.introspection.table_names():
-        return Finding(Level.NOTE, f"{where}: it has no tables yet: serve makes them.", "director serve")
+        return Finding(
+            Level.NOTE, f"{where}: it has no tables yet: serve makes them.", "director serve"
+        )
     if not is_migrated():
         said = f"{where}: its tables are of an older release."
         return Finding(Level.PROBLEM, said, "director serve migrates them at its start.")
@@ -285,7 +313,11 @@ def _tables(where: str) -> Finding:
         return Finding(Level.PROBLEM, said, "Install that release again.")
     if (skew := _clock_skew()) > _CLOCK_S:
         said = f"{where}: its clock and this machine's differ by {skew:.0f} s."
-        return Finding(Level.WARNING, said, "Synchronize both clocks by NTP: heartbeats of runners depend on them.")
+        return Finding(
+            Level.WARNING,
+            said,
+            "Synchronize both clocks by NTP: heartbeats of runners depend on them.",
+        )
     return Finding(Level.OK, f"{where} opens; its tables are of this release.")
 
 
@@ -302,7 +334,11 @@ def _clock_skew() -> float:
 def webhooks() -> dict[str, Finding]:
     """Check that all machines of a farm with webhooks have one secret: each would make its own."""
     is_used = bool(settings.DIRECTOR_WEBHOOK_URLS) or WebhookDelivery.objects.exists()
-    if settings.DIRECTOR_ON_SQLITE or not is_used or str(env.str("DIRECTOR_WEBHOOK_SECRET", default="")).strip():
+    if (
+        settings.DIRECTOR_ON_SQLITE
+        or not is_used
+        or str(env.str("DIRECTOR_WEBHOOK_SECRET", default="")).strip()
+    ):
         return {}
     said = "DIRECTOR_WEBHOOK_SECRET is not set: each machine signs with a secret of its own."
     todo = "Set it, the same for every process: the file webhook-secret in a data folder has one."

@@ -1,4 +1,6 @@
-"""All checks of ``director doctor``, in order; those of each backend: response, version, previews, clock."""
+"""All checks of ``director doctor``, in order; those of each backend: response, version, previews,
+clock.
+"""
 
 import asyncio
 import datetime as dt
@@ -43,10 +45,15 @@ def backends() -> dict[str, Finding]:
         todo = "director backends add http://HOST:8188, or director backends find --add"
         return {"Backends": Finding(Level.WARNING, "None is registered.", todo)}
     answers = asyncio.run(_probe_all(rows))
-    return {f"Backend {row.id}": _finding(row, answers[row.id], _sharing(row, rows, answers)) for row in rows}
+    return {
+        f"Backend {row.id}": _finding(row, answers[row.id], _sharing(row, rows, answers))
+        for row in rows
+    }
 
 
-def _sharing(row: Backend, rows: Sequence[Backend], answers: Mapping[str, _Answer | str]) -> list[str]:
+def _sharing(
+    row: Backend, rows: Sequence[Backend], answers: Mapping[str, _Answer | str]
+) -> list[str]:
     """Return the backends of the same machine that answer and have a database of assets."""
     host = urlsplit(row.url).hostname
     others = [one.id for one in rows if one.id != row.id and urlsplit(one.url).hostname == host]
@@ -56,13 +63,19 @@ def _sharing(row: Backend, rows: Sequence[Backend], answers: Mapping[str, _Answe
 
 async def _probe_all(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
     async with asyncio.TaskGroup() as tasks:
-        probes = {row.id: tasks.create_task(_probe(row), name=f"probe {row.id}") for row in rows if row.enabled}
+        probes = {
+            row.id: tasks.create_task(_probe(row), name=f"probe {row.id}")
+            for row in rows
+            if row.enabled
+        }
     found = {backend_id: task.result() for backend_id, task in probes.items()}
     return {row.id: found.get(row.id, "It was not probed.") for row in rows}
 
 
 async def _probe(row: Backend) -> _Answer | str:
-    limits = Timeouts(connect_s=_ANSWER_TIMEOUT_S, silence_s=_ANSWER_TIMEOUT_S, total_s=_ANSWER_TIMEOUT_S)
+    limits = Timeouts(
+        connect_s=_ANSWER_TIMEOUT_S, silence_s=_ANSWER_TIMEOUT_S, total_s=_ANSWER_TIMEOUT_S
+    )
     try:
         async with ComfyClient(row.url, headers=row.headers, timeouts=limits) as comfy:
             stats = await comfy.system_stats()
@@ -88,7 +101,8 @@ def _finding(row: Backend, answer: _Answer | str, sharing: Sequence[str] = ()) -
         )
         if sharing:
             todo += (
-                f"\nIf its log says that the database of assets is in use: it starts from the same folder as"
+                "\nIf its log says that the database of assets is in use: it starts from the "
+                "same folder as"
                 f" {', '.join(sharing)}. Give it a --database-url of its own, or --disable-assets."
             )
         return Finding(Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
@@ -122,10 +136,15 @@ def _problems(row: Backend, answer: _Answer) -> list[Finding]:
         wrong = f"It is held by a user ({row.get_hold_display()}): {_reason(row.changed_reason)}."
         found.append(Finding(Level.NOTE, wrong, f"director backends resume {row.id}"))
     lacking = limitations(answer.stats.version or "unknown")
-    found += [Finding(_LEVELS[one], one, "Update ComfyUI there.") for one in lacking if one in _LEVELS]
+    found += [
+        Finding(_LEVELS[one], one, "Update ComfyUI there.") for one in lacking if one in _LEVELS
+    ]
     if answer.skew is not None and abs(answer.skew) > _CLOCK_S:
         way = "ahead" if answer.skew > 0 else "behind"
-        wrong = f"Its clock is {abs(answer.skew):.0f} s {way}: dates in its file names and logs are wrong."
+        wrong = (
+            f"Its clock is {abs(answer.skew):.0f} s {way}: dates in its file names and logs are "
+            "wrong."
+        )
         found.append(Finding(Level.WARNING, wrong, "Synchronize its clock by NTP."))
     if not _has_previews(answer.stats):
         todo = f"For live previews start ComfyUI there with {PREVIEW_OPTION} auto."

@@ -1,4 +1,6 @@
-"""``/api/schema``, and the pages ``/api/docs`` (Swagger UI) and ``/api/redoc`` that show it, from local files."""
+"""``/api/schema``, and the pages ``/api/docs`` (Swagger UI) and ``/api/redoc`` that show it, from
+local files.
+"""
 
 import json
 from functools import cache
@@ -12,7 +14,8 @@ from django.views.decorators.http import require_safe
 from director.pages import documents
 from director.security.csp import POLICY
 
-#: Both make empty ``<style>`` elements and insert rules by script, which needs the hash of the empty text.
+#: Both make empty ``<style>`` elements and insert rules by script, which needs the hash of the
+#: empty text.
 _EMPTY_STYLE: Final = "style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 
 

@@ -1,4 +1,6 @@
-"""Read model of the page of one backend: what it does, did, failed at, is held for, and which models it has."""
+"""Read model of the page of one backend: what it does, did, failed at, is held for, and which
+models it has.
+"""
 
 import time
 from collections import Counter
@@ -50,7 +52,15 @@ def _backend(backend_id: str) -> Backend:
 
 def _attempts(backend_id: str) -> QuerySet[Attempt]:
     """Return the newest attempts at a backend; ``lasted`` is how long one ran."""
-    wanted = ("state", "number", "failure_class", "error_message", "created_at", "started_at", "ended_at")
+    wanted = (
+        "state",
+        "number",
+        "failure_class",
+        "error_message",
+        "created_at",
+        "started_at",
+        "ended_at",
+    )
     names = [*wanted, "child__position", *(f"child__group__{name}" for name in TITLE)]
     rows = Attempt.objects.filter(backend_id=backend_id).select_related("child__group").only(*names)
     return rows.annotate(lasted=F("ended_at") - F("started_at")).order_by("-id")[:_ATTEMPTS]
@@ -72,12 +82,20 @@ def backend_models(backend_id: str) -> list[dict[str, Any]]:
     """
     backend, moment = _backend(backend_id), time.monotonic()
     wanted = {backend: [class_type for class_type, _ in _LOADERS.values()]}
-    found = node_classes(wanted, since=moment - FRESH_SECONDS, until=moment + _MODELS_SECONDS)[backend.id]
+    found = node_classes(wanted, since=moment - FRESH_SECONDS, until=moment + _MODELS_SECONDS)[
+        backend.id
+    ]
     listed = []
     for kind, (class_type, name) in _LOADERS.items():
         described = found.get(class_type)
         of_input = described.inputs.get(name) if described else None
-        choices = None if of_input is None or of_input.choices is None else [str(one) for one in of_input.choices]
+        choices = (
+            None
+            if of_input is None or of_input.choices is None
+            else [str(one) for one in of_input.choices]
+        )
         shown = None if choices is None else choices[:_MAX_MODELS]
-        listed.append({"kind": kind, "names": shown, "count": len(choices or ()), "is_cut": shown != choices})
+        listed.append(
+            {"kind": kind, "names": shown, "count": len(choices or ()), "is_cut": shown != choices}
+        )
     return listed

@@ -48,7 +48,9 @@ _HIGHEST_FIRST: Final = frozenset({"queued", "memory", "completed", "failed"})
 
 
 def backend_list_page(sort: str = "") -> dict[str, Any]:
-    """Return every backend, problems first, or by a column; ``-`` before the column's name reverses the order."""
+    """Return every backend, problems first, or by a column; ``-`` before the column's name reverses
+    the order.
+    """
     rows = backend_rows(backend_list())
     rows.sort(key=lambda one: (ATTENTION_ORDER.index(one["status"]), _natural(one["id"])))
     key = sort.removeprefix("-")
@@ -82,7 +84,11 @@ def _natural(name: str) -> list[str | int]:
 
 def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
     """Return what the pages show of these backends."""
-    loads, ends, snapshot = backend_loads(), _results_of_day(), PoolSnapshot(open_variants(), pool_backends())
+    loads, ends, snapshot = (
+        backend_loads(),
+        _results_of_day(),
+        PoolSnapshot(open_variants(), pool_backends()),
+    )
     work, movable, cannot_run = _work(), _movable(), _exclusions()
     rows = []
     for backend in shown_backends:
@@ -106,14 +112,17 @@ def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
                 "vram": vram,
                 "memory": vram.removesuffix(" free").replace(" GB of ", " of "),
                 "free_bytes": free_bytes,
-                # Whether its children are sent now; whether more may be submitted for it: on a paused one they wait.
+                # Whether its children are sent now; whether more may be submitted for it: on a
+                # paused one they wait.
                 "is_online": status in (BackendState.ONLINE, BackendState.BUSY),
                 "takes_children": status in TAKES_CHILDREN,
                 "can_be_removed": can_be_removed,
                 "actions": _actions(backend, has_work=bool(jobs), can_be_removed=can_be_removed),
                 "work": jobs,
                 "running_count": sum(one["is_running"] and not one["is_stopping"] for one in jobs),
-                "pending_count": sum(not one["is_running"] and not one["is_stopping"] for one in jobs),
+                "pending_count": sum(
+                    not one["is_running"] and not one["is_stopping"] for one in jobs
+                ),
                 "waiting": load.waiting,
                 # Queued children whose group allows another backend.
                 "movable": movable.get(backend.id, 0),
@@ -186,7 +195,9 @@ def _work() -> dict[str, list[dict[str, Any]]]:
 
 
 def _movable() -> dict[str, int]:
-    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True, backend_id__gt="")
+    waits = ChildJob.objects.filter(
+        status=ChildStatus.QUEUED, current_attempt__isnull=True, backend_id__gt=""
+    )
     may_go = waits.exclude(group__retry_elsewhere=RetryScope.NEVER).order_by()
     counted = may_go.values_list("backend_id").annotate(Count("id"))
     return {backend_id or "": number for backend_id, number in counted}
@@ -201,10 +212,14 @@ def _results_of_day() -> dict[str, Counter[str]]:
 
 
 def _exclusions() -> dict[str, list[dict[str, Any]]]:
-    """Return the workflows that each backend cannot run, each with its newest group, if there is one."""
+    """Return the workflows that each backend cannot run, each with its newest group, if there is
+    one.
+    """
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     variants = Variant.objects.filter(pk=OuterRef("variant_id"))
-    groups = JobGroup.objects.filter(workflow_digest=OuterRef("workflow_digest"), workflow_digest__gt="")
+    groups = JobGroup.objects.filter(
+        workflow_digest=OuterRef("workflow_digest"), workflow_digest__gt=""
+    )
     newest = Coalesce(
         Subquery(variants.values("group_id")[:1]),
         Subquery(groups.order_by("-created_at").values("id")[:1]),
@@ -227,7 +242,9 @@ def _exclusions() -> dict[str, list[dict[str, Any]]]:
 
 
 def _device(devices: Any) -> tuple[str, str, int]:
-    """Return the name of the first device without CUDA's additions, and its free memory as text and in bytes."""
+    """Return the name of the first device without CUDA's additions, and its free memory as text and
+    in bytes.
+    """
     if not isinstance(devices, list) or not devices or not isinstance(devices[0], Mapping):
         return "", "", 0
     gpu, vram = device_texts(devices[0])

@@ -19,20 +19,28 @@ _LISTED: Final = re.compile(r"\(([a-z0-9-]+)\.md\)")
 
 @cache
 def titles() -> dict[str, str]:
-    """Return each document with its heading, in the order of ``docs/README.md``; others follow by name."""
-    names = sorted(path.stem for folder in _FOLDERS for path in folder.glob("*.md") if path.stem != "README")
+    """Return each document with its heading, in the order of ``docs/README.md``; others follow by
+    name.
+    """
+    names = sorted(
+        path.stem for folder in _FOLDERS for path in folder.glob("*.md") if path.stem != "README"
+    )
     ordered = dict.fromkeys([*_LISTED.findall(text("README.md")), *names])
     return {name: text(f"{name}.md").partition("\n")[0].removeprefix("# ") for name in ordered}
 
 
 def text(file: str) -> str:
     """Return the text of a file of the folder."""
-    return next(path for one in _FOLDERS if (path := one / file).is_file()).read_text(encoding="utf-8")
+    return next(path for one in _FOLDERS if (path := one / file).is_file()).read_text(
+        encoding="utf-8"
+    )
 
 
 @cache
 def html(name: str) -> SafeString:
-    """Return a document of ``titles`` as HTML. Its headings have the anchors that a Git server gives them."""
+    """Return a document of ``titles`` as HTML. Its headings have the anchors that a Git server
+    gives them.
+    """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(re.sub(r"<!--.*?-->\n?", "", text(f"{name}.md"), flags=re.DOTALL))
     used: Counter[str] = Counter()
@@ -42,7 +50,9 @@ def html(name: str) -> SafeString:
             token.attrSet("id", f"{anchor}-{used[anchor]}" if used[anchor] else anchor)
             used[anchor] += 1
         if token.type in ("table_open", "fence"):
-            token.attrSet("tabindex", "0")  # It may be wider than the page: a keyboard scrolls it, too.
+            token.attrSet(
+                "tabindex", "0"
+            )  # It may be wider than the page: a keyboard scrolls it, too.
         for one in token.children or ():
             _follow(one)
     # The documents belong to the product, and HTML in them is shown as text.

@@ -13,7 +13,9 @@ _WINDOW_LABELS: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 
 
 def failures_page(given: str, backend_id: str) -> dict[str, Any]:
-    """Return the causes of failures in a window, by number of failed jobs, of one backend if it is named."""
+    """Return the causes of failures in a window, by number of failed jobs, of one backend if it is
+    named.
+    """
     window = given if given in failing.WINDOWS else failing.DEFAULT_WINDOW
     found = failing.failure_report(window, backend_id)
     known = backends_by_id(row.backend_id or "" for row in [*found.results, *found.recovered])
@@ -45,7 +47,8 @@ def _cause(row: FailureRow, known: Mapping[str, Backend]) -> dict[str, Any]:
     backend = known.get(row.backend_id or "")
     return {
         "row": row,
-        # None if it was removed, or if no backend had the jobs: no candidate of the pool could take them.
+        # None if it was removed, or if no backend had the jobs: no candidate of the pool could take
+        # them.
         "backend": backend,
         "backend_name": (backend and backend.name) or row.backend_id or "no backend",
         "is_schedulable": backend is not None

@@ -14,7 +14,11 @@ from jobgroups.queries.groups import GroupFilter, Page, listed
 PAGE_SIZE: Final = 50
 _MAX_TEXT: Final = 200
 #: The values of a filter that has no others.
-_VALUES: Final[dict[str, set[str]]] = {"state": {*GroupStatus}, "hide": {"finished"}, "archived": {"yes"}}
+_VALUES: Final[dict[str, set[str]]] = {
+    "state": {*GroupStatus},
+    "hide": {"finished"},
+    "archived": {"yes"},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +39,19 @@ class Filters:
 
     def query(self, *, before: str = "") -> str:
         """Return the filters as a URL's query, for the page after ``before``."""
-        return urlencode({name: value for name, value in asdict(replace(self, before=before)).items() if value})
+        return urlencode(
+            {name: value for name, value in asdict(replace(self, before=before)).items() if value}
+        )
 
 
 def parse_filters(query: QueryDict) -> Filters:
-    given = {one.name: str(query.get(one.name, "")).replace("\0", "").strip()[:_MAX_TEXT] for one in fields(Filters)}
-    return Filters(**{name: value for name, value in given.items() if value in _VALUES.get(name, {value})})
+    given = {
+        one.name: str(query.get(one.name, "")).replace("\0", "").strip()[:_MAX_TEXT]
+        for one in fields(Filters)
+    }
+    return Filters(
+        **{name: value for name, value in given.items() if value in _VALUES.get(name, {value})}
+    )
 
 
 def filtered_page(filters: Filters) -> Page:
@@ -53,7 +64,10 @@ def filtered_page(filters: Filters) -> Page:
         archived=bool(filters.archived),
         is_open=bool(filters.hide),
     )
-    return page_after(filters.before, lambda cursor: listed(wanted, lambda row: row, cursor=cursor, limit=PAGE_SIZE))
+    return page_after(
+        filters.before,
+        lambda cursor: listed(wanted, lambda row: row, cursor=cursor, limit=PAGE_SIZE),
+    )
 
 
 def page_after(cursor: str, read: Callable[[str | None], Page]) -> Page:

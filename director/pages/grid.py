@@ -1,4 +1,6 @@
-"""The table of a sweep's jobs: two axes are columns and rows, and one value is chosen of each other axis. Pure."""
+"""The table of a sweep's jobs: two axes are columns and rows, and one value is chosen of each other
+axis. Pure.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +28,10 @@ class Axis:
     @property
     def shown(self) -> list[tuple[int, str, str]]:
         """Index, short text and text of each value."""
-        return [(index, shown_value(value), shown_value(value, 500)) for index, value in enumerate(self.values)]
+        return [
+            (index, shown_value(value), shown_value(value, 500))
+            for index, value in enumerate(self.values)
+        ]
 
     def index_of(self, query: Mapping[str, str], position: int | None) -> int:
         """Return the index of the value that the query or a job's position chooses, else 0."""
@@ -44,7 +49,9 @@ class Grid:
     selectors: list[tuple[Axis, int]]  #: Other axes, each with the index of its chosen value.
     page: int  #: From 1.
     pages: int
-    lines: list[tuple[str, str, list[int]]]  #: Rows: short text and text of the value, positions of the jobs.
+    lines: list[
+        tuple[str, str, list[int]]
+    ]  #: Rows: short text and text of the value, positions of the jobs.
     query: str  #: Of the selectors.
 
     @property
@@ -63,7 +70,8 @@ def number(query: Mapping[str, str], name: str) -> int:
 
 
 def grid_of(sweep: Any, query: Mapping[str, str], position: int | None = None) -> Grid | None:
-    """Return the table that a query chooses; None if the sweep is no product of two axes with several values.
+    """Return the table that a query chooses; None if the sweep is no product of two axes with
+    several values.
 
     ``position`` is of a job that must be shown. Axes other than seeds are columns and rows first.
     """
@@ -72,9 +80,13 @@ def grid_of(sweep: Any, query: Mapping[str, str], position: int | None = None) -
     labels = input_labels((one["input"] for one in sweep["axes"]), "_name")
     axes = [
         Axis(f"axis{number}", one["input"], labels[one["input"]], one["values"], stride)
-        for number, (one, stride) in enumerate(zip(sweep["axes"], strides(sweep["axes"]), strict=True), 1)
+        for number, (one, stride) in enumerate(
+            zip(sweep["axes"], strides(sweep["axes"]), strict=True), 1
+        )
     ]
-    varied = sorted((one for one in axes if len(one.values) > 1), key=lambda one: one.input == _SEED)
+    varied = sorted(
+        (one for one in axes if len(one.values) > 1), key=lambda one: one.input == _SEED
+    )
     if len(varied) < 2:
         return None
     columns, rows, *others = varied
@@ -89,6 +101,8 @@ def grid_of(sweep: Any, query: Mapping[str, str], position: int | None = None) -
     lines = []
     for index, short, whole in rows.shown[(page - 1) * size : page * size]:
         first = base + rows.stride * index
-        lines.append((short, whole, [first + columns.stride * at for at in range(len(columns.values))]))
+        lines.append(
+            (short, whole, [first + columns.stride * at for at in range(len(columns.values))])
+        )
     chosen = "".join(f"{one.name}={index}&" for one, index in selectors)
     return Grid(columns, rows, selectors, page, pages, lines, chosen)

@@ -30,7 +30,8 @@ _SHOWN: Final = {
     "failed": Q(status__in=(ChildStatus.FAILED, ChildStatus.TIMEOUT)),
     "running": Q(status=ChildStatus.RUNNING),
 }
-_MAX_MADE: Final = 12  #: Backends in the line of completed jobs; those with fewer jobs are counted together.
+#: Backends in the line of completed jobs; those with fewer jobs are counted together.
+_MAX_MADE: Final = 12
 #: Details of an error that its card shows elsewhere.
 _SHOWN_ELSEWHERE: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
 _ATTEMPT_FIELDS: Final = (
@@ -39,14 +40,18 @@ _ATTEMPT_FIELDS: Final = (
 )
 
 
-def group_page(group_id: str, query: Mapping[str, str], *, with_cards: bool = True) -> dict[str, Any]:
+def group_page(
+    group_id: str, query: Mapping[str, str], *, with_cards: bool = True
+) -> dict[str, Any]:
     """Return a group's page. Its cost does not depend on the number of jobs on other pages.
 
-    ``query`` has ``page`` (from 1) or ``job``, the id of a job to show; ``show`` leaves out other jobs. For the grid of a
-    sweep it has also the indexes of its selectors; ``view=jobs`` and ``show`` choose cards in the place of the grid. ``with_cards`` is false for the head alone, which
-    is reloaded with every event. Raises ``GroupNotFound``.
+    ``query`` has ``page`` (from 1) or ``job``, the id of a job to show; ``show`` leaves out other
+    jobs. For the grid of a sweep it has also the indexes of its selectors; ``view=jobs`` and
+    ``show`` choose cards in the place of the grid. ``with_cards`` is false for the head alone,
+    which is reloaded with every event. Raises ``GroupNotFound``.
     """
-    # Read the row first: later reads may be newer than its seq, and the stream repeats these events.
+    # Read the row first: later reads may be newer than its seq, and the stream repeats these
+    # events.
     row = group_list.group_row(group_id)
     group: JobGroup = row["group"]
     position = _position_of(group_id, str(query.get("job", "")).replace("\0", ""))
@@ -57,23 +62,38 @@ def group_page(group_id: str, query: Mapping[str, str], *, with_cards: bool = Tr
         show = ""
     table, is_cards = grid_of(sweep, query, position), bool(show) or query.get("view") == "jobs"
     view = f"show={show}&" if show else "view=jobs&" if table else ""
-    shown: dict[str, Any] = {"has_grid": table is not None, "grid": None, "view": view, "show": show}
+    shown: dict[str, Any] = {
+        "has_grid": table is not None,
+        "grid": None,
+        "view": view,
+        "show": show,
+    }
     if table and not is_cards:
         page, pages, positions = table.page, table.pages, table.positions
         shown |= {"grid": table, "view": table.query}
     else:
         found: Sequence[int] = range(group.total_count)
         if show:
-            found = list(rows.filter(_SHOWN[show]).order_by("position").values_list("position", flat=True))
+            found = list(
+                rows.filter(_SHOWN[show]).order_by("position").values_list("position", flat=True)
+            )
         pages = max(-(-len(found) // PAGE_SIZE), 1)
-        page = found.index(position) // PAGE_SIZE + 1 if position in found else number(query, "page")
+        page = (
+            found.index(position) // PAGE_SIZE + 1 if position in found else number(query, "page")
+        )
         page = min(max(page, 1), pages)
         positions = list(found[(page - 1) * PAGE_SIZE : page * PAGE_SIZE])
-    head = groups.group_page(group_id, positions=positions) if with_cards else groups.group_head(group_id)
+    head = (
+        groups.group_page(group_id, positions=positions)
+        if with_cards
+        else groups.group_head(group_id)
+    )
     in_pool = head["placement"] == Placement.POOL
     cards = {card["position"] - 1: card for card in _cards(group, head.get("child_jobs", ()))}
     open_ones = Attempt.objects.filter(child__group_id=group_id, ended_at__isnull=True)
-    away = Backend.objects.filter(reachability=Reachability.OFFLINE, pk__in=open_ones.values("backend_id"))
+    away = Backend.objects.filter(
+        reachability=Reachability.OFFLINE, pk__in=open_ones.values("backend_id")
+    )
     skipped = Counter((one["backend_id"], one["reason"]) for one in head["skipped_backends"])
     return {
         "row": row,
@@ -81,7 +101,10 @@ def group_page(group_id: str, query: Mapping[str, str], *, with_cards: bool = Tr
         **shown,
         "cards": list(cards.values()),
         # Of the grid: short text and text of a row, and a card or None for each column.
-        "lines": [(*value, [cards.get(one) for one in line]) for *value, line in (table.lines if table else ())],
+        "lines": [
+            (*value, [cards.get(one) for one in line])
+            for *value, line in (table.lines if table else ())
+        ],
         "page": page,
         "pages": pages,
         # Links to parts of the jobs: value of ``show``, label and number of jobs.
@@ -97,18 +120,25 @@ def group_page(group_id: str, query: Mapping[str, str], *, with_cards: bool = Tr
             for key, value in head["metadata"].items()
         ],
         # Backends that could take no jobs at the submission, and how often each was named.
-        "skipped": [{"backend_id": name, "reason": why, "count": count} for (name, why), count in skipped.items()],
+        "skipped": [
+            {"backend_id": name, "reason": why, "count": count}
+            for (name, why), count in skipped.items()
+        ],
         "skipped_text": _skipped_text(skipped, in_pool=in_pool),
         # Backends that may take a job of the pool, and its completed jobs by backend.
         "candidates": words.candidates_text(pool_candidates(group_id)) if in_pool else "",
         "made": _made(group_id) if in_pool else "",
         "on_failure": words.policy_text(
-            head["max_attempts"], head["retry_elsewhere"], head["retry_on"], is_paid=bool(group.uses_partner_nodes)
+            head["max_attempts"],
+            head["retry_elsewhere"],
+            head["retry_on"],
+            is_paid=bool(group.uses_partner_nodes),
         ),
         "partial_outputs": words.PARTIAL_OUTPUTS[head["partial_outputs"]],
         "stop_when": text.stop_condition(head["stop_when"]),
         "deletion": deletion_text(group),
-        # Whether any child has a file that can be downloaded, and the number of starred children with such files.
+        # Whether any child has a file that can be downloaded, and the number of starred children
+        # with such files.
         "has_files": any(_with_files(group_id)),
         "starred": sum(_with_files(group_id, starred=True)),
         # While a backend with jobs of the group is offline, the end of the group is not known.
@@ -126,7 +156,9 @@ def _summary(group: JobGroup, sweep: Any) -> dict[str, Any]:
 
 
 def _skipped_text(skipped: Mapping[tuple[str, str], int], *, in_pool: bool) -> str:
-    """Return the number of backends that were left out, and of missing jobs; of the pool no job is missing."""
+    """Return the number of backends that were left out, and of missing jobs; of the pool no job is
+    missing.
+    """
     if in_pool:
         return f"{text.pluralize(len(skipped), 'backend')} could take no jobs at the submission"
     said = text.pluralize(len(skipped), "backend left out", "backends left out")
@@ -134,7 +166,9 @@ def _skipped_text(skipped: Mapping[tuple[str, str], int], *, in_pool: bool) -> s
 
 
 def _position_of(group_id: str, job_id: str) -> int | None:
-    rows = ChildJob.objects.filter(pk=job_id, group_id=group_id) if job_id else ChildJob.objects.none()
+    rows = (
+        ChildJob.objects.filter(pk=job_id, group_id=group_id) if job_id else ChildJob.objects.none()
+    )
     return rows.values_list("position", flat=True).first()
 
 
@@ -142,7 +176,9 @@ def _with_files(group_id: str, **which: bool) -> Iterator[bool]:
     """Return whether each child with outputs has a file that can be downloaded."""
     rows = ChildJob.objects.filter(group_id=group_id, outputs_json__isnull=False, **which)
     for outputs in rows.order_by().values_list("outputs_json", flat=True).iterator():
-        yield any(not one.get("missing") for one in reported_files(json.loads(outputs or "{}") or {}))
+        yield any(
+            not one.get("missing") for one in reported_files(json.loads(outputs or "{}") or {})
+        )
 
 
 def child_card(group_id: str, job_id: str) -> dict[str, Any]:
@@ -163,7 +199,10 @@ def _made(group_id: str) -> str:
     counted = [(backend_id or "", count) for backend_id, count in counts]
     counted.sort(key=lambda one: (-one[1], one[0]))
     known = backends_by_id(backend_id for backend_id, _ in counted)
-    said = [f"{_name(known.get(backend_id)) or backend_id} {count}" for backend_id, count in counted[:_MAX_MADE]]
+    said = [
+        f"{_name(known.get(backend_id)) or backend_id} {count}"
+        for backend_id, count in counted[:_MAX_MADE]
+    ]
     if rest := counted[_MAX_MADE:]:
         others = text.pluralize(len(rest), "other backend")
         said.append(f"{others} {sum(count for _, count in rest)}")
@@ -174,8 +213,14 @@ def _cards(group: JobGroup, children: Sequence[Mapping[str, Any]]) -> list[dict[
     """Return a card for each child that was not deleted meanwhile."""
     ids = [child["job_id"] for child in children]
     positions = dict(ChildJob.objects.filter(pk__in=ids).values_list("id", "position"))
-    rows = list(Attempt.objects.filter(child_id__in=ids).order_by("child_id", "number").only(*_ATTEMPT_FIELDS))
-    known = backends_by_id({child["backend_id"] or "" for child in children} | {row.backend_id for row in rows})
+    rows = list(
+        Attempt.objects.filter(child_id__in=ids)
+        .order_by("child_id", "number")
+        .only(*_ATTEMPT_FIELDS)
+    )
+    known = backends_by_id(
+        {child["backend_id"] or "" for child in children} | {row.backend_id for row in rows}
+    )
     tries = _attempt_rows(rows, known)
     done_on = group_list.attempts_needed(
         child["job_id"]
@@ -185,7 +230,9 @@ def _cards(group: JobGroup, children: Sequence[Mapping[str, Any]]) -> list[dict[
     return [
         {
             "position": positions[child["job_id"]] + 1,
-            "attempts_text": _attempts_text(child, tries[child["job_id"]], done_on.get(child["job_id"], 1)),
+            "attempts_text": _attempts_text(
+                child, tries[child["job_id"]], done_on.get(child["job_id"], 1)
+            ),
             **_card(group, child, known.get(child["backend_id"] or ""), tries[child["job_id"]]),
         }
         for child in children
@@ -194,7 +241,10 @@ def _cards(group: JobGroup, children: Sequence[Mapping[str, Any]]) -> list[dict[
 
 
 def _card(
-    group: JobGroup, child: Mapping[str, Any], backend: Backend | None, attempts: Sequence[Mapping[str, Any]]
+    group: JobGroup,
+    child: Mapping[str, Any],
+    backend: Backend | None,
+    attempts: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     status, outputs = child["status"], outputs_of(group.id, child)
     details = child["error_details"] if isinstance(child["error_details"], Mapping) else {}
@@ -202,15 +252,24 @@ def _card(
     name = _name(backend) or child["backend_id"] or ("any backend" if is_queued else "no backend")
     ends = f"Done in about {text.duration(eta)}." if is_queued and eta is not None else ""
     # At an offline backend its progress is unknown.
-    is_stale = status == ChildStatus.RUNNING and backend is not None and backend.reachability == Reachability.OFFLINE
-    away = f"{child['waiting_reason'] or f'{name} does not answer.'} Last progress: {child['progress']:.0f} %."
+    is_stale = (
+        status == ChildStatus.RUNNING
+        and backend is not None
+        and backend.reachability == Reachability.OFFLINE
+    )
+    away = (
+        f"{child['waiting_reason'] or f'{name} does not answer.'} Last progress: "
+        f"{child['progress']:.0f} %."
+    )
     notes: list[str] = [words.unbroken(away)] if is_stale else []
     # Why a prompt with a pending stop still runs.
     notes += [one["left_running"] for one in attempts if one["left_running"]]
     notes += child["warnings"]
     notes += [one["capture_warning"] for one in outputs if one["capture_warning"]]
     notes += [words.replaced_text(one, name) for one in outputs if one["replaced"]]
-    retried = (CHILD_FINAL - {ChildStatus.COMPLETED}) if group.completed_at else CHILD_RETRIED_IN_RUN
+    retried = (
+        (CHILD_FINAL - {ChildStatus.COMPLETED}) if group.completed_at else CHILD_RETRIED_IN_RUN
+    )
     return {
         "group": group,
         "id": child["job_id"],
@@ -218,7 +277,9 @@ def _card(
         "status": status,
         "label": words.child_label(status, child["stopped_by"]),
         # How it differs from the other jobs.
-        "difference": " · ".join(filter(None, [words.variation_text(child["variation"]), f"seed {child['seed']}"])),
+        "difference": " · ".join(
+            filter(None, [words.variation_text(child["variation"]), f"seed {child['seed']}"])
+        ),
         # Empty while it waits in the pool.
         "backend_id": child["backend_id"] or "",
         "backend_name": name,
@@ -232,16 +293,22 @@ def _card(
         "error_node": _error_node(details),
         "traceback": _traceback(details),
         "attempts": attempts,
-        "shows_attempts": len(attempts) > 1 or any(one["attempt"].failure_class for one in attempts),
+        "shows_attempts": len(attempts) > 1
+        or any(one["attempt"].failure_class for one in attempts),
         "spans_runs": len({one["attempt"].run for one in attempts}) > 1,
         # A prompt is being stopped: the card changes without an event.
         "is_stopping": any(one["attempt"].is_stopping for one in attempts),
         "notes": notes,
         "texts": texts_of(child["outputs"]),
-        # Images, videos, sounds and text files, including replaced ones with a thumbnail; others; what can be downloaded.
+        # Images, videos, sounds and text files, including replaced ones with a thumbnail; others;
+        # what can be downloaded.
         "shown": [one for one in outputs if one["is_shown"]],
         "files": [one for one in outputs if one["kind"] == "other" and not one["missing"]],
-        "downloads": [one for one in outputs if not one["replaced"] and (one["is_shown"] or not one["missing"])],
+        "downloads": [
+            one
+            for one in outputs
+            if not one["replaced"] and (one["is_shown"] or not one["missing"])
+        ],
     }
 
 
@@ -269,8 +336,12 @@ def _traceback(details: Mapping[str, Any]) -> str:
     return json.dumps(rest, indent=2, ensure_ascii=False) if rest else ""
 
 
-def _attempts_text(child: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]], completed_on: int) -> str:
-    """Return the attempt that completed a child, failed attempts counted, else the number of attempts."""
+def _attempts_text(
+    child: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]], completed_on: int
+) -> str:
+    """Return the attempt that completed a child, failed attempts counted, else the number of
+    attempts.
+    """
     if completed_on > 1:
         return f"Completed {text.on_attempt(completed_on)}"
     failed = [one["attempt"].failure_class for one in attempts if one["attempt"].failure_class]
@@ -286,12 +357,20 @@ def _name(backend: Backend | None) -> str:
     return backend.name or backend.id if backend else ""
 
 
-def _attempt_rows(rows: Iterable[Attempt], known: Mapping[str, Backend]) -> dict[str, list[dict[str, Any]]]:
+def _attempt_rows(
+    rows: Iterable[Attempt], known: Mapping[str, Backend]
+) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         backend = known.get(row.backend_id)
         # Why the prompt still runs although a stop is pending.
-        why = left_running(row.state, backend.status_reason if backend else "", stopping=row.is_stopping)
-        of_row = {"attempt": row, "backend_name": _name(backend) or row.backend_id, "left_running": why}
+        why = left_running(
+            row.state, backend.status_reason if backend else "", stopping=row.is_stopping
+        )
+        of_row = {
+            "attempt": row,
+            "backend_name": _name(backend) or row.backend_id,
+            "left_running": why,
+        }
         found[row.child_id].append(of_row)
     return found

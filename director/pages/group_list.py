@@ -62,7 +62,10 @@ def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
         later = Counter(tries[child.id] for child in members if child.id in tries)
         done = [100.0 if one.status in CHILD_FINAL else one.progress for one in members]
         stopped = sum(bool(one.stopped_by) for one in members)
-        cancelled, all_cancelled = group.cancelled_count - stopped, group.status == GroupStatus.CANCELLED
+        cancelled, all_cancelled = (
+            group.cancelled_count - stopped,
+            group.status == GroupStatus.CANCELLED,
+        )
         left = ends.get(group.id)
         ended = group.completed_at is not None
         rows.append(
@@ -83,7 +86,9 @@ def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
                 "cancelled": cancelled,
                 "stopped": stopped,
                 # Number of jobs that a retry would run, as ``services.retries`` selects them.
-                "to_retry": (group.failed_count + (cancelled if all_cancelled else 0)) if ended else 0,
+                "to_retry": (group.failed_count + (cancelled if all_cancelled else 0))
+                if ended
+                else 0,
                 "percent": round(sum(done) / max(len(members), 1)),
                 "bar": bar_of(members),
                 "estimate": "" if left is None else f"about {duration(left)} left",
@@ -102,7 +107,8 @@ def _children(group_ids: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def attempts_needed(job_ids: Iterable[str]) -> dict[str, int]:
-    """Return the number of the attempt that completed each child; children without failures are omitted.
+    """Return the number of the attempt that completed each child; children without failures are
+    omitted.
 
     Requeued attempts are not counted.
     """
@@ -113,11 +119,15 @@ def attempts_needed(job_ids: Iterable[str]) -> dict[str, int]:
 
 
 def _images(children: Mapping[str, Sequence[Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the pictures of each group: of its starred jobs, then of its first ones, so that a picture stays in its place."""
+    """Return the pictures of each group: of its starred jobs, then of its first ones, so that a
+    picture stays in its place.
+    """
     wanted = {
         child.id: group_id
         for group_id, jobs in children.items()
-        for child in sorted(jobs, key=lambda one: (one.status != ChildStatus.COMPLETED, not one.starred))[:_THUMBNAILS]
+        for child in sorted(
+            jobs, key=lambda one: (one.status != ChildStatus.COMPLETED, not one.starred)
+        )[:_THUMBNAILS]
         if child.status == ChildStatus.COMPLETED
     }
     rows = ChildJob.objects.filter(pk__in=wanted).order_by("completed_at", "position")
@@ -130,7 +140,9 @@ def _images(children: Mapping[str, Sequence[Any]]) -> dict[str, list[dict[str, A
             "outputs": json.loads(row.outputs_json or "null"),
         }
         made = outputs_of(wanted[row.id], child)
-        found[wanted[row.id]] += [one for one in made if one["has_thumbnail"] and not one["missing"]][:1]
+        found[wanted[row.id]] += [
+            one for one in made if one["has_thumbnail"] and not one["missing"]
+        ][:1]
     return found
 
 

@@ -24,7 +24,9 @@ ON_FAILURE: Final = (
     (RetryScope.ANY.value, "Retry on any backend"),
 )
 #: Failure classes that are retried: value of the form, name, explanation.
-RETRY_ON: Final = tuple((one.value, capfirst(text.failure_label(one)), TAXONOMY[one].sentence) for one in RETRIED)
+RETRY_ON: Final = tuple(
+    (one.value, capfirst(text.failure_label(one)), TAXONOMY[one].sentence) for one in RETRIED
+)
 #: Policies for outputs that ComfyUI refuses.
 PARTIAL_OUTPUTS: Final = (
     (PartialOutputs.ACCEPT.value, "Keep the other outputs, with a warning"),
@@ -45,13 +47,17 @@ def tagged_backends(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[s
 def from_group(group_id: str, seed: str, job_id: str = "") -> dict[str, Any] | None:
     """Return the values of a group for the form; None if it does not exist.
 
-    ``job_id``, or the ``seed`` of one of its children, repeats only that child on its backend, or in the pool, with
-    the inputs of the child. Invalid values are ignored.
+    ``job_id``, or the ``seed`` of one of its children, repeats only that child on its backend, or
+    in the pool, with the inputs of the child. Invalid values are ignored.
     """
     group = JobGroup.objects.filter(pk=group_id).defer("workflow_json").first()
     if group is None:
         return None
-    children = list(ChildJob.objects.filter(group=group).order_by("position").values_list("backend_id", "seed", "id"))
+    children = list(
+        ChildJob.objects.filter(group=group)
+        .order_by("position")
+        .values_list("backend_id", "seed", "id")
+    )
     chosen = int(seed) if seed.isascii() and seed.isdigit() and len(seed) < 17 else None
     parameters, sweep = json.loads(group.parameters_json), json.loads(group.sweep_json or "null")
     if found := [one for one in children if one[2] == job_id]:
@@ -62,7 +68,10 @@ def from_group(group_id: str, seed: str, job_id: str = "") -> dict[str, Any] | N
         chosen = None
     if chosen is not None and children:
         variation = ChildJob.objects.values_list("variation_json", flat=True).get(pk=children[0][2])
-        sweep, parameters = None, _with_variation(group, parameters, json.loads(variation or "null"))
+        sweep, parameters = (
+            None,
+            _with_variation(group, parameters, json.loads(variation or "null")),
+        )
     return {
         **serialize_group(group),
         "count": len(children),
@@ -76,8 +85,12 @@ def from_group(group_id: str, seed: str, job_id: str = "") -> dict[str, Any] | N
     }
 
 
-def _with_variation(group: JobGroup, parameters: dict[str, Any], variation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return parameters that set what those of a group and then the variation of a job set, one for each input."""
+def _with_variation(
+    group: JobGroup, parameters: dict[str, Any], variation: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return parameters that set what those of a group and then the variation of a job set, one for
+    each input.
+    """
     if variation is None:
         return parameters
     targets, found = Targets(json.loads(group.workflow_json)), {}
@@ -88,11 +101,17 @@ def _with_variation(group: JobGroup, parameters: dict[str, Any], variation: Mapp
 
 
 def _listed_jobs(group: JobGroup) -> list[dict[str, Any]] | None:
-    """Return the ``jobs`` of a group without their seeds; None if its jobs have no inputs and metadata of their own."""
+    """Return the ``jobs`` of a group without their seeds; None if its jobs have no inputs and
+    metadata of their own.
+    """
     rows = group.children.order_by("position").values_list("variation_json", "metadata_json")
     if not any(map(any, rows)):
         return None
     return [
-        {name: json.loads(text) for name, text in zip(("parameters", "metadata"), row, strict=True) if text}
+        {
+            name: json.loads(text)
+            for name, text in zip(("parameters", "metadata"), row, strict=True)
+            if text
+        }
         for row in rows
     ]

@@ -14,7 +14,9 @@ _MAX_TEXTS: Final = 8
 
 
 def texts_of(outputs: Any) -> list[dict[str, Any]]:
-    """Return the first texts of a child's ``outputs``, which are no files: the beginning and the length of each."""
+    """Return the first texts of a child's ``outputs``, which are no files: the beginning and the
+    length of each.
+    """
     found = outputs.get("text") if isinstance(outputs, Mapping) else None
     texts = [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
     return [{"shown": one[:_MAX_TEXT], "length": len(one)} for one in texts[:_MAX_TEXTS]]
@@ -23,7 +25,8 @@ def texts_of(outputs: Any) -> list[dict[str, Any]]:
 def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a child's files in the order of their numbers: images first, then other keys.
 
-    ``child`` has ``job_id``, ``backend_id``, ``seed`` and ``outputs``, perhaps as :func:`describe_files` completes them.
+    ``child`` has ``job_id``, ``backend_id``, ``seed`` and ``outputs``, perhaps as
+    :func:`describe_files` completes them.
     """
     outputs = child["outputs"]
     if not isinstance(outputs, Mapping):
@@ -39,7 +42,9 @@ def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "filename": name,
                 # The name under which a browser saves it.
-                "saved_as": default_name(child["seed"], child["backend_id"] or "", file["filename"]),
+                "saved_as": default_name(
+                    child["seed"], child["backend_id"] or "", file["filename"]
+                ),
                 "url": url,
                 "thumbnail": f"{url}?w=320",
                 "has_thumbnail": has_thumbnail(name),
@@ -47,7 +52,8 @@ def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "missing": missing,
                 "replaced": replaced,
                 # Whether the page shows it.
-                "is_shown": kind != "other" and (not missing or (replaced and kind in ("image", "video"))),
+                "is_shown": kind != "other"
+                and (not missing or (replaced and kind in ("image", "video"))),
                 # Known of captured files: bytes, and the duration of a video or sound as ``1:05``.
                 "size_bytes": file.get("size_bytes"),
                 "capture_warning": file.get("capture_warning"),

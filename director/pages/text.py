@@ -14,7 +14,14 @@ from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 from jobgroups.domain.states import PartialOutputs
-from jobgroups.domain.text import duration, failure_label, input_labels, on_attempt, pluralize, value_line
+from jobgroups.domain.text import (
+    duration,
+    failure_label,
+    input_labels,
+    on_attempt,
+    pluralize,
+    value_line,
+)
 
 register = template.Library()
 register.filter("counted", pluralize)
@@ -70,17 +77,23 @@ def status_label(status: str, *, ended: bool) -> str:
 
 
 #: Names such as gpu-1, up to the width of a card, and durations.
-_WHOLE: Final = re.compile(r"(?<![\w.:-])(?=[\w.:-]{1,24}(?![\w-]))\w[\w.:]*(?:-\w+)+|\b\d+ (?:s|min|h|d)\b")
+_WHOLE: Final = re.compile(
+    r"(?<![\w.:-])(?=[\w.:-]{1,24}(?![\w-]))\w[\w.:]*(?:-\w+)+|\b\d+ (?:s|min|h|d)\b"
+)
 
 
 def unbroken(sentence: str) -> SafeString:
-    """Return a sentence as HTML in which names with hyphens, and durations, are not broken over lines."""
+    """Return a sentence as HTML in which names with hyphens, and durations, are not broken over
+    lines.
+    """
     return mark_safe(_WHOLE.sub(r'<span class="whole">\g<0></span>', conditional_escape(sentence)))  # noqa: S308 escaped
 
 
 def summary_values(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a workflow makes with numbers as users write them: ``7``, not ``7.0``."""
-    return {name: f"{value:g}" if isinstance(value, float) else value for name, value in summary.items()}
+    return {
+        name: f"{value:g}" if isinstance(value, float) else value for name, value in summary.items()
+    }
 
 
 def replaced_text(file: Mapping[str, Any], backend: str) -> str:
@@ -100,7 +113,8 @@ def child_label(status: str, stopped_by: str | None = None) -> str:
 
 
 def result_label(completed: int, total: int, tries: Mapping[int, int]) -> str:
-    """Return ``5/12 done``; of a whole group whose machines failed ``4 done, 1 done on the second attempt``.
+    """Return ``5/12 done``; of a whole group whose machines failed ``4 done, 1 done on the second
+    attempt``.
 
     ``tries`` are the completed children by number of the attempt, without first attempts.
     """
@@ -122,11 +136,16 @@ PARTIAL_OUTPUTS: Final = {
 
 
 def policy_text(
-    max_attempts: int, retry_elsewhere: str | bool, retry_on: Sequence[str] | None = None, *, is_paid: bool = False
+    max_attempts: int,
+    retry_elsewhere: str | bool,
+    retry_on: Sequence[str] | None = None,
+    *,
+    is_paid: bool = False,
 ) -> str:
     """Return the text of a retry policy.
 
-    ``retry_on`` None: after every failure that may be retried, and if ``is_paid`` (partner nodes) after none.
+    ``retry_on`` None: after every failure that may be retried, and if ``is_paid`` (partner nodes)
+    after none.
     """
     if is_paid and not retry_on:
         return "it is not retried after an execution: its partner nodes might be paid twice"
@@ -152,7 +171,9 @@ def candidates_text(candidates: Sequence[str]) -> str:
 
 @register.filter
 def ago(moment: dt.datetime | str) -> SafeString:
-    """Return the element that shows how long ago it was, ``just now`` below five seconds; scripts keep it current."""
+    """Return the element that shows how long ago it was, ``just now`` below five seconds; scripts
+    keep it current.
+    """
     seconds = _seconds_since(moment)
     said = "just now" if seconds < 5 else f"{duration(seconds)} ago"
     return format_html('<time datetime="{}">{}</time>', _iso(moment), said)
@@ -189,7 +210,9 @@ def memory(size: object) -> str:
 
 
 def shown_value(value: Any, most: int = 36) -> str:
-    """Return a value of an input in at most so many characters: the end of a file's name, the beginning of a text."""
+    """Return a value of an input in at most so many characters: the end of a file's name, the
+    beginning of a text.
+    """
     line = value_line(value)
     if len(line) <= most:
         return line
@@ -201,7 +224,9 @@ def variation_text(variation: Any, most: int = 36) -> str:
     """Return how a job differs from the others of its group: ``cfg 7 · ckpt b.safetensors``."""
     values = dict(_flat(variation)) if isinstance(variation, Mapping) else {}
     labels = input_labels(values, "_name")
-    return " · ".join(f"{labels[name]} {shown_value(value, most)}" for name, value in list(values.items())[:12])
+    return " · ".join(
+        f"{labels[name]} {shown_value(value, most)}" for name, value in list(values.items())[:12]
+    )
 
 
 def _flat(variation: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,6 @@
-"""Read model of the page of usage: a table by up to three dimensions, with a bar for the GPU time of each row."""
+"""Read model of the page of usage: a table by up to three dimensions, with a bar for the GPU time
+of each row.
+"""
 
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -15,11 +17,15 @@ _ROWS: Final = 200
 
 
 def usage_page(given: QueryDict) -> dict[str, Any]:
-    """Return the usage by the dimensions and days in a URL; if they are invalid, the default with the error."""
+    """Return the usage by the dimensions and days in a URL; if they are invalid, the default with
+    the error.
+    """
     key = str(given.get("metadata", "")).strip()
     by = [*given.getlist("by"), *([f"{usage.METADATA}{key}"] if key else [])] or _DEFAULT
     params = QueryDict(mutable=True)
-    params.update({"by": ",".join(by), **{name: str(given.get(name, "")) for name in ("from", "to")}})
+    params.update(
+        {"by": ",".join(by), **{name: str(given.get(name, "")) for name in ("from", "to")}}
+    )
     error = ""
     try:
         query = UsageQuery.read_query(params)
@@ -39,10 +45,15 @@ def usage_page(given: QueryDict) -> dict[str, Any]:
         "last": last,
         "since": iso_or_none(found.since),
         "rows": [
-            row | {"cells": [row[name] for name in by], "gpu_hours": f"{row['gpu_seconds'] / 3600:,.2f}"}
+            row
+            | {
+                "cells": [row[name] for name in by],
+                "gpu_hours": f"{row['gpu_seconds'] / 3600:,.2f}",
+            }
             for row in found.rows
         ],
         "most": max((row["gpu_seconds"] for row in found.rows), default=0.0) or 1.0,
-        "csv": "/api/usage?" + urlencode({"by": ",".join(by), **days, "limit": 10_000, "format": "csv"}),
+        "csv": "/api/usage?"
+        + urlencode({"by": ",".join(by), **days, "limit": 10_000, "format": "csv"}),
         "has_more": found.has_more,
     }

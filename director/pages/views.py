@@ -38,11 +38,14 @@ from jobgroups.workflow.assets import FILE_INPUTS
 from jobgroups.workflow.batch import MAX_JOBS
 from jobgroups.workflow.seeds import SeedStrategy
 
-#: Characters that change the direction of text: a file could be shown with another extension, and beside another number.
+#: Characters that change the direction of text: a file could be shown with another extension, and
+#: beside another number.
 _DIRECTIONS: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
-def _page(request: HttpRequest, name: str, context: Mapping[str, object], status: int = 200) -> HttpResponse:
+def _page(
+    request: HttpRequest, name: str, context: Mapping[str, object], status: int = 200
+) -> HttpResponse:
     shown = {"version": settings.DIRECTOR_VERSION, "failed_day": failure_pages.tally, **context}
     html = render_to_string(f"director/{name}.html", shown, request)
     return HttpResponse(_DIRECTIONS.sub("\ufffd", html), status=status)
@@ -73,9 +76,13 @@ def row_part(request: HttpRequest, group_id: str) -> HttpResponse:
 
 
 def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
-    """A group's page, its head or all its cards; a 404 page with a search if the group does not exist."""
+    """A group's page, its head or all its cards; a 404 page with a search if the group does not
+    exist.
+    """
     try:
-        shown = group_detail.group_page(group_id, request.GET.dict(), with_cards=template != "parts/head")
+        shown = group_detail.group_page(
+            group_id, request.GET.dict(), with_cards=template != "parts/head"
+        )
     except GroupNotFound:
         newest = group_list.group_list(filters.Filters())["rows"][:5]
         status = HTTPStatus.NOT_FOUND
@@ -93,12 +100,18 @@ def card_part(request: HttpRequest, group_id: str, job_id: str, template: str) -
 
 def backends(request: HttpRequest, template: str) -> HttpResponse:
     """The backends, or their table alone."""
-    return _page(request, template, {"listing": backend_pages.backend_list_page(str(request.GET.get("sort", "")))})
+    return _page(
+        request,
+        template,
+        {"listing": backend_pages.backend_list_page(str(request.GET.get("sort", "")))},
+    )
 
 
 def backend(request: HttpRequest, backend_id: str, template: str) -> HttpResponse:
     """A backend's page, what of it changes, or its models."""
-    read = backend_detail.backend_models if template == "parts/models" else backend_detail.backend_page
+    read = (
+        backend_detail.backend_models if template == "parts/models" else backend_detail.backend_page
+    )
     try:
         shown = read(backend_id)
     except BackendNotFound:
@@ -131,14 +144,21 @@ def people(request: HttpRequest) -> HttpResponse:
 def assets(request: HttpRequest) -> HttpResponse:
     """The uploaded files, newest first."""
     given = str(request.GET.get("cursor", ""))[:200]
-    page = filters.page_after(given, lambda cursor: asset_list(cursor=cursor, limit=filters.PAGE_SIZE))
+    page = filters.page_after(
+        given, lambda cursor: asset_list(cursor=cursor, limit=filters.PAGE_SIZE)
+    )
     return _page(request, "assets", {"page": page})
 
 
 def webhooks(request: HttpRequest) -> HttpResponse:
     """The deliveries of events to webhooks, newest first: all, or those of a group or in a state."""
-    given = {name: str(request.GET.get(name, "")).replace("\0", "")[:200] for name in ("group", "state", "cursor")}
-    read = partial(delivery_list, group=given["group"], state=given["state"], limit=filters.PAGE_SIZE)
+    given = {
+        name: str(request.GET.get(name, "")).replace("\0", "")[:200]
+        for name in ("group", "state", "cursor")
+    }
+    read = partial(
+        delivery_list, group=given["group"], state=given["state"], limit=filters.PAGE_SIZE
+    )
     page = filters.page_after(given["cursor"], lambda cursor: read(cursor=cursor))
     states = [("", "All"), *((name, capfirst(name.replace("_", " "))) for name in STATES)]
     shown = {"page": page, "states": states, "chosen": given["state"], "group": given["group"]}
@@ -156,9 +176,14 @@ def document(request: HttpRequest, name: str = "") -> HttpResponse:
 
 
 def submit(request: HttpRequest) -> HttpResponse:
-    group_id, seed, job_id = (str(request.GET.get(name, "")).replace("\0", "")[:64] for name in ("from", "seed", "job"))
+    group_id, seed, job_id = (
+        str(request.GET.get(name, "")).replace("\0", "")[:64] for name in ("from", "seed", "job")
+    )
     listing = backend_pages.backend_list_page()
-    has_none = (settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE) == (1, RetryScope.NEVER)
+    has_none = (settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE) == (
+        1,
+        RetryScope.NEVER,
+    )
     context = {
         "listing": listing,
         "tags": new_group.tagged_backends(listing["rows"]),

@@ -1,9 +1,10 @@
 """The check of ``Origin``, for HTTP and for WebSockets.
 
-Requests without the header come from programs, which could send any value: allowed. With it, a browser sends the
-request for a page, which must be served from this machine or by the Director, or be listed in
-``DIRECTOR_ALLOWED_ORIGINS``: a page of another site, even under a name that was rebound to 127.0.0.1, submits no jobs
-and reads no images. The validator of Channels would refuse programs.
+Requests without the header come from programs, which could send any value: allowed. With it, a
+browser sends the request for a page, which must be served from this machine or by the Director, or
+be listed in ``DIRECTOR_ALLOWED_ORIGINS``: a page of another site, even under a name that was
+rebound to 127.0.0.1, submits no jobs and reads no images. The validator of Channels would refuse
+programs.
 """
 
 import ipaddress
@@ -32,7 +33,8 @@ _PREFLIGHT: Final = {
 }
 FOREIGN_CODE: Final = "origin_not_allowed"
 FOREIGN_DETAIL: Final = (
-    "Pages of this origin may not use the Director; its operator can list the origin in DIRECTOR_ALLOWED_ORIGINS."
+    "Pages of this origin may not use the Director; its operator can list the origin in "
+    "DIRECTOR_ALLOWED_ORIGINS."
 )
 FOREIGN_ORIGIN: Final = 4403  #: WebSocket close code for a page of an origin that is not allowed.
 #: The Director's response headers that a page may read.
@@ -99,12 +101,17 @@ def _is_listed(page: Origin) -> bool:
 
 
 def _is_own(page: Origin, host: str | None) -> bool:
-    # The host must be an allowed one: a page whose name was rebound to this address has the same origin.
-    return host is not None and validate_host(page.host, settings.ALLOWED_HOSTS) and page.is_at(host)
+    # The host must be an allowed one: a page whose name was rebound to this address has the same
+    # origin.
+    return (
+        host is not None and validate_host(page.host, settings.ALLOWED_HOSTS) and page.is_at(host)
+    )
 
 
 def _early_answer(request: HttpRequest) -> HttpResponse | None:
-    """Return the response to a request of a foreign origin or to a preflight; None for other requests."""
+    """Return the response to a request of a foreign origin or to a preflight; None for other
+    requests.
+    """
     origin = request.headers.get("Origin")
     if not is_allowed(origin, request.headers.get("Host")):
         return error_response(403, FOREIGN_DETAIL, FOREIGN_CODE)
@@ -115,7 +122,9 @@ def _early_answer(request: HttpRequest) -> HttpResponse | None:
 
 
 def _with_cors_headers(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Let an allowed page read the response; ``Vary`` keeps caches from serving it to other origins."""
+    """Let an allowed page read the response; ``Vary`` keeps caches from serving it to other
+    origins.
+    """
     patch_vary_headers(response, ["Origin"])
     origin = request.headers.get("Origin")
     if origin is not None and is_allowed(origin, request.headers.get("Host")):
@@ -129,5 +138,7 @@ OriginMiddleware = middleware(_early_answer, _with_cors_headers)
 
 
 def handshake(scope: Scope) -> HttpRequest:
-    """Return the request that opens a WebSocket, for its headers, its cookies and the address of its client."""
+    """Return the request that opens a WebSocket, for its headers, its cookies and the address of
+    its client.
+    """
     return LenientRequest({**scope, "method": "GET", "path": "/", "query_string": b""}, BytesIO())

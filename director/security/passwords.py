@@ -1,6 +1,7 @@
 """Sign-in of accounts by name and password, and the one-time links by which they get one.
 
-``django-axes`` counts wrong passwords by account and by address in the database, so for all processes.
+``django-axes`` counts wrong passwords by account and by address in the database, so for all
+processes.
 """
 
 import ipaddress
@@ -27,7 +28,9 @@ from jobgroups.errors import Conflict
 
 
 def client_network(request: HttpRequest) -> str:
-    """Return the address by which ``axes`` counts: of IPv6 the network, all of which one host may use."""
+    """Return the address by which ``axes`` counts: of IPv6 the network, all of which one host may
+    use.
+    """
     name = shared.network_of(shared.address_of(request))
     try:
         return str(ipaddress.ip_network(name, strict=False).network_address)
@@ -36,7 +39,9 @@ def client_network(request: HttpRequest) -> str:
 
 
 def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
-    """Return the answer after too many wrong passwords, which the middleware of ``axes`` sends instead of another."""
+    """Return the answer after too many wrong passwords, which the middleware of ``axes`` sends
+    instead of another.
+    """
     said = "Too many wrong passwords. Wait a minute."
     refused = shared.form(request, shared.next_page(request), said, status=429)
     refused.headers["Retry-After"] = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
@@ -48,7 +53,9 @@ def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
 @sensitive_post_parameters("token", "password")
 @require_http_methods(["GET", "HEAD", "POST"])
 def sign_in(request: HttpRequest) -> HttpResponse:
-    """``/sign-in``: show the form, or check name and password, or the token, and set the session cookie."""
+    """``/sign-in``: show the form, or check name and password, or the token, and set the session
+    cookie.
+    """
     wanted = shared.next_page(request)
     if not settings.DIRECTOR_ACCOUNTS:
         return shared.token_form(request, wanted)
@@ -82,7 +89,12 @@ def set_password(request: HttpRequest, uid: str, code: str) -> HttpResponse:
         return render(request, "director/password.html", {"user_name": user.username})
     password = request.POST.get("password", "")
     if problems := _problems(password, request.POST.get("again", ""), user):
-        return render(request, "director/password.html", {"user_name": user.username, "problems": problems}, status=400)
+        return render(
+            request,
+            "director/password.html",
+            {"user_name": user.username, "problems": problems},
+            status=400,
+        )
     user.set_password(password)
     user.save(update_fields=["password"])
     return _signed_in(request, user, "/")

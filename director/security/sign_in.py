@@ -1,13 +1,15 @@
-"""Who sends a request: everybody, who has the one shared secret (``DIRECTOR_TOKEN``), or whose account it is.
+"""Who sends a request: everybody, who has the one shared secret (``DIRECTOR_TOKEN``), or whose
+account it is.
 
-Programs send the secret, or a token of an account, as ``Authorization: Bearer`` or ``X-API-Key``. A user enters the
-secret, or name and password, in the form at ``/sign-in`` and gets a signed cookie with a digest of it: a new secret or
-password ends every session. Browsers also send the cookie with requests of other sites' pages, so with the cookie alone
-every change, and every WebSocket, must come from a page of the Director or of a listed origin.
+Programs send the secret, or a token of an account, as ``Authorization: Bearer`` or ``X-API-Key``. A
+user enters the secret, or name and password, in the form at ``/sign-in`` and gets a signed cookie
+with a digest of it: a new secret or password ends every session. Browsers also send the cookie with
+requests of other sites' pages, so with the cookie alone every change, and every WebSocket, must
+come from a page of the Director or of a listed origin.
 
-Django's sessions are not used: they need a row for each user, or middleware that the API's chain and the
-WebSockets do not have. The cookie of the secret is checked without a database query, that of an account with one in
-a few seconds.
+Django's sessions are not used: they need a row for each user, or middleware that the API's chain
+and the WebSockets do not have. The cookie of the secret is checked without a database query, that
+of an account with one in a few seconds.
 """
 
 import ipaddress
@@ -33,7 +35,14 @@ from django.views.decorators.http import require_POST
 from rest_framework.permissions import SAFE_METHODS
 
 from director.accounts.principals import SESSION_SECONDS, kept_result, principal_of
-from director.security.origins import FOREIGN_CODE, FOREIGN_DETAIL, FOREIGN_ORIGIN, handshake, is_allowed, is_own
+from director.security.origins import (
+    FOREIGN_CODE,
+    FOREIGN_DETAIL,
+    FOREIGN_ORIGIN,
+    handshake,
+    is_allowed,
+    is_own,
+)
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response, is_api
 from director.web.middleware import middleware
@@ -47,7 +56,8 @@ logger = logging.getLogger(__name__)
 
 ALLOWED: Final = 10  #: Wrong tokens that an address may send within the window.
 WINDOW: Final = 60.0  #: Seconds.
-_MAX_ADDRESSES: Final = 10_000  #: Maximum number of stored addresses; the oldest failure is dropped first.
+#: Maximum number of stored addresses; the oldest failure is dropped first.
+_MAX_ADDRESSES: Final = 10_000
 
 
 class Throttle:
@@ -102,7 +112,8 @@ class Refused(Enum):
     UNAVAILABLE = "unavailable"  #: the database with the accounts does not answer
 
 
-#: The key of a scope that holds the principal of its request, or None if the credentials are invalid.
+#: The key of a scope that holds the principal of its request, or None if the credentials are
+#: invalid.
 PRINCIPAL_KEY: Final = "director.principal"
 
 
@@ -137,7 +148,11 @@ def authenticate(request: HttpRequest, *, changes: bool) -> Principal | Refused:
     if principal is None:
         return Refused.UNAUTHENTICATED
     by_cookie = isinstance(principal, Principal) and not has_token
-    if by_cookie and changes and not is_own(request.headers.get("Origin"), request.headers.get("Host")):
+    if (
+        by_cookie
+        and changes
+        and not is_own(request.headers.get("Origin"), request.headers.get("Host"))
+    ):
         return Refused.FOREIGN_PAGE
     return principal
 
@@ -152,7 +167,9 @@ def _known(request: HttpRequest) -> Principal | Refused | None:
     """Return the principal of a request; None: its credentials are invalid, or it has none."""
     token, cookie = _credentials(request)
     if not settings.DIRECTOR_ACCOUNTS:
-        is_valid = is_token(token) if token is not None else cookie is not None and is_session(cookie)
+        is_valid = (
+            is_token(token) if token is not None else cookie is not None and is_session(cookie)
+        )
         return EVERYBODY if is_valid else None
     scope = getattr(request, "scope", {})
     if PRINCIPAL_KEY not in scope:
@@ -162,7 +179,9 @@ def _known(request: HttpRequest) -> Principal | Refused | None:
 
 
 async def find_principal(scope: Scope) -> None:
-    """Note in a scope who sends its request, so that nothing in the event loop waits for the database."""
+    """Note in a scope who sends its request, so that nothing in the event loop waits for the
+    database.
+    """
     if not settings.DIRECTOR_ACCOUNTS:
         return
     token, cookie = _credentials(handshake(scope))
@@ -177,7 +196,9 @@ async def find_principal(scope: Scope) -> None:
 
 
 def sent_token(headers: Mapping[str, str]) -> str | None:
-    """Return the token in a program's headers, empty for another scheme than Bearer; None: there is none."""
+    """Return the token in a program's headers, empty for another scheme than Bearer; None: there is
+    none.
+    """
     authorization = headers.get("Authorization")
     if authorization is None:
         return headers.get("X-API-Key")
@@ -195,10 +216,11 @@ def _throttled(address: str, request: HttpRequest) -> Principal | Refused | None
 
 
 def address_of(request: HttpRequest) -> str:
-    """Return the address for the throttle: behind a trusted proxy the client's that the proxy names.
+    """Return the address for the throttle: behind a trusted proxy the client's that the proxy
+    names.
 
-    Otherwise one program with an old token would block all clients of the proxy. Each proxy appends the address of its
-    client to the header.
+    Otherwise one program with an old token would block all clients of the proxy. Each proxy appends
+    the address of its client to the header.
     """
     peer = str(request.META.get("REMOTE_ADDR") or "")
     forwarded = request.headers.get("X-Forwarded-For")
@@ -217,8 +239,15 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
     match authenticate(request, changes=request.method not in SAFE_METHODS):
         case Principal() as principal:
             request.principal = principal  # type: ignore[attr-defined]  # as Django's own middleware sets ``user``
-            right = next((one for path, one in _PAGE_RIGHTS.items() if request.path.startswith(path)), Right.SEE)
-            return None if may(principal, right) else error_response(403, refusal_text(principal, right), "not_allowed")
+            right = next(
+                (one for path, one in _PAGE_RIGHTS.items() if request.path.startswith(path)),
+                Right.SEE,
+            )
+            return (
+                None
+                if may(principal, right)
+                else error_response(403, refusal_text(principal, right), "not_allowed")
+            )
         case Refused.THROTTLED:
             wait = throttle.retry_after(address_of(request))
             detail = f"Too many wrong tokens; try again in {wait} s."
@@ -237,7 +266,9 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
 def _sign_in_required(request: HttpRequest) -> HttpResponse:
     if is_api(request) or request.method not in SAFE_METHODS:
         which = "a token of an account" if settings.DIRECTOR_ACCOUNTS else "its token"
-        detail = f"This Director requires {which}, as Authorization: Bearer TOKEN or X-API-Key: TOKEN."
+        detail = (
+            f"This Director requires {which}, as Authorization: Bearer TOKEN or X-API-Key: TOKEN."
+        )
         headers = {"WWW-Authenticate": 'Bearer realm="Director"'}
         return error_response(401, detail, "sign_in_required", headers=headers)
     if "HX-Request" in request.headers:
@@ -251,7 +282,9 @@ SignInMiddleware = middleware(_refusal, lambda _request, response: response)
 
 
 def token_form(request: HttpRequest, wanted: str) -> HttpResponse:
-    """Answer the sign-in page of the shared secret: its form, or the check of it, which sets the session cookie."""
+    """Answer the sign-in page of the shared secret: its form, or the check of it, which sets the
+    session cookie.
+    """
     if not settings.DIRECTOR_TOKEN:
         return HttpResponseRedirect(wanted)
     if request.method != "POST":
@@ -273,7 +306,12 @@ def token_form(request: HttpRequest, wanted: str) -> HttpResponse:
 def set_session(request: HttpRequest, response: HttpResponse, value: str) -> None:
     """Set the session cookie."""
     response.set_cookie(
-        COOKIE, value, max_age=SESSION_SECONDS, httponly=True, samesite="Lax", secure=request.is_secure()
+        COOKIE,
+        value,
+        max_age=SESSION_SECONDS,
+        httponly=True,
+        samesite="Lax",
+        secure=request.is_secure(),
     )
 
 
@@ -300,7 +338,8 @@ def sign_out(_request: HttpRequest) -> HttpResponse:
 
 
 def guard_sockets(application: Application) -> Application:
-    """Wrap a WebSocket application: others than allowed pages and programs get an error frame and a close code.
+    """Wrap a WebSocket application: others than allowed pages and programs get an error frame and a
+    close code.
 
     A refusal before the handshake would not tell the author of the page what is wrong.
     """

@@ -1,8 +1,9 @@
 """Admission of request bodies: a body is refused by its headers, before any of it is stored.
 
-The answer comes from the API's own chain of middleware (host, origin, token), which ends in a check of the length.
-Bodies up to ``SMALL_BYTES`` are not checked here: the server keeps them in memory. The body of an upload is written to
-its file while it arrives, and the application receives that file instead of the body.
+The answer comes from the API's own chain of middleware (host, origin, token), which ends in a check
+of the length. Bodies up to ``SMALL_BYTES`` are not checked here: the server keeps them in memory.
+The body of an upload is written to its file while it arrives, and the application receives that
+file instead of the body.
 """
 
 import asyncio
@@ -33,14 +34,17 @@ logger = logging.getLogger(__name__)
 
 #: Any: Twisted's reactor is a module until one is installed, which importing daphne did.
 reactor: Any = _reactor
-#: Bytes of the longest body that is admitted unchecked. Twisted writes bodies from 100,000 bytes to a file.
+#: Bytes of the longest body that is admitted unchecked. Twisted writes bodies from 100,000 bytes to
+#: a file.
 SMALL_BYTES: Final = 64 * 2**10
-#: After a refusal so much is read and dropped. A connection that is closed with unread data is reset, and a
-#: client that is still sending would lose the answer.
+#: After a refusal so much is read and dropped. A connection that is closed with unread data is
+#: reset, and a client that is still sending would lose the answer.
 _DROPPED_BYTES: Final = 64 * 2**20
 DROPPED_SECONDS: Final = 10.0
-_BODY_BYTES: Final = "director.body_bytes"  #: The key of a scope that holds how many bytes the body has at least.
-#: Bytes of an upload that are written at once, in a thread: a slow disk must not stop the event loop.
+#: The key of a scope that holds how many bytes the body has at least.
+_BODY_BYTES: Final = "director.body_bytes"
+#: Bytes of an upload that are written at once, in a thread: a slow disk must not stop the event
+#: loop.
 _WRITTEN_BYTES: Final = 2**20
 
 
@@ -82,14 +86,16 @@ def _answer_to(error: RequestError) -> HttpResponse:
     return error_response(error.status, error.detail, error.code, extra=error.extra)
 
 
-_admission = functools.cache(_Admission)  #: Built by the first request: Django is configured by then.
+_admission = functools.cache(
+    _Admission
+)  #: Built by the first request: Django is configured by then.
 
 
 class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     """A request that receives its body only if its headers allow it.
 
-    Twisted calls ``gotLength`` when the headers are complete, then ``handleContentChunk`` with each part of the
-    body, then ``requestReceived``.
+    Twisted calls ``gotLength`` when the headers are complete, then ``handleContentChunk`` with each
+    part of the body, then ``requestReceived``.
     """
 
     _limit = math.inf
@@ -148,7 +154,8 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         super().connectionLost(reason)
         self._drop_upload()
 
-    # --- uploads --------------------------------------------------------------------------------------
+    # --- uploads
+    # --------------------------------------------------------------------------------------
 
     def _open_upload(self) -> None:
         header = self.requestHeaders.getRawHeaders(b"content-type", [b""])[0]
@@ -195,7 +202,8 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         if self.upload is not None and self._writing is None and not self.upload.is_taken:
             self.upload.discard()
 
-    # --- refusals -------------------------------------------------------------------------------------
+    # --- refusals
+    # -------------------------------------------------------------------------------------
 
     def _refuse_unless_admitted(self, body_bytes: int) -> None:
         self.is_checked = True
@@ -233,7 +241,9 @@ def _scope(request: Any, body_bytes: int) -> Scope:
         "query_string": b"",
         "scheme": "https" if channel.isSecure() else "http",
         "headers": [
-            (name.lower(), value) for name, values in request.requestHeaders.getAllRawHeaders() for value in values
+            (name.lower(), value)
+            for name, values in request.requestHeaders.getAllRawHeaders()
+            for value in values
         ],
         "client": [peer.host, peer.port],
         "server": [host.host, host.port],

@@ -1,8 +1,9 @@
-"""Connections whose request is not there yet: they end in time, and must not take the files that the service needs.
+"""Connections whose request is not there yet: they end in time, and must not take the files that
+the service needs.
 
-A client without a token can keep a connection as long as it sends no whole request. So the headers must arrive within 20 s,
-and a body that no check has admitted within 60 s. When 80 % of the files are open, such connections and idle ones are
-closed, oldest first.
+A client without a token can keep a connection as long as it sends no whole request. So the headers
+must arrive within 20 s, and a body that no check has admitted within 60 s. When 80 % of the files
+are open, such connections and idle ones are closed, oldest first.
 """
 
 import ipaddress
@@ -27,8 +28,10 @@ from director.web.errors import plain_error
 _HTTPChannel: Any = HTTPChannel  #: Any: most of its methods have no types.
 logger = logging.getLogger(__name__)
 
-HEADER_SECONDS: Final = 20  #: For the headers of a request, from the connection or from the first byte after an answer.
-BODY_SECONDS: Final = 60  #: For a body that is received unchecked; of silence in a checked one and between requests.
+#: For the headers of a request, from the connection or from the first byte after an answer.
+HEADER_SECONDS: Final = 20
+#: For a body that is received unchecked; of silence in a checked one and between requests.
+BODY_SECONDS: Final = 60
 _FULL: Final = 0.8  #: Part of the files from which on connections without a request are closed,
 _ENOUGH: Final = 0.75  #: until this part is open.
 _OF_ONE: Final = 0.25  #: Part of the files for the connections of one address.
@@ -72,7 +75,8 @@ class Connections:
             del self._count[key]
 
     def make_space(self, file: int) -> None:
-        """Close waiting connections if the number of a new connection's file shows that most files are open.
+        """Close waiting connections if the number of a new connection's file shows that most files
+        are open.
 
         A new file gets the lowest free number.
         """
@@ -80,7 +84,12 @@ class Connections:
         if file < limit * _FULL:
             return
         oldest = list(self.waiting)[: math.ceil(file - limit * _ENOUGH)]
-        self._warn("%d of %d files are open: %d connections without a request closed", file, limit, len(oldest))
+        self._warn(
+            "%d of %d files are open: %d connections without a request closed",
+            file,
+            limit,
+            len(oldest),
+        )
         for channel in oldest:
             # At once: ``abortConnection`` would close the file after all new connections.
             channel.transport.connectionLost(Failure(ConnectionAborted()))  # type: ignore[no-untyped-call]
@@ -94,7 +103,9 @@ class Connections:
 def _is_exempt(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     ip = getattr(ip, "ipv4_mapped", None) or ip
-    return ip.is_loopback or any(ip == ipaddress.ip_address(proxy) for proxy in settings.DIRECTOR_TRUSTED_PROXIES)
+    return ip.is_loopback or any(
+        ip == ipaddress.ip_address(proxy) for proxy in settings.DIRECTOR_TRUSTED_PROXIES
+    )
 
 
 class RequestChannel(_HTTPChannel):  # type: ignore[misc]  # likewise
@@ -154,7 +165,8 @@ class RequestChannel(_HTTPChannel):  # type: ignore[misc]  # likewise
         url = (line.split(b" ", 2)[1:2] or [b""])[0] if is_url else self._path
         path = url.partition(b"?")[0].decode("latin-1")
         self.transport.write(refusal(plain_error(414 if is_url else 431), path, self._server_name))
-        # A connection that is closed with unread data is reset, and the client would lose the answer.
+        # A connection that is closed with unread data is reset, and the client would lose the
+        # answer.
         self.transport.loseWriteConnection()
         self.setTimeout(DROPPED_SECONDS)
         self._is_refused = True

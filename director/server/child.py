@@ -29,18 +29,25 @@ class Child:
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option with which ``serve`` starts a process: the numbers of the sockets' files; on Windows, how many."""
+    """Add the option with which ``serve`` starts a process: the numbers of the sockets' files; on
+    Windows, how many.
+    """
     parser.add_argument("--inherited", help=argparse.SUPPRESS)
 
 
 def attach(options: Mapping[str, Any]) -> Child | None:
-    """Use what this process inherited, and end with the supervisor from now on; None: it is no process of ``serve``."""
+    """Use what this process inherited, and end with the supervisor from now on; None: it is no
+    process of ``serve``.
+    """
     given = options["inherited"]
     if given is None:
         return None
     if sys.platform == "win32":
-        sockets = [socket.fromshare(_read(int.from_bytes(_read(4), "big"))) for _ in range(int(given))]
-        end_with_input()  # which begins with the sockets; elsewhere ``director.__main__`` does this first
+        sockets = [
+            socket.fromshare(_read(int.from_bytes(_read(4), "big"))) for _ in range(int(given))
+        ]
+        # which begins with the sockets; elsewhere ``director.__main__`` does this first
+        end_with_input()
     else:
         sockets = [socket.socket(fileno=int(number)) for number in given.split(",")]
     layer = PairLayer(sockets[0], on_report=_keep_states)

@@ -1,10 +1,13 @@
 """Daphne's server with backpressure, limits on request bodies, and an orderly shutdown.
 
-- An application's ``send`` waits while the client does not read. Daphne would buffer a stalled download whole.
-- A response that breaks off in the middle (its backend failed) aborts the connection. A client would take an
-  orderly end for the whole response.
-- Twisted parses no forms: in the event loop, a form of some megabytes would block all other requests for seconds.
-- On shutdown the ports are closed first, so that a proxy uses another process; then open requests are answered.
+- An application's ``send`` waits while the client does not read. Daphne would buffer a stalled
+  download whole.
+- A response that breaks off in the middle (its backend failed) aborts the connection. A client
+  would take an orderly end for the whole response.
+- Twisted parses no forms: in the event loop, a form of some megabytes would block all other
+  requests for seconds.
+- On shutdown the ports are closed first, so that a proxy uses another process; then open requests
+  are answered.
 """
 
 import asyncio
@@ -36,7 +39,8 @@ logger = logging.getLogger(__name__)
 #: Any: Twisted's reactor is a module until one is installed, which importing daphne did.
 reactor: Any = _reactor
 _BACKLOG: Final = 1_024  #: Connections that wait, also for a web that is started again.
-#: Seconds that an idle connection is kept after the ports are closed: a request may be in transit on it.
+#: Seconds that an idle connection is kept after the ports are closed: a request may be in transit
+#: on it.
 _LINGER: Final = 0.5
 _POLL_INTERVAL: Final = 0.01
 STALL_TIMEOUT: Final = 60.0  #: Seconds after which a client that reads nothing is disconnected.
@@ -63,7 +67,8 @@ class _FlowControl:
         self._may_go.set()
 
     async def wait(self, within: float | None = STALL_TIMEOUT) -> None:
-        """Return when the client has read enough or has disconnected; raise ``ClientStalled`` after so many seconds.
+        """Return when the client has read enough or has disconnected; raise ``ClientStalled`` after
+        so many seconds.
 
         None: no timeout, if another check disconnects the client.
         """
@@ -86,21 +91,26 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
         self.is_closing = False
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept connections of bound sockets, which may be other processes' too. Raises ``CannotListen``."""
+        """Accept connections of bound sockets, which may be other processes' too. Raises
+        ``CannotListen``.
+        """
         for bound in sockets:
             try:
                 bound.listen(_BACKLOG)
             except OSError as error:
                 host, port = bound.getsockname()[:2]
                 raise cannot_listen(host, port, error) from error
-            self._ports.append(reactor.adoptStreamPort(bound.fileno(), bound.family, self.http_factory))
+            self._ports.append(
+                reactor.adoptStreamPort(bound.fileno(), bound.family, self.http_factory)
+            )
             bound.close()
         # daphne has no arguments for them. The first connection is accepted later.
         self.http_factory.protocol = lambda: RequestChannel(self.channels, self.server_name)
         self.ws_factory.protocol = Socket
 
     async def stop_listening(self, within: float) -> None:
-        """Close the ports, and return when all open requests are answered, or after so many seconds.
+        """Close the ports, and return when all open requests are answered, or after so many
+        seconds.
 
         An idle connection stays open for ``_LINGER``: a request may be in transit on it.
         """
@@ -116,7 +126,8 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
         linger = loop.time() + _LINGER
         # Neither daphne nor Twisted has an event for these conditions.
         while self._is_answering() or (  # noqa: ASYNC110
-            loop.time() < linger and any(isinstance(one, Connection) for one in reactor.getReaders())
+            loop.time() < linger
+            and any(isinstance(one, Connection) for one in reactor.getReaders())
         ):
             await asyncio.sleep(_POLL_INTERVAL)
 
@@ -139,7 +150,9 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
         super().protocol_connected(protocol)
 
     def create_application(self, protocol: Any, scope: Scope) -> Any:
-        """Start the application of a request that is complete; that of an upload finds the received file in its scope."""
+        """Start the application of a request that is complete; that of an upload finds the received
+        file in its scope.
+        """
         scope[RECEIVED_KEY] = time.monotonic()
         if getattr(protocol, "upload", None) is not None:
             scope[SCOPE_KEY] = protocol.upload
@@ -184,7 +197,9 @@ def _close_port(port: Any) -> None:
 
 
 def _close_after_answer(request: Any) -> None:
-    """Close the connection after the response, with ``Connection: close`` if its headers are not yet sent."""
+    """Close the connection after the response, with ``Connection: close`` if its headers are not
+    yet sent.
+    """
     if request.channel is not None:
         request.channel.persistent = False
         request.responseHeaders.setRawHeaders(b"connection", [b"close"])

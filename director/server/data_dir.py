@@ -21,10 +21,11 @@ class DataFolderUnusable(Exception):
 
 
 def prepare(say: Callable[[str], None] = lambda _: None) -> Path:
-    """Create the data folder, and in it the secret key and the secret of webhooks, if they do not exist; return the folder.
+    """Create the data folder, and in it the secret key and the secret of webhooks, if they do not
+    exist; return the folder.
 
-    ``say`` prints a warning if other users can read it. Raises ``DataFolderUnusable`` if it cannot be created or
-    written.
+    ``say`` prints a warning if other users can read it. Raises ``DataFolderUnusable`` if it cannot
+    be created or written.
     """
     folder: Path = settings.DIRECTOR_DATA_DIR
     try:
@@ -34,8 +35,12 @@ def prepare(say: Callable[[str], None] = lambda _: None) -> Path:
         probe.unlink()
         _close_to_others(folder, say)
         key, signing = settings.SECRET_KEY, " ".join(settings.DIRECTOR_WEBHOOK_SECRETS)
-        settings.SECRET_KEY = _kept_secret(settings.DIRECTOR_SECRET_KEY_FILE, "DIRECTOR_SECRET_KEY", key)
-        signing = _kept_secret(settings.DIRECTOR_WEBHOOK_SECRET_FILE, "DIRECTOR_WEBHOOK_SECRET", signing)
+        settings.SECRET_KEY = _kept_secret(
+            settings.DIRECTOR_SECRET_KEY_FILE, "DIRECTOR_SECRET_KEY", key
+        )
+        signing = _kept_secret(
+            settings.DIRECTOR_WEBHOOK_SECRET_FILE, "DIRECTOR_WEBHOOK_SECRET", signing
+        )
         settings.DIRECTOR_WEBHOOK_SECRETS = signing.split()
     except OSError as error:
         raise DataFolderUnusable(_why_unusable(folder, error)) from error
@@ -56,7 +61,9 @@ def permission_problem(folder: Path) -> str:
 
 
 def _is_readable(entry: Path) -> bool:
-    """Return whether other users can read a file of the Director. Another process may remove the file."""
+    """Return whether other users can read a file of the Director. Another process may remove the
+    file.
+    """
     if not _OWN.fullmatch(entry.name):
         return False
     with contextlib.suppress(FileNotFoundError):
@@ -70,12 +77,15 @@ def _close_to_others(folder: Path, say: Callable[[str], None]) -> None:
     if not wrong:
         return
     mode = stat.S_IMODE(folder.stat().st_mode)
-    if folder.stat().st_uid == os.geteuid() and all(_OWN.fullmatch(entry.name) for entry in folder.iterdir()):
+    if folder.stat().st_uid == os.geteuid() and all(
+        _OWN.fullmatch(entry.name) for entry in folder.iterdir()
+    ):
         folder.chmod(0o700)
         say(f"Other users of this machine could read {folder} (mode {mode:04o}); it is 0700 now.")
         return
     say(
-        f"{wrong} Its mode is not changed because it contains other files: set DIRECTOR_DATA_DIR to a"
+        f"{wrong} Its mode is not changed because it contains other files: set DIRECTOR_DATA_DIR "
+        "to a"
         " separate folder, or remove the permissions."
     )
 
@@ -84,7 +94,10 @@ def _why_unusable(folder: Path, error: OSError) -> str:
     if isinstance(error, FileExistsError | NotADirectoryError):
         for path in (folder, *folder.parents):
             if path.is_file():
-                return f"The data folder {folder} cannot be used: {path} is a file; set DIRECTOR_DATA_DIR to a folder."
+                return (
+                    f"The data folder {folder} cannot be used: {path} is a file; set "
+                    "DIRECTOR_DATA_DIR to a folder."
+                )
     return (
         f"The data folder {folder} cannot be used: {error.strerror or error}."
         " Make it writable, or set DIRECTOR_DATA_DIR to another folder."
@@ -92,7 +105,9 @@ def _why_unusable(folder: Path, error: OSError) -> str:
 
 
 def _kept_secret(path: Path, variable: str, secret: str) -> str:
-    """Store this process's secret if it has no file; else return the stored one, unless the variable gives it."""
+    """Store this process's secret if it has no file; else return the stored one, unless the
+    variable gives it.
+    """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

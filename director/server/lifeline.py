@@ -15,8 +15,12 @@ EXIT_SECONDS: Final = 5.5  #: Of a process of ``serve`` whose exit timer did not
 
 
 def end_with_input(seconds: float = EXIT_SECONDS) -> None:
-    """From now on treat the end of standard input as SIGTERM; exit that many seconds later without cleanup."""
-    threading.Thread(target=_wait_and_end, args=[seconds], name="end with input", daemon=True).start()
+    """From now on treat the end of standard input as SIGTERM; exit that many seconds later without
+    cleanup.
+    """
+    threading.Thread(
+        target=_wait_and_end, args=[seconds], name="end with input", daemon=True
+    ).start()
 
 
 def _wait_and_end(seconds: float) -> None:

@@ -24,13 +24,16 @@ def is_loopback(host: str) -> bool:
 
 
 def bind_sockets(host: str, port: int) -> list[socket.socket]:
-    """Return bound sockets; for ``localhost`` of 127.0.0.1 and, if the machine has IPv6, ::1. They do not listen yet.
+    """Return bound sockets; for ``localhost`` of 127.0.0.1 and, if the machine has IPv6, ::1. They
+    do not listen yet.
 
-    Port 0 selects a free port. Raises ``CannotListen`` if the port is invalid or in use, or the address belongs to
-    another machine.
+    Port 0 selects a free port. Raises ``CannotListen`` if the port is invalid or in use, or the
+    address belongs to another machine.
     """
     if not 0 <= port <= _LAST_PORT:
-        raise CannotListen(f"--port {port} is not a port; use 1 to {_LAST_PORT}, or 0 for a free one.")
+        raise CannotListen(
+            f"--port {port} is not a port; use 1 to {_LAST_PORT}, or 0 for a free one."
+        )
     if host.lower() == "localhost":
         first = _bound("127.0.0.1", port)
         try:
@@ -72,7 +75,8 @@ def _bound(host: str, port: int) -> socket.socket:
 def cannot_listen(host: str, port: int, error: OSError) -> CannotListen:
     """Return the error of an address that cannot be used."""
     return CannotListen(
-        f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose another with --port or --host."
+        f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose another with "
+        "--port or --host."
     )
 
 
@@ -85,7 +89,8 @@ def _has_ipv6() -> bool:
 
 
 def display_hosts(host: str) -> list[str]:
-    """Return the hosts, as in a URL, under which a Director that listens on ``host`` can be reached.
+    """Return the hosts, as in a URL, under which a Director that listens on ``host`` can be
+    reached.
 
     For all addresses: ``localhost``, then each address of this machine on the network.
     """
@@ -113,8 +118,9 @@ def _in_url(address: str) -> str:
 def local_host_names(host: str) -> list[str]:
     """Return the allowed ``Host`` names of a Director that listens on ``host``.
 
-    For all addresses (``0.0.0.0``, ``::``): this machine's names and addresses. Requests with any other
-    name are refused: they may come from a page whose name was pointed to this address (DNS rebinding).
+    For all addresses (``0.0.0.0``, ``::``): this machine's names and addresses. Requests with any
+    other name are refused: they may come from a page whose name was pointed to this address (DNS
+    rebinding).
     """
     bare = host.strip("[]")
     if bare not in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound

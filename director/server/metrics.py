@@ -31,7 +31,9 @@ def _is_permitted(token: str) -> bool:
 
 
 def serve_metrics(host: str, port: int) -> None:
-    """Serve what happened in the processes of this data folder, in threads. Raises ``CannotListen``."""
+    """Serve what happened in the processes of this data folder, in threads. Raises
+    ``CannotListen``.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(ProcessesCollector())
     ProcessCollector(registry=registry)
@@ -51,6 +53,9 @@ def serve_metrics(host: str, port: int) -> None:
     try:
         server = make_server(host, port, guarded, Server, _Handler)
     except OSError as error:
-        text = f"Cannot listen on {host} port {port} ({error.strerror}); change DIRECTOR_METRICS_LISTEN."
+        text = (
+            f"Cannot listen on {host} port {port} ({error.strerror}); change "
+            "DIRECTOR_METRICS_LISTEN."
+        )
         raise CannotListen(text) from error
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -1,7 +1,8 @@
 """Messages between `serve` and its processes, over a socket pair that each process inherits.
 
-The supervisor passes messages of the hub on to the processes that joined their group. It waits for no process: it
-drops messages to one that does not read. A lost message delays an event, but loses no result.
+The supervisor passes messages of the hub on to the processes that joined their group. It waits for
+no process: it drops messages to one that does not read. A lost message delays an event, but loses
+no result.
 
 A frame is its length (4 bytes, big-endian) and a message of this module as MessagePack.
 """
@@ -18,7 +19,8 @@ from director.web.processes import ProcessState
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of unsent frames above which further ones are dropped. One frame may be larger: the end of a large group.
+#: Bytes of unsent frames above which further ones are dropped. One frame may be larger: the end of
+#: a large group.
 _UNSENT_BYTES: Final = 4 * 2**20
 _UNREAD_MESSAGES: Final = 10_000  #: Received messages above which further ones are dropped.
 _HEADER_BYTES: Final = 4
@@ -149,14 +151,18 @@ class Connection(asyncio.Protocol):
 
 
 class PairLayer:
-    """The channel layer of a process of `serve`: groups alone, whose messages do not return to their sender.
+    """The channel layer of a process of `serve`: groups alone, whose messages do not return to
+    their sender.
 
-    ``pair`` is the end that this process inherited, ``on_report`` is called with the states of all processes.
+    ``pair`` is the end that this process inherited, ``on_report`` is called with the states of all
+    processes.
     """
 
     extensions = ("groups", "flush")
 
-    def __init__(self, pair: socket.socket, on_report: Callable[[list[ProcessState]], None]) -> None:
+    def __init__(
+        self, pair: socket.socket, on_report: Callable[[list[ProcessState]], None]
+    ) -> None:
         self._pair = pair
         self._on_report = on_report
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -214,7 +220,9 @@ class PairLayer:
         self._connection.send(frame(Leave(group)))
 
     async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
-        """Send a message to all other processes of a group, when the supervisor has read the ones before."""
+        """Send a message to all other processes of a group, when the supervisor has read the ones
+        before.
+        """
         if asyncio.get_running_loop() is not self._loop:
             return  # This process is ending: its hub is closed already.
         await self._connection.wait_writable()

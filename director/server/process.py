@@ -26,7 +26,8 @@ from jobgroups.streams.reads import close_rows, read_seqs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for open sockets and requests to end; with all other steps, the process ends 5 s after SIGTERM.
+#: Seconds for open sockets and requests to end; with all other steps, the process ends 5 s after
+#: SIGTERM.
 _GRACE: Final = 2.5
 _GRACE_OF_LAST: Final = 0.5  #: Seconds for sockets that were opened during the shutdown.
 
@@ -47,7 +48,9 @@ class _Process:
         self._runner = (
             None
             if runner_name is None
-            else RunnerSupervisor(name=runner_name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock)
+            else RunnerSupervisor(
+                name=runner_name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock
+            )
         )
         #: A runner has a writer of its own.
         self._writer = (
@@ -109,7 +112,9 @@ class _Process:
                 reactor.stop()
 
     async def _close(self) -> None:
-        """Close the ports, answer open requests, and end the streams, whose clients reconnect elsewhere."""
+        """Close the ports, answer open requests, and end the streams, whose clients reconnect
+        elsewhere.
+        """
         if self.server.is_closing:
             return
         long_polls.close()
@@ -133,9 +138,9 @@ def serve(
 ) -> int:
     """Serve until SIGTERM or Ctrl-C; return 0 after an orderly end, 1 after an unexpected error.
 
-    ``runner_name`` None: no runner in this process; ``lock`` is on that name, held by the caller. ``layer`` connects this
-    process with its siblings. ``announce`` is called when requests are answered and the runner is alive. Raises
-    ``CannotListen``.
+    ``runner_name`` None: no runner in this process; ``lock`` is on that name, held by the caller.
+    ``layer`` connects this process with its siblings. ``announce`` is called when requests are
+    answered and the runner is alive. Raises ``CannotListen``.
     """
     process = _Process(sockets, runner_name, lock, layer, announce)
     process.server.run()

@@ -12,14 +12,16 @@ from typing import Any, Final
 
 logger = logging.getLogger(__name__)
 
-EXIT_TIMEOUT: Final = 4.5  #: Seconds after a signal at which the process exits, even if a thread hangs.
+#: Seconds after a signal at which the process exits, even if a thread hangs.
+EXIT_TIMEOUT: Final = 4.5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def exit_on_signals() -> None:
     """Exit with status 0 on SIGTERM and Ctrl-C, until :func:`on_signals` replaces the handlers.
 
-    Nothing needs an orderly end yet. The first process of a container ignores SIGTERM without a handler.
+    Nothing needs an orderly end yet. The first process of a container ignores SIGTERM without a
+    handler.
     """
     for number in _SIGNALS:
         signal.signal(number, _leave)
@@ -30,8 +32,12 @@ def _leave(*_: Any) -> None:
     raise SystemExit(0)
 
 
-def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], *, within: float = EXIT_TIMEOUT) -> None:
-    """Call ``stop`` in the loop on SIGTERM and Ctrl-C; the process exits ``within`` so many seconds."""
+def on_signals(
+    loop: asyncio.AbstractEventLoop, stop: Callable[[], None], *, within: float = EXIT_TIMEOUT
+) -> None:
+    """Call ``stop`` in the loop on SIGTERM and Ctrl-C; the process exits ``within`` so many
+    seconds.
+    """
 
     def ending() -> None:
         exit_after(within)
@@ -53,7 +59,8 @@ def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], *, wit
 def exit_after(seconds: float = EXIT_TIMEOUT, *, status: int = 0) -> None:
     """Exit the process after so many seconds: a thread may wait for a database that never answers.
 
-    This has the effect of a power cut, after which no job is lost. The status is 0 if the shutdown was requested.
+    This has the effect of a power cut, after which no job is lost. The status is 0 if the shutdown
+    was requested.
     """
     timer = threading.Timer(seconds, _exit_now, [seconds, status])
     timer.daemon = True
@@ -62,7 +69,8 @@ def exit_after(seconds: float = EXIT_TIMEOUT, *, status: int = 0) -> None:
 
 def _exit_now(seconds: float, status: int) -> None:
     logger.warning(
-        "Shutdown: a thread still runs after %g s (probably a database query); exiting. Jobs continue at"
+        "Shutdown: a thread still runs after %g s (probably a database query); exiting. Jobs "
+        "continue at"
         " their backends and are resumed at the next start.",
         seconds,
     )

@@ -1,4 +1,6 @@
-"""Startup of ``serve``, ``runner`` and ``files``: the lock on the runner's name, the database, its tables, the loop."""
+"""Startup of ``serve``, ``runner`` and ``files``: the lock on the runner's name, the database, its
+tables, the loop.
+"""
 
 import asyncio
 import gc
@@ -37,8 +39,9 @@ _MAX_FILES: Final = 65_536
 _TRANSIENT_MESSAGE: Final = re.compile(
     r"starting up|shutting down|recovery|too many clients|slots are reserved|terminating connection"
 )
-#: SQLSTATE codes of temporary conditions: broken connection (08), ended connection (25P03, 57P01 … 57P05),
-#: too many connections (53300), read-only server (25006), conflicts with other transactions.
+#: SQLSTATE codes of temporary conditions: broken connection (08), ended connection (25P03, 57P01 …
+#: 57P05), too many connections (53300), read-only server (25006), conflicts with other
+#: transactions.
 _TRANSIENT_SQLSTATE: Final = re.compile(r"08...|25006|25P03|57P0[1-5]|53300|40001|40P01|55P03")
 
 
@@ -55,12 +58,15 @@ def runner_name(given: str | None = None) -> str:
 
 
 def runner_lock(name: str) -> Lock:
-    """Return the lock on a runner's name: beside an SQLite file, or in PostgreSQL. It ends with the process."""
+    """Return the lock on a runner's name: beside an SQLite file, or in PostgreSQL. It ends with the
+    process.
+    """
     if settings.DIRECTOR_ON_SQLITE:
         return lock_of_database(
             "runner",
             f"A runner is already running with the database {_sqlite_path()}; SQLite allows one."
-            " `serve` has one of its own: use `serve --no-runner` beside `runner`, or stop it first.",
+            " `serve` has one of its own: use `serve --no-runner` beside `runner`, or stop it "
+            "first.",
         )
     return DatabaseLock(
         f"{NAME_LOCK}{name}",
@@ -82,7 +88,8 @@ def wait_for_database(say: Say) -> None:
         folder = _sqlite_path().parent
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise CannotStart(
-                f"The database {_sqlite_path()} does not open: the folder {folder} does not exist or"
+                f"The database {_sqlite_path()} does not open: the folder {folder} does not exist "
+                "or"
                 " cannot be written. Check DIRECTOR_DATABASE_URL and DIRECTOR_DATA_DIR."
             )
         return
@@ -95,7 +102,8 @@ def wait_for_database(say: Say) -> None:
 
 
 def open_database(*, migrate: bool, say: Say) -> None:
-    """Migrate the database, or wait until another process did; register ``DIRECTOR_BACKENDS`` and open the metrics.
+    """Migrate the database, or wait until another process did; register ``DIRECTOR_BACKENDS`` and
+    open the metrics.
 
     Raises ``CannotStart`` if a condition is permanent.
     """
@@ -109,7 +117,8 @@ def open_database(*, migrate: bool, say: Say) -> None:
             _wait_for_tables(say)
         if unknown := unknown_migrations():
             say(
-                f"A newer version has migrated this database ({', '.join(unknown)}); this version works"
+                f"A newer version has migrated this database ({', '.join(unknown)}); this version "
+                "works"
                 " with the tables and ignores the additions."
             )
         backends_ensure(settings.DIRECTOR_BACKENDS)
@@ -122,7 +131,9 @@ def open_database(*, migrate: bool, say: Say) -> None:
 
 
 def open_tables(say: Callable[[str], None]) -> None:
-    """Prepare folder, keys and tables as ``serve`` does, for a command that writes. Raises ``CommandError``."""
+    """Prepare folder, keys and tables as ``serve`` does, for a command that writes. Raises
+    ``CommandError``.
+    """
     try:
         data_dir.prepare(say)
         wait_for_database(say)
@@ -139,10 +150,15 @@ def say_first_code(port: int, say: Say) -> None:
 
 
 def open_metrics(say: Say) -> None:
-    """Open the metrics of this process, over a migrated database. Raises ``CannotStart`` if a condition is permanent."""
+    """Open the metrics of this process, over a migrated database. Raises ``CannotStart`` if a
+    condition is permanent.
+    """
 
     def opened() -> None:
-        open_files(settings.DIRECTOR_DATA_DIR / "metrics", list(Backend.objects.values_list("pk", flat=True)))
+        open_files(
+            settings.DIRECTOR_DATA_DIR / "metrics",
+            list(Backend.objects.values_list("pk", flat=True)),
+        )
 
     _retry_while_unavailable(opened, say)
 
@@ -151,7 +167,8 @@ def open_metrics(say: Say) -> None:
 def held(lock: Lock, say: Say) -> Iterator[None]:
     """Hold a lock on a runner's name or a folder; retry while PostgreSQL is unavailable.
 
-    Raises ``AlreadyLocked`` if another process holds it, ``CannotStart`` if a condition is permanent.
+    Raises ``AlreadyLocked`` if another process holds it, ``CannotStart`` if a condition is
+    permanent.
     """
 
     def acquire() -> None:
@@ -177,7 +194,8 @@ def _retry_while_unavailable(work: Callable[[], None], say: Say) -> None:
             message = _first_line(error)
             if settings.DIRECTOR_ON_SQLITE or not _is_transient(error):
                 raise CannotStart(
-                    f"The database does not open: {message}. Check DIRECTOR_DATABASE_URL and DIRECTOR_DATA_DIR."
+                    f"The database does not open: {message}. Check DIRECTOR_DATABASE_URL and "
+                    "DIRECTOR_DATA_DIR."
                 ) from error
         else:
             return
@@ -249,7 +267,9 @@ def unknown_migrations() -> list[str]:
 
 
 def _waiting(say: Say) -> Callable[[str], None]:
-    """Return a function that sleeps between two attempts; it prints the reason at once, then every minute."""
+    """Return a function that sleeps between two attempts; it prints the reason at once, then every
+    minute.
+    """
     said_at = float("-inf")
 
     def wait(sentence: str) -> None:
@@ -267,7 +287,9 @@ def _first_line(error: Exception) -> str:
 
 
 def explain_error(error: DatabaseError) -> str | None:
-    """Return the message for a user whose command raised a database error; None: an unexpected error."""
+    """Return the message for a user whose command raised a database error; None: an unexpected
+    error.
+    """
     said, database = str(error), settings.DATABASES["default"]
     if "unable to open database file" in said:
         return (
@@ -307,7 +329,8 @@ def collect_less() -> None:
 def raise_file_limit() -> None:
     """Raise the limit of open files to the maximum that the system allows, at most 65,536.
 
-    A backend needs two or three files, a client one: the usual 1,024 suffice for about 400 backends.
+    A backend needs two or three files, a client one: the usual 1,024 suffice for about 400
+    backends.
     """
     try:
         import resource  # noqa: PLC0415 there is none on Windows
@@ -321,7 +344,9 @@ def raise_file_limit() -> None:
 
 
 def limit_memory(size: int) -> None:
-    """Bound the address space of this process, and of each program that it starts; 0: no bound. Windows has none."""
+    """Bound the address space of this process, and of each program that it starts; 0: no bound.
+    Windows has none.
+    """
     if size and sys.platform != "win32":
         import resource  # noqa: PLC0415 there is none on Windows
 

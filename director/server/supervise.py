@@ -1,8 +1,9 @@
-"""``serve`` as three processes: this one holds locks and ports, and starts the others: web, runner and files.
+"""``serve`` as three processes: this one holds locks and ports, and starts the others: web, runner
+and files.
 
-It imports no app of Django and uses no database, so that it is small, starts at once and lives as long as it is to. The
-others are those of a farm (``serve --no-runner``, ``runner``, ``files``). One that ends is started again, while the others
-go on. All end with this one, also if it is killed.
+It imports no app of Django and uses no database, so that it is small, starts at once and lives as
+long as it is to. The others are those of a farm (``serve --no-runner``, ``runner``, ``files``). One
+that ends is started again, while the others go on. All end with this one, also if it is killed.
 """
 
 import argparse
@@ -38,10 +39,12 @@ logger = logging.getLogger(__name__)
 DEFAULT_PORT: Final = 9820
 #: What Python runs in each process, before the arguments.
 PROGRAM: tuple[str, ...] = ("-m", "director")
-#: Seconds after a signal at which processes that have not ended are killed: the last of them exits by its timer before.
+#: Seconds after a signal at which processes that have not ended are killed: the last of them exits
+#: by its timer before.
 _KILL_AFTER: Final = shutdown.EXIT_TIMEOUT + 0.3
 _EXIT_AFTER: Final = _KILL_AFTER + 1.0
-#: Seconds for the processes of a ``serve`` that was killed, of which one may have to import its code first.
+#: Seconds for the processes of a ``serve`` that was killed, of which one may have to import its
+#: code first.
 _LEFT_WITHIN: Final = 20.0
 _LONGEST_PAUSE: Final = 30.0  #: Seconds between two starts of a process.
 _FIRST_PAUSE: Final = 0.5  #: After the second end; the first restart is at once.
@@ -71,20 +74,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " loopback; not needed with DIRECTOR_TOKEN",
     )
     parser.add_argument(
-        "--no-migrate", action="store_true", help="do not migrate the database; wait until it is migrated"
+        "--no-migrate",
+        action="store_true",
+        help="do not migrate the database; wait until it is migrated",
     )
-    parser.add_argument("--no-runner", action="store_true", help="start no runner; use separate `runner` processes")
+    parser.add_argument(
+        "--no-runner", action="store_true", help="start no runner; use separate `runner` processes"
+    )
     parser.add_argument(
         "--processes",
         type=int,
         choices=(1, 3),
         default=3,
-        help="3 (default): web, runner and files are processes of their own; 1: one process, which needs less memory",
+        help="3 (default): web, runner and files are processes of their own; 1: one process, "
+        "which needs less memory",
     )
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run ``serve`` and exit, if it is to be several processes; else return, also from arguments that are unknown here."""
+    """Run ``serve`` and exit, if it is to be several processes; else return, also from arguments
+    that are unknown here.
+    """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     add_arguments(parser)
     try:
@@ -109,9 +119,13 @@ def is_supervised(options: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def prepared(options: Mapping[str, Any], say: Say) -> Iterator[list[socket.socket]]:
-    """Check the options, and give bound sockets while the lock on the data folder is held; raise ``REFUSALS``."""
+    """Check the options, and give bound sockets while the lock on the data folder is held; raise
+    ``REFUSALS``.
+    """
     host = options["host"]
-    is_guarded = listen.is_loopback(host) or bool(settings.DIRECTOR_TOKEN) or settings.DIRECTOR_ACCOUNTS
+    is_guarded = (
+        listen.is_loopback(host) or bool(settings.DIRECTOR_TOKEN) or settings.DIRECTOR_ACCOUNTS
+    )
     if not is_guarded and not options["allow_anonymous"]:
         raise Unprotected(
             f"--host {host} lets everyone on the network use the Director. Set DIRECTOR_TOKEN"
@@ -120,7 +134,8 @@ def prepared(options: Mapping[str, Any], say: Say) -> Iterator[list[socket.socke
     shutdown.exit_on_signals()
     folder = data_dir.prepare(say)
     refusal = (
-        f"A Director is already running with this data folder ({folder}). Stop it first, or set DIRECTOR_DATA_DIR."
+        f"A Director is already running with this data folder ({folder}). Stop it first, or set "
+        "DIRECTOR_DATA_DIR."
     )
     # One Director with a runner, and one for each other port.
     if options["no_runner"]:
@@ -140,7 +155,9 @@ def prepared(options: Mapping[str, Any], say: Say) -> Iterator[list[socket.socke
 
 
 def _wait_for_processes(folder: Path) -> None:
-    """Lock what all processes of one ``serve`` inherit; those of one that was killed end, and have ports until then."""
+    """Lock what all processes of one ``serve`` inherit; those of one that was killed end, and have
+    ports until then.
+    """
     if sys.platform == "win32":
         return
     lock = os.open(folder / "serve-processes.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -161,11 +178,16 @@ def announce(host: str, port: int, say: Say) -> None:
     for url in others:
         say(f"On the network: {url}")
     if hosts != ["localhost"] and not (settings.DIRECTOR_TOKEN or settings.DIRECTOR_ACCOUNTS):
-        say("Everyone on the network can submit and cancel; set DIRECTOR_TOKEN to require a sign-in.")
+        say(
+            "Everyone on the network can submit and cancel; set DIRECTOR_TOKEN to require a "
+            "sign-in."
+        )
 
 
 def run(options: Mapping[str, Any], say: Say) -> int:
-    """Serve as several processes until SIGTERM or Ctrl-C; return the exit status. Raise ``REFUSALS``."""
+    """Serve as several processes until SIGTERM or Ctrl-C; return the exit status. Raise
+    ``REFUSALS``.
+    """
     with prepared(options, say) as sockets:
         no_migrate = ["--no-migrate"] if options["no_migrate"] else []
         anonymous = ["--allow-anonymous"] if options["allow_anonymous"] else []
@@ -185,11 +207,17 @@ def run(options: Mapping[str, Any], say: Say) -> int:
 class _Process:
     """A process that is started again whenever it ends.
 
-    If one ``is_needed``, ``serve`` is ready when that is, and ends if it cannot start. The others are started afterwards.
+    If one ``is_needed``, ``serve`` is ready when that is, and ends if it cannot start. The others
+    are started afterwards.
     """
 
     def __init__(
-        self, name: str, arguments: Sequence[str], sockets: Sequence[socket.socket] = (), *, is_needed: bool = True
+        self,
+        name: str,
+        arguments: Sequence[str],
+        sockets: Sequence[socket.socket] = (),
+        *,
+        is_needed: bool = True,
     ) -> None:
         self.name = name
         self.is_needed = is_needed
@@ -206,7 +234,9 @@ class _Process:
             self.connection.send(data)
 
     def end(self) -> None:
-        """Have it end in order: the end of its input is SIGTERM to it on every platform, once it has started."""
+        """Have it end in order: the end of its input is SIGTERM to it on every platform, once it
+        has started.
+        """
         if self.running is not None and self.running.stdin is not None:
             self.running.stdin.close()
             if sys.platform != "win32":
@@ -216,11 +246,16 @@ class _Process:
 class _Supervisor:
     """Runs processes until a signal, or until one of them cannot start at all.
 
-    ``on_ready`` is called when those that are needed work for the first time. ``sockets`` are closed when a signal comes.
+    ``on_ready`` is called when those that are needed work for the first time. ``sockets`` are
+    closed when a signal comes.
     """
 
     def __init__(
-        self, processes: Sequence[_Process], *, on_ready: Callable[[], None], sockets: Sequence[socket.socket]
+        self,
+        processes: Sequence[_Process],
+        *,
+        on_ready: Callable[[], None],
+        sockets: Sequence[socket.socket],
     ) -> None:
         self._processes = processes
         self._on_ready = on_ready
@@ -231,14 +266,17 @@ class _Supervisor:
 
     async def run(self) -> int:
         self._stopping = asyncio.Event()
-        self._started = asyncio.Event()  #: Set when those that are needed work, or a signal has come.
+        self._started = (
+            asyncio.Event()
+        )  #: Set when those that are needed work, or a signal has come.
         shutdown.on_signals(asyncio.get_running_loop(), self._stopping.set, within=_EXIT_AFTER)
         async with asyncio.TaskGroup() as tasks:
             for process in self._processes:
                 tasks.create_task(self._keep(process), name=process.name)
             await self._stopping.wait()
             self._started.set()
-            # Before the web closes its own: the last of them refuses further connections, after it has accepted the others.
+            # Before the web closes its own: the last of them refuses further connections, after it
+            # has accepted the others.
             for each in self._sockets:
                 each.close()
             for process in self._processes:
@@ -250,7 +288,9 @@ class _Supervisor:
     def _kill(self) -> None:
         for process in self._processes:
             if process.running is not None:
-                logger.warning("%s: has not ended within %g s, and is killed", process.name, _KILL_AFTER)
+                logger.warning(
+                    "%s: has not ended within %g s, and is killed", process.name, _KILL_AFTER
+                )
                 process.running.kill()
 
     async def _keep(self, process: _Process) -> None:
@@ -270,9 +310,15 @@ class _Supervisor:
             cause = f"signal {-status}" if status < 0 else f"status {status}"
             if time.monotonic() - began > _STEADY_SECONDS:
                 pause = 0.0
-            logger.warning("%s: ended unexpectedly (%s); starting it again in %g s", process.name, cause, pause)
+            logger.warning(
+                "%s: ended unexpectedly (%s); starting it again in %g s", process.name, cause, pause
+            )
             process.state = msgspec.structs.replace(
-                process.state, is_running=False, ends=process.state.ends + 1, ended_at=time.time(), cause=cause
+                process.state,
+                is_running=False,
+                ends=process.state.ends + 1,
+                ended_at=time.time(),
+                cause=cause,
             )
             self._report()
             with contextlib.suppress(TimeoutError):
@@ -283,9 +329,13 @@ class _Supervisor:
         """Start a process, and return its exit status when it has ended."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process.running = running = await _started(process.arguments, [theirs, *process.sockets])
+            process.running = running = await _started(
+                process.arguments, [theirs, *process.sockets]
+            )
         decode = msgspec.msgpack.Decoder(pairs.ToSupervisor).decode
-        process.connection = connection = pairs.Connection(decode, functools.partial(self._on_message, process))
+        process.connection = connection = pairs.Connection(
+            decode, functools.partial(self._on_message, process)
+        )
         await connection.open(ours)
         process.state = msgspec.structs.replace(process.state, pid=running.pid, is_running=True)
         if self._is_open:
@@ -298,7 +348,11 @@ class _Supervisor:
         for group in list(self._groups):
             self._leave(process, group)
         if connection.dropped:
-            logger.warning("%s: %d messages were dropped, which it did not read", process.name, connection.dropped)
+            logger.warning(
+                "%s: %d messages were dropped, which it did not read",
+                process.name,
+                connection.dropped,
+            )
         connection.close()
         await asyncio.sleep(0)  # in which the loop closes it
         return status
@@ -333,7 +387,9 @@ class _Supervisor:
 
     def _count_ready(self, process: _Process) -> None:
         process.was_ready = True
-        if not self._started.is_set() and all(each.was_ready for each in self._processes if each.is_needed):
+        if not self._started.is_set() and all(
+            each.was_ready for each in self._processes if each.is_needed
+        ):
             self._started.set()
             self._on_ready()
 
@@ -344,12 +400,17 @@ class _Supervisor:
                 process.send(data)
 
 
-async def _started(arguments: Sequence[str], sockets: Sequence[socket.socket]) -> asyncio.subprocess.Process:
+async def _started(
+    arguments: Sequence[str], sockets: Sequence[socket.socket]
+) -> asyncio.subprocess.Process:
     """Start a process that inherits sockets, and whose standard input ends with this process."""
     # Ctrl-C in a terminal reaches all processes of its group; only this one is to act on it.
     special: dict[str, Any]
     if sys.platform == "win32":
-        inherited, special = str(len(sockets)), {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        inherited, special = (
+            str(len(sockets)),
+            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP},
+        )
     else:
         numbers = [each.fileno() for each in sockets]
         inherited, special = ",".join(map(str, numbers)), {"pass_fds": numbers + _inherited_by_all}
@@ -373,7 +434,9 @@ async def _started(arguments: Sequence[str], sockets: Sequence[socket.socket]) -
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment; with a source tree, in which ``director`` is not installed, its folder."""
+    """Return this process's environment; with a source tree, in which ``director`` is not
+    installed, its folder.
+    """
     inherited = dict(os.environ)  # noqa: TID251 passed on, not read
     if (settings.BASE_DIR / "manage.py").exists():
         paths = [str(settings.BASE_DIR), *filter(None, [inherited.get("PYTHONPATH")])]

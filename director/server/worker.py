@@ -18,23 +18,38 @@ from jobgroups.runner.files import OutOfMemory
 from jobgroups.runner.service import RunnerReplaced
 
 _REFUSALS: Final = (
-    *(data_dir.DataFolderUnusable, AlreadyLocked, RunnerReplaced, OutOfMemory, startup.CannotStart, CannotListen),
+    *(
+        data_dir.DataFolderUnusable,
+        AlreadyLocked,
+        RunnerReplaced,
+        OutOfMemory,
+        startup.CannotStart,
+        CannotListen,
+    ),
 )
 
 
 class WorkerCommand(BaseCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--no-migrate", action="store_true", help="do not migrate the database; wait until it is migrated"
+            "--no-migrate",
+            action="store_true",
+            help="do not migrate the database; wait until it is migrated",
         )
         child.add_argument(parser)
 
     def work(
-        self, run: Coroutine[Any, Any, None], *, migrate: bool, own: Child | None = None, lock: Lock | None = None
+        self,
+        run: Coroutine[Any, Any, None],
+        *,
+        migrate: bool,
+        own: Child | None = None,
+        lock: Lock | None = None,
     ) -> None:
         """Prepare folder, database and metrics, and run a coroutine while a lock is held.
 
-        ``own`` is what a process of ``serve`` inherited. ``serve`` has prepared the folder, and has all metrics.
+        ``own`` is what a process of ``serve`` inherited. ``serve`` has prepared the folder, and has
+        all metrics.
         """
         shutdown.exit_on_signals()
         startup.raise_file_limit()
@@ -50,7 +65,11 @@ class WorkerCommand(BaseCommand):
                     from director.server.metrics import serve_metrics  # noqa: PLC0415 it imports parts of the web
 
                     serve_metrics(*settings.DIRECTOR_METRICS_LISTEN)
-                    self.say("Metrics are at http://{}:{}/metrics".format(*settings.DIRECTOR_METRICS_LISTEN))
+                    self.say(
+                        "Metrics are at http://{}:{}/metrics".format(
+                            *settings.DIRECTOR_METRICS_LISTEN
+                        )
+                    )
                 startup.use_fast_loop()
                 startup.collect_less()
                 asyncio.run(run)

@@ -26,7 +26,8 @@ from jobgroups.database.threads import TRANSIENT
 
 logger = logging.getLogger(__name__)
 
-_RETRY_AFTER: Final = "2"  #: Seconds after which a client may retry when the database was unavailable.
+#: Seconds after which a client may retry when the database was unavailable.
+_RETRY_AFTER: Final = "2"
 #: Errors without further details: status → (code, sentence).
 _PLAIN: Final[Mapping[int, tuple[str, str]]] = {
     400: ("bad_request", "The request is malformed, or its Host is not allowed here."),
@@ -35,7 +36,10 @@ _PLAIN: Final[Mapping[int, tuple[str, str]]] = {
     405: ("method_not_allowed", "This path does not take this method."),
     412: ("precondition_failed", "If-Match or If-Unmodified-Since does not fit the answer."),
     413: ("payload_too_large", "The body is too long."),
-    414: ("uri_too_long", "The URL is too long: with its headers, a request has at most 16 KiB before its body."),
+    414: (
+        "uri_too_long",
+        "The URL is too long: with its headers, a request has at most 16 KiB before its body.",
+    ),
     429: ("too_many_requests", "Too many requests; try again later."),
     431: ("headers_too_large", "The headers are too long: they have at most 16 KiB with the URL."),
     500: ("internal_error", "Internal error. The Director's log has the traceback."),
@@ -67,9 +71,13 @@ def plain_error(status: int) -> JsonResponse:
 
 
 def exception_handler(exc: Exception, _context: Mapping[str, Any]) -> HttpResponse | None:
-    """Return the response to an exception of a view; None for others: Django answers them, and logs unexpected ones."""
+    """Return the response to an exception of a view; None for others: Django answers them, and logs
+    unexpected ones.
+    """
     if isinstance(exc, RequestError):
-        return error_response(exc.status, exc.detail, exc.code, extra=exc.extra, headers=exc.headers)
+        return error_response(
+            exc.status, exc.detail, exc.code, extra=exc.extra, headers=exc.headers
+        )
     if isinstance(exc, TRANSIENT):
         return _database_unavailable(exc)
     return plain_error(413) if isinstance(exc, RequestDataTooBig) else None
@@ -80,10 +88,12 @@ def _database_unavailable(exc: Exception) -> JsonResponse:
     logger.warning("request: database unavailable (%s)", exc)
     detail = f"{_cause_of(str(exc))}; nothing was stored. Try again."
     if _is_outcome_unknown(exc):
-        # A restart of the server broke the idle connections too. Without them only one request fails.
+        # A restart of the server broke the idle connections too. Without them only one request
+        # fails.
         connection.pool.drain()  # type: ignore[attr-defined]  # PostgreSQL's
         detail = (
-            "The database connection was lost during the request. The change may or may not be stored:"
+            "The database connection was lost during the request. The change may or may not be "
+            "stored:"
             " check it, or send the request again with the same Idempotency-Key."
         )
     headers = {"Retry-After": _RETRY_AFTER}
@@ -91,7 +101,9 @@ def _database_unavailable(exc: Exception) -> JsonResponse:
 
 
 def _is_outcome_unknown(exc: Exception) -> bool:
-    """Return whether the connection broke without an error of the server: a commit may have succeeded."""
+    """Return whether the connection broke without an error of the server: a commit may have
+    succeeded.
+    """
     cause = exc.__cause__
     if not isinstance(cause, psycopg.OperationalError) or isinstance(cause, PoolTimeout):
         return False
@@ -111,11 +123,15 @@ def _cause_of(said: str) -> str:
 def is_api(request: HttpRequest) -> bool:
     """Return whether a request is for the API or the metrics, whose errors are JSON."""
     is_page = request.path in ("/api/docs", "/api/redoc")
-    return (request.path in ("/api", "/metrics") or request.path.startswith("/api/")) and not is_page
+    return (
+        request.path in ("/api", "/metrics") or request.path.startswith("/api/")
+    ) and not is_page
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """``handler400``: a Host, URL or body that Django refused. An unknown Host is named with its remedy."""
+    """``handler400``: a Host, URL or body that Django refused. An unknown Host is named with its
+    remedy.
+    """
     if not isinstance(exception, DisallowedHost):
         return defaults.bad_request(request, exception)
     if is_api(request):
@@ -141,7 +157,9 @@ def as_json_error(request: HttpRequest, response: HttpResponseBase) -> HttpRespo
 
 
 def _page_error(request: HttpRequest, exc: Exception) -> HttpResponse | None:
-    """Answer a page, or a part of one, whose row is gone or whose database is unavailable; the API has its own handler."""
+    """Answer a page, or a part of one, whose row is gone or whose database is unavailable; the API
+    has its own handler.
+    """
     if isinstance(exc, RequestError):
         return HttpResponse(status=exc.status)
     if not isinstance(exc, TRANSIENT):
@@ -152,8 +170,11 @@ def _page_error(request: HttpRequest, exc: Exception) -> HttpResponse | None:
     return HttpResponse(page, status=503, headers={"Retry-After": _RETRY_AFTER})
 
 
-#: Gives errors of the Comfy API v2 their shape. The outermost: every other one may refuse a request.
-EnvelopeMiddleware = middleware(lambda _request: None, lambda request, response: enveloped(request.path, response))
+#: Gives errors of the Comfy API v2 their shape. The outermost: every other one may refuse a
+#: request.
+EnvelopeMiddleware = middleware(
+    lambda _request: None, lambda request, response: enveloped(request.path, response)
+)
 
 
 @sync_and_async_middleware

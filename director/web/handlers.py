@@ -1,9 +1,10 @@
-"""Handlers of the API's requests: each in one thread, from the first middleware to the view, or in the event loop.
+"""Handlers of the API's requests: each in one thread, from the first middleware to the view, or in
+the event loop.
 
-Django's handler switches to a thread and back about twelve times for a request, which costs more than the work
-itself, and starts a thread with a new database connection. Here a request switches once, to one of a few threads
-that keep their connection; requests of asynchronous views stay in the event loop. The API's chain omits the middleware
-for pages.
+Django's handler switches to a thread and back about twelve times for a request, which costs more
+than the work itself, and starts a thread with a new database connection. Here a request switches
+once, to one of a few threads that keep their connection; requests of asynchronous views stay in the
+event loop. The API's chain omits the middleware for pages.
 """
 
 import asyncio
@@ -27,21 +28,31 @@ from jobgroups.services.write_start import WriteStart
 
 logger = logging.getLogger(__name__)
 
-READ_THREADS: Final = 4  #: Threads for reads: a read takes a millisecond, and more threads would wait for each other.
-#: Threads for requests with a large body. Python's objects need up to 40 bytes for a byte of JSON: the number of
-#: threads limits the memory, and large bodies do not delay other requests.
+#: Threads for reads: a read takes a millisecond, and more threads would wait for each other.
+READ_THREADS: Final = 4
+#: Threads for requests with a large body. Python's objects need up to 40 bytes for a byte of JSON:
+#: the number of threads limits the memory, and large bodies do not delay other requests.
 LARGE_THREADS: Final = 2
-LARGE_BYTES: Final = 256 * 2**10  #: A body above this many bytes is large. Only workflows with embedded images are.
+LARGE_BYTES: Final = (
+    256 * 2**10
+)  #: A body above this many bytes is large. Only workflows with embedded images are.
 
 #: Threads for requests that change assets: a large file takes minutes on its way into a bucket.
 FILE_THREADS: Final = 8
 
-#: Threads for requests that probe addresses, backends or webhooks, which may take 5 to 15 s each, and how many such requests
-#: may wait for a thread. A probe never takes a thread that a submission needs.
+#: Threads for requests that probe addresses, backends or webhooks, which may take 5 to 15 s each,
+#: and how many such requests may wait for a thread. A probe never takes a thread that a submission
+#: needs.
 PROBE_THREADS: Final = 16
 PROBES_WAITING: Final = 16
 _PROBES: Final = frozenset(
-    {"/api/backends", "/api/backends/find", "/api/backends/test", "/api/workflows/check", "/api/webhooks/test"}
+    {
+        "/api/backends",
+        "/api/backends/find",
+        "/api/backends/test",
+        "/api/workflows/check",
+        "/api/webhooks/test",
+    }
 )
 _PROBE_AGAIN: Final = "5"  #: Seconds until a refused probe may be sent again.
 
@@ -63,7 +74,9 @@ def _threads_for(request: HttpRequest, body_bytes: int) -> DatabaseThreads:
     if body_bytes > LARGE_BYTES:
         return _large
     # The health check also waits for Redis, and the metrics for a database that does not answer.
-    reads = request.method in ("GET", "HEAD") and not request.path.startswith(("/api/health", "/metrics"))
+    reads = request.method in ("GET", "HEAD") and not request.path.startswith(
+        ("/api/health", "/metrics")
+    )
     if reads:
         return _reading
     return _storing if request.path.startswith(("/api/assets", "/api/v2/assets")) else acting
@@ -108,7 +121,9 @@ RECEIVED_KEY: Final = "director.received_at"
 
 
 class ApiHandler(ASGIHandler):
-    """Django's handler with the API's middleware, of which only ``__call__`` is used: other hooks are for pages."""
+    """Django's handler with the API's middleware, of which only ``__call__`` is used: other hooks
+    are for pages.
+    """
 
     request_class = LenientRequest
     _view_middleware: Any = ()
@@ -148,7 +163,9 @@ class ThreadedHandler(ApiHandler):
         self._middleware_chain = api_chain(self._get_response)
 
     async def answer(self, request: Any, body: IO[bytes], receive: Any, send: Any) -> None:
-        """Answer a request whose body has been read. A disconnected client cancels nothing but jobs that do not begin."""
+        """Answer a request whose body has been read. A disconnected client cancels nothing but jobs
+        that do not begin.
+        """
         body_bytes = body.seek(0, io.SEEK_END)
         body.seek(0)
         threads = _threads_for(request, body_bytes)
@@ -165,8 +182,12 @@ class ThreadedHandler(ApiHandler):
             await self.send_response(response, send)
             response.close()
 
-    async def _begun_response(self, request: Any, body: IO[bytes], threads: DatabaseThreads, receive: Any) -> Any:
-        """Return the response to a request that starts jobs; None if its client has gone before they begin."""
+    async def _begun_response(
+        self, request: Any, body: IO[bytes], threads: DatabaseThreads, receive: Any
+    ) -> Any:
+        """Return the response to a request that starts jobs; None if its client has gone before
+        they begin.
+        """
         write_start = WriteStart(request.scope.get(RECEIVED_KEY, time.monotonic()))
         with write_start.of_request():
             job = threads.submit(functools.partial(self.get_response, request))
@@ -176,7 +197,9 @@ class ThreadedHandler(ApiHandler):
         leaving = asyncio.get_running_loop().create_task(receive())
         try:
             await asyncio.wait(
-                (answering, leaving), timeout=write_start.seconds_left(), return_when=asyncio.FIRST_COMPLETED
+                (answering, leaving),
+                timeout=write_start.seconds_left(),
+                return_when=asyncio.FIRST_COMPLETED,
             )
             if answering.done() or not write_start.give_up():
                 return await answering
@@ -186,12 +209,16 @@ class ThreadedHandler(ApiHandler):
             # Without a thread it never gets one; a thread that has it finds that it has given up.
             write_start.give_up()
             answering.cancel()
-        logger.info("%s: not begun (%s)", request.path, "the client has gone" if is_gone else "too busy")
+        logger.info(
+            "%s: not begun (%s)", request.path, "the client has gone" if is_gone else "too busy"
+        )
         if is_gone:
             return None
         refusal: Any = self.create_request(request.scope, io.BytesIO())[0]
         error = Overloaded()
-        refusal.refused = error_response(error.status, error.detail, error.code, headers=error.headers)
+        refusal.refused = error_response(
+            error.status, error.detail, error.code, headers=error.headers
+        )
         return self.get_response(refusal)
 
     def _get_response(self, request: Any) -> HttpResponseBase:
@@ -203,7 +230,9 @@ class ThreadedHandler(ApiHandler):
 
 
 class LoopHandler(ApiHandler):
-    """A handler with the middleware chain and the view in the event loop, where no view uses Django's connections."""
+    """A handler with the middleware chain and the view in the event loop, where no view uses
+    Django's connections.
+    """
 
     chunk_size = 2**26  #: A status is in memory as a whole; smaller chunks are copies of its parts.
 
@@ -235,7 +264,8 @@ class LoopHandler(ApiHandler):
         try:
             await self.send_response(response, send)
         finally:
-            # Other responses hold nothing to release, nor does a request without uploaded files. The signal at the end
-            # of a request, which closes Django's connections of this thread, is a tenth of a status's CPU.
+            # Other responses hold nothing to release, nor does a request without uploaded files.
+            # The signal at the end of a request, which closes Django's connections of this thread,
+            # is a tenth of a status's CPU.
             if response.streaming:
                 response.close()

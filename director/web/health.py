@@ -39,9 +39,15 @@ Process = TypeVar("Process", Runner, FilesProcess)
 DATABASE_SECONDS: Final = 2.0
 REDIS_SECONDS: Final = 1.0
 STORAGE_SECONDS: Final = 2.0
-MARKED_AFTER: Final = dt.timedelta(minutes=1)  #: A runner writes its marker into the storage after its start.
-CAPTURE_LATE: Final = dt.timedelta(minutes=10)  #: As long as the longest pause before a file is copied again.
-RESTART_SHOWN: Final = dt.timedelta(minutes=10)  #: A restart after an unexpected error is reported for this long.
+MARKED_AFTER: Final = dt.timedelta(
+    minutes=1
+)  #: A runner writes its marker into the storage after its start.
+CAPTURE_LATE: Final = dt.timedelta(
+    minutes=10
+)  #: As long as the longest pause before a file is copied again.
+RESTART_SHOWN: Final = dt.timedelta(
+    minutes=10
+)  #: A restart after an unexpected error is reported for this long.
 
 # A database that does not answer can block a thread for long: this one, not a request's.
 _query_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
@@ -70,7 +76,8 @@ class HealthReport:
     runners: list[Runner]
     moment: dt.datetime  #: Time of the reading by the database's clock, which heartbeats use.
     backends: dict[str, str]  #: Status of each enabled backend.
-    capture: tuple[float, str] | None = None  #: Seconds for which the oldest capture is due, and its backend.
+    #: Seconds for which the oldest capture is due, and its backend.
+    capture: tuple[float, str] | None = None
     files: Sequence[FilesProcess] = ()  #: Processes of `files`, the last heartbeat first.
 
 
@@ -96,12 +103,15 @@ def run_checks() -> dict[str, Any]:
         "database": database_check(facts),
         "channel_layer": channel_layer_check(
             settings.DIRECTOR_REDIS_URL,
-            has_others=facts is not None and any(_is_elsewhere(one, facts.moment) for one in facts.runners),
+            has_others=facts is not None
+            and any(_is_elsewhere(one, facts.moment) for one in facts.runners),
         ),
         "runner": runner_check(facts),
         "backends": backends_check(None if facts is None else facts.backends),
         "captures": captures_check(facts),
-        "storage": storage_check(answer_within(_storage_thread, STORAGE_SECONDS, _read_storage, facts)),
+        "storage": storage_check(
+            answer_within(_storage_thread, STORAGE_SECONDS, _read_storage, facts)
+        ),
         "processes": processes_check(processes.states),
     }
     worst = max((check.status for check in checks.values()), key=list(Level).index)
@@ -110,12 +120,16 @@ def run_checks() -> dict[str, Any]:
 
 
 def is_ready() -> bool:
-    """Return whether the database answers with the tables of this version, and the check of the runners is not down."""
+    """Return whether the database answers with the tables of this version, and the check of the
+    runners is not down.
+    """
     facts: HealthReport | None = answer_within(_query_thread, DATABASE_SECONDS, _read_with_tables)
     return runner_check(facts).status is not Level.DOWN
 
 
-def answer_within(thread: ThreadPoolExecutor, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
+def answer_within(
+    thread: ThreadPoolExecutor, seconds: float, work: Callable[..., Any], *args: Any
+) -> Any:
     """Return what a part reports; None if it does not answer in time, or with an error."""
     future = thread.submit(work, *args)
     try:
@@ -131,7 +145,10 @@ def _read_storage(facts: HealthReport | None) -> StorageReport:
     stored_files.require_storage()
     if facts is None:
         return StorageReport(free)
-    users: list[Runner | FilesProcess] = [*_alive(facts, facts.runners), *_alive(facts, facts.files)]
+    users: list[Runner | FilesProcess] = [
+        *_alive(facts, facts.runners),
+        *_alive(facts, facts.files),
+    ]
     strangers = [
         one.name
         for one in users
@@ -161,7 +178,13 @@ def _read() -> HealthReport:
             for row in backend_list()
             if row.enabled
         }
-        return HealthReport(runners, database_now(), statuses, oldest_due_capture(), list(FilesProcess.objects.all()))
+        return HealthReport(
+            runners,
+            database_now(),
+            statuses,
+            oldest_due_capture(),
+            list(FilesProcess.objects.all()),
+        )
     finally:
         connection.close()
 
@@ -182,7 +205,8 @@ def _is_elsewhere(runner: Runner, moment: dt.datetime) -> bool:
 def channel_layer_check(redis_url: str, *, has_others: bool = False) -> Check:
     """Return degraded if Redis does not answer: events arrive late, none is lost.
 
-    An empty ``redis_url``: no Redis is configured. ``has_others``: a runner is alive that is not of this `serve`.
+    An empty ``redis_url``: no Redis is configured. ``has_others``: a runner is alive that is not of
+    this `serve`.
     """
     if not redis_url and has_others:
         return Check(
@@ -203,7 +227,9 @@ def channel_layer_check(redis_url: str, *, has_others: bool = False) -> Check:
 def _round_trip(redis_url: str) -> None:
     channel = f"director.health.{uuid.uuid4().hex}"
     with (
-        redis.Redis.from_url(redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS) as client,
+        redis.Redis.from_url(
+            redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
+        ) as client,
         client.pubsub(ignore_subscribe_messages=False) as listening,
     ):
         listening.subscribe(channel)
@@ -233,7 +259,8 @@ def runner_check(facts: HealthReport | None) -> Check:
         if one.last_error_at is not None and one.last_error_at > moment - RESTART_SHOWN:
             return Check(
                 Level.DEGRADED,
-                f"{one.name} was restarted after an unexpected error, last at {iso(one.last_error_at)}"
+                f"{one.name} was restarted after an unexpected error, last at "
+                f"{iso(one.last_error_at)}"
                 f" ({one.restarts} in all); the log has the traceback.",
             )
     age = (moment - alive[0].heartbeat_at).total_seconds()
@@ -266,7 +293,9 @@ def backends_check(backends: Mapping[str, str] | None) -> Check:
 
 
 def captures_check(facts: HealthReport | None) -> Check:
-    """Return degraded if an output has waited for long to be copied, or what copies outputs is not alive."""
+    """Return degraded if an output has waited for long to be copied, or what copies outputs is not
+    alive.
+    """
     if facts is None:
         return Check(Level.DOWN, "Unknown while the database does not answer.")
     if not settings.DIRECTOR_CAPTURE:
@@ -276,43 +305,64 @@ def captures_check(facts: HealthReport | None) -> Check:
         seconds, backend_id = facts.capture
         text = f"The oldest output to be copied has waited for {seconds:.0f} s."
         if seconds > CAPTURE_LATE.total_seconds():
-            level, text = Level.DEGRADED, f"An output of {backend_id} has waited for {seconds:.0f} s to be copied."
+            level, text = (
+                Level.DEGRADED,
+                f"An output of {backend_id} has waited for {seconds:.0f} s to be copied.",
+            )
     if alive := _alive(facts, facts.files):
         return Check(level, f"{text} Alive processes of `files`: {len(alive)}.")
     copies = bool(_alive(facts, facts.runners))
     if facts.capture is not None and not copies:
-        return Check(Level.DEGRADED, f"{text} Neither a runner nor a process of `files` is alive, which would copy it.")
+        return Check(
+            Level.DEGRADED,
+            f"{text} Neither a runner nor a process of `files` is alive, which would copy it.",
+        )
     if facts.files:
         rest = "the runners copy outputs." if copies else "no runner is alive either."
-        return Check(Level.DEGRADED, f"{text} No process of `files` since {iso(facts.files[0].heartbeat_at)}; {rest}")
+        return Check(
+            Level.DEGRADED,
+            f"{text} No process of `files` since {iso(facts.files[0].heartbeat_at)}; {rest}",
+        )
     return Check(level, text)
 
 
 def storage_check(report: StorageReport | None) -> Check:
-    """Return down if the storage does not answer, or a runner uses another one; degraded below the minimum of space."""
+    """Return down if the storage does not answer, or a runner uses another one; degraded below the
+    minimum of space.
+    """
     if report is None and not stored_files.is_local():
         return Check(
             Level.DEGRADED,
-            "The storage of files does not answer; see the log. Outputs are copied when it does, uploads and stored files"
+            "The storage of files does not answer; see the log. Outputs are copied when it does, "
+            "uploads and stored files"
             " are refused. Jobs go on; those with assets wait.",
         )
     if report is None:
-        return Check(Level.DOWN, f"The storage of files did not answer within {STORAGE_SECONDS:g} s; see the log.")
+        return Check(
+            Level.DOWN,
+            f"The storage of files did not answer within {STORAGE_SECONDS:g} s; see the log.",
+        )
     if report.strangers:
         names = ", ".join(report.strangers)
-        return Check(Level.DOWN, f"Another storage of files than here is used by {names}: share DIRECTOR_FILES_DIR.")
+        return Check(
+            Level.DOWN,
+            f"Another storage of files than here is used by {names}: share DIRECTOR_FILES_DIR.",
+        )
     free, floor = report.free_bytes, settings.DIRECTOR_MIN_FREE_BYTES
     if free < floor:
         return Check(
             Level.DEGRADED,
             f"{gibibytes(free)} are free, less than {gibibytes(floor)}"
-            " (DIRECTOR_MIN_FREE_BYTES): outputs are not copied, and uploads are refused. Jobs go on.",
+            " (DIRECTOR_MIN_FREE_BYTES): outputs are not copied, and uploads are refused. Jobs "
+            "go on.",
         )
     return Check(Level.OK, f"{gibibytes(free)} are free. {retention_text()}".rstrip())
 
 
 def processes_check(states: Sequence[ProcessState]) -> Check:
-    """Return degraded if a process of this `serve` has ended unexpectedly in the last minutes, or is away."""
+    """Return degraded if a process of this `serve` has ended unexpectedly in the last minutes, or
+    is away.
+    """
     if not states:
         return Check(Level.OK, "One process.")
     recent = dt.datetime.now(dt.UTC) - RESTART_SHOWN
@@ -321,11 +371,16 @@ def processes_check(states: Sequence[ProcessState]) -> Check:
         ended_at = dt.datetime.fromtimestamp(state.ended_at, dt.UTC)
         if state.ends and (not state.is_running or ended_at > recent):
             now = "It runs again." if state.is_running else "It is being started again."
-            text = f"{state.name} ended unexpectedly at {iso(ended_at)} ({state.cause}), {state.ends} × in all. {now}"
+            text = (
+                f"{state.name} ended unexpectedly at {iso(ended_at)} ({state.cause}), "
+                f"{state.ends} × in all. {now}"
+            )
             sentences.append(text)
     if sentences:
         return Check(Level.DEGRADED, " ".join(sentences))
-    return Check(Level.OK, f"Alive: {', '.join(state.name for state in states if state.is_running)}.")
+    return Check(
+        Level.OK, f"Alive: {', '.join(state.name for state in states if state.is_running)}."
+    )
 
 
 def _these(backends: Mapping[str, str], states: Sequence[str], one: str, many: str) -> str:

@@ -1,4 +1,6 @@
-"""``/metrics`` for Prometheus: what the database has, read at the scrape, and what happened in processes."""
+"""``/metrics`` for Prometheus: what the database has, read at the scrape, and what happened in
+processes.
+"""
 
 import threading
 import time

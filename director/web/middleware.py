@@ -19,8 +19,8 @@ def middleware(
 ) -> Callable[[Callable[[HttpRequest], Any]], Callable[[HttpRequest], Any]]:
     """Return middleware that Django can use.
 
-    ``early`` returns the response to a request that is not passed on; None if it is. ``finish`` returns the response to
-    send.
+    ``early`` returns the response to a request that is not passed on; None if it is. ``finish``
+    returns the response to send.
     """
 
     @sync_and_async_middleware
@@ -37,11 +37,15 @@ def middleware(
 
 
 def api_chain(respond: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Return the API's middleware around a function that responds; of each only ``__call__`` is used."""
+    """Return the API's middleware around a function that responds; of each only ``__call__`` is
+    used.
+    """
     chain: Any = convert_exception_to_response(respond)
     for name in reversed(settings.DIRECTOR_API_MIDDLEWARE):
         made: Any = import_string(name)
-        chain = convert_exception_to_response((_in_loop(made) if isinstance(made, type) else made)(chain))
+        chain = convert_exception_to_response(
+            (_in_loop(made) if isinstance(made, type) else made)(chain)
+        )
     return chain  # type: ignore[no-any-return]
 
 
@@ -49,7 +53,8 @@ def api_chain(respond: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], 
 def _in_loop(kind: type[Any]) -> type[Any]:
     """Return one of Django's middleware that stays in the event loop.
 
-    Django would switch to a thread before and after each of them, which takes 0.1 ms; the API's only read headers.
+    Django would switch to a thread before and after each of them, which takes 0.1 ms; the API's
+    only read headers.
     """
 
     class InLoop(kind):  # type: ignore[misc]  # one of several classes

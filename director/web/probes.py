@@ -1,6 +1,8 @@
-"""``/healthz`` and ``/readyz``, for orchestrators and load balancers. ``/api/health`` has the details.
+"""``/healthz`` and ``/readyz``, for orchestrators and load balancers. ``/api/health`` has the
+details.
 
-They are answered before Django: without a token, and for every Host, since a probe uses the address of the process.
+They are answered before Django: without a token, and for every Host, since a probe uses the address
+of the process.
 """
 
 import asyncio

@@ -12,12 +12,16 @@ _VALID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 def request_id_of(given: bytes) -> str:
-    """Return the id that a client gave; a new one if the header is absent, or may not be logged as it is."""
+    """Return the id that a client gave; a new one if the header is absent, or may not be logged as
+    it is.
+    """
     return given.decode() if _VALID.fullmatch(given) else uuid.uuid4().hex
 
 
 def with_request_id(application: Application) -> Application:
-    """Wrap an ASGI application: each connection has a task of its own, whose log lines have its request id."""
+    """Wrap an ASGI application: each connection has a task of its own, whose log lines have its
+    request id.
+    """
     name = HEADER.lower().encode()
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:

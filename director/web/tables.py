@@ -1,4 +1,6 @@
-"""Whether the database has the tables of this version; the runner asks too, without the rest of the web."""
+"""Whether the database has the tables of this version; the runner asks too, without the rest of the
+web.
+"""
 
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor

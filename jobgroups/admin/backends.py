@@ -1,4 +1,6 @@
-"""Backends and found ComfyUIs in the admin: users view, enable, hold, quarantine, add and ignore them."""
+"""Backends and found ComfyUIs in the admin: users view, enable, hold, quarantine, add and ignore
+them.
+"""
 
 from typing import ClassVar
 
@@ -23,13 +25,24 @@ from jobgroups.services.exclusions import exclusions_lift
 class BackendAdmin(ReadOnlyAdmin):
     keys: ClassVar = {"backend_id": "pk"}
     noun = ("backend is", "backends are")
-    shown = "id name url state reason queue_running queue_pending queue_foreign comfyui_version last_seen_at"
+    shown = (
+        "id name url state reason queue_running queue_pending queue_foreign comfyui_version "
+        "last_seen_at"
+    )
     list_filter = ("enabled", "hold", "reachability", "partner_nodes_allowed", "comfyui_version")
     search_fields = ("id", "name", "url")
     exclude = ("headers",)  #: The values may be passwords: only the names are shown.
     readonly_fields: ClassVar = ["header_names", "state", "reason", "limitations"]
     actions = (
-        *("enable", "disable", "allow_partner_nodes", "forbid_partner_nodes", "pause", "pause_now", "drain"),
+        *(
+            "enable",
+            "disable",
+            "allow_partner_nodes",
+            "forbid_partner_nodes",
+            "pause",
+            "pause_now",
+            "drain",
+        ),
         *("resume", "quarantine", "release"),
     )
 
@@ -53,10 +66,16 @@ class BackendAdmin(ReadOnlyAdmin):
 
     enable = action("Enable", "enabled", backend_update, enabled=True)
     disable = action("Disable after running jobs", "disabled", backend_update, enabled=False)
-    allow_partner_nodes = action("Allow partner nodes", "confirmed", backend_update, partner_nodes_allowed=True)
-    forbid_partner_nodes = action("Forbid partner nodes", "changed", backend_update, partner_nodes_allowed=False)
+    allow_partner_nodes = action(
+        "Allow partner nodes", "confirmed", backend_update, partner_nodes_allowed=True
+    )
+    forbid_partner_nodes = action(
+        "Forbid partner nodes", "changed", backend_update, partner_nodes_allowed=False
+    )
     pause = action("Pause after running jobs", "paused", holds.backend_hold, hold=Hold.PAUSE)
-    pause_now = action("Pause now: evict running jobs", "paused", holds.backend_hold, hold=Hold.PAUSE, at_once=True)
+    pause_now = action(
+        "Pause now: evict running jobs", "paused", holds.backend_hold, hold=Hold.PAUSE, at_once=True
+    )
     drain = action("Drain, then disable", "draining", holds.backend_hold, hold=Hold.DRAIN)
     resume = action("Resume: end a pause or drain", "resumed", holds.backend_resume)
     quarantine = action("Quarantine until released", "quarantined", holds.backend_quarantine)

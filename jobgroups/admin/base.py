@@ -23,7 +23,9 @@ _MAX_SHOWN = 20_000  #: Longer JSON is cut: browsers cannot show a workflow of m
 
 @dataclass(frozen=True)
 class Column:
-    """A column of lists and pages that is computed from a field; a subclass returns its value when called."""
+    """A column of lists and pages that is computed from a field; a subclass returns its value when
+    called.
+    """
 
     short_description: str
     key: str  #: Attribute of the row.
@@ -88,12 +90,15 @@ def row_link(model: type[Model], key: object) -> SafeString | str:
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
     """Shows rows. Only the services write: nothing is added, changed or deleted here.
 
-    A foreign key ``name`` is the column ``name_link``, and a text ``name_json`` the column ``name``.
-    Actions require the permission ``operate``, which users with the model's change permission have.
+    A foreign key ``name`` is the column ``name_link``, and a text ``name_json`` the column
+    ``name``. Actions require the permission ``operate``, which users with the model's change
+    permission have.
     """
 
     shown = ""  #: ``list_display``, separated by blanks.
-    keys: ClassVar[dict[str, str]] = {}  #: Arguments of the services that actions call, and the columns of them.
+    keys: ClassVar[
+        dict[str, str]
+    ] = {}  #: Arguments of the services that actions call, and the columns of them.
     noun: ClassVar[tuple[str, str]] = ("row is", "rows are")
     list_per_page = 50
     # Counting a log of millions of rows takes longer than showing its newest.
@@ -103,12 +108,16 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
         super().__init__(model, site)
         if self.shown:
             self.list_display = [*self.shown.split()]
-        self._columns = {name: one for name, one in vars(type(self)).items() if isinstance(one, Column)}
+        self._columns = {
+            name: one for name, one in vars(type(self)).items() if isinstance(one, Column)
+        }
         for field in model._meta.fields:
             name = field.name.removesuffix("_json")
             if isinstance(field, ForeignKey):
                 kind = field.related_model
-                self._columns[f"{name}_link"] = Link(str(kind._meta.verbose_name), field.attname, kind)
+                self._columns[f"{name}_link"] = Link(
+                    str(kind._meta.verbose_name), field.attname, kind
+                )
             elif name != field.name:
                 self._columns[name] = JsonText(name.replace("_", " "), field.name)
         for name, column in self._columns.items():
@@ -133,12 +142,18 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
 
 
 def action(
-    description: str, result: str, service: Callable[..., Any], *, noun: tuple[str, str] | None = None, **arguments: Any
+    description: str,
+    result: str,
+    service: Callable[..., Any],
+    *,
+    noun: tuple[str, str] | None = None,
+    **arguments: Any,
 ) -> Callable[[ReadOnlyAdmin, HttpRequest, QuerySet[Any]], None]:
-    """Return an action that calls a service for each row, with the user's name if the service stores it.
+    """Return an action that calls a service for each row, with the user's name if the service
+    stores it.
 
-    It reports how many rows were changed, and why a service refused the others. With ``noun`` the services return how
-    many such objects they changed.
+    It reports how many rows were changed, and why a service refused the others. With ``noun`` the
+    services return how many such objects they changed.
     """
 
     @admin.action(description=description, permissions=["operate"])
@@ -151,7 +166,9 @@ def action(
                 count += 1 if noun is None else changed
             except RequestError as error:
                 page.message_user(request, str(error), messages.WARNING)
-        page.message_user(request, f"{pluralize(count, *(noun or page.noun))} {result}.", messages.SUCCESS)
+        page.message_user(
+            request, f"{pluralize(count, *(noun or page.noun))} {result}.", messages.SUCCESS
+        )
 
     return act
 
@@ -165,7 +182,12 @@ def register_rows(
     ordering: str = "",
     columns: Mapping[str, Column] | None = None,
 ) -> None:
-    """Register pages that only show the rows of a model. Names of fields and columns are separated by blanks."""
+    """Register pages that only show the rows of a model. Names of fields and columns are separated
+    by blanks.
+    """
     fields = {"list_filter": filters, "search_fields": search, "ordering": ordering}
-    options = {name: names.split() for name, names in fields.items()} | {"shown": shown, **(columns or {})}
+    options = {name: names.split() for name, names in fields.items()} | {
+        "shown": shown,
+        **(columns or {}),
+    }
     admin.site.register(model, type(f"{model.__name__}Admin", (ReadOnlyAdmin,), options))

@@ -1,4 +1,6 @@
-"""Groups, jobs, attempts, events, runners and notices in the admin: users view, cancel and retry them."""
+"""Groups, jobs, attempts, events, runners and notices in the admin: users view, cancel and retry
+them.
+"""
 
 import tomllib
 from collections import defaultdict
@@ -13,7 +15,15 @@ from django.shortcuts import render
 
 from backends.errors import RequestError
 from jobgroups import models
-from jobgroups.admin.base import Column, JsonText, Link, ListLink, ReadOnlyAdmin, action, register_rows
+from jobgroups.admin.base import (
+    Column,
+    JsonText,
+    Link,
+    ListLink,
+    ReadOnlyAdmin,
+    action,
+    register_rows,
+)
 from jobgroups.domain.shapes.groups import Deletion, RetryResult
 from jobgroups.domain.states import Where
 from jobgroups.domain.text import pluralize
@@ -24,11 +34,13 @@ from jobgroups.services.groups import group_change, group_delete, group_deletion
 from jobgroups.services.retries import child_retry, group_retry
 from jobgroups.services.webhooks import delivery_replay
 
-# Every list reads columns of its own table alone. A join with backends would hide the history of a deleted
-# backend: the key outlives its row.
+# Every list reads columns of its own table alone. A join with backends would hide the history of a
+# deleted backend: the key outlives its row.
 
 
-def _retry(page: ReadOnlyAdmin, request: HttpRequest, wanted: Mapping[str, Sequence[str] | None]) -> None:
+def _retry(
+    page: ReadOnlyAdmin, request: HttpRequest, wanted: Mapping[str, Sequence[str] | None]
+) -> None:
     """Retry jobs of groups (None: all failed ones), and report the result of each group."""
     queued = adopted = 0
     for group_id, job_ids in wanted.items():
@@ -41,7 +53,9 @@ def _retry(page: ReadOnlyAdmin, request: HttpRequest, wanted: Mapping[str, Seque
     if queued or adopted:
         text = f"{pluralize(queued, 'job is', 'jobs are')} queued again."
         if adopted:
-            text += f" {pluralize(adopted, 'job has', 'jobs have')} the result of an earlier attempt."
+            text += (
+                f" {pluralize(adopted, 'job has', 'jobs have')} the result of an earlier attempt."
+            )
         page.message_user(request, text, messages.SUCCESS)
 
 
@@ -77,9 +91,19 @@ class VariantInline(admin.TabularInline):  # type: ignore[type-arg]  # generic i
 class JobGroupAdmin(ReadOnlyAdmin):
     keys: ClassVar = {"group_id": "pk"}
     noun = ("group is", "groups are")
-    shown = "id title status placement completed_count failed_count cancelled_count total_count run created_at stopped_at completed_at archived_at jobs log"
+    shown = (
+        "id title status placement completed_count failed_count cancelled_count total_count run "
+        "created_at stopped_at completed_at archived_at jobs log"
+    )
     list_filter = (
-        *("status", "placement", "seed_strategy", "partial_outputs", "accepted_without_runner", "created_at"),
+        *(
+            "status",
+            "placement",
+            "seed_strategy",
+            "partial_outputs",
+            "accepted_without_runner",
+            "created_at",
+        ),
         ("archived_at", admin.EmptyFieldListFilter),
     )
     search_fields = ("id", "name", "prompt", "labels__value", "submitter", "idempotency_key")
@@ -87,7 +111,9 @@ class JobGroupAdmin(ReadOnlyAdmin):
     inlines = (VariantInline,)
 
     jobs = ListLink("jobs", "group__id__exact", models.ChildJob)
-    log = ListLink("events", "group__id__exact", models.JobEvent, lambda group: pluralize(group.seq, "event"))
+    log = ListLink(
+        "events", "group__id__exact", models.JobEvent, lambda group: pluralize(group.seq, "event")
+    )
 
     cancel = action(
         "Cancel the jobs that are not final",
@@ -95,7 +121,9 @@ class JobGroupAdmin(ReadOnlyAdmin):
         lambda group_id: group_cancel(group_id=group_id).interrupted,
         noun=("job was", "jobs were"),
     )
-    archive = action("Archive: leave them out of the lists", "archived", group_change, archived=True)
+    archive = action(
+        "Archive: leave them out of the lists", "archived", group_change, archived=True
+    )
     unarchive = action("Show them in the lists again", "in the lists", group_change, archived=False)
 
     @admin.action(description="Retry the failed jobs", permissions=["operate"])
@@ -103,8 +131,12 @@ class JobGroupAdmin(ReadOnlyAdmin):
         """Start the next run of groups that have ended."""
         _retry(self, request, dict.fromkeys(queryset.values_list("pk", flat=True)))
 
-    @admin.action(description="Delete those that have ended, with their files …", permissions=["operate"])
-    def delete(self, request: HttpRequest, queryset: QuerySet[models.JobGroup]) -> HttpResponse | None:
+    @admin.action(
+        description="Delete those that have ended, with their files …", permissions=["operate"]
+    )
+    def delete(
+        self, request: HttpRequest, queryset: QuerySet[models.JobGroup]
+    ) -> HttpResponse | None:
         """Show what will be deleted; delete it when that is confirmed."""
         if "confirmed" in request.POST:
             _delete(self, request, queryset)
@@ -115,26 +147,40 @@ class JobGroupAdmin(ReadOnlyAdmin):
                 found.append((group, group_deletion(group_id=group.pk)))
             except RequestError as error:
                 found.append((group, error.detail))
-        shown = self.admin_site.each_context(request) | {"title": "Delete groups?", "opts": self.opts, "found": found}
+        shown = self.admin_site.each_context(request) | {
+            "title": "Delete groups?",
+            "opts": self.opts,
+            "found": found,
+        }
         return render(request, "admin/delete_groups.html", shown)
 
 
 @admin.register(models.ChildJob)
 class ChildJobAdmin(ReadOnlyAdmin):
     keys: ClassVar = {"group_id": "group_id", "job_id": "pk"}
-    shown = "id group_link position backend_link is_bound seed status progress current_step error_type attempts_link queued_at completed_at"
+    shown = (
+        "id group_link position backend_link is_bound seed status progress current_step "
+        "error_type attempts_link queued_at completed_at"
+    )
     list_filter = ("status", "stopped_by", "is_bound", "error_type", "backend", "queued_at")
     search_fields = ("id", "group__id", "=seed", "error_message")
     ordering = ("-queued_at", "group", "position")
     actions = ("cancel", "retry")
 
     attempts_link = ListLink(
-        "attempts", "child__id__exact", models.Attempt, lambda child: pluralize(child.attempt_count, "attempt")
+        "attempts",
+        "child__id__exact",
+        models.Attempt,
+        lambda child: pluralize(child.attempt_count, "attempt"),
     )
 
-    cancel = action("Cancel those that are not final", "cancelled", child_cancel, noun=("job was", "jobs were"))
+    cancel = action(
+        "Cancel those that are not final", "cancelled", child_cancel, noun=("job was", "jobs were")
+    )
 
-    @admin.action(description="Retry them, also those that failed in a running group", permissions=["operate"])
+    @admin.action(
+        description="Retry them, also those that failed in a running group", permissions=["operate"]
+    )
     def retry(self, request: HttpRequest, queryset: QuerySet[models.ChildJob]) -> None:
         """Retry single jobs: in the next run of their groups, or within the current run."""
         wanted: dict[str, list[str]] = defaultdict(list)
@@ -147,7 +193,9 @@ class ChildJobAdmin(ReadOnlyAdmin):
 class WebhookDeliveryAdmin(ReadOnlyAdmin):
     keys: ClassVar = {"delivery_id": "pk"}
     noun = ("delivery is", "deliveries are")
-    shown = "__str__ group_link seq type url due_at attempt_count delivered_at last_status last_error"
+    shown = (
+        "__str__ group_link seq type url due_at attempt_count delivered_at last_status last_error"
+    )
     list_filter = ("type", "created_at", "due_at", "delivered_at")
     search_fields = ("group__id", "url", "message_id")
     ordering = ("-id",)
@@ -164,5 +212,7 @@ _COLUMNS: Final[dict[str, dict[str, Column]]] = {
     "Runner": {"leases": ListLink("leases", "runner__exact", models.Lease)},
     "Lease": {"runner_link": Link("runner", "runner", models.Runner)},
 }
-for _name, _options in tomllib.loads(Path(__file__).with_name("rows.toml").read_text(encoding="utf-8")).items():
+for _name, _options in tomllib.loads(
+    Path(__file__).with_name("rows.toml").read_text(encoding="utf-8")
+).items():
     register_rows(getattr(models, _name), **_options, columns=_COLUMNS.get(_name, {}))

@@ -1,7 +1,7 @@
 """Encoded answers about groups, kept in memory and validated for every request.
 
-An answer is never older than a write that was acknowledged before the request began, by any process: the version of its
-group is read after the request has begun.
+An answer is never older than a write that was acknowledged before the request began, by any
+process: the version of its group is read after the request has begun.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ from jobgroups.queries.group_status import Answer, Version, group_versions
 A = TypeVar("A", bound=Answer)
 _Key: TypeAlias = tuple[object, ...]
 
-#: Bytes of all kept answers, enough for twenty groups of 1,000 jobs; one that is larger is kept alone.
+#: Bytes of all kept answers, enough for twenty groups of 1,000 jobs; one that is larger is kept
+#: alone.
 MOST_BYTES: Final = 64 * 2**20
 #: Seconds without a request after which an answer is dropped, with the next one that is kept.
 UNUSED_SECONDS: Final = 15.0
@@ -31,7 +32,9 @@ _VERSION: Final = f"SELECT seq, revision FROM {JobGroup._meta.db_table} WHERE id
 
 
 class _Versions:
-    """Reads versions of groups; on PostgreSQL those that are wanted during a query share the next one."""
+    """Reads versions of groups; on PostgreSQL those that are wanted during a query share the next
+    one.
+    """
 
     def __init__(self) -> None:
         self._reader = LoopReader()
@@ -133,7 +136,9 @@ class Answers:
 
 
 def _is_true(kept: Answer, version: Version, began: float) -> bool:
-    """Return whether an answer has all that was stored when a request began, which then read the version."""
+    """Return whether an answer has all that was stored when a request began, which then read the
+    version.
+    """
     return kept.read_at >= began or (kept.version == version and began < kept.expires_at)
 
 

@@ -1,6 +1,8 @@
-"""Selects which of the backends that a submission names get a child, and says why the others do not.
+"""Selects which of the backends that a submission names get a child, and says why the others do
+not.
 
-Backends without a recent response are probed first, side by side, so that the request is answered within two seconds.
+Backends without a recent response are probed first, side by side, so that the request is answered
+within two seconds.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +19,9 @@ from jobgroups.services.backends import backends_probed
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The backends that get a child, one an entry of the request in its order, and those that do not."""
+    """The backends that get a child, one an entry of the request in its order, and those that do
+    not.
+    """
 
     backend_ids: list[str]
     skipped: list[dict[str, str]]  #: ``{"backend_id", "reason"}`` for each entry that was left out.
@@ -27,12 +31,18 @@ class Selection:
 def select_backends(backend_ids: Sequence[str], required_capabilities: Sequence[str]) -> Selection:
     named, rows = dict.fromkeys(backend_ids), current_backends()
     rows = _probed({name: rows[name] for name in named if name in rows})
-    reasons = {name: ineligible_reason(rows.get(name), required_capabilities, now=now()) for name in named}
+    reasons = {
+        name: ineligible_reason(rows.get(name), required_capabilities, now=now()) for name in named
+    }
     return _selection(backend_ids, reasons, rows)
 
 
-def _selection(names: Collection[str], reasons: Mapping[str, str | None], rows: Mapping[str, Backend]) -> Selection:
-    skipped = [{"backend_id": name, "reason": reason} for name in names if (reason := reasons[name])]
+def _selection(
+    names: Collection[str], reasons: Mapping[str, str | None], rows: Mapping[str, Backend]
+) -> Selection:
+    skipped = [
+        {"backend_id": name, "reason": reason} for name in names if (reason := reasons[name])
+    ]
     chosen = [name for name in names if reasons[name] is None]
     return Selection(chosen, skipped, [rows[name] for name in dict.fromkeys(chosen)])
 
@@ -40,10 +50,12 @@ def _selection(names: Collection[str], reasons: Mapping[str, str | None], rows: 
 def select_candidates(
     candidates: Sequence[str], required_capabilities: Sequence[str], excluded: Mapping[str, str]
 ) -> Selection:
-    """Select the backends that can take jobs of the pool now, after a probe of those without a recent response.
+    """Select the backends that can take jobs of the pool now, after a probe of those without a
+    recent response.
 
     Args:
-        candidates: ``*`` (every enabled backend), or ids and ``tag:…``. One that cannot stays a candidate.
+        candidates: ``*`` (every enabled backend), or ids and ``tag:…``. One that cannot stays a
+            candidate.
         excluded: backends that cannot take the jobs, each with a sentence.
     """
     meant, unmatched = candidate_rows(candidates)
@@ -55,7 +67,9 @@ def select_candidates(
 
 
 def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[str, str]]:
-    """Return the candidates by id, after a probe where needed, and a sentence for each entry that no backend has."""
+    """Return the candidates by id, after a probe where needed, and a sentence for each entry that
+    no backend has.
+    """
     everything = ANY_BACKEND in candidates
     meant = {
         row.id: row
@@ -64,9 +78,12 @@ def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[
     }
     meant = _probed(meant, in_pool=True)
     unmatched = {
-        one: "No backend has this tag." if one.startswith(TAG_PREFIX) else "Unknown: no backend has this id."
+        one: "No backend has this tag."
+        if one.startswith(TAG_PREFIX)
+        else "Unknown: no backend has this id."
         for one in candidates
-        if not any(is_candidate([one], row.id, row.tags) for row in meant.values()) and not everything
+        if not any(is_candidate([one], row.id, row.tags) for row in meant.values())
+        and not everything
     }
     return meant, unmatched
 
@@ -74,8 +91,8 @@ def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[
 def _probed(rows: dict[str, Backend], *, in_pool: bool = False) -> dict[str, Backend]:
     """Probe the backends without a recent response, and return the rows as they are then.
 
-    ``in_pool``: not those that were online 30 s ago. A job of the pool needs no certain one, and hundreds are late at once
-    if the host is busy.
+    ``in_pool``: not those that were online 30 s ago. A job of the pool needs no certain one, and
+    hundreds are late at once if the host is busy.
     """
     moment = now()
     stale = [

@@ -1,4 +1,6 @@
-"""Converts workflows of ComfyUI's editor format in requests, by the node classes that online backends describe."""
+"""Converts workflows of ComfyUI's editor format in requests, by the node classes that online
+backends describe.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -48,11 +50,15 @@ def converted_body(body: dict[str, Any]) -> Converted:
     online = [row for row in rows if row.reachability == Reachability.ONLINE]
     wanted = class_types(graph)
     since = time.monotonic() - inventory.FRESH_SECONDS
-    known = inventory.node_classes(dict.fromkeys(online, wanted), since=since, until=check_until(_SECONDS))
+    known = inventory.node_classes(
+        dict.fromkeys(online, wanted), since=since, until=check_until(_SECONDS)
+    )
     classes: inventory.Classes = {}
     # Of several versions, the one of the backend that has most of the workflow's classes.
     for found in sorted(known.values(), key=lambda one: sum(map(bool, one.values()))):
-        classes |= {name: one for name, one in found.items() if one is not None or not classes.get(name)}
+        classes |= {
+            name: one for name, one in found.items() if one is not None or not classes.get(name)
+        }
     if wanted and not classes:
         raise NothingDescribed
     try:
@@ -64,13 +70,19 @@ def converted_body(body: dict[str, Any]) -> Converted:
     return Converted(body | {"workflow_json": converted}, [*warnings, *too_long], text)
 
 
-def editor_json(editor: Mapping[str, Any], places: Mapping[str, Any]) -> tuple[str | None, list[str]]:
-    """Return what ``JobGroup.editor_json`` is for a workflow of the editor, and a warning if it is too long."""
+def editor_json(
+    editor: Mapping[str, Any], places: Mapping[str, Any]
+) -> tuple[str | None, list[str]]:
+    """Return what ``JobGroup.editor_json`` is for a workflow of the editor, and a warning if it is
+    too long.
+    """
     text = to_json({"workflow": editor, "places": places})
     if len(text) <= _MAX_EDITOR_CHARACTERS:
         return text, []
     limit = _MAX_EDITOR_CHARACTERS // 2**20
-    return None, [f"Pictures get no workflow of the editor: it has more than {limit} Mi characters."]
+    return None, [
+        f"Pictures get no workflow of the editor: it has more than {limit} Mi characters."
+    ]
 
 
 def _error(problem: NodeProblem) -> dict[str, str]:

@@ -19,10 +19,11 @@ class LongPolls:
         self._is_closing = False
 
     async def has_moved(self, group_id: str, *, since: int, seconds: float) -> bool:
-        """Return whether the log of a group has events after ``since``; wait for one at most so many seconds.
+        """Return whether the log of a group has events after ``since``; wait for one at most so
+        many seconds.
 
-        A ``since`` that the log has not reached counts as moved: the client knows another log. Raises ``GroupNotFound``,
-        or ``TooManyWaiting``.
+        A ``since`` that the log has not reached counts as moved: the client knows another log.
+        Raises ``GroupNotFound``, or ``TooManyWaiting``.
         """
         seq, _ = await answers.version(group_id)
         if seq != since or not seconds or self._is_closing:
@@ -49,7 +50,12 @@ class LongPolls:
                         return True
                     if any(isinstance(one, ChangedFrame) for one in entries):
                         await answers.version(group_id)  # it may be deleted
-                    seq = max([seq, *(one.seq for one in entries if isinstance(one, EventFrame | SeqHint))])
+                    seq = max(
+                        [
+                            seq,
+                            *(one.seq for one in entries if isinstance(one, EventFrame | SeqHint)),
+                        ]
+                    )
         except TimeoutError:
             pass
         finally:

@@ -30,14 +30,18 @@ def refusal_text(principal: Principal, right: Right) -> str:
     """Return why a principal may not do what needs a right."""
     role = principal.role or Role.VIEWER
     if ROLE_RIGHTS[role] > principal.right:
-        return f"The scope of this token does not permit it: use one that may do what {_WHO[right]} may."
+        return (
+            f"The scope of this token does not permit it: use one that may do what {_WHO[right]} "
+            "may."
+        )
     return f"This is for {_WHO[right]}; {principal.name} has the role {role}."
 
 
 def identity(request: HttpRequest | Request, sent: object = "") -> dict[str, Any]:
     """Return the fields of a submission that say whose it is: without accounts none.
 
-    ``sent`` is the ``submitter`` of the body. ``USER@HOST``, which the command line sends, is ignored.
+    ``sent`` is the ``submitter`` of the body. ``USER@HOST``, which the command line sends, is
+    ignored.
 
     Raises ``NotAllowed`` for another name than that of the account.
     """
@@ -45,7 +49,9 @@ def identity(request: HttpRequest | Request, sent: object = "") -> dict[str, Any
     if principal.user_id is None:
         return {}
     if sent and sent != principal.name and "@" not in str(sent):
-        raise NotAllowed(f"submitter must be {principal.name} or left out: the token's account counts.")
+        raise NotAllowed(
+            f"submitter must be {principal.name} or left out: the token's account counts."
+        )
     return {"submitter": principal.name, "owner_id": principal.user_id}
 
 

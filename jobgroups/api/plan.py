@@ -1,4 +1,6 @@
-"""What a submission would make: its jobs with inputs and seeds, its backends and its time. Nothing is stored."""
+"""What a submission would make: its jobs with inputs and seeds, its backends and its time. Nothing
+is stored.
+"""
 
 from collections import Counter
 from dataclasses import replace
@@ -26,7 +28,9 @@ def plan(submission: Submission) -> dict[str, Any]:
     bound = Counter(chosen.backend_ids)
     for one in backends:
         if batch is None:
-            one["jobs"] = (len(jobs) if is_pool else bound[one["backend_id"]]) if one["can_run"] else 0
+            one["jobs"] = (
+                (len(jobs) if is_pool else bound[one["backend_id"]]) if one["can_run"] else 0
+            )
     eta = _eta(chosen, len(jobs))
     return {
         "total_count": len(jobs),
@@ -51,7 +55,9 @@ def plan(submission: Submission) -> dict[str, Any]:
 
 
 def _eta(chosen: Submission, total: int) -> float | None:
-    """Return the seconds until the last job would end behind all that waits; None: a time is not known."""
+    """Return the seconds until the last job would end behind all that waits; None: a time is not
+    known.
+    """
     snapshot, template = current_pool().snapshot, chosen.template
     key = template.digests
     ends: list[float | None] = []
@@ -63,7 +69,10 @@ def _eta(chosen: Submission, total: int) -> float | None:
         keys, numbers = [key], Counter({0: total})
         if chosen.batch is not None:
             keys, numbers = list(chosen.batch.variants), Counter(chosen.batch.variant_of)
-        needs, backends = Needs(tuple(chosen.backend_ids), tuple(chosen.required_capabilities)), pool_backends()
+        needs, backends = (
+            Needs(tuple(chosen.backend_ids), tuple(chosen.required_capabilities)),
+            pool_backends(),
+        )
         variants = [
             OpenVariant(
                 variant_id=-1 - number,
@@ -78,7 +87,9 @@ def _eta(chosen: Submission, total: int) -> float | None:
             for number, (digest, models) in enumerate(keys)
         ]
         queue = [*snapshot.variants, *variants]
-        whole = PoolSnapshot(queue, backends, estimates=snapshot.estimates, prompts=snapshot.prompts)
+        whole = PoolSnapshot(
+            queue, backends, estimates=snapshot.estimates, prompts=snapshot.prompts
+        )
         found = [whole.ends(one.variant_id) for one in variants]
         ends = [None if one is None else one.last for one in found]
     return latest(ends)

@@ -1,7 +1,9 @@
-"""Server-Sent Events: responses that stay open until their frames, their client or the process ends.
+"""Server-Sent Events: responses that stay open until their frames, their client or the process
+ends.
 
-The server sends a frame when the client has read the previous ones, and disconnects a client that reads nothing. So a
-response keeps at most one frame; what waits behind it is bounded by the source of the frames.
+The server sends a frame when the client has read the previous ones, and disconnects a client that
+reads nothing. So a response keeps at most one frame; what waits behind it is bounded by the source
+of the frames.
 """
 
 import asyncio
@@ -15,7 +17,8 @@ from jobgroups.errors import TooManyStreams
 from jobgroups.metrics import open_sockets
 
 MOST: Final = 2_000  #: Streams that are open at once, in this process.
-KEEPALIVE_SECONDS: Final = 15.0  #: Seconds without a frame after which a comment is sent: a proxy would disconnect.
+#: Seconds without a frame after which a comment is sent: a proxy would disconnect.
+KEEPALIVE_SECONDS: Final = 15.0
 _KEEPALIVE: Final = b": keepalive\n\n"
 
 
@@ -43,13 +46,17 @@ class _Response(StreamingHttpResponse):
     _iterator: AsyncGenerator[bytes, None]  #: Django's name for the body.
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Return the body itself: Django's generators around it would leave it open after a disconnect."""
+        """Return the body itself: Django's generators around it would leave it open after a
+        disconnect.
+        """
         return self._iterator
 
 
 class _Streams:
     def __init__(self) -> None:
-        self._steps: set[asyncio.Task[str | None]] = set()  #: Each waits for the next frame of a response.
+        self._steps: set[asyncio.Task[str | None]] = (
+            set()
+        )  #: Each waits for the next frame of a response.
         self._count = 0
         self._is_closing = False
 

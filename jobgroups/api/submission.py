@@ -19,7 +19,8 @@ from jobgroups.queries.assets import check_references
 from jobgroups.services.submission import Submission, Submitted, group_replay, group_submit
 from jobgroups.services.write_start import check_until
 
-_CHECK_SECONDS: Final = 2.0  #: Seconds for the probes and the inventory of a submission to the pool.
+#: Seconds for the probes and the inventory of a submission to the pool.
+_CHECK_SECONDS: Final = 2.0
 
 
 def submit_body(body: dict[str, Any], key: str | None, owner: Mapping[str, Any]) -> Submitted:
@@ -27,8 +28,8 @@ def submit_body(body: dict[str, Any], key: str | None, owner: Mapping[str, Any])
 
     ``owner`` has the fields of the submission that say whose it is; empty without accounts.
 
-    The result of the first request is returned also if no runner is alive now, or none of the backends that described
-    the node classes of a workflow in the editor's format.
+    The result of the first request is returned also if no runner is alive now, or none of the
+    backends that described the node classes of a workflow in the editor's format.
 
     Raises what :func:`submit` raises, and:
         IdempotencyConflict, GroupDeleted: as ``group_replay`` raises them.
@@ -49,13 +50,15 @@ def submit(submission: Submission) -> Submitted:
     """Store the group of a submission whose idempotency key is not known.
 
     1. The runner: without one nothing is stored, unless a setting allows it.
-    2. The backends: selected, after a probe of those without a recent response. In the pool at least one candidate
+    2. The backends: selected, after a probe of those without a recent response. In the pool at
+      least one candidate
        must be able to execute the workflow, as far as that is known.
     3. Group, children and event 1 in one transaction.
 
     Raises:
         RunnerAbsent: no runner is alive.
-        NoOnlineBackends: none of the named backends can take a child, or one of the jobs of a batch.
+        NoOnlineBackends: none of the named backends can take a child, or one of the jobs of a
+            batch.
         InvalidRequest: an asset that the workflow refers to does not exist.
     """
     alive = leases.runner_alive()
@@ -67,7 +70,8 @@ def submit(submission: Submission) -> Submitted:
 def choose(submission: Submission, kinds: JobKinds | None = None) -> Submission:
     """Return the submission with the backends that were selected and skipped.
 
-    Raises ``NoOnlineBackends`` or, for an asset that does not exist, ``InvalidRequest``. ``kinds`` are those of its jobs, if the caller has them.
+    Raises ``NoOnlineBackends`` or, for an asset that does not exist, ``InvalidRequest``. ``kinds``
+    are those of its jobs, if the caller has them.
     """
     until = check_until(_CHECK_SECONDS)
     check_references(submission.references)
@@ -87,18 +91,24 @@ def choose(submission: Submission, kinds: JobKinds | None = None) -> Submission:
 def _select_named(submission: Submission, until: float) -> tuple[Selection, bool | None]:
     """Select the named backends that take jobs, and return whether the workflow has partner nodes.
 
-    One backend is queried for its node classes: jobs that are bound to many are stored without waiting for all.
+    One backend is queried for its node classes: jobs that are bound to many are stored without
+    waiting for all.
     """
     selection = select_backends(submission.backend_ids, submission.required_capabilities)
     is_paid = has_partner_nodes(submission.workflow, selection.rows[:1], until=until)
     if is_paid:
-        needed = needed_capabilities(submission.required_capabilities, is_paid, has_own_key=bool(submission.secret))
+        needed = needed_capabilities(
+            submission.required_capabilities, is_paid, has_own_key=bool(submission.secret)
+        )
         selection = select_backends(submission.backend_ids, needed)
     return selection, is_paid
 
 
-def _select_able(submission: Submission, kinds: JobKinds, until: float) -> tuple[Selection, bool | None]:
-    """Select the candidates that can execute a job, or of which that is not known; see ``_select_named``.
+def _select_able(
+    submission: Submission, kinds: JobKinds, until: float
+) -> tuple[Selection, bool | None]:
+    """Select the candidates that can execute a job, or of which that is not known; see
+    ``_select_named``.
 
     Raises ``NoOnlineBackends`` if none of them can execute one of the jobs of a batch.
     """
@@ -111,11 +121,20 @@ def _select_able(submission: Submission, kinds: JobKinds, until: float) -> tuple
     if is_paid:
         needed = needed_capabilities(required, is_paid, has_own_key=bool(submission.secret))
         selection = select_candidates(named, needed, kinds.excluded)
-    able = [name for name in selection.backend_ids if len(refused.get(name, ())) < len(kinds.examples)]
+    able = [
+        name for name in selection.backend_ids if len(refused.get(name, ())) < len(kinds.examples)
+    ]
     skipped = list(selection.skipped)
-    skipped += [{"backend_id": name, "reason": refused[name][0]} for name in selection.backend_ids if name not in able]
+    skipped += [
+        {"backend_id": name, "reason": refused[name][0]}
+        for name in selection.backend_ids
+        if name not in able
+    ]
     for kind in refused.get(able[0], ()) if able else ():
         if all(kind in refused.get(name, ()) for name in able):
-            of_job = [{"backend_id": name, "reason": f"{kinds.shown(kind)}: {refused[name][kind]}"} for name in able]
+            of_job = [
+                {"backend_id": name, "reason": f"{kinds.shown(kind)}: {refused[name][kind]}"}
+                for name in able
+            ]
             raise NoOnlineBackends([*skipped, *of_job])
     return replace(selection, backend_ids=able, skipped=skipped), is_paid

@@ -5,7 +5,16 @@ from typing import TypeAlias
 
 from django.urls import URLPattern, path
 
-from jobgroups.api.views import assets, backends, failures, groups, outputs, retries, usage, webhooks
+from jobgroups.api.views import (
+    assets,
+    backends,
+    failures,
+    groups,
+    outputs,
+    retries,
+    usage,
+    webhooks,
+)
 from jobgroups.api.views.base import ApiView
 
 #: Views by path, some with arguments beside those of the path.

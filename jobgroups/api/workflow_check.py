@@ -1,4 +1,6 @@
-"""Whether backends can execute a workflow, by their state, their capabilities and their node classes."""
+"""Whether backends can execute a workflow, by their state, their capabilities and their node
+classes.
+"""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -20,11 +22,20 @@ from jobgroups.serializers import to_json
 from jobgroups.services.write_start import check_until
 from jobgroups.workflow import Workflow, WorkflowTemplate
 from jobgroups.workflow.batch import Batch, BatchJob, kinds_of
-from jobgroups.workflow.inventory import MAX_REASONS, Judge, Reason, Verdict, choices, class_types, uses_partner_nodes
+from jobgroups.workflow.inventory import (
+    MAX_REASONS,
+    Judge,
+    Reason,
+    Verdict,
+    choices,
+    class_types,
+    uses_partner_nodes,
+)
 
 _CHECK_SECONDS: Final = 10.0  #: Seconds for one check, the probes included.
 _FIRST_SHARE: Final = 0.7  #: The share of the time in which backends answer first.
-#: Characters of a name of the request in an answer: each may be there for many reasons and backends.
+#: Characters of a name of the request in an answer: each may be there for many reasons and
+#: backends.
 _MAX_NAME: Final = 200
 
 
@@ -33,15 +44,20 @@ class JobsVerdict:
     """What is known of the jobs of a submission on one backend."""
 
     reasons: Sequence[Reason] = ()
-    refused: Mapping[int, str] = field(default_factory=dict)  #: The kinds that it cannot execute, each with a sentence.
+    refused: Mapping[int, str] = field(
+        default_factory=dict
+    )  #: The kinds that it cannot execute, each with a sentence.
     is_known: bool = False  #: Every class of the workflow is known.
 
 
-def check(kinds: "JobKinds", candidates: Sequence[str], required_capabilities: Sequence[str]) -> dict[str, Any]:
-    """Return for each candidate whether it can execute some jobs, with every reason why not. Nothing is stored.
+def check(
+    kinds: "JobKinds", candidates: Sequence[str], required_capabilities: Sequence[str]
+) -> dict[str, Any]:
+    """Return for each candidate whether it can execute some jobs, with every reason why not.
+    Nothing is stored.
 
-    The candidates are as of ``select_candidates``. The response has an entry for each backend, and for each entry of
-    ``candidates`` that no backend has.
+    The candidates are as of ``select_candidates``. The response has an entry for each backend, and
+    for each entry of ``candidates`` that no backend has.
     """
     until = check_until(_CHECK_SECONDS)
     rows, unmatched = candidate_rows(candidates)
@@ -73,7 +89,9 @@ def check(kinds: "JobKinds", candidates: Sequence[str], required_capabilities: S
 
 
 class JobKinds:
-    """The different jobs of a submission, as backends distinguish them; without a batch they are all equal."""
+    """The different jobs of a submission, as backends distinguish them; without a batch they are
+    all equal.
+    """
 
     def __init__(self, prepared: WorkflowTemplate, batch: Batch | None = None) -> None:
         self.workflow = prepared.workflow
@@ -89,20 +107,28 @@ class JobKinds:
         self._excluded = [excluded.get(one, {}) for one in digests]
         #: Backends that are excluded for all of them, each with a sentence.
         self.excluded = {
-            name: reason for name, reason in self._excluded[0].items() if all(name in one for one in self._excluded)
+            name: reason
+            for name, reason in self._excluded[0].items()
+            if all(name in one for one in self._excluded)
         }
 
-    def refusals(self, rows: Collection[Backend], *, until: float, in_part: bool) -> dict[str, dict[int, str]]:
-        """Return the kinds that some responding backends certainly cannot execute, each with a sentence.
+    def refusals(
+        self, rows: Collection[Backend], *, until: float, in_part: bool
+    ) -> dict[str, dict[int, str]]:
+        """Return the kinds that some responding backends certainly cannot execute, each with a
+        sentence.
 
-        It stops at ``until``, by ``time.monotonic``. ``in_part``: it suffices if ComfyUI executes some outputs.
+        It stops at ``until``, by ``time.monotonic``. ``in_part``: it suffices if ComfyUI executes
+        some outputs.
         """
         verdicts = self.verdicts(rows, until, in_part=in_part, kept_for=inventory.KEPT_SECONDS)
         return {name: self.refused(name, verdict) for name, verdict in verdicts.items()}
 
     def refused(self, backend_id: str, verdict: JobsVerdict) -> dict[int, str]:
         """Return the kinds that a backend cannot execute, by its verdict and by earlier failures."""
-        excluded = {kind: one[backend_id] for kind, one in enumerate(self._excluded) if backend_id in one}
+        excluded = {
+            kind: one[backend_id] for kind, one in enumerate(self._excluded) if backend_id in one
+        }
         return {**excluded, **verdict.refused}
 
     def shown(self, kind: int) -> str:
@@ -112,9 +138,16 @@ class JobKinds:
         return f"Job {self.of_job.index(kind)} {variation[:_MAX_NAME]}{more}"
 
     def verdicts(
-        self, rows: Collection[Backend], until: float, *, in_part: bool, kept_for: float = inventory.FRESH_SECONDS
+        self,
+        rows: Collection[Backend],
+        until: float,
+        *,
+        in_part: bool,
+        kept_for: float = inventory.FRESH_SECONDS,
     ) -> dict[str, JobsVerdict]:
-        """Return what is known of backends, by id, from answers that are at most ``kept_for`` seconds old."""
+        """Return what is known of backends, by id, from answers that are at most ``kept_for``
+        seconds old.
+        """
         start = time.monotonic()
         known = inventory.node_classes(
             dict.fromkeys(rows, class_types(self.workflow)),
@@ -124,15 +157,23 @@ class JobKinds:
         )
         found = {name: self._judged(classes, until, in_part) for name, classes in known.items()}
         # A file may be newer than a kept answer: what speaks against a backend is read again.
-        doubted = {row: {one.class_type for one in found[row.id].reasons} for row in rows if found[row.id].reasons}
+        doubted = {
+            row: {one.class_type for one in found[row.id].reasons}
+            for row in rows
+            if found[row.id].reasons
+        }
         again = inventory.node_classes(doubted, since=start, until=until)
         for row, doubtful in doubted.items():
-            classes = {name: one for name, one in known[row.id].items() if name not in doubtful} | again[row.id]
+            classes = {
+                name: one for name, one in known[row.id].items() if name not in doubtful
+            } | again[row.id]
             found[row.id] = self._judged(classes, until, in_part)
         return found
 
     def _judged(self, classes: inventory.Classes, until: float, in_part: bool) -> JobsVerdict:
-        """Return a verdict; large workflows, and many jobs and backends, may take longer than there is time."""
+        """Return a verdict; large workflows, and many jobs and backends, may take longer than there
+        is time.
+        """
         if time.monotonic() >= until:
             return JobsVerdict()
         judge = Judge(self.workflow, classes)
@@ -157,16 +198,24 @@ def has_partner_nodes(graph: Workflow, rows: Collection[Backend], *, until: floa
     What is not answered by ``until``, by ``time.monotonic``, is not known.
     """
     known = _described(graph, rows, until, inventory.KEPT_SECONDS)
-    found = ({name: one.is_partner for name, one in classes.items() if one} for classes in known.values())
+    found = (
+        {name: one.is_partner for name, one in classes.items() if one} for classes in known.values()
+    )
     return uses_partner_nodes(graph, found)
 
 
 def offered(prepared: WorkflowTemplate, backend_ids: Collection[str]) -> dict[str, Any]:
-    """Return the choices of a workflow's inputs, and its usual time, at backends that a check has just read."""
+    """Return the choices of a workflow's inputs, and its usual time, at backends that a check has
+    just read.
+    """
     rows = [row for row in current_backends().values() if row.id in backend_ids]
     known = _described(prepared.workflow, rows, time.monotonic(), inventory.FRESH_SECONDS)
     estimates = current_estimates()
-    times = [seconds for one in backend_ids if (seconds := estimates.seconds(prepared.digests[0], one)) is not None]
+    times = [
+        seconds
+        for one in backend_ids
+        if (seconds := estimates.seconds(prepared.digests[0], one)) is not None
+    ]
     usual = round(median(times), 1) if times else None
     return choices(prepared.workflow, list(known.values())) | {"usual_seconds": usual}
 
@@ -185,7 +234,9 @@ def _sentence(reasons: Sequence[Reason]) -> str:
     return f"Cannot run the workflow: node {node}: {first.message}{more}"
 
 
-def _entry(backend_id: str, reasons: Sequence[CheckReason], verdict: JobsVerdict, until: float) -> dict[str, Any]:
+def _entry(
+    backend_id: str, reasons: Sequence[CheckReason], verdict: JobsVerdict, until: float
+) -> dict[str, Any]:
     of_nodes = [
         CheckReason(
             code=one.code.value,

@@ -1,6 +1,8 @@
-"""``/ws/job-groups/{id}``: a group's snapshot and every event after it, or every event after ``since``.
+"""``/ws/job-groups/{id}``: a group's snapshot and every event after it, or every event after
+``since``.
 
-It stays open after the end of the group, which may be retried. It is closed when the group is deleted.
+It stays open after the end of the group, which may be retried. It is closed when the group is
+deleted.
 """
 
 import re

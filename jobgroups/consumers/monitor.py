@@ -1,12 +1,13 @@
 """``/ws/monitor``: notifies the pages of changes; they load the changed parts.
 
-``?groups=jg_a,jg_b`` names the groups that the page shows. The first frame is a snapshot: the ``seq`` of each group,
-and the monitor state. Later frames name each event of these groups, their progress four times a second, and the monitor
-state when it changes. A page that reconnects gets a new snapshot and loads what it missed. ``?stars=jg_a`` names groups
-of which only stars, replaced files and changes are sent; a group's page also reads its group's stream.
+``?groups=jg_a,jg_b`` names the groups that the page shows. The first frame is a snapshot: the
+``seq`` of each group, and the monitor state. Later frames name each event of these groups, their
+progress four times a second, and the monitor state when it changes. A page that reconnects gets a
+new snapshot and loads what it missed. ``?stars=jg_a`` names groups of which only stars, replaced
+files and changes are sent; a group's page also reads its group's stream.
 
-The monitor state is what every page shows: runner, newest group, backends, number of failed jobs. A process reads it
-once a second for all pages.
+The monitor state is what every page shows: runner, newest group, backends, number of failed jobs. A
+process reads it once a second for all pages.
 """
 
 import asyncio
@@ -23,7 +24,15 @@ from backends.discovery import found_list
 from backends.queries import backend_list
 from jobgroups.consumers.socket import TOO_SLOW, Socket
 from jobgroups.events.hub import Subscription, hub
-from jobgroups.events.messages import ChangedFrame, Entry, EventFrame, ProgressFrame, ReplacedFrame, SeqHint, StarFrame
+from jobgroups.events.messages import (
+    ChangedFrame,
+    Entry,
+    EventFrame,
+    ProgressFrame,
+    ReplacedFrame,
+    SeqHint,
+    StarFrame,
+)
 from jobgroups.queries import backends, failures, groups, leases
 from jobgroups.queries.exclusions import active_exclusions
 from jobgroups.services import stored_files
@@ -37,8 +46,10 @@ class MonitorState(msgspec.Struct, frozen=True):
     runner: bool  #: Whether a runner is alive.
     newest: str  #: The id of the newest group, or empty.
     backends: str  #: A digest that changes with every visible property of a backend.
-    failed: int  #: Jobs that failed in the last day and are failed now, at most ``failures.MAX_COUNT``.
-    disk_full: bool  #: Whether outputs are not copied and uploads are refused, since too little of the disk is free.
+    #: Jobs that failed in the last day and are failed now, at most ``failures.MAX_COUNT``.
+    failed: int
+    #: Whether outputs are not copied and uploads are refused, since too little of the disk is free.
+    disk_full: bool
 
 
 def _read() -> MonitorState:
@@ -94,8 +105,13 @@ monitor_poller = MonitorPoller()
 
 
 MAX_GROUPS: Final = 100  #: Maximum number of groups of one page.
-PROGRESS_SECONDS: Final = 0.25  #: Seconds between two progress frames. Newer progress replaces unsent progress.
-_MARKS: Final = (StarFrame, ReplacedFrame, ChangedFrame)  #: What is sent of the groups in ``?stars=``.
+#: Seconds between two progress frames. Newer progress replaces unsent progress.
+PROGRESS_SECONDS: Final = 0.25
+_MARKS: Final = (
+    StarFrame,
+    ReplacedFrame,
+    ChangedFrame,
+)  #: What is sent of the groups in ``?stars=``.
 _GROUP_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
 
 
@@ -164,15 +180,21 @@ class MonitorConsumer(Socket):
                 if entry.is_final:
                     self._progress.pop(entry.child_id or "", None)
                 kind = msgspec.json.decode(entry.text, type=_Head).type
-                await self._send_json("event", group=group_id, seq=entry.seq, event=kind, job=entry.child_id)
+                await self._send_json(
+                    "event", group=group_id, seq=entry.seq, event=kind, job=entry.child_id
+                )
             case StarFrame():
-                await self._send_json("star", group=group_id, job=entry.child_id, starred=entry.starred)
+                await self._send_json(
+                    "star", group=group_id, job=entry.child_id, starred=entry.starred
+                )
             case ReplacedFrame():
                 await self._send_json("replaced", group=group_id, job=entry.child_id)
             case ChangedFrame():
                 await self._send_json("changed", group=group_id)
             case SeqHint():
-                await self._send_json("event", group=group_id, seq=entry.seq, event="poke", job=None)
+                await self._send_json(
+                    "event", group=group_id, seq=entry.seq, event="poke", job=None
+                )
 
     async def _flush(self) -> None:
         while True:

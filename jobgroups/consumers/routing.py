@@ -9,7 +9,9 @@ from jobgroups.streams.feed import error_frame
 
 
 class _UnknownPathConsumer(Socket):
-    """Any other path: accept, send an error, close. A browser hides the reason of a refused handshake."""
+    """Any other path: accept, send an error, close. A browser hides the reason of a refused
+    handshake.
+    """
 
     async def write(self) -> None:
         detail = "There is no stream at this path; connect to /ws/job-groups/{job_group_id}."

@@ -1,7 +1,8 @@
-"""Base class of the consumers: accept, run a reader and a writer, close; and the set of open sockets.
+"""Base class of the consumers: accept, run a reader and a writer, close; and the set of open
+sockets.
 
-daphne can close with 1000 and 3000 … 4999 only, without a reason. Therefore an ``error`` frame precedes each
-close that the client did not request.
+daphne can close with 1000 and 3000 … 4999 only, without a reason. Therefore an ``error`` frame
+precedes each close that the client did not request.
 """
 
 import asyncio
@@ -24,19 +25,24 @@ TOO_SLOW: Final = 4008
 SHUTTING_DOWN: Final = 4012
 NOT_FOUND: Final = 4404
 
-CLOSE_SECONDS: Final = 1.0  #: Seconds for sending the last frame, the close, and for the client's answer to it.
+#: Seconds for sending the last frame, the close, and for the client's answer to it.
+CLOSE_SECONDS: Final = 1.0
 _PONG: Final = '{"type":"pong"}'
 _MAX_LENGTH: Final = 1_024  #: The maximum length of a client's message, in characters.
 
 #: The frame before a close, by its code.
 _CLOSE_FRAMES: Final = {
     TOO_SLOW: TOO_SLOW_FRAME,
-    SHUTTING_DOWN: error_frame("shutting_down", "The Director is stopping; connect again with ?since= the last seq."),
+    SHUTTING_DOWN: error_frame(
+        "shutting_down", "The Director is stopping; connect again with ?since= the last seq."
+    ),
 }
 _UNKNOWN_MESSAGE: Final = error_frame(
     "unknown_message", 'Only "ping" and "close" are understood, bare or as {"type": "ping"}.'
 )
-_INTERNAL_ERROR: Final = error_frame("internal_error", "The stream broke; connect again with ?since= the last seq.")
+_INTERNAL_ERROR: Final = error_frame(
+    "internal_error", "The stream broke; connect again with ?since= the last seq."
+)
 
 
 class _Typed(msgspec.Struct):
@@ -47,7 +53,9 @@ _decoder = msgspec.json.Decoder(_Typed)
 
 
 def _parse(text: str | None) -> str | None:
-    """Return the message of a text frame, None for an unknown one and for a binary frame (``text`` is None)."""
+    """Return the message of a text frame, None for an unknown one and for a binary frame (``text``
+    is None).
+    """
     if text is None or len(text) > _MAX_LENGTH:
         return None
     bare = text.strip()
@@ -60,10 +68,12 @@ def _parse(text: str | None) -> str | None:
 
 
 class Socket(AsyncConsumer):
-    """A consumer of one connection, from its handshake to its close. Subclasses implement :meth:`write`.
+    """A consumer of one connection, from its handshake to its close. Subclasses implement
+    :meth:`write`.
 
-    It replaces Channels' dispatch, which handles one message at a time and enters the process's shared
-    database thread before each. Here a connection has a reader and a writer, and sending needs no thread.
+    It replaces Channels' dispatch, which handles one message at a time and enters the process's
+    shared database thread before each. Here a connection has a reader and a writer, and sending
+    needs no thread.
     """
 
     kind = "other"  #: As metrics count it.
@@ -142,7 +152,8 @@ class Socket(AsyncConsumer):
                     await self.send_text(_UNKNOWN_MESSAGE)
 
     async def _close(self, code: int) -> None:
-        # A client that does not read blocks a frame, but not the close. After that the server drops the connection.
+        # A client that does not read blocks a frame, but not the close. After that the server drops
+        # the connection.
         if code in _CLOSE_FRAMES:
             with contextlib.suppress(TimeoutError, OSError):
                 async with asyncio.timeout(CLOSE_SECONDS):
@@ -160,7 +171,9 @@ _open: set[Socket] = set()  #: The sockets of this process.
 
 
 async def close_all(*, within: float = 2.0) -> None:
-    """Close every open socket with 4012, after which clients reconnect; wait at most ``within`` seconds."""
+    """Close every open socket with 4012, after which clients reconnect; wait at most ``within``
+    seconds.
+    """
     for socket in _open:
         socket.request_close(SHUTTING_DOWN)
     if tasks := [socket.task for socket in _open if socket.task is not None]:

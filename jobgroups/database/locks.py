@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import psycopg
 
 _CONNECT_WITHIN: Final = 3  #: Seconds for opening a connection.
-#: Seconds of silence after which PostgreSQL probes the connection of a lock's holder (TCP keepalive).
-#: Without it a host that vanished would keep its lock for two hours.
+#: Seconds of silence after which PostgreSQL probes the connection of a lock's holder (TCP
+#: keepalive). Without it a host that vanished would keep its lock for two hours.
 _KEEPALIVE_IDLE: Final = 10
 
 
@@ -27,7 +27,8 @@ class AlreadyLocked(Exception):
 
 
 class Lock(ABC):
-    """A lock that one process holds at a time; ``refusal`` is the message of :class:`AlreadyLocked`.
+    """A lock that one process holds at a time; ``refusal`` is the message of
+    :class:`AlreadyLocked`.
 
     Methods raise ``psycopg.OperationalError`` if PostgreSQL does not answer.
     """
@@ -46,7 +47,9 @@ class Lock(ABC):
 
     @abstractmethod
     def ensure_held(self) -> bool:
-        """Acquire the lock again if it was lost, and return whether it is held; raise Django's errors."""
+        """Acquire the lock again if it was lost, and return whether it is held; raise Django's
+        errors.
+        """
 
     @abstractmethod
     def release(self) -> None:
@@ -54,7 +57,9 @@ class Lock(ABC):
 
 
 class FileLock(Lock):
-    """A lock on a file, whose folder must exist; the operating system releases it when the process ends."""
+    """A lock on a file, whose folder must exist; the operating system releases it when the process
+    ends.
+    """
 
     def __init__(self, path: Path, refusal: str) -> None:
         super().__init__(refusal)
@@ -99,8 +104,8 @@ class DatabaseLock(Lock):
     def ensure_held(self) -> bool:
         """Acquire the lock again if its connection broke, and return whether it is held.
 
-        False means that the server has not noticed yet that the old connection is gone, or that another
-        process acquired the lock. The runner's row shows which.
+        False means that the server has not noticed yet that the old connection is gone, or that
+        another process acquired the lock. The runner's row shows which.
         """
         import psycopg  # noqa: PLC0415 see above
 
@@ -124,7 +129,9 @@ class DatabaseLock(Lock):
 
 
 def lock_of_database(what: str, refusal: str = "") -> Lock:
-    """Return a lock that the processes of one database share: beside an SQLite file, or in PostgreSQL."""
+    """Return a lock that the processes of one database share: beside an SQLite file, or in
+    PostgreSQL.
+    """
     if connection.vendor == "sqlite":
         path = Path(connection.settings_dict["NAME"])
         return FileLock(path.with_name(f"{path.name}.{what}-lock"), refusal)

@@ -1,6 +1,7 @@
 """Prepared statements for hot queries: building the SQL takes Django longer than the query itself.
 
-For a row with many columns Django takes five times as long as the database and the creation of the objects together.
+For a row with many columns Django takes five times as long as the database and the creation of the
+objects together.
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ KEY: Final = Parameter("key")  #: The parameter of a query that has only one.
 
 
 class PreparedQuery(threading.local, Generic[M]):
-    """A query set with parameters, compiled once per thread. It returns the instances that Django returns.
+    """A query set with parameters, compiled once per thread. It returns the instances that Django
+    returns.
 
-    ``rows`` builds the query set, with ``KEY`` or named ``Parameter`` objects in place of the values. A query set that
-    locks rows is executed within a transaction only.
+    ``rows`` builds the query set, with ``KEY`` or named ``Parameter`` objects in place of the
+    values. A query set that locks rows is executed within a transaction only.
     """
 
     def __init__(self, rows: Callable[[], QuerySet[M]]) -> None:
@@ -61,7 +63,9 @@ class PreparedQuery(threading.local, Generic[M]):
         return self._compiled.instances(self.raw(key, **values))
 
     def raw(self, key: Any = None, **values: Any) -> list[tuple[Any, ...]]:
-        """Return the rows as the database gives them: equal ones of two executions have equal values."""
+        """Return the rows as the database gives them: equal ones of two executions have equal
+        values.
+        """
         return self._compiled.execute({KEY.name: key, **values})
 
     def instance(self, row: tuple[Any, ...]) -> M:
@@ -69,7 +73,9 @@ class PreparedQuery(threading.local, Generic[M]):
         return self._compiled.instances([row])[0]
 
     def column(self, name: str) -> int:
-        """Return the place of an attribute of the model, or of an annotation, in the rows of ``raw``."""
+        """Return the place of an attribute of the model, or of an annotation, in the rows of
+        ``raw``.
+        """
         query = self._compiled
         return query.annotated[name] if name in query.annotated else query.place(name)
 
@@ -91,7 +97,9 @@ class PreparedQuery(threading.local, Generic[M]):
 
 
 class PreparedValues(threading.local):
-    """A ``values_list`` with parameters, compiled once per thread; ``rows`` is as of :class:`PreparedQuery`."""
+    """A ``values_list`` with parameters, compiled once per thread; ``rows`` is as of
+    :class:`PreparedQuery`.
+    """
 
     def __init__(self, rows: Callable[[], QuerySet[Any, tuple[Any, ...]]]) -> None:
         self._rows = rows
@@ -113,10 +121,15 @@ class _Sql:
         self._compiler: Any = rows.query.get_compiler(connection=connection)
         self._sql, parameters = self._compiler.as_sql()
         self._parameters: list[Any] = list(parameters)
-        self._converters = self._compiler.get_converters([column[0] for column in self._compiler.select])
+        self._converters = self._compiler.get_converters(
+            [column[0] for column in self._compiler.select]
+        )
 
     def execute(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        parameters = [adapted(values[one.name]) if isinstance(one, Parameter) else one for one in self._parameters]
+        parameters = [
+            adapted(values[one.name]) if isinstance(one, Parameter) else one
+            for one in self._parameters
+        ]
         with connection.cursor() as cursor:
             cursor.execute(self._sql, parameters)
             found: list[tuple[Any, ...]] = cursor.fetchall()
@@ -167,17 +180,25 @@ def adapted(value: Any) -> Any:
     return connection.ops.adapt_datetimefield_value(value) if is_moment else value
 
 
-def update_where(model: type[Model], key: Any, fields: Mapping[str, Any], **allowed: Collection[Any]) -> bool:
-    """Update one row, as ``filter(pk=key, …__in=allowed).update(**fields)`` does; for a foreign key give the key.
+def update_where(
+    model: type[Model], key: Any, fields: Mapping[str, Any], **allowed: Collection[Any]
+) -> bool:
+    """Update one row, as ``filter(pk=key, …__in=allowed).update(**fields)`` does; for a foreign key
+    give the key.
 
     Returns whether the row exists and had allowed values.
     """
     if not all(allowed.values()):
         # PostgreSQL refuses an empty list.
         return False
-    sql, columns = _updating(model, tuple(fields), tuple((one, len(allowed[one])) for one in allowed))
+    sql, columns = _updating(
+        model, tuple(fields), tuple((one, len(allowed[one])) for one in allowed)
+    )
     values = [*fields.values(), key, *(value for some in allowed.values() for value in some)]
-    prepared = [column.get_db_prep_save(value, connection) for column, value in zip(columns, values, strict=True)]
+    prepared = [
+        column.get_db_prep_save(value, connection)
+        for column, value in zip(columns, values, strict=True)
+    ]
     with connection.cursor() as cursor:
         cursor.execute(sql, prepared)
         changed: int = cursor.rowcount
@@ -205,15 +226,17 @@ def _updating(
     return f"UPDATE {quote(own.db_table)} SET {changed} WHERE {where}", columns  # noqa: S608 names of the schema
 
 
-#: Parameters of rows in a statement: PostgreSQL allows 65,535. SQLite, which keeps prepared statements, always 999.
+#: Parameters of rows in a statement: PostgreSQL allows 65,535. SQLite, which keeps prepared
+#: statements, always 999.
 _MOST_VALUES: Final = {"postgresql": 60_000, "sqlite": 900}
 
 
 class Insertion:
-    """Rows of one model to insert, with the values of the columns: making them takes longer than the statement.
+    """Rows of one model to insert, with the values of the columns: making them takes longer than
+    the statement.
 
-    ``bulk_create`` does the same; here generated keys are not set, and a value that all rows have is sent once.
-    ``later`` names the column that gets its values with the execution.
+    ``bulk_create`` does the same; here generated keys are not set, and a value that all rows have
+    is sent once. ``later`` names the column that gets its values with the execution.
     """
 
     def __init__(self, rows: Sequence[Model], later: str = "") -> None:
@@ -226,7 +249,11 @@ class Insertion:
             values = [getattr(row, field.attname) for row in rows]
             if not plain.issuperset(map(type, values)):
                 values = list(_prepared(field, values))
-            if len(rows) == 1 or field.attname == later or any(one is not values[0] for one in values):
+            if (
+                len(rows) == 1
+                or field.attname == later
+                or any(one is not values[0] for one in values)
+            ):
                 self._own[column] = values
             else:
                 self._common[column] = values[0]
@@ -236,22 +263,27 @@ class Insertion:
 
         Returns the generated keys if they are wanted; those of many rows may be in any order.
 
-        After an ``IntegrityError`` the caller's transaction is rolled back. ``executemany`` would be a statement for
-        each row: on SQLite each waits for the interpreter's lock. psycopg sends it as a pipeline, after which
-        PostgreSQL's timeout for idle transactions does not start, and a suspended process would keep its rows locked.
+        After an ``IntegrityError`` the caller's transaction is rolled back. ``executemany`` would
+        be a statement for each row: on SQLite each waits for the interpreter's lock. psycopg sends
+        it as a pipeline, after which PostgreSQL's timeout for idle transactions does not start, and
+        a suspended process would keep its rows locked.
         """
         own, common = self._own | later, list(self._common.values())
         values = list(zip(*own.values(), strict=True))
         quote, alias = connection.ops.quote_name, connection.alias
         columns = ", ".join(map(quote, own | self._common))
-        place, rows_at_once = f"({', '.join(['%s'] * len(own))})", _MOST_VALUES[connection.vendor] // len(own)
+        place, rows_at_once = (
+            f"({', '.join(['%s'] * len(own))})",
+            _MOST_VALUES[connection.vendor] // len(own),
+        )
         keys: list[Any] = []
         with connection.cursor() as cursor:
             for first in range(0, len(values), rows_at_once):
                 rows = values[first : first + rows_at_once]
                 listed = f"VALUES {', '.join([place] * len(rows))}"
                 if common:
-                    # PostgreSQL takes a column of VALUES for a text if it has NULL alone: such a column is common.
+                    # PostgreSQL takes a column of VALUES for a text if it has NULL alone: such a
+                    # column is common.
                     listed = f"SELECT own.*{', %s' * len(common)} FROM ({listed}) AS own"  # noqa: S608 no values
                 sql = f"INSERT INTO {quote(self._table)} ({columns}) {listed}"
                 if returning:
@@ -264,7 +296,9 @@ class Insertion:
 
 
 def _prepared(field: Field[Any, Any], values: Iterable[Any]) -> Iterator[Any]:
-    """Yield the values of a column. Most rows share theirs, and Django takes some microseconds for each."""
+    """Yield the values of a column. Most rows share theirs, and Django takes some microseconds for
+    each.
+    """
     last: Any = object()
     prepared = None
     for value in values:
@@ -300,9 +334,15 @@ _PLAIN: Final[Sequence[tuple[type[Field[Any, Any]], frozenset[type]]]] = (
 
 @cache
 def _inserted(model: type[Model]) -> list[tuple[Field[Any, Any], str, frozenset[type]]]:
-    """Return the columns that a row gets, and of each the types of values that Django need not prepare."""
+    """Return the columns that a row gets, and of each the types of values that Django need not
+    prepare.
+    """
     return [
-        (field, str(field.column), next((plain for kind, plain in _PLAIN if isinstance(field, kind)), _NOTHING))
+        (
+            field,
+            str(field.column),
+            next((plain for kind, plain in _PLAIN if isinstance(field, kind)), _NOTHING),
+        )
         for field in model._meta.local_concrete_fields
         if field is not model._meta.auto_field
     ]

@@ -31,11 +31,14 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Errors that the state of the database can cause. Any other error (a violated constraint) is a defect.
+#: Errors that the state of the database can cause. Any other error (a violated constraint) is a
+#: defect.
 TRANSIENT: Final = (db.OperationalError, db.InterfaceError, db.InternalError)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  #: Seconds before a write is repeated.
-_MAX_BATCH: Final = 16  #: At most this many jobs share a commit; fewer if another thread waits to write.
-#: Seconds after which a batch ends if another process waits. Before, on a slow disk, each job would have its own commit.
+#: At most this many jobs share a commit; fewer if another thread waits to write.
+_MAX_BATCH: Final = 16
+#: Seconds after which a batch ends if another process waits. Before, on a slow disk, each job would
+#: have its own commit.
 _MAX_BATCH_SECONDS: Final = 0.005
 
 
@@ -45,22 +48,32 @@ class DatabaseThreads:
     Args:
         threads: the number of threads; 1 on SQLite, which has one writer.
         name: the prefix of the thread names.
-        batch_commits: whether queued jobs share a transaction, also those of :func:`write` in other threads. For
-            SQLite, where each commit waits for the disk. Not for databases with row locks: jobs of one transaction
-            would take them in any order.
-        keeps_connections: whether a thread keeps its connection between jobs. If not, PostgreSQL's pool gets it back after
-            each job: the pool has fewer connections than a process has threads. SQLite's is always kept.
+        batch_commits: whether queued jobs share a transaction, also those of :func:`write` in other
+            threads. For SQLite, where each commit waits for the disk. Not for databases with row
+            locks: jobs of one transaction would take them in any order.
+        keeps_connections: whether a thread keeps its connection between jobs. If not, PostgreSQL's
+            pool gets it back after each job: the pool has fewer connections than a process has
+            threads. SQLite's is always kept.
     """
 
     #: The threads with batch commits in this process, if there are any.
     writer: ClassVar[DatabaseThreads | None] = None
 
-    def __init__(self, *, threads: int, name: str, batch_commits: bool = False, keeps_connections: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int,
+        name: str,
+        batch_commits: bool = False,
+        keeps_connections: bool = True,
+    ) -> None:
         self._name = name
         self._batch_commits = batch_commits
         self._keeps_connections = keeps_connections
         self._waiting: deque[_Job] = deque()
-        self._urgent: deque[_Job] = deque()  #: Jobs of :meth:`run_in_thread`: a person waits for them.
+        self._urgent: deque[_Job] = (
+            deque()
+        )  #: Jobs of :meth:`run_in_thread`: a person waits for them.
         self.load = 0  #: The number of jobs that wait or run.
         self._connections: list[BaseDatabaseWrapper] = []
         self._executor = ThreadPoolExecutor(
@@ -88,10 +101,13 @@ class DatabaseThreads:
         """Have a function run; the result is there after the commit."""
         began = time.perf_counter()
         job = _Job(work if self._keeps_connections else functools.partial(_released, work))
-        job.done.add_done_callback(lambda _: database_seconds.labels(self._name).observe(time.perf_counter() - began))
+        job.done.add_done_callback(
+            lambda _: database_seconds.labels(self._name).observe(time.perf_counter() - began)
+        )
         (self._urgent if is_urgent else self._waiting).append(job)
         try:
-            # One call per job. A call that finds the queue empty had its job run in another call's batch.
+            # One call per job. A call that finds the queue empty had its job run in another call's
+            # batch.
             self._executor.submit(self._run_next)
         except RuntimeError:
             # The threads end. An earlier call may still run the job.
@@ -131,8 +147,9 @@ class DatabaseThreads:
         """Run queued jobs in one transaction and set their results after the commit.
 
         After the first job the urgent ones follow; they wait for no others.
-        An exception of a job fails that job alone. If the database refuses a statement or the commit, or
-        an exception made the transaction unusable, nothing was stored: each job then runs alone.
+        An exception of a job fails that job alone. If the database refuses a statement or the
+        commit, or an exception made the transaction unusable, nothing was stored: each job then
+        runs alone.
         """
         # Begins with the first job: it also needs a result if the transaction cannot begin.
         jobs = [first]
@@ -182,8 +199,8 @@ class DatabaseThreads:
         if DatabaseThreads.writer is self:
             DatabaseThreads.writer = None
         self._executor.shutdown(wait=True)
-        # After the threads: a running one would open its connection again. In a thread: Django refuses to
-        # close a connection in the thread of an event loop.
+        # After the threads: a running one would open its connection again. In a thread: Django
+        # refuses to close a connection in the thread of an event loop.
         closing = threading.Thread(target=self._close_connections, name="closing")
         closing.start()
         closing.join()
@@ -196,14 +213,17 @@ class DatabaseThreads:
 def write(work: Callable[[], R]) -> R:
     """Run a function that writes and return its result after the commit.
 
-    On SQLite it shares the queue and the commits of the process's writer, unless it is part of a transaction.
+    On SQLite it shares the queue and the commits of the process's writer, unless it is part of a
+    transaction.
     """
     writer = DatabaseThreads.writer
     return work() if writer is None or connection.in_atomic_block else writer.run_in_thread(work)
 
 
 def _released(work: Callable[[], R]) -> R:
-    """Run a function, and return the connection to PostgreSQL's pool; keep SQLite's unless it had an error."""
+    """Run a function, and return the connection to PostgreSQL's pool; keep SQLite's unless it had
+    an error.
+    """
     try:
         return work()
     finally:
@@ -249,7 +269,9 @@ class _BatchAborted(Exception):
 
 
 def _writers_waiting(ends: float) -> bool:
-    """Return whether another thread waits to write, or from a moment on another process; always False on PostgreSQL."""
+    """Return whether another thread waits to write, or from a moment on another process; always
+    False on PostgreSQL.
+    """
     if getattr(connection, "has_waiting_writers", False):
         return True
     return time.perf_counter() > ends and bool(getattr(connection, "has_waiting_processes", False))
@@ -265,8 +287,8 @@ def _outcome_in_transaction(job: _Job) -> tuple[Any, BaseException | None]:
 class LoopReader:
     """A connection to SQLite that only reads, for one event loop.
 
-    A read by its key takes 10 µs there and waits for no writer; a switch to a thread takes 100 µs, and up to 5 ms more
-    while the loop is busy. PostgreSQL is read in threads.
+    A read by its key takes 10 µs there and waits for no writer; a switch to a thread takes 100 µs,
+    and up to 5 ms more while the loop is busy. PostgreSQL is read in threads.
     """
 
     def __init__(self) -> None:
@@ -277,7 +299,11 @@ class LoopReader:
         if self._connection is None:
             path = Path(settings.DATABASES["default"]["NAME"]).absolute()
             self._connection = sqlite3.connect(
-                f"{path.as_uri()}?mode=ro", uri=True, timeout=0, isolation_level=None, check_same_thread=False
+                f"{path.as_uri()}?mode=ro",
+                uri=True,
+                timeout=0,
+                isolation_level=None,
+                check_same_thread=False,
             )
         found: list[tuple[Any, ...]] = self._connection.execute(sql, values).fetchall()
         return found[0] if found else None

@@ -1,16 +1,19 @@
-"""Triggers that number the changes of children: an answer that was kept is patched with the children that changed since.
+"""Triggers that number the changes of children: an answer that was kept is patched with the
+children that changed since.
 
-No statement can leave them out, nor the previous release beside this one. A migration that makes one of their tables
-again, as Django does on SQLite for most changes of a column, has ``DROP`` before and ``CREATE`` after it.
+No statement can leave them out, nor the previous release beside this one. A migration that makes
+one of their tables again, as Django does on SQLite for most changes of a column, has ``DROP``
+before and ``CREATE`` after it.
 """
 
 from typing import Any, Final
 
 from django.db.migrations import RunPython
 
-#: A writer locks the row of its group before it changes children: the number is that of the transaction before, plus 1. It is
-#: larger than the ``seq`` and ``revision`` of every answer that lacks the change. A claim locks no group; its number may be
-#: less, and open children are read every second.
+#: A writer locks the row of its group before it changes children: the number is that of the
+#: transaction before, plus 1. It is larger than the ``seq`` and ``revision`` of every answer that
+#: lacks the change. A claim locks no group; its number may be less, and open children are read
+#: every second.
 _NUMBER: Final = "SELECT seq + revision + 1 FROM jobgroups_jobgroup WHERE id = NEW.group_id"
 #: Has the trigger of a child number it.
 _TOUCH: Final = "UPDATE jobgroups_childjob SET changed = changed WHERE id"
@@ -49,7 +52,9 @@ def _create(_apps: Any, schema_editor: Any) -> None:
 def _drop(_apps: Any, schema_editor: Any) -> None:
     for name in ("child_changed", *_TRIGGERS):
         on_sqlite = schema_editor.connection.vendor == "sqlite"
-        schema_editor.execute(f"DROP TRIGGER {name}" if on_sqlite else f"DROP FUNCTION {name} CASCADE")
+        schema_editor.execute(
+            f"DROP TRIGGER {name}" if on_sqlite else f"DROP FUNCTION {name} CASCADE"
+        )
 
 
 CREATE: Final = RunPython(_create, _drop)

@@ -39,7 +39,11 @@ ROLE_RIGHTS: Final = {
     Role.ADMINISTRATOR: Right.ADMINISTER,
     Role.SERVICE: Right.SUBMIT,
 }
-SCOPE_RIGHTS: Final = {Scope.READ: Right.SEE, Scope.SUBMIT: Right.SUBMIT, Scope.OPERATE: Right.OPERATE}
+SCOPE_RIGHTS: Final = {
+    Scope.READ: Right.SEE,
+    Scope.SUBMIT: Right.SUBMIT,
+    Scope.OPERATE: Right.OPERATE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ EVERYBODY: Final = Principal(Right.ADMINISTER)
 
 
 def may(principal: Principal, right: Right, *, owner_id: int | None = None) -> bool:
-    """Return whether a principal may do something. ``owner_id``: the account whose object is to be changed."""
+    """Return whether a principal may do something. ``owner_id``: the account whose object is to be
+    changed.
+    """
     is_own = owner_id is not None and owner_id == principal.user_id
     return principal.right >= (Right.SUBMIT if is_own else right)

@@ -1,7 +1,9 @@
-"""Judges a body that was received as the file that a job reported: a web page or half a picture is no copy of it. Pure.
+"""Judges a body that was received as the file that a job reported: a web page or half a picture is
+no copy of it. Pure.
 
-Only files whose name has the extension of a known binary format are judged: a custom node may write any others. The
-end of a picture is found by its format, so that bytes behind it, which decoders ignore, do no harm.
+Only files whose name has the extension of a known binary format are judged: a custom node may write
+any others. The end of a picture is found by its format, so that bytes behind it, which decoders
+ignore, do no harm.
 """
 
 import re
@@ -9,7 +11,8 @@ from typing import Final
 
 from jobgroups.domain.media_types import media_type
 
-_ISO: Final = rb"....(?:ftyp(?!avi|mif|msf|hei)|moov|mdat|free|skip|wide|pnot)"  #: The boxes of MP4 and QuickTime.
+#: The boxes of MP4 and QuickTime.
+_ISO: Final = rb"....(?:ftyp(?!avi|mif|msf|hei)|moov|mdat|free|skip|wide|pnot)"
 _MATROSKA: Final = rb"\x1aE\xdf\xa3"
 #: How a file begins, by its media type.
 _BEGINNINGS: Final = {
@@ -39,13 +42,17 @@ _BEGINNINGS: Final = {
 #: A body that breaks off within its head: the longest head has twelve bytes.
 _HEADS: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 _HEAD: Final = 1024  #: Bytes by which the kind of a file is known.
-#: The first element behind the declaration and the comments of a page. Nothing is matched twice: a page may be hostile.
-_ROOT: Final = re.compile(rb"(?>\s+|<\?.*?\?>|<!--.*?-->)*+<(?:!doctype\s+)?(\w+)", re.DOTALL | re.IGNORECASE)
+#: The first element behind the declaration and the comments of a page. Nothing is matched twice: a
+#: page may be hostile.
+_ROOT: Final = re.compile(
+    rb"(?>\s+|<\?.*?\?>|<!--.*?-->)*+<(?:!doctype\s+)?(\w+)", re.DOTALL | re.IGNORECASE
+)
 _BLANKS: Final = b"\xef\xbb\xbf \t\r\n\f"
 _PNG_END: Final = b"\0\0\0\0IEND"  #: Its checksum of four bytes follows.
 _JPEG_END: Final = b"\xff\xd9"
 _OVERLAP: Final = 11  #: Bytes of an end that may be in the previous chunk.
-#: A marker of a JPEG with the length behind it; markers without a length; the one before the pixels.
+#: A marker of a JPEG with the length behind it; markers without a length; the one before the
+#: pixels.
 _MARKER: Final = re.compile(rb"\xff([\x01-\xfe])(..)", re.DOTALL)
 _BARE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 _PIXELS: Final = 0xDA
@@ -63,7 +70,8 @@ class Body:
         self._type = media_type(filename)
         self.is_judged = self._type in _BEGINNINGS
         self.size = 0
-        self.warning = ""  #: What is doubtful about a body that may be kept, as a sentence; known at its end.
+        #: What is doubtful about a body that may be kept, as a sentence; known at its end.
+        self.warning = ""
         self.is_whole = False  #: Whether the content proves that nothing is missing at its end.
         self._head = b""
         self._rest = b""  #: What is searched again together with the next chunk.
@@ -93,7 +101,9 @@ class Body:
         if self._is("image/webp"):
             self.is_whole = self.size >= 8 + int.from_bytes(self._head[4:8], "little")
         is_stub = self.size < 12 and any(one.startswith(self._head[: len(one)]) for one in _HEADS)
-        if is_stub or (not self.is_whole and any(map(self._is, ("image/png", "image/jpeg", "image/webp")))):
+        if is_stub or (
+            not self.is_whole and any(map(self._is, ("image/png", "image/jpeg", "image/webp")))
+        ):
             raise NoCopy(f"The file is truncated: its end is missing after {self.size} bytes.")
         if not self._is(self._type):
             kind = next(filter(self._is, _BEGINNINGS), "")
@@ -120,13 +130,18 @@ class Body:
         self._rest = window[-_OVERLAP:]
 
     def _find_jpeg_end(self, window: bytes) -> None:
-        """Search the end of a JPEG behind its segments, one of which may be a whole JPEG: its thumbnail."""
+        """Search the end of a JPEG behind its segments, one of which may be a whole JPEG: its
+        thumbnail.
+        """
         at = self._skipped
         while not self._in_pixels:
             found = _MARKER.search(window, at)
             if found is None:
                 # Three bytes may be the beginning of a marker with its length.
-                self._rest, self._skipped = window[max(at, len(window) - 3) :], max(0, at - len(window))
+                self._rest, self._skipped = (
+                    window[max(at, len(window) - 3) :],
+                    max(0, at - len(window)),
+                )
                 return
             self._segments += 1
             at = found.start() + 2

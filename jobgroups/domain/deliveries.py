@@ -10,8 +10,10 @@ class DeliveryIntervals:
 
     poll: float = 1.0  #: Between two queries of due deliveries.
     timeout: float = 15.0  #: Of one delivery.
-    claim: float = 60.0  #: After this long without a result, the runner that claimed a delivery counts as dead.
-    retry_first: float = 5.0  #: The first pause before a failed delivery is tried again; it doubles each time.
+    #: After this long without a result, the runner that claimed a delivery counts as dead.
+    claim: float = 60.0
+    #: The first pause before a failed delivery is tried again; it doubles each time.
+    retry_first: float = 5.0
     retry_most: float = 3_600.0  #: The longest pause.
     give_up: float = 86_400.0  #: The age after which a failed delivery is tried no more.
     retention: float = 30 * 86_400.0  #: The age at which a row is deleted.

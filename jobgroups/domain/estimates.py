@@ -1,7 +1,8 @@
 """Estimates of the seconds of a workflow on a backend, from rows of learned times. Pure.
 
-Workflows with the same ``jobgroups.workflow.digest`` have one estimate. A backend that has never run a workflow gets
-the typical seconds of the workflow, divided by the backend's relative speed on workflows that it shares with others.
+Workflows with the same ``jobgroups.workflow.digest`` have one estimate. A backend that has never
+run a workflow gets the typical seconds of the workflow, divided by the backend's relative speed on
+workflows that it shares with others.
 """
 
 import datetime as dt
@@ -47,7 +48,9 @@ def moving_average(average: float | None, sample: float) -> float:
 
 
 class Estimates:
-    """Estimates from a reading of the rows, at most one for each digest and backend. Methods take constant time."""
+    """Estimates from a reading of the rows, at most one for each digest and backend. Methods take
+    constant time.
+    """
 
     def __init__(self, rows: Iterable[TimingRow] = ()) -> None:
         self._seconds: dict[tuple[str, str], float] = {}
@@ -78,7 +81,9 @@ class Estimates:
         }
 
     def seconds(self, digest: str, backend_id: str) -> float | None:
-        """Return the seconds of a workflow with loaded models; None if it is empty or has never run."""
+        """Return the seconds of a workflow with loaded models; None if it is empty or has never
+        run.
+        """
         known = self._seconds.get((digest, backend_id))
         typical = self._typical.get(digest)
         if typical is None or known is not None:
@@ -112,8 +117,8 @@ class Estimates:
 def _relative_speeds(of_digest: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return the speed of each backend that shares a workflow with another one; about 1.0 is usual.
 
-    The logarithm of the seconds is fitted as a sum of one part of the workflow and one of the backend, by turns. With
-    half of the pairs known, the error is a fifth smaller than with medians.
+    The logarithm of the seconds is fitted as a sum of one part of the workflow and one of the
+    backend, by turns. With half of the pairs known, the error is a fifth smaller than with medians.
     """
     shared = [
         {backend_id: math.log(seconds) for backend_id, seconds in times.items()}

@@ -1,4 +1,6 @@
-"""Exclusions: workflows that a backend refused, or for which its memory did not suffice, until when. Pure."""
+"""Exclusions: workflows that a backend refused, or for which its memory did not suffice, until
+when. Pure.
+"""
 
 import datetime as dt
 from enum import StrEnum
@@ -10,13 +12,17 @@ from jobgroups.domain.failures import FailureClass
 class ExclusionKind(StrEnum):
     """Why a backend is excluded for a workflow."""
 
-    #: It lacks a node class or a file: excluded from the first refusal. Or it answered 500: from the second one.
+    #: It lacks a node class or a file: excluded from the first refusal. Or it answered 500: from
+    #: the second one.
     MISSING = "missing"
     OUT_OF_MEMORY = "out_of_memory"  #: Excluded from the second failure: the first freed memory.
 
 
 #: How long an exclusion lasts after the last failure.
-LIFETIME: Final = {ExclusionKind.MISSING: dt.timedelta(hours=1), ExclusionKind.OUT_OF_MEMORY: dt.timedelta(hours=24)}
+LIFETIME: Final = {
+    ExclusionKind.MISSING: dt.timedelta(hours=1),
+    ExclusionKind.OUT_OF_MEMORY: dt.timedelta(hours=24),
+}
 #: The number of failures from which a backend is excluded.
 FAILURES: Final = {ExclusionKind.MISSING: 1, ExclusionKind.OUT_OF_MEMORY: 2}
 

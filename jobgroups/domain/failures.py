@@ -1,8 +1,9 @@
 """Failure classes: one for each cause that is handled differently. Pure.
 
-``failures.toml`` has the meaning of each class, ``error_signs.toml`` the signs of errors that ComfyUI raises,
-``docs/failure_examples.json`` examples; ``docs/failures.md`` shows them. What ComfyUI says is sorted by :func:`class_of_error` and :func:`class_of_refusal`. Its texts are PyTorch's and its
-nodes', and change with them: what fits nothing is a plain error of a node.
+``failures.toml`` has the meaning of each class, ``error_signs.toml`` the signs of errors that
+ComfyUI raises, ``docs/failure_examples.json`` examples; ``docs/failures.md`` shows them. What
+ComfyUI says is sorted by :func:`class_of_error` and :func:`class_of_refusal`. Its texts are
+PyTorch's and its nodes', and change with them: what fits nothing is a plain error of a node.
 """
 
 import re
@@ -17,7 +18,8 @@ import msgspec
 
 from jobgroups.domain.states import ErrorType
 
-KEY_LOST: Final = "key_lost"  #: ``error_details.reason`` of a job whose submitter has to send its key again.
+#: ``error_details.reason`` of a job whose submitter has to send its key again.
+KEY_LOST: Final = "key_lost"
 
 
 class FailureClass(StrEnum):
@@ -70,8 +72,8 @@ BETTER_ELSEWHERE: Final = frozenset(
     }
 )
 
-#: Failures after which a backend does not take a job of the pool again in its run. One that was only away does, and
-#: one that lacked something does after its exclusion.
+#: Failures after which a backend does not take a job of the pool again in its run. One that was
+#: only away does, and one that lacked something does after its exclusion.
 ONLY_ELSEWHERE: Final = tuple(
     kind
     for kind, known in TAXONOMY.items()
@@ -80,13 +82,19 @@ ONLY_ELSEWHERE: Final = tuple(
 )
 
 #: Failures of an attempt whose end may never be seen: it keeps its job from no other backend.
-OVERTAKEN: Final = (FailureClass.STALLED, FailureClass.UNREACHABLE, FailureClass.BACKEND_LOST, FailureClass.INTERNAL)
+OVERTAKEN: Final = (
+    FailureClass.STALLED,
+    FailureClass.UNREACHABLE,
+    FailureClass.BACKEND_LOST,
+    FailureClass.INTERNAL,
+)
 
 #: The classes that a group may name in ``retry_on``.
 RETRIED: Final = tuple(one for one, kind in TAXONOMY.items() if kind.retry is not RetryTarget.NEVER)
 
 
-#: The signs of each class in order: names of exceptions, and a pattern of texts, also where a node wrapped an error.
+#: The signs of each class in order: names of exceptions, and a pattern of texts, also where a node
+#: wrapped an error.
 _SIGNS: Final = [
     (
         FailureClass(name),
@@ -100,10 +108,13 @@ _SIGNS: Final = [
 def class_of_error(exception_type: str, message: str) -> FailureClass:
     """Return the class of an error that ComfyUI raised while it executed a prompt.
 
-    ``exception_type`` is dotted, a builtin's without its module. Tips at the end of ``message`` are ComfyUI's own verdict.
+    ``exception_type`` is dotted, a builtin's without its module. Tips at the end of ``message`` are
+    ComfyUI's own verdict.
     """
     name = exception_type.rsplit(".", maxsplit=1)[-1]
-    found = (kind for kind, exceptions, texts in _SIGNS if name in exceptions or texts.search(message))
+    found = (
+        kind for kind, exceptions, texts in _SIGNS if name in exceptions or texts.search(message)
+    )
     return next(found, FailureClass.NODE_ERROR)
 
 
@@ -112,7 +123,9 @@ _NO_SUCH_CLASS: Final = re.compile(r"Cannot execute because node .+ does not exi
 _NO_CLASS_GIVEN: Final = re.compile(r"\bclass_type\b")
 #: ``LoadImage`` and its kin look for their file themselves.
 _NO_SUCH_FILE: Final = re.compile(r"\bInvalid (?:\w+ )?file: ")
-_NO_FILE: Final = frozenset({"sampler_name", "scheduler_name"})  #: Inputs called ``…_name`` that name no file.
+_NO_FILE: Final = frozenset(
+    {"sampler_name", "scheduler_name"}
+)  #: Inputs called ``…_name`` that name no file.
 _FILE_NAME: Final = re.compile(
     r"\.(?:safetensors|sft|ckpt|pth?|bin|gguf|onnx|engine|ya?ml|png|jpe?g|webp|gif|bmp|tiff?|mp4|mov"
     r"|webm|mkv|wav|mp3|flac|ogg|latent|glb|gltf|obj|ply)\Z",
@@ -120,12 +133,15 @@ _FILE_NAME: Final = re.compile(
 )
 
 
-def class_of_refusal(error_type: str, message: str, node_errors: Mapping[str, Any] | None) -> FailureClass:
+def class_of_refusal(
+    error_type: str, message: str, node_errors: Mapping[str, Any] | None
+) -> FailureClass:
     """Return the class of a prompt that ComfyUI refused before it queued it.
 
-    Type and message are those of the refusal as a whole; ``node_errors`` maps a node id to ``{"errors": [{"type",
-    "details", …}], …}``. A node class or a file is missing only if nothing else is wrong: other backends may have it,
-    but a graph that is invalid besides is refused everywhere.
+    Type and message are those of the refusal as a whole; ``node_errors`` maps a node id to
+    ``{"errors": [{"type", "details", …}], …}``. A node class or a file is missing only if nothing
+    else is wrong: other backends may have it, but a graph that is invalid besides is refused
+    everywhere.
     """
     if error_type == "missing_node_type" or _NO_SUCH_CLASS.search(message):
         given = _NO_CLASS_GIVEN.search(message) is None

@@ -1,7 +1,8 @@
 """Names of saved files: a template, filled with the facts of each file. Pure.
 
-The zip, the command line and the typed client use this module, so that a file has the same name in all of them. No value
-makes a folder or leaves one: a ``/`` of the template makes a folder, one of a value never does.
+The zip, the command line and the typed client use this module, so that a file has the same name in
+all of them. No value makes a folder or leaves one: a ``/`` of the template makes a folder, one of a
+value never does.
 """
 
 import json
@@ -21,15 +22,18 @@ FIXED: Final = ("index", "number", "seed", "backend", "name", "job", "group")
 
 Facts: TypeAlias = Mapping[str, Any]  #: The names of one file with their values; see ``facts``.
 
-#: What a file system does not allow in a name, control characters, and those that reverse the direction of text,
-#: which can show another extension.
-_FORBIDDEN: Final = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+#: What a file system does not allow in a name, control characters, and those that reverse the
+#: direction of text, which can show another extension.
+_FORBIDDEN: Final = re.compile(
+    r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
+)
 _WINDOWS_DEVICES: Final = re.compile(
     r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]|conin\$|conout\$) *(\..*)?", re.IGNORECASE
 )
 #: Of Python's format specifications those of numbers, up to a width of 99.
 _SPECIFICATION: Final = re.compile(r"[+ -]?(0?[1-9]\d?)?(\.\d\d?)?[dxXeEfFgG%]?", re.ASCII)
-# Most file systems allow 255 bytes a part; a number is added. Windows allows 260 characters a path by default.
+# Most file systems allow 255 bytes a part; a number is added. Windows allows 260 characters a path
+# by default.
 _MAX_PART: Final = 180
 _MAX_PATH: Final = 400
 _MAX_DEPTH: Final = 8
@@ -43,7 +47,9 @@ class TemplateInvalid(ValueError):
 
 
 class FileName(NamedTuple):
-    """A relative path with ``/``, safe on every system; ``str`` includes the number of the file, unless it is 1."""
+    """A relative path with ``/``, safe on every system; ``str`` includes the number of the file,
+    unless it is 1.
+    """
 
     stem: str  #: With its folders.
     extension: str  #: With its dot; may be empty.
@@ -59,7 +65,9 @@ class _Field(NamedTuple):
     specification: str
 
     def filled(self, facts: Facts) -> str:
-        text = _text(facts.get(self.name), self.specification or ("04" if self.name == "index" else ""))[:_MAX_PART]
+        text = _text(
+            facts.get(self.name), self.specification or ("04" if self.name == "index" else "")
+        )[:_MAX_PART]
         return _cut(_FORBIDDEN.sub("_", text), _MAX_PART if self.name == "name" else _MAX_VALUE)
 
 
@@ -68,7 +76,9 @@ def _field(name: str, specification: str, conversion: str | None) -> _Field:
     if not name or name.isdigit():
         raise TemplateInvalid(f"{shown} has no name; write for example {{seed}}.")
     if conversion or set(name) & set("[]{}") or ("." in name and name.partition(".")[0] in FIXED):
-        raise TemplateInvalid(f"{shown} must be a plain name, without conversion, attribute or item.")
+        raise TemplateInvalid(
+            f"{shown} must be a plain name, without conversion, attribute or item."
+        )
     if not _SPECIFICATION.fullmatch(specification):
         raise TemplateInvalid(f"The format of {shown} must be one of a number, such as 03 or .2f.")
     return _Field(name, specification)
@@ -87,7 +97,9 @@ class Template:
         except ValueError as error:
             raise TemplateInvalid(f"The template {text!r} is wrong: {error}.") from None
         for literal, name, specification, conversion in parsed:
-            first, *others = _FORBIDDEN.sub(lambda found: "/" if found[0] == "/" else "_", literal).split("/")
+            first, *others = _FORBIDDEN.sub(
+                lambda found: "/" if found[0] == "/" else "_", literal
+            ).split("/")
             parts[-1].append(first)
             parts += [[other] for other in others]
             if name is not None:
@@ -114,23 +126,33 @@ class Template:
             raise TemplateInvalid(f"No file has {{{unknown}}}. Names: {listed}{more}.")
 
     def fill(self, facts: Facts) -> FileName:
-        """Return the name of the file with these facts. What it lacks is empty, an empty part is ``_``."""
-        texts = ["".join(one if isinstance(one, str) else one.filled(facts) for one in part) for part in self._parts]
+        """Return the name of the file with these facts. What it lacks is empty, an empty part is
+        ``_``.
+        """
+        texts = [
+            "".join(one if isinstance(one, str) else one.filled(facts) for one in part)
+            for part in self._parts
+        ]
         extension = _extension(str(facts["name"]))
         stem = texts.pop()
         if extension and stem[-len(extension) :].casefold() == extension.casefold():
             stem = stem[: -len(extension)]
         folders = [_part(text, self._limit) for text in texts]
-        return FileName("/".join([*folders, _part(stem, self._limit - len(extension.encode()))]), extension)
+        return FileName(
+            "/".join([*folders, _part(stem, self._limit - len(extension.encode()))]), extension
+        )
 
 
 class FileNames:
-    """Names the files of one download or zip: no two of its names differ only by upper and lower case."""
+    """Names the files of one download or zip: no two of its names differ only by upper and lower
+    case.
+    """
 
     def __init__(self, template: Template) -> None:
         self._template = template
         self._known: set[str] = set()
-        # Of each name the last number that was given to its stem. The zip lists missing files under the first.
+        # Of each name the last number that was given to its stem. The zip lists missing files under
+        # the first.
         self._numbers = {"missing.txt": 1}
 
     def of(self, facts: Facts) -> FileName:
@@ -189,7 +211,9 @@ def default_name(seed: int, backend_id: str, filename: str) -> str:
 
 
 def _text(value: Any, specification: str) -> str:
-    """Return a value as text; one that is no number, or does not fit the specification, without the specification."""
+    """Return a value as text; one that is no number, or does not fit the specification, without the
+    specification.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):

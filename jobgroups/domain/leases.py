@@ -16,15 +16,18 @@ class FencingToken:
 class LeaseTable:
     """Leases and runners, read at one moment.
 
-    ``unclaimed`` backends have had a free lease for so long that no runner below its share wants them. A runner that
-    crashes at its start is not stable, and gets nothing.
+    ``unclaimed`` backends have had a free lease for so long that no runner below its share wants
+    them. A runner that crashes at its start is not stable, and gets nothing.
     """
 
     unclaimed: frozenset[str] = frozenset()
-    held_by_others: Mapping[str, str] = field(default_factory=dict)  #: Runner by backend, without this runner.
+    held_by_others: Mapping[str, str] = field(
+        default_factory=dict
+    )  #: Runner by backend, without this runner.
     live_runners: frozenset[str] = frozenset()  #: Names of the other live runners.
     stable_runners: frozenset[str] = frozenset()  #: Those that have been alive for a while.
-    next_free_in: float | None = None  #: Seconds until the first lease of another runner expires, unless renewed.
+    #: Seconds until the first lease of another runner expires, unless renewed.
+    next_free_in: float | None = None
 
 
 def fair_share(backends: int, runners: int) -> int:

@@ -1,7 +1,9 @@
-"""Finds out whether a received PNG is one picture of one job: the Director's mark is in it, and all its checksums fit. Pure.
+"""Finds out whether a received PNG is one picture of one job: the Director's mark is in it, and all
+its checksums fit. Pure.
 
-ComfyUI writes the mark while it writes the picture, directly before the pixels. If another prompt writes to the file
-while it is read, the parts of two pictures do not fit the checksum of the piece (64 KiB) in which one follows the other.
+ComfyUI writes the mark while it writes the picture, directly before the pixels. If another prompt
+writes to the file while it is read, the parts of two pictures do not fit the checksum of the piece
+(64 KiB) in which one follows the other.
 """
 
 import json

@@ -21,7 +21,8 @@ class NoticeKind(StrEnum):
     """The kinds of notices; ``DIRECTOR_NOTIFY_ON`` enables them."""
 
     GROUP_ENDED = "group_ended"  #: A run of a group has ended, however.
-    BACKEND_TROUBLE = "backend_trouble"  #: Work waits for a backend that is away, or it was set aside.
+    #: Work waits for a backend that is away, or it was set aside.
+    BACKEND_TROUBLE = "backend_trouble"
     QUEUE_EMPTY = "queue_empty"  #: Nothing waits or runs any more.
 
 
@@ -30,7 +31,8 @@ class NoticeIntervals(DeliveryIntervals):
     """The times of notices, in seconds."""
 
     poll: float = 5.0
-    min_interval: float = 60.0  #: Between two messages; notices of the meantime are merged into one.
+    #: Between two messages; notices of the meantime are merged into one.
+    min_interval: float = 60.0
     timeout: float = 30.0  #: A later result is not waited for.
     claim: float = 120.0
     retry_first: float = 60.0
@@ -78,7 +80,9 @@ class GroupSummary:
 
 
 def group_ended(end: GroupSummary, link: str = "") -> Message:
-    """Return the message: ``shot_001: 11 of 12 done, 1 failed (out of memory on gpu-2), took 14 min``."""
+    """Return the message: ``shot_001: 11 of 12 done, 1 failed (out of memory on gpu-2), took 14
+    min``.
+    """
     done = _done(end)
     if end.late:
         done = f"{done} ({'' if end.total == 1 else f'{end.late} '}on a later try)"
@@ -106,7 +110,8 @@ def _reasons(end: GroupSummary) -> str:
     worst = sorted(end.reasons.items(), key=lambda one: (-one[1], one[0]))
     alone = len(worst) == 1
     said = [
-        f"{'' if alone else f'{count} '}{failure_label(failure_class)}" + (f" on {backend_id}" if backend_id else "")
+        f"{'' if alone else f'{count} '}{failure_label(failure_class)}"
+        + (f" on {backend_id}" if backend_id else "")
         for (failure_class, backend_id), count in worst[:_MOST_REASONS]
     ]
     rest = sum(count for _, count in worst[_MOST_REASONS:])
@@ -124,9 +129,11 @@ def _with_link(body: str, link: str) -> str:
 def backend_away(
     backend_id: str, seconds: float, reason: str, waiting: int, link: str, *, answers: bool = False
 ) -> Message:
-    """Return the message of a backend for which work waits and that cannot take it, after ``seconds`` in a row.
+    """Return the message of a backend for which work waits and that cannot take it, after
+    ``seconds`` in a row.
 
-    ``reason`` is a clause; it and ``link`` (to the backends) may be empty. ``answers``: it answers, but is unfit.
+    ``reason`` is a clause; it and ``link`` (to the backends) may be empty. ``answers``: it answers,
+    but is unfit.
     """
     jobs = pluralize(waiting, "job waits", "jobs wait")
     why = f" ({reason})" if reason else ""
@@ -140,7 +147,9 @@ def away_title(backend_id: str, *, answers: bool = False) -> str:
     return f"{backend_id} takes no jobs" if answers else f"{backend_id} does not answer"
 
 
-def backend_quarantined(backend_id: str, reason: str, by: str, until: dt.datetime | None, link: str) -> Message:
+def backend_quarantined(
+    backend_id: str, reason: str, by: str, until: dt.datetime | None, link: str
+) -> Message:
     who = f" by {by}" if by else ""
     why = f": {reason}" if reason else ""
     end = "it is released" if until is None else f"{until.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"

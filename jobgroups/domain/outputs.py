@@ -1,4 +1,6 @@
-"""The files in the outputs of a job: their order, identity at a backend, and mark of a replaced one. Pure."""
+"""The files in the outputs of a job: their order, identity at a backend, and mark of a replaced
+one. Pure.
+"""
 
 import hashlib
 import json
@@ -7,8 +9,10 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 MARK_KEY: Final = "director"  #: The key under which a prompt and its PNGs have the ids of its job.
-SENT: Final = "websocket"  #: The ``type`` of a picture that came as a frame: only the Director has a file of it.
-REPLACED: Final = "replaced"  #: The ``reason`` of a missing output: a later job wrote another file of the same name.
+#: The ``type`` of a picture that came as a frame: only the Director has a file of it.
+SENT: Final = "websocket"
+#: The ``reason`` of a missing output: a later job wrote another file of the same name.
+REPLACED: Final = "replaced"
 
 
 def output_url(group_id: str, job_id: str, number: int) -> str:
@@ -31,7 +35,11 @@ def all_missing(outputs: Mapping[str, Any]) -> bool:
 
 
 def _is_file(item: Any) -> bool:
-    return isinstance(item, dict) and isinstance(item.get("filename"), str) and isinstance(item.get("url"), str)
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("filename"), str)
+        and isinstance(item.get("url"), str)
+    )
 
 
 def file_digest(backend_id: str, item: Mapping[str, Any]) -> str:
@@ -50,10 +58,11 @@ def file_digest(backend_id: str, item: Mapping[str, Any]) -> str:
 def digests(
     backend_id: str, node_outputs: Mapping[str, Mapping[str, Any]], executed: Collection[str]
 ) -> dict[str, bool]:
-    """Return the digest of each file that the nodes reported, and whether the prompt has written it.
+    """Return the digest of each file that the nodes reported, and whether the prompt has written
+    it.
 
-    An input file was there before: a node that shows it has not written it. ``node_outputs`` maps a node id to its
-    ``ui`` object. ComfyUI's cache answered for nodes that are not ``executed``.
+    An input file was there before: a node that shows it has not written it. ``node_outputs`` maps a
+    node id to its ``ui`` object. ComfyUI's cache answered for nodes that are not ``executed``.
     """
     found: dict[str, bool] = {}
     for node, shown in node_outputs.items():
@@ -66,13 +75,23 @@ def digests(
     return found
 
 
-def nodes_of_files(backend_id: str, node_outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def nodes_of_files(
+    backend_id: str, node_outputs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
     """Return by digest the node that reported each file."""
-    return {digest: node for node in node_outputs for digest in digests(backend_id, {node: node_outputs[node]}, ())}
+    return {
+        digest: node
+        for node in node_outputs
+        for digest in digests(backend_id, {node: node_outputs[node]}, ())
+    }
 
 
-def marked(outputs: Mapping[str, Any], backend_id: str, replaced: Collection[str]) -> dict[str, Any]:
-    """Return the outputs with the files of these digests marked as missing, because they were replaced."""
+def marked(
+    outputs: Mapping[str, Any], backend_id: str, replaced: Collection[str]
+) -> dict[str, Any]:
+    """Return the outputs with the files of these digests marked as missing, because they were
+    replaced.
+    """
 
     def shown(item: Any) -> Any:
         names_a_file = isinstance(item, dict) and isinstance(item.get("filename"), str)
@@ -80,4 +99,7 @@ def marked(outputs: Mapping[str, Any], backend_id: str, replaced: Collection[str
             return {**item, "missing": True, "reason": REPLACED}
         return item
 
-    return {key: list(map(shown, one)) if isinstance(one, list) else shown(one) for key, one in outputs.items()}
+    return {
+        key: list(map(shown, one)) if isinstance(one, list) else shown(one)
+        for key, one in outputs.items()
+    }

@@ -1,7 +1,8 @@
-"""The earliest-completion plan: which backend does which jobs of the queue, and when they end. Pure.
+"""The earliest-completion plan: which backend does which jobs of the queue, and when they end.
+Pure.
 
-Jobs are planned in the order of the queue, each at the backend where it ends first. At the end of a queue a slow backend
-thereby gets no job that a faster one, busy now, still ends sooner.
+Jobs are planned in the order of the queue, each at the backend where it ends first. At the end of a
+queue a slow backend thereby gets no job that a faster one, busy now, still ends sooner.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ _BULK: Final = 8  #: Above this number of jobs for each backend most of them are
 #: Maximum number of slots that are computed: about 0.1 s. Variants behind are estimated as a whole.
 _MAX_SIZE: Final = 30_000
 _HALVINGS: Final = 50
-_SOON_S: Final = 6.0  #: Seconds in which the queue is read again, and a prompt is removed from another backend.
+#: Seconds in which the queue is read again, and a prompt is removed from another backend.
+_SOON_S: Final = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,17 +50,22 @@ class Ends:
     jobs: int
 
     def of(self, rank: int) -> float:
-        """Return the seconds until the job with a rank ends, from 1; between first and last they are spread evenly."""
+        """Return the seconds until the job with a rank ends, from 1; between first and last they
+        are spread evenly.
+        """
         part = (rank - 1) / (self.jobs - 1) if self.jobs > 1 else 1.0
         return self.first + (self.last - self.first) * min(part, 1.0)
 
 
 class _Slot(NamedTuple):
-    """A backend for the next job of one workflow. Ties go to the smaller id, so that all runners make the same plan."""
+    """A backend for the next job of one workflow. Ties go to the smaller id, so that all runners
+    make the same plan.
+    """
 
     ends_in: float  #: When that job would end there.
     backend_id: str
-    free_in: float  #: ``free_in`` of the backend when this was computed; another workflow may have got it since.
+    #: ``free_in`` of the backend when this was computed; another workflow may have got it since.
+    free_in: float
     worker: Worker
     seconds: float
     load: float
@@ -78,22 +85,33 @@ class Plan:
         self.workers = {worker.backend_id: worker for worker in workers}
         self.size = 0  #: Number of slots that were computed.
         self.allotted: dict[tuple[int, str], int] = {}  #: Number of jobs by (variant, backend).
-        self.unplanned = set[int]()  #: Variants that were estimated as a whole: any backend may take their jobs.
+        self.unplanned = set[
+            int
+        ]()  #: Variants that were estimated as a whole: any backend may take their jobs.
         #: By variant; None: a workflow of unknown duration comes before, or is its own.
         self.ends: dict[int, Ends | None] = {}
-        self.last = dict[int, float]()  #: Seconds until its last job ends, unless its own duration is unknown.
+        self.last = dict[
+            int, float
+        ]()  #: Seconds until its last job ends, unless its own duration is unknown.
         self._unknown = set[str]()  #: Backends that get jobs of unknown duration.
-        #: The workers of the backends that fit, and the seconds until the first of them is free, once that was computed.
+        #: The workers of the backends that fit, and the seconds until the first of them is free,
+        #: once that was computed.
         self._able: dict[frozenset[str], list[Worker]] = {}
         self._soonest: dict[frozenset[str], float] = {}
-        self._heaps: dict[tuple[str, str, frozenset[str]], list[_Slot]] = {}  #: By workflow, models and backends.
+        self._heaps: dict[
+            tuple[str, str, frozenset[str]], list[_Slot]
+        ] = {}  #: By workflow, models and backends.
         self._rest_ends_in = 0.0  #: Seconds until everything that was planned as a whole ends.
 
     def add(self, variant: Plannable, jobs: int, able: frozenset[str]) -> None:
         """Plan the unsent jobs of the next variant, which ``able`` backends may take."""
         if jobs <= 0:
             return
-        variant_id, digest, models = variant.variant_id, variant.workflow_digest, variant.models_digest
+        variant_id, digest, models = (
+            variant.variant_id,
+            variant.workflow_digest,
+            variant.models_digest,
+        )
         self.ends[variant_id], workers = None, self._workers_of(able)
         if not workers or self._estimates.seconds(digest, workers[0].backend_id) is None:
             self._unknown.update(one.backend_id for one in workers)
@@ -116,9 +134,13 @@ class Plan:
         return self._able[able]
 
     def reserve(self, variant: Plannable, able: frozenset[str], before: float) -> bool:
-        """Reserve a backend that is free soon, for the rest of the plan, if it ends one more job before a time."""
+        """Reserve a backend that is free soon, for the rest of the plan, if it ends one more job
+        before a time.
+        """
         if able not in self._soonest:
-            self._soonest[able] = min((worker.free_in for worker in self._workers_of(able)), default=inf)
+            self._soonest[able] = min(
+                (worker.free_in for worker in self._workers_of(able)), default=inf
+            )
         # While the queue is long, no backend is free soon.
         if self.is_full or self._soonest[able] > min(before, _SOON_S):
             return False
@@ -146,14 +168,23 @@ class Plan:
             heap, seconds_at, load_at = [], self._estimates.seconds, self._estimates.load_seconds
             for one in self._workers_of(able):
                 name = one.backend_id
-                heap.append(_Slot.of(one, max(seconds_at(digest, name) or 0.0, 0.001), load_at(digest, name), models))
+                heap.append(
+                    _Slot.of(
+                        one,
+                        max(seconds_at(digest, name) or 0.0, 0.001),
+                        load_at(digest, name),
+                        models,
+                    )
+                )
             self.size += len(heap)
             heapq.heapify(heap)
             self._heaps[key] = heap
         return self._heaps[key]
 
     def _next(self, heap: list[_Slot], models: str) -> _Slot:
-        """Return the slot where the next job ends first. Jobs of others move a slot only to a later end."""
+        """Return the slot where the next job ends first. Jobs of others move a slot only to a later
+        end.
+        """
         while (slot := heap[0]).free_in != slot.worker.free_in:
             self.size += 1
             heapq.heapreplace(heap, _Slot.of(slot.worker, slot.seconds, slot.load, models))
@@ -167,7 +198,9 @@ class Plan:
         self.allotted[key] = self.allotted.get(key, 0) + jobs
         return worker.free_in
 
-    def _assign_bulk(self, variant_id: int, heap: list[_Slot], jobs: int, models: str) -> tuple[int, float]:
+    def _assign_bulk(
+        self, variant_id: int, heap: list[_Slot], jobs: int, models: str
+    ) -> tuple[int, float]:
         """Assign what ends before a late time until which not more than all jobs end.
 
         Returns the number of jobs that are left, and when the last of the others ends.

@@ -1,7 +1,7 @@
 """The pool: which backends fit a variant, and snapshots of its queue. Pure.
 
-A *variant* is the jobs of one group that have the same workflow; a job of the pool waits for any backend that fits its
-variant. What changes while backends take jobs is in ``domain.schedule``.
+A *variant* is the jobs of one group that have the same workflow; a job of the pool waits for any
+backend that fits its variant. What changes while backends take jobs is in ``domain.schedule``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from jobgroups.domain.estimates import Estimates
 from jobgroups.domain.plan import Ends, Plan, Plannable, Worker, rest_of
 from jobgroups.domain.text import duration
 
-ANY_BACKEND: Final = "*"  #: The candidate that stands for every enabled backend, also for one that is registered later.
+#: The candidate that stands for every enabled backend, also for one that is registered later.
+ANY_BACKEND: Final = "*"
 TAG_PREFIX: Final = "tag:"  #: Begins a candidate that stands for every backend with a tag.
-#: A running prompt that takes this many times its usual time, and this many seconds longer, makes its backend suspect.
+#: A running prompt that takes this many times its usual time, and this many seconds longer, makes
+#: its backend suspect.
 _SUSPECT_FACTOR, _SUSPECT_S = 3, 30.0
 _NONE: Final[Mapping[str, Any]] = {}
-_UNKNOWN_S: Final = 30.0  #: Seconds of a bound job of which nothing is known, that waits at a backend.
+#: Seconds of a bound job of which nothing is known, that waits at a backend.
+_UNKNOWN_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,9 @@ class Needs:
 
     candidates: tuple[str, ...]  #: ``*``, or ids and ``tag:…`` in any mix, as submitted.
     required: tuple[str, ...] = ()  #: Capabilities.
-    excluded: frozenset[str] = frozenset()  #: Candidates that cannot run the workflow, as earlier failures showed.
+    excluded: frozenset[str] = (
+        frozenset()
+    )  #: Candidates that cannot run the workflow, as earlier failures showed.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +59,8 @@ class PoolBackend:
     backend_id: str
     capabilities: BackendCapabilities
     works: bool = True  #: Whether it answers and nothing holds it back.
-    is_possible: bool = True  #: Whether jobs may wait for it: it is neither disabled nor drained nor away.
+    #: Whether jobs may wait for it: it is neither disabled nor drained nor away.
+    is_possible: bool = True
 
 
 def names_of(backend_id: str, tags: Iterable[str]) -> set[str]:
@@ -79,8 +85,11 @@ class OpenVariant(Plannable):
     number: int
     queued_at: dt.datetime  #: When its jobs were queued: the start of the group's run.
     needs: Needs
-    bypassed_for: float | None = None  #: Seconds since backends began to take later jobs instead; None: they do not.
-    unsent: int  #: Jobs that no backend has. It may be too high by jobs that wait for the end of an older prompt.
+    #: Seconds since backends began to take later jobs instead; None: they do not.
+    bypassed_for: float | None = None
+    #: Jobs that no backend has. It may be too high by jobs that wait for the end of an older
+    #: prompt.
+    unsent: int
 
 
 def order_key(variant: OpenVariant) -> tuple[dt.datetime, str, int]:
@@ -96,8 +105,8 @@ class PoolChoice:
     """The variant of which a backend is to take a job, as the runner chose it."""
 
     variant: OpenVariant
-    #: Whether another backend works and can take the job: one that failed a job, or from which it was recalled, leaves it
-    #: to others for a while.
+    #: Whether another backend works and can take the job: one that failed a job, or from which it
+    #: was recalled, leaves it to others for a while.
     has_rival: bool
 
 
@@ -112,7 +121,8 @@ class VariantClass:
 
 
 class PoolSnapshot:
-    """The queue of the pool and the backends, as they were read. It never changes; derived values are computed once.
+    """The queue of the pool and the backends, as they were read. It never changes; derived values
+    are computed once.
 
     Args:
         variants: the open variants.
@@ -158,9 +168,14 @@ class PoolSnapshot:
         sets: dict[frozenset[str], frozenset[str]] = {}
         by_needs: dict[Needs, frozenset[str]] = {}
         for needs in {variant.needs for variant in self.variants}:
-            able = frozenset[str]().union(*(named.get(one, ()) for one in needs.candidates)) - needs.excluded
+            able = (
+                frozenset[str]().union(*(named.get(one, ()) for one in needs.candidates))
+                - needs.excluded
+            )
             if needs.required:
-                able = frozenset(name for name in able if fits(needs, name, self.backends[name].capabilities))
+                able = frozenset(
+                    name for name in able if fits(needs, name, self.backends[name].capabilities)
+                )
             by_needs[needs] = sets.setdefault(able, able)
         return by_needs
 
@@ -172,7 +187,9 @@ class PoolSnapshot:
             if variant.unsent > 0:
                 variants[variant.needs, variant.models_digest].append(variant)
         return {
-            (needs, models): VariantClass(self.able[needs], models, same, sum(one.unsent for one in same))
+            (needs, models): VariantClass(
+                self.able[needs], models, same, sum(one.unsent for one in same)
+            )
             for (needs, models), same in variants.items()
         }
 
@@ -195,15 +212,23 @@ class PoolSnapshot:
 
     def overdue(self, before: dt.datetime) -> list[int]:
         """Return the variants with unsent jobs that were queued before a time."""
-        return [one.variant_id for one in self.variants if one.unsent > 0 and one.queued_at < before]
+        return [
+            one.variant_id for one in self.variants if one.unsent > 0 and one.queued_at < before
+        ]
 
     def ahead_of(self, variant_id: int) -> int:
-        """Return how many unsent jobs of earlier variants wait for a backend for which this variant waits, too."""
+        """Return how many unsent jobs of earlier variants wait for a backend for which this variant
+        waits, too.
+        """
         own = self.variant(variant_id)
         if own is None:
             return 0
         able = self.able[own.needs]
-        shares = {needs for needs, other in self.able.items() if needs == own.needs or not able.isdisjoint(other)}
+        shares = {
+            needs
+            for needs, other in self.able.items()
+            if needs == own.needs or not able.isdisjoint(other)
+        }
         before = itertools.takewhile(lambda one: one is not own, self.variants)
         return sum(one.unsent for one in before if one.needs in shares)
 
@@ -227,7 +252,9 @@ class PoolSnapshot:
             if prompt.running_for is None or seconds is None:
                 continue
             limit = max(_SUSPECT_FACTOR * seconds, seconds + _SUSPECT_S)
-            if prompt.running_for > limit + self.estimates.load_seconds(prompt.workflow_digest, backend_id):
+            if prompt.running_for > limit + self.estimates.load_seconds(
+                prompt.workflow_digest, backend_id
+            ):
                 return True
         return False
 
@@ -237,38 +264,53 @@ class PoolSnapshot:
         models = {name: self.estimates.warm_models(name) for name in self.backends}
         for name in self.prompts.keys() & models:
             prompts = reversed(self.prompts[name])
-            known = (prompt.models_digest or self.estimates.models(prompt.workflow_digest) for prompt in prompts)
+            known = (
+                prompt.models_digest or self.estimates.models(prompt.workflow_digest)
+                for prompt in prompts
+            )
             models[name] = next(filter(None, known), models[name])
         return models
 
     def prompt_ends(self, backend_id: str) -> Iterator[tuple[ActivePrompt, float, bool]]:
-        """Yield the prompts of a backend with the seconds until they end, and whether these are more than a guess."""
+        """Yield the prompts of a backend with the seconds until they end, and whether these are
+        more than a guess.
+        """
         total, is_known = 0.0, backend_id not in self.suspects
         for prompt in self.prompts.get(backend_id, ()):
             seconds = self.estimates.seconds(prompt.workflow_digest, backend_id)
             is_known = is_known and seconds is not None
             expected = _UNKNOWN_S if seconds is None else seconds
-            total += expected if prompt.running_for is None else rest_of(seconds, prompt.running_for)
+            total += (
+                expected if prompt.running_for is None else rest_of(seconds, prompt.running_for)
+            )
             yield prompt, total, is_known
 
     def _free_in(self, backend_id: str) -> tuple[float, bool]:
-        """Return the seconds until a backend has ended its prompts and the older bound jobs that wait for it.
+        """Return the seconds until a backend has ended its prompts and the older bound jobs that
+        wait for it.
 
         The second value is whether that is more than a guess.
         """
         ends = list(self.prompt_ends(backend_id)) if backend_id in self.prompts else ()
         if not ends:
             return self.bound.get(backend_id, 0) * _UNKNOWN_S, True
-        known = (self.estimates.seconds(prompt.workflow_digest, backend_id) for prompt, _, _ in ends)
+        known = (
+            self.estimates.seconds(prompt.workflow_digest, backend_id) for prompt, _, _ in ends
+        )
         usual = next((seconds for seconds in known if seconds is not None), _UNKNOWN_S)
         last = max(ends_in for _, ends_in, _ in ends)
-        return last + self.bound.get(backend_id, 0) * usual, all(is_known for _, _, is_known in ends)
+        return last + self.bound.get(backend_id, 0) * usual, all(
+            is_known for _, _, is_known in ends
+        )
 
     @cached_property
     def plan(self) -> Plan:
         """The plan of the queue. With many backends, it takes 0.1 s."""
         names = self.planned(self.working)
-        plan = Plan(self.estimates, (Worker(name, self.free_in(name)[0], self.models[name]) for name in names))
+        plan = Plan(
+            self.estimates,
+            (Worker(name, self.free_in(name)[0], self.models[name]) for name in names),
+        )
         for one in self.variants:
             plan.add(one, one.unsent, self.able[one.needs])
         return plan
@@ -284,7 +326,9 @@ class PoolSnapshot:
         return {name: seconds for name, (seconds, is_known) in free.items() if is_known}
 
     def next_free(self, variant_id: int) -> str:
-        """Return the backend for which the next job of a variant waits, as a clause; empty: that is not known."""
+        """Return the backend for which the next job of a variant waits, as a clause; empty: that is
+        not known.
+        """
         variant = self.variant(variant_id)
         able = self.able[variant.needs] if variant else ()
         known = {name: seconds for name, seconds in self._known_free.items() if name in able}

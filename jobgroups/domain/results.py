@@ -19,21 +19,27 @@ class AttemptResult:
     error_message: str | None = None
     error_type: ErrorType | None = None
     error_details: Mapping[str, Any] | None = None
-    failure: FailureClass | None = None  #: Why it failed; of a success: why it is none that a person could use.
+    #: Why it failed; of a success: why it is none that a person could use.
+    failure: FailureClass | None = None
     warnings: tuple[str, ...] = ()
-    #: New rows (``StoredFile``) of the pictures that came as frames, by their names; their files are in the storage.
-    #: None: no node sends any.
+    #: New rows (``StoredFile``) of the pictures that came as frames, by their names; their files
+    #: are in the storage. None: no node sends any.
     files: Mapping[str, Any] | None = None
-    #: The nodes of ``node_outputs`` that ComfyUI executed: it has written their files. Its cache named the
-    #: files of the others.
+    #: The nodes of ``node_outputs`` that ComfyUI executed: it has written their files. Its cache
+    #: named the files of the others.
     executed: frozenset[str] = frozenset()
-    origins: Mapping[str, str] = field(default_factory=dict)  #: Of each of these nodes, its ``workflow.origins``.
+    origins: Mapping[str, str] = field(
+        default_factory=dict
+    )  #: Of each of these nodes, its ``workflow.origins``.
     #: When it ended, by the backend's clock; None where its history does not say.
     backend_ended_at: dt.datetime | None = None
     #: The outputs that ComfyUI refused, if that is known only now: its answer was lost.
     node_errors: Mapping[str, Any] | None = None
-    ran: bool = True  #: False where it never came to execute: it was deleted from the backend's queue.
-    #: What cannot be derived from other rows: ``outputs_reused``, ``cached_nodes`` (null: not known), ``node_seconds``,
-    #: ``machine`` (``SystemStats.to_json``, as of the execution), ``inputs`` (asset id to its file name at the backend).
+    #: False where it never came to execute: it was deleted from the backend's queue.
+    ran: bool = True
+    #: What cannot be derived from other rows: ``outputs_reused``, ``cached_nodes`` (null: not
+    #: known), ``node_seconds``, ``machine`` (``SystemStats.to_json``, as of the execution),
+    #: ``inputs`` (asset id to its file name at the backend).
     execution: Mapping[str, Any] = field(default_factory=dict)
-    last_step: tuple[str | None, int, int] | None = None  #: Last reported progress: step, completed steps, total steps.
+    #: Last reported progress: step, completed steps, total steps.
+    last_step: tuple[str | None, int, int] | None = None

@@ -1,7 +1,7 @@
 """The schedule: which job a free backend takes next, and which waiting prompts are recalled. Pure.
 
-A snapshot serves for seconds. A stale one costs an empty claim, never a wrong one: the transaction of a claim checks
-everything again. Moments are monotonic seconds.
+A snapshot serves for seconds. A stale one costs an empty claim, never a wrong one: the transaction
+of a claim checks everything again. Moments are monotonic seconds.
 """
 
 from __future__ import annotations
@@ -14,26 +14,39 @@ from math import inf
 from typing import Final
 
 from jobgroups.domain.plan import Plan, Worker
-from jobgroups.domain.pool import ActivePrompt, OpenVariant, PoolChoice, PoolSnapshot, VariantClass, order_key
+from jobgroups.domain.pool import (
+    ActivePrompt,
+    OpenVariant,
+    PoolChoice,
+    PoolSnapshot,
+    VariantClass,
+    order_key,
+)
 
-#: Seconds for which backends may take later jobs whose models they have loaded before the first job of the queue.
+#: Seconds for which backends may take later jobs whose models they have loaded before the first job
+#: of the queue.
 _BYPASS_S: Final = 60.0
-#: Seconds that an unstarted prompt of unknown duration waits at a backend before another one that is free gets it.
+#: Seconds that an unstarted prompt of unknown duration waits at a backend before another one that
+#: is free gets it.
 _RECALL_UNKNOWN_S: Final = 5.0
-#: Seconds that a recall takes, and what it must gain: in seconds, and as a part of the time until the end.
+#: Seconds that a recall takes, and what it must gain: in seconds, and as a part of the time until
+#: the end.
 _RECALL_TAKES_S, _RECALL_GAIN_S, _RECALL_GAIN = 1.0, 2.0, 0.2
 _MAX_RECALLS: Final = 32  #: Prompts that are recalled at once.
-#: Seconds after which a free backend is left out of the plan of a job that it does not take, and for how long.
+#: Seconds after which a free backend is left out of the plan of a job that it does not take, and
+#: for how long.
 _OVERLOOKED_S, _LEFT_OUT_S = 5.0, 30.0
-#: Plans up to this size are made when a backend chooses: about 10 ms. Longer ones are made with the backlog, in its
-#: thread, and are not made again when a backend finds no job: any backend takes that job then.
+#: Plans up to this size are made when a backend chooses: about 10 ms. Longer ones are made with the
+#: backlog, in its thread, and are not made again when a backend finds no job: any backend takes
+#: that job then.
 _SHORT_PLAN: Final = 3_000
 
 
 class Backlog:
     """The unsent jobs of a snapshot, counted down as backends take them, and their plan.
 
-    ``overlooked`` are (variant, backend) pairs left out of the plan: the backend was free and did not take them.
+    ``overlooked`` are (variant, backend) pairs left out of the plan: the backend was free and did
+    not take them.
     """
 
     def __init__(self, snapshot: PoolSnapshot, overlooked: Iterable[tuple[int, str]] = ()) -> None:
@@ -44,17 +57,24 @@ class Backlog:
         self._models = dict(snapshot.models)
         self._sent = Counter[OpenVariant | VariantClass]()  #: Jobs that were taken.
         self._taken = defaultdict[str, float](float)  #: Seconds of the jobs that each backend took.
-        self._in_vain = defaultdict[int, set[str]](set)  #: What backends tried to take in vain, by variant.
+        self._in_vain = defaultdict[int, set[str]](
+            set
+        )  #: What backends tried to take in vain, by variant.
         self._overlooked = defaultdict[int, set[str]](set)
         for variant_id, name in overlooked:
             self._overlooked[variant_id].add(name)
         self._plan: Plan | None = None
-        if sum(len(one.able) * len(one.variants) + one.unsent for one in snapshot.classes.values()) > _SHORT_PLAN:
+        if (
+            sum(len(one.able) * len(one.variants) + one.unsent for one in snapshot.classes.values())
+            > _SHORT_PLAN
+        ):
             self.plan()
 
     @property
     def has_leftover(self) -> bool:
-        """Whether a backend found no job where one is counted, or was refused one: the queue is to be read again."""
+        """Whether a backend found no job where one is counted, or was refused one: the queue is to
+        be read again.
+        """
         return bool(self._in_vain) or self.is_held_back
 
     def unsent(self, jobs: OpenVariant | VariantClass) -> int:
@@ -77,7 +97,9 @@ class Backlog:
             self._plan.allotted[key] -= change
 
     def note_in_vain(self, variant: OpenVariant, backend_id: str) -> None:
-        """Count a job as unsent again: there was none for this backend, which does not try again with this snapshot."""
+        """Count a job as unsent again: there was none for this backend, which does not try again
+        with this snapshot.
+        """
         self._in_vain[variant.variant_id].add(backend_id)
         self.count(variant, backend_id, -1)
         if self._plan is not None and self._plan.size > _SHORT_PLAN:
@@ -118,13 +140,19 @@ class Backlog:
         idle = self._working - self.snapshot.suspects
         for busy in (self.snapshot.prompts, self.snapshot.bound, self._taken):
             idle.difference_update(name for name, has_any in busy.items() if has_any)
-        for (variant_id, name), jobs in self.plan().allotted.items() if idle and self.has_unsent else ():
+        for (variant_id, name), jobs in (
+            self.plan().allotted.items() if idle and self.has_unsent else ()
+        ):
             if jobs > 0 and name in idle:
                 yield variant_id, name
 
     def heads(self, classes: Iterable[VariantClass], backend_id: str) -> list[OpenVariant]:
         """Return the first variant of each class of which a backend may take a job now."""
-        return [head for one in classes if self.unsent(one) > 0 and (head := self._head(one, backend_id))]
+        return [
+            head
+            for one in classes
+            if self.unsent(one) > 0 and (head := self._head(one, backend_id))
+        ]
 
     def _head(self, of_class: VariantClass, backend_id: str) -> OpenVariant | None:
         for variant in of_class.variants:
@@ -138,7 +166,9 @@ class Backlog:
                 return variant
             # The last job of the variant ends no later.
             ends_in = self._free_in(backend_id) + seconds
-            if self.is_loaded(of_class.models, backend_id) and ends_in <= plan.last.get(variant_id, 0.0):
+            if self.is_loaded(of_class.models, backend_id) and ends_in <= plan.last.get(
+                variant_id, 0.0
+            ):
                 return variant
         self.is_held_back = True
         return None
@@ -148,7 +178,10 @@ class Backlog:
 
     def has_loaded_work(self, backend_id: str) -> bool:
         models = self._models.get(backend_id)
-        return any(one.models == models and self.unsent(one) > 0 for one in self.snapshot.fitting(backend_id))
+        return any(
+            one.models == models and self.unsent(one) > 0
+            for one in self.snapshot.fitting(backend_id)
+        )
 
     def with_most_work(self, heads: Iterable[OpenVariant]) -> OpenVariant:
         """Return the head whose models have the most work for each backend that has them loaded."""
@@ -157,17 +190,32 @@ class Backlog:
         for one in self.snapshot.classes.values():
             work[one.models] += self.unsent(one)
 
-        return min(heads, key=lambda one: (having[one.models_digest] / max(work[one.models_digest], 1), order_key(one)))
+        return min(
+            heads,
+            key=lambda one: (
+                having[one.models_digest] / max(work[one.models_digest], 1),
+                order_key(one),
+            ),
+        )
 
     def has_rival(self, variant: OpenVariant, backend_id: str) -> bool:
         """Return whether another backend works and can take the jobs of a variant."""
-        return any(name in self._working for name in self.snapshot.able[variant.needs] if name != backend_id)
+        return any(
+            name in self._working
+            for name in self.snapshot.able[variant.needs]
+            if name != backend_id
+        )
 
     def first(self, backend_id: str) -> OpenVariant | None:
         """Return the first variant with a job that a backend may take."""
         able = self.snapshot.able
         return next(
-            (one for one in self.snapshot.variants if self.unsent(one) > 0 and backend_id in able[one.needs]), None
+            (
+                one
+                for one in self.snapshot.variants
+                if self.unsent(one) > 0 and backend_id in able[one.needs]
+            ),
+            None,
         )
 
 
@@ -181,17 +229,26 @@ class Choice(PoolChoice):
 
 
 class Schedule:
-    """Chooses jobs for backends with a free slot, and prompts to recall. The runner empties the public collections."""
+    """Chooses jobs for backends with a free slot, and prompts to recall. The runner empties the
+    public collections.
+    """
 
     def __init__(self) -> None:
         self.backlog = Backlog(PoolSnapshot())  #: Of the newest snapshot.
-        self.bypasses: dict[int, bool] = {}  #: Variants that were bypassed, or are no longer, which is to be stored.
-        self.leftover = set[int]()  #: Variants of which a backend found no job where one was counted.
+        self.bypasses: dict[
+            int, bool
+        ] = {}  #: Variants that were bypassed, or are no longer, which is to be stored.
+        self.leftover = set[
+            int
+        ]()  #: Variants of which a backend found no job where one was counted.
         self.refused = set[int]()  #: Attempts that cannot be recalled.
         self._recalled = set[int]()  #: Attempts, since the snapshot.
         self._reserved: dict[str, Choice] = {}  #: By backend.
-        self._passed_at: dict[str, float] = {}  #: When each backend last did not take a job that was counted for it.
-        #: Since when a free backend has not taken a job that the plan gives it, by variant and backend.
+        self._passed_at: dict[
+            str, float
+        ] = {}  #: When each backend last did not take a job that was counted for it.
+        #: Since when a free backend has not taken a job that the plan gives it, by variant and
+        #: backend.
         self._allotted_since: dict[tuple[int, str], float] = {}
 
     @property
@@ -200,7 +257,9 @@ class Schedule:
 
     def overlooked(self, moment: float) -> frozenset[tuple[int, str]]:
         """Return the (variant, backend) pairs that the next backlog leaves out of its plan."""
-        return frozenset(pair for pair, since in self._allotted_since.items() if moment > since + _OVERLOOKED_S)
+        return frozenset(
+            pair for pair, since in self._allotted_since.items() if moment > since + _OVERLOOKED_S
+        )
 
     def renew(self, backlog: Backlog) -> None:
         """Choose from the backlog of a new snapshot. No reservation outlasts its own."""
@@ -210,8 +269,8 @@ class Schedule:
     def reserve(self, free: Mapping[str, int], moment: float) -> set[str]:
         """Reserve a job for each backend that has one to take; return these backends.
 
-        ``free`` has the number of prompts of each backend with a free slot. A reservation lasts until :meth:`choose`, the
-        next call or the next snapshot.
+        ``free`` has the number of prompts of each backend with a free slot. A reservation lasts
+        until :meth:`choose`, the next call or the next snapshot.
         """
         for backend_id in list(self._reserved):
             self._passed_at[backend_id] = moment
@@ -219,7 +278,9 @@ class Schedule:
         self.backlog.note_working(free)
         self._note_allotments(moment)
         # A backend that did not take a job comes last: it may be the only one that cannot take it.
-        for backend_id in sorted(free, key=lambda name: (self._passed_at.get(name, 0.0), free[name], name)):
+        for backend_id in sorted(
+            free, key=lambda name: (self._passed_at.get(name, 0.0), free[name], name)
+        ):
             if not self.backlog.has_unsent:
                 break
             if choice := self.choose(backend_id, prompts=free[backend_id]):
@@ -232,9 +293,11 @@ class Schedule:
             self.put_back(choice)
 
     def choose(self, backend_id: str, *, prompts: int) -> Choice | None:
-        """Choose the next job of a backend with a free slot and ``prompts`` of ours, and count it as sent.
+        """Choose the next job of a backend with a free slot and ``prompts`` of ours, and count it
+        as sent.
 
-        This is the job that is reserved for the backend, unless it has another number of prompts now.
+        This is the job that is reserved for the backend, unless it has another number of prompts
+        now.
         """
         if choice := self._reserved.pop(backend_id, None):
             if choice.prompts == prompts and choice.backlog is self.backlog:
@@ -245,7 +308,13 @@ class Schedule:
             return None
         backlog.count(variant, backend_id, 1)
         has_rival = backlog.has_rival(variant, backend_id)
-        return Choice(variant=variant, has_rival=has_rival, backend_id=backend_id, prompts=prompts, backlog=backlog)
+        return Choice(
+            variant=variant,
+            has_rival=has_rival,
+            backend_id=backend_id,
+            prompts=prompts,
+            backlog=backlog,
+        )
 
     def _next(self, backend_id: str, prompts: int) -> OpenVariant | None:
         backlog, snapshot = self.backlog, self.snapshot
@@ -253,7 +322,9 @@ class Schedule:
         if backend_id in snapshot.suspects:
             return None
         fitting = snapshot.fitting(backend_id)
-        loaded = backlog.heads((one for one in fitting if backlog.is_loaded(one.models, backend_id)), backend_id)
+        loaded = backlog.heads(
+            (one for one in fitting if backlog.is_loaded(one.models, backend_id)), backend_id
+        )
         if loaded and not any(map(self._is_overdue, snapshot.bypassed)):
             best = min(loaded, key=order_key)
         else:
@@ -263,30 +334,45 @@ class Schedule:
             best = min(heads, key=order_key)
             if not self._is_overdue(best):
                 if not loaded and prompts and backlog.has_loaded_work(backend_id):
-                    # The job would wait for the end of a prompt, and then for a load that others may spare.
+                    # The job would wait for the end of a prompt, and then for a load that others
+                    # may spare.
                     return None
                 best = min(loaded, key=order_key) if loaded else backlog.with_most_work(heads)
         # It could wait behind a prompt that takes an hour.
-        return best if not prompts or snapshot.estimates.has_speed(best.workflow_digest, backend_id) else None
+        return (
+            best
+            if not prompts or snapshot.estimates.has_speed(best.workflow_digest, backend_id)
+            else None
+        )
 
     def _is_overdue(self, variant: OpenVariant) -> bool:
-        return variant.variant_id not in self.bypasses and (variant.bypassed_for or 0.0) >= _BYPASS_S
+        return (
+            variant.variant_id not in self.bypasses and (variant.bypassed_for or 0.0) >= _BYPASS_S
+        )
 
     def _is_bypassed(self, variant: OpenVariant) -> bool:
         return self.bypasses.get(variant.variant_id, variant.bypassed_for is not None)
 
     def confirm(self, choice: Choice) -> None:
-        """Note that a backend has claimed its choice; the first job that it may take may have been bypassed."""
+        """Note that a backend has claimed its choice; the first job that it may take may have been
+        bypassed.
+        """
         variant, first = choice.variant, choice.backlog.first(choice.backend_id)
         if self._is_bypassed(variant):
             self.bypasses[variant.variant_id] = False
-        if first is None or first.models_digest == variant.models_digest or self._is_bypassed(first):
+        if (
+            first is None
+            or first.models_digest == variant.models_digest
+            or self._is_bypassed(first)
+        ):
             return
         if order_key(first) < order_key(variant):
             self.bypasses[first.variant_id] = True
 
     def put_back(self, choice: Choice) -> None:
-        """Count a chosen job as unsent again: the backend has claimed an older one, or has no free slot."""
+        """Count a chosen job as unsent again: the backend has claimed an older one, or has no free
+        slot.
+        """
         choice.backlog.count(choice.variant, choice.backend_id, -1)
 
     def note_in_vain(self, choice: Choice, moment: float) -> None:
@@ -303,7 +389,9 @@ class Schedule:
             for pair, since in self._allotted_since.items()
             if _OVERLOOKED_S < moment - since < _OVERLOOKED_S + _LEFT_OUT_S
         }
-        idle = {pair: self._allotted_since.get(pair, moment) for pair in self.backlog.idle_allotments()}
+        idle = {
+            pair: self._allotted_since.get(pair, moment) for pair in self.backlog.idle_allotments()
+        }
         self._allotted_since = idle | kept
 
     def recalls(self, free: Iterable[str]) -> list[int]:
@@ -311,7 +399,10 @@ class Schedule:
 
         ``free`` are the backends that have no prompt and find no job in the queue.
         """
-        idle, unstarted = set(free), sorted(self._unstarted(), key=lambda of: (-of[0], of[2].attempt_id))
+        idle, unstarted = (
+            set(free),
+            sorted(self._unstarted(), key=lambda of: (-of[0], of[2].attempt_id)),
+        )
         self.backlog.is_held_back |= bool(idle and unstarted)
         late = (waiting[2].attempt_id for waiting in unstarted if self._is_late(*waiting, idle))
         found = list(itertools.islice(late, _MAX_RECALLS))
@@ -319,7 +410,9 @@ class Schedule:
         return found
 
     def _unstarted(self) -> Iterator[tuple[float, str, ActivePrompt, OpenVariant]]:
-        """Yield the prompts of jobs of the pool that wait at a backend, with the seconds until their ends."""
+        """Yield the prompts of jobs of the pool that wait at a backend, with the seconds until
+        their ends.
+        """
         snapshot, left_out = self.snapshot, self._recalled | self.refused
         for name in snapshot.prompts:
             for prompt, ends_in, _ in snapshot.prompt_ends(name):
@@ -328,14 +421,23 @@ class Schedule:
                     yield ends_in, name, prompt, variant
 
     def _is_late(
-        self, ends_in: float, backend_id: str, prompt: ActivePrompt, variant: OpenVariant, idle: set[str]
+        self,
+        ends_in: float,
+        backend_id: str,
+        prompt: ActivePrompt,
+        variant: OpenVariant,
+        idle: set[str],
     ) -> bool:
-        """Return whether a prompt waits at a backend that hangs, or would end sooner elsewhere, also after the queue.
+        """Return whether a prompt waits at a backend that hangs, or would end sooner elsewhere,
+        also after the queue.
 
         One of unknown duration gets one of the ``idle`` backends.
         """
         backlog, is_suspect = self.backlog, backend_id in self.snapshot.suspects
-        if is_suspect or self.snapshot.estimates.seconds(prompt.workflow_digest, backend_id) is not None:
+        if (
+            is_suspect
+            or self.snapshot.estimates.seconds(prompt.workflow_digest, backend_id) is not None
+        ):
             gain = _RECALL_TAKES_S + max(_RECALL_GAIN_S, _RECALL_GAIN * ends_in)
             before = inf if is_suspect else ends_in - gain
             return backlog.plan().reserve(variant, backlog.able(variant), before) or is_suspect

@@ -49,7 +49,9 @@ class _Row(NamedTuple):
 
 @dataclass(slots=True)
 class Page:
-    """The corner of the cell of each job by its position, and the labels. The cells begin at ``left``."""
+    """The corner of the cell of each job by its position, and the labels. The cells begin at
+    ``left``.
+    """
 
     left: int
     width: int
@@ -67,7 +69,10 @@ class Page:
                 texts.append(Text(row.heading, MARGIN, y, self.width - 2 * MARGIN))
                 y += LINE * 3 // 2
             if row.columns:
-                texts += [Text(one, self.left + at * STEP, y, CELL, 2) for at, one in enumerate(row.columns)]
+                texts += [
+                    Text(one, self.left + at * STEP, y, CELL, 2)
+                    for at, one in enumerate(row.columns)
+                ]
                 y += LINE * 9 // 4
         height = y + STEP + MARGIN
         is_full = len(self.cells) + len(row.positions) > MAX_CELLS or height > MAX_SIDE
@@ -81,14 +86,18 @@ class Page:
 
 
 def strides(axes: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the distance of the positions of neighbours on each axis of a product, whose first axis changes slowest."""
+    """Return the distance of the positions of neighbours on each axis of a product, whose first
+    axis changes slowest.
+    """
     return [math.prod(len(one["values"]) for one in axes[at:]) for at in range(1, len(axes) + 1)]
 
 
 def axes_of(sweep: Mapping[str, Any] | None, named: Sequence[str] = ()) -> list[Axis]:
-    """Return the axes of a product for columns, rows and blocks: those named, then the others, longer than 1 first.
+    """Return the axes of a product for columns, rows and blocks: those named, then the others,
+    longer than 1 first.
 
-    Nothing for what is shown by position: no product, or only one axis that varies. Raises ``FieldInvalid``.
+    Nothing for what is shown by position: no product, or only one axis that varies. Raises
+    ``FieldInvalid``.
     """
     given = sweep["axes"] if sweep is not None and sweep["mode"] == "product" else []
     labels = input_labels(one["input"] for one in given)
@@ -101,7 +110,9 @@ def axes_of(sweep: Mapping[str, Any] | None, named: Sequence[str] = ()) -> list[
         listed = f"its axes are {', '.join(one.input for one in axes)}" if axes else "it has none"
         raise FieldInvalid("axes", f"{unknown[0]} is no axis of this group; {listed}.")
     first = {known[name].input: known[name] for name in named}
-    others = sorted((one for one in axes if one.input not in first), key=lambda one: len(one.values) == 1)
+    others = sorted(
+        (one for one in axes if one.input not in first), key=lambda one: len(one.values) == 1
+    )
     ordered = [*first.values(), *others]
     return ordered if len(ordered) > 1 and (len(first) > 1 or len(ordered[1].values) > 1) else []
 
@@ -124,7 +135,9 @@ def _list(total: int) -> Iterator[_Row]:
 
 
 def _grid(axes: Sequence[Axis], most: int) -> Iterator[_Row]:
-    """Yield the rows of all blocks; if a row has more than ``most`` cells, those of its parts one after another."""
+    """Yield the rows of all blocks; if a row has more than ``most`` cells, those of its parts one
+    after another.
+    """
     across, down, *others = axes
     width = len(across.values)
     part = math.ceil(width / math.ceil(width / most))
@@ -136,5 +149,7 @@ def _grid(axes: Sequence[Axis], most: int) -> Iterator[_Row]:
             start = sum(one.stride * index for one, index in at)
             heading = " · ".join(one.text(index) for one, index in at)
             for row in range(len(down.values)):
-                positions = [start + down.stride * row + across.stride * column for column in columns]
+                positions = [
+                    start + down.stride * row + across.stride * column for column in columns
+                ]
                 yield _Row(positions, down.text(row), heading, labels)

@@ -1,7 +1,8 @@
 """The statuses of groups, children and attempts, and every move between them.
 
-The tables of this file are the only definition of the state machines. ``docs/states.md`` is generated from them,
-the CHECK constraints of the database repeat them, and every writer guards its UPDATE with :func:`sources_of`.
+The tables of this file are the only definition of the state machines. ``docs/states.md`` is
+generated from them, the CHECK constraints of the database repeat them, and every writer guards its
+UPDATE with :func:`sources_of`.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,8 @@ class ChildStatus(StrEnum):
     COMPLETED = "completed"  #: Successful according to ComfyUI's history.
     FAILED = "failed"  #: Refused, raised, lost, unreachable, or interrupted at the backend.
     TIMEOUT = "timeout"  #: Ran longer than its timeout, or was queued longer than a day.
-    CANCELLED = "cancelled"  #: Cancelled by a user, or not needed: `stop_when` of its group stopped it.
+    #: Cancelled by a user, or not needed: `stop_when` of its group stopped it.
+    CANCELLED = "cancelled"
 
 
 class AttemptState(StrEnum):
@@ -49,11 +51,13 @@ class AttemptState(StrEnum):
     LOST = "lost"  #: ComfyUI had it and has lost it: by a restart or a removal.
 
 
-_CHILD_ENDS: Final = frozenset({ChildStatus.COMPLETED, ChildStatus.FAILED, ChildStatus.TIMEOUT, ChildStatus.CANCELLED})
+_CHILD_ENDS: Final = frozenset(
+    {ChildStatus.COMPLETED, ChildStatus.FAILED, ChildStatus.TIMEOUT, ChildStatus.CANCELLED}
+)
 CHILD_MOVES: Final = dict.fromkeys(ChildStatus, frozenset[ChildStatus]()) | {
-    # A prompt can end between two look-ups, so queued may go directly to any end. Running returns to queued
-    # only if the attempt ended without being counted (see AttemptState) or is retried. The retry by a user is
-    # none of these moves: see CHILD_RETRIED.
+    # A prompt can end between two look-ups, so queued may go directly to any end. Running returns
+    # to queued only if the attempt ended without being counted (see AttemptState) or is retried.
+    # The retry by a user is none of these moves: see CHILD_RETRIED.
     ChildStatus.QUEUED: _CHILD_ENDS | {ChildStatus.RUNNING},
     ChildStatus.RUNNING: _CHILD_ENDS | {ChildStatus.QUEUED},
 }
@@ -67,20 +71,27 @@ CHILD_RETRIED: Final = CHILD_FINAL - {ChildStatus.COMPLETED}
 CHILD_RETRIED_IN_RUN: Final = frozenset({ChildStatus.FAILED, ChildStatus.TIMEOUT})
 
 _ENDED_THERE: Final = frozenset(
-    {AttemptState.SUCCESS, AttemptState.ERROR, AttemptState.INTERRUPTED, AttemptState.TIMEOUT, AttemptState.LOST}
+    {
+        AttemptState.SUCCESS,
+        AttemptState.ERROR,
+        AttemptState.INTERRUPTED,
+        AttemptState.TIMEOUT,
+        AttemptState.LOST,
+    }
 )
 _ARRIVED: Final = _ENDED_THERE | {AttemptState.ACCEPTED, AttemptState.RUNNING}
 
 ATTEMPT_MOVES: Final = dict.fromkeys(AttemptState, frozenset[AttemptState]()) | {
-    # Events may arrive before the response to the POST (two connections), so an intent may start or end
-    # before it is accepted.
-    AttemptState.INTENT: _ARRIVED | {AttemptState.UNCERTAIN, AttemptState.REFUSED, AttemptState.NOT_SENT},
+    # Events may arrive before the response to the POST (two connections), so an intent may start or
+    # end before it is accepted.
+    AttemptState.INTENT: _ARRIVED
+    | {AttemptState.UNCERTAIN, AttemptState.REFUSED, AttemptState.NOT_SENT},
     # Refused: after an invalid response and a look-up that did not find the prompt.
     AttemptState.UNCERTAIN: _ARRIVED | {AttemptState.REFUSED, AttemptState.NEVER_ACCEPTED},
     AttemptState.ACCEPTED: _ENDED_THERE | {AttemptState.RUNNING},
     AttemptState.RUNNING: _ENDED_THERE,
-    # A POST can arrive after all look-ups (the bytes of a killed sender): the abandoned prompt is then adopted,
-    # or its end is stored.
+    # A POST can arrive after all look-ups (the bytes of a killed sender): the abandoned prompt is
+    # then adopted, or its end is stored.
     AttemptState.NEVER_ACCEPTED: _ARRIVED - {AttemptState.TIMEOUT, AttemptState.LOST},
 }
 
@@ -90,7 +101,9 @@ ATTEMPT_ACTIVE: Final = frozenset(
 )
 ATTEMPT_ENDED: Final = frozenset(AttemptState) - ATTEMPT_ACTIVE
 #: Ends of attempts of which nothing was executed.
-ATTEMPT_NEVER_RAN: Final = frozenset({AttemptState.REFUSED, AttemptState.NOT_SENT, AttemptState.NEVER_ACCEPTED})
+ATTEMPT_NEVER_RAN: Final = frozenset(
+    {AttemptState.REFUSED, AttemptState.NOT_SENT, AttemptState.NEVER_ACCEPTED}
+)
 
 
 class StopReason(StrEnum):
@@ -100,11 +113,13 @@ class StopReason(StrEnum):
     GAVE_UP = "gave_up"  #: Its backend was offline too long: the child has ended or moved.
     GIVEN_BACK = "given_back"  #: Evicted by a pause or drain: the child is queued again.
     MOVED = "moved"  #: A user moved its queued child. If it has started, it is not stopped.
-    RECALLED = "recalled"  #: Its queued child may start earlier elsewhere. If it has started, it is not stopped.
+    #: Its queued child may start earlier elsewhere. If it has started, it is not stopped.
+    RECALLED = "recalled"
     PARTLY_REFUSED = "partly_refused"  #: ComfyUI refused some outputs, and its group requires all.
 
 
-#: Stops that remove a prompt from a queue. A prompt that has started is not stopped: the stop is void.
+#: Stops that remove a prompt from a queue. A prompt that has started is not stopped: the stop is
+#: void.
 VOID_ONCE_STARTED: Final = (StopReason.MOVED, StopReason.RECALLED)
 
 
@@ -189,7 +204,8 @@ class Counts:
 def reaches(condition: Mapping[str, int], before: Mapping[str, int], counts: Counts) -> bool:
     """Return whether a change reaches a condition of ``stop_when`` while a child is not final.
 
-    A count that had reached its limit before is ignored: otherwise a retry by a user would end at once.
+    A count that had reached its limit before is ignored: otherwise a retry by a user would end at
+    once.
 
     Args:
         condition: the limits of ``completed`` and ``failed``.
@@ -197,7 +213,9 @@ def reaches(condition: Mapping[str, int], before: Mapping[str, int], counts: Cou
         counts: the numbers after it.
     """
     after = {"completed": counts.completed, "failed": counts.failed}
-    return not counts.all_final and any(before[name] < limit <= after[name] for name, limit in condition.items())
+    return not counts.all_final and any(
+        before[name] < limit <= after[name] for name, limit in condition.items()
+    )
 
 
 def group_status(

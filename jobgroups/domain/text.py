@@ -46,7 +46,9 @@ def gibibytes(size: int) -> str:
 
 
 def group_title(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """Return the metadata's ``name``, else its scene and panel, else the beginning of the prompt, else the file."""
+    """Return the metadata's ``name``, else its scene and panel, else the beginning of the prompt,
+    else the file.
+    """
     name = _scalar(metadata.get("name"))
     if name:
         return name
@@ -54,7 +56,11 @@ def group_title(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     panel = _scalar(metadata.get("panel", metadata.get("panel_id")))
     parts = [scene, f"panel {panel}" if panel else ""]
     title = " · ".join(part for part in parts if part)
-    return title or textwrap.shorten(_scalar(summary.get("prompt")), _MAX_TITLE, placeholder=" …") or _file(summary)
+    return (
+        title
+        or textwrap.shorten(_scalar(summary.get("prompt")), _MAX_TITLE, placeholder=" …")
+        or _file(summary)
+    )
 
 
 def _file(summary: Mapping[str, Any]) -> str:
@@ -62,17 +68,23 @@ def _file(summary: Mapping[str, Any]) -> str:
 
 
 def value_line(value: Any) -> str:
-    return " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())
+    return " ".join(
+        (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split()
+    )
 
 
 def value_text(value: Any, most: int = 120) -> str:
-    """Return the value of an input as one line of at most ``most`` characters; the middle of a longer one is left out."""
+    """Return the value of an input as one line of at most ``most`` characters; the middle of a
+    longer one is left out.
+    """
     line = value_line(value)
     return line if len(line) <= most else f"{line[: most // 2]}…{line[1 - most + most // 2 :]}"
 
 
 def input_labels(names: Iterable[str], suffix: str = "") -> dict[str, str]:
-    """Return each input with a label: without its node and a ``suffix``, if no other one has that label."""
+    """Return each input with a label: without its node and a ``suffix``, if no other one has that
+    label.
+    """
     plain = {name: name.rpartition(".")[2].removesuffix(suffix) or name for name in names}
     count = Counter(plain.values())
     return {name: short if count[short] == 1 else name for name, short in plain.items()}
@@ -114,4 +126,6 @@ def pluralize(number: int, one: str, many: str = "") -> str:
 
 def stop_condition(stop_when: Mapping[str, int] | None) -> str:
     """Return ``4 jobs completed or 10 jobs failed``; empty without a condition."""
-    return " or ".join(f"{pluralize(number, 'job')} {name}" for name, number in (stop_when or {}).items())
+    return " or ".join(
+        f"{pluralize(number, 'job')} {name}" for name, number in (stop_when or {}).items()
+    )

@@ -17,26 +17,38 @@ class QueueBackend:
 
     backend_id: str
     status: BackendStatus
-    away_since: dt.datetime | None = None  #: Since when it has not been reachable; None while it is.
+    #: Since when it has not been reachable; None while it is.
+    away_since: dt.datetime | None = None
     away_reason: str = ""  #: Why it is not reachable, as a clause.
     is_offline: bool = False  #: Whether it answers no query at all, rather than being unfit.
-    give_up_after: dt.timedelta = dt.timedelta(minutes=10)  #: When what waits for a backend that is away is given up.
-    move_after: dt.timedelta = dt.timedelta(minutes=1)  #: When its jobs move, where their groups allow it.
-    quarantine_until: dt.datetime | None = None  #: When it is probed again; None: when a user releases it.
+    give_up_after: dt.timedelta = dt.timedelta(
+        minutes=10
+    )  #: When what waits for a backend that is away is given up.
+    move_after: dt.timedelta = dt.timedelta(
+        minutes=1
+    )  #: When its jobs move, where their groups allow it.
+    #: When it is probed again; None: when a user releases it.
+    quarantine_until: dt.datetime | None = None
     foreign: int = 0  #: Prompts there that are not ours.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedChild:
     state: str | None = None  #: Of its current attempt; None: it was not sent yet.
-    input_files: Sequence[str] = ()  #: Names of the files that are put on the backend before the prompt is sent.
-    queue_position: int | None = None  #: Its place among what waits for its backend, from 1; None: not known.
+    input_files: Sequence[
+        str
+    ] = ()  #: Names of the files that are put on the backend before the prompt is sent.
+    #: Its place among what waits for its backend, from 1; None: not known.
+    queue_position: int | None = None
     not_before: dt.datetime | None = None  #: It is not sent before this time.
-    stopping_at: str = ""  #: The backend at which an older attempt of it is still being stopped, "" if none is.
+    #: The backend at which an older attempt of it is still being stopped, "" if none is.
+    stopping_at: str = ""
     is_removed: bool = False  #: Whether that is a removal from the queue, for a move or a recall.
     goes_elsewhere: bool = False  #: Whether its group lets it go to another backend.
-    ends_at: dt.datetime | None = None  #: When it ends as a timeout if it still waits; None: not known.
-    partly_refused: bool = False  #: Whether its prompt is being stopped since ComfyUI refused some of its outputs.
+    #: When it ends as a timeout if it still waits; None: not known.
+    ends_at: dt.datetime | None = None
+    #: Whether its prompt is being stopped since ComfyUI refused some of its outputs.
+    partly_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +57,13 @@ class PoolLine:
 
     workers: Sequence[str]  #: The backends that work and can take it.
     held: Sequence[QueueBackend] = ()  #: Candidates that cannot take it now.
-    unfit: Sequence[str] = ()  #: Why candidates can never take it, as sentences: one for all with the same reason.
-    gives_up_at: dt.datetime | None = None  #: When it fails if no candidate can take it; None: a candidate may.
-    next_free: str = ""  #: For which backend its next job waits, as a clause; empty: that is not known.
+    unfit: Sequence[
+        str
+    ] = ()  #: Why candidates can never take it, as sentences: one for all with the same reason.
+    #: When it fails if no candidate can take it; None: a candidate may.
+    gives_up_at: dt.datetime | None = None
+    #: For which backend its next job waits, as a clause; empty: that is not known.
+    next_free: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +76,9 @@ class RunningNow:
     is_retried: bool = False  #: Whether it is retried at all.
 
 
-def waiting_reason(child: QueuedChild, backend: QueueBackend | None, *, now: dt.datetime, runner_alive: bool) -> str:
+def waiting_reason(
+    child: QueuedChild, backend: QueueBackend | None, *, now: dt.datetime, runner_alive: bool
+) -> str:
     """Return the sentence for a child that waits for a backend; None: that is no longer registered."""
     if not runner_alive:
         return "No runner is alive to send it."
@@ -69,7 +87,8 @@ def waiting_reason(child: QueuedChild, backend: QueueBackend | None, *, now: dt.
     if child.state is not None:
         return _sent(child, backend, now)
     if child.stopping_at:
-        # At the backend that it waits for, what keeps that from answering keeps it from being stopped.
+        # At the backend that it waits for, what keeps that from answering keeps it from being
+        # stopped.
         held = _held(child, backend, now) if child.stopping_at == backend.backend_id else None
         return held or _stopping(child)
     name = backend.backend_id
@@ -120,7 +139,10 @@ def offline_reason(child: RunningNow, backend: QueueBackend, *, now: dt.datetime
         ends.append(_moves(backend, backend.away_since, now))
     what = "Retried" if child.is_retried else "Fails"
     if child.stall_seconds is not None:
-        ends.append(f"{what} {child.stall_seconds} s after its last event if the backend does not answer by then.")
+        ends.append(
+            f"{what} {child.stall_seconds} s after its last event if the backend does not answer "
+            "by then."
+        )
     if child.time_is_up is not None and child.time_is_up > now:
         at = clock_time(child.time_is_up, now)
         ends.append(f"{what} at {at} if the backend does not answer by then.")
@@ -128,9 +150,11 @@ def offline_reason(child: RunningNow, backend: QueueBackend, *, now: dt.datetime
 
 
 def left_running(attempt_state: str, status_reason: str, *, stopping: bool) -> str:
-    """Return why an attempt's prompt still renders although it is to be stopped, ``""`` if it does not.
+    """Return why an attempt's prompt still renders although it is to be stopped, ``""`` if it does
+    not.
 
-    One prompt runs at a backend at a time, so that the ``status_reason`` of the backend is the attempt's.
+    One prompt runs at a backend at a time, so that the ``status_reason`` of the backend is the
+    attempt's.
     """
     if not stopping or attempt_state != "running" or not status_reason.startswith(LEFT_RUNNING):
         return ""

@@ -13,10 +13,23 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 #: The ends of jobs and of the group, which a webhook gets by default.
-ENDS: Final = ("child_completed", "child_failed", "child_timeout", "child_cancelled", "group_complete")
+ENDS: Final = (
+    "child_completed",
+    "child_failed",
+    "child_timeout",
+    "child_cancelled",
+    "group_complete",
+)
 #: All event types of ``events.log``.
 EVENTS: Final = (
-    *("group_created", "group_started", "group_reopened", "child_started", "child_requeued", "child_retrying"),
+    *(
+        "group_created",
+        "group_started",
+        "group_reopened",
+        "child_started",
+        "child_requeued",
+        "child_retrying",
+    ),
     *ENDS,
 )
 TEST: Final = "test"  #: The type of a test message.
@@ -51,7 +64,9 @@ def secret_of(key: bytes) -> str:
 
 
 def url_problem(url: str) -> str:
-    """Return what is wrong with the URL of a webhook, empty if nothing is. Its host is not resolved."""
+    """Return what is wrong with the URL of a webhook, empty if nothing is. Its host is not
+    resolved.
+    """
     try:
         parts = urlsplit(url)
         is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -67,7 +82,9 @@ def url_problem(url: str) -> str:
 def webhooks_of(
     own: Mapping[str, Any] | None, urls: Iterable[str], events: Collection[str]
 ) -> dict[str, Collection[str]]:
-    """Return the events that each URL gets of a group: its own webhook, and those of the installation."""
+    """Return the events that each URL gets of a group: its own webhook, and those of the
+    installation.
+    """
     found = dict.fromkeys(urls, events)
     if own is not None:
         found[own["url"]] = {*own["events"], *found.get(own["url"], ())}
@@ -79,7 +96,9 @@ def message_body(kind: str, moment: str, group_id: str, frame: str) -> str:
     return f'{{"type":"{kind}","timestamp":"{moment}","job_group_id":"{group_id}","data":{frame}}}'
 
 
-def signed_headers(message_id: str, body: str, secrets: Iterable[str], moment: dt.datetime) -> dict[str, str]:
+def signed_headers(
+    message_id: str, body: str, secrets: Iterable[str], moment: dt.datetime
+) -> dict[str, str]:
     """Return the headers of a message that is sent now, with a signature for each secret."""
     seconds = str(int(moment.timestamp()))
     signed = f"{message_id}.{seconds}.{body}".encode()

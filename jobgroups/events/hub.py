@@ -1,14 +1,16 @@
 """Publish/subscribe hub: delivers committed events to every socket that is subscribed to the group.
 
-Each process joins a group once and copies its messages to a bounded queue per socket. A message reaches the
-sockets of its own process directly, and other processes through the channel layer (Redis), which can lose and
-reorder messages: a timer compares the ``seq`` of each subscribed group every 2 s.
+Each process joins a group once and copies its messages to a bounded queue per socket. A message
+reaches the sockets of its own process directly, and other processes through the channel layer
+(Redis), which can lose and reorder messages: a timer compares the ``seq`` of each subscribed group
+every 2 s.
 
-Previews are large and may be lost, so they are published only while a socket is subscribed to them. For a
-socket in another process, that process announces its interest every 2 s; it expires after 6 s.
+Previews are large and may be lost, so they are published only while a socket is subscribed to them.
+For a socket in another process, that process announces its interest every 2 s; it expires after 6
+s.
 
-A key that a submission brought goes to every runner, and is stored by none. A runner without it requests it from the
-others.
+A key that a submission brought goes to every runner, and is stored by none. A runner without it
+requests it from the others.
 """
 
 import asyncio
@@ -31,7 +33,8 @@ from jobgroups.metrics import event_lag
 
 logger = logging.getLogger(__name__)
 
-QUEUE_LIMIT: Final = 5_000  #: Entries in a socket's queue above which the socket is closed as too slow.
+#: Entries in a socket's queue above which the socket is closed as too slow.
+QUEUE_LIMIT: Final = 5_000
 POLL_SECONDS: Final = 2.0  #: Seconds between two reads of the ``seq`` of the subscribed groups.
 INSTALLATION: Final = ""  #: In the place of a group: the key of the installation.
 _RUNNERS: Final = "director.runners"
@@ -41,7 +44,9 @@ _INTEREST: Final = "hub.previews"
 _KEY: Final = "hub.key"
 _KEY_WANTED: Final = "hub.key_wanted"
 _KEY_POLL_SECONDS: Final = 0.05
-_INTEREST_SECONDS: Final = 3 * POLL_SECONDS  #: Seconds after which another process's interest in previews expires.
+_INTEREST_SECONDS: Final = (
+    3 * POLL_SECONDS
+)  #: Seconds after which another process's interest in previews expires.
 #: Seconds for which a group has previews after the last client that wanted them has left.
 _LATELY_SECONDS: Final = 60.0
 
@@ -56,8 +61,8 @@ def _layer_group(group_id: str) -> str:
 class Subscription:
     """The queue of one client. The hub writes it and the client's task reads it, in one event loop.
 
-    ``on_overflow`` is called once when the queue is full: all queued and later entries are dropped. ``only`` are the
-    kinds of entries that are delivered; without it all are.
+    ``on_overflow`` is called once when the queue is full: all queued and later entries are dropped.
+    ``only`` are the kinds of entries that are delivered; without it all are.
     """
 
     def __init__(
@@ -157,7 +162,9 @@ class _Channel:
         self._put(messages.ChangedFrame())
 
     def check_seq(self, seq: int | None) -> None:
-        """Send a hint to the sockets if the log has events that were not delivered; None: the group was deleted."""
+        """Send a hint to the sockets if the log has events that were not delivered; None: the group
+        was deleted.
+        """
         if seq is None:
             if not self.is_gone:
                 self.is_gone = True
@@ -185,7 +192,9 @@ class _Channel:
 
 
 class Hub:
-    """The hub of a process. ``publish`` and ``notify_runners`` are thread-safe; the rest belongs to the loop."""
+    """The hub of a process. ``publish`` and ``notify_runners`` are thread-safe; the rest belongs to
+    the loop.
+    """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -194,17 +203,21 @@ class Hub:
         self._runner_callbacks: set[RunnerCallback] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._relay: LayerRelay | None = None
-        #: The keys for partner nodes that the runner of this process has, by group; see ``INSTALLATION``.
+        #: The keys for partner nodes that the runner of this process has, by group; see
+        #: ``INSTALLATION``.
         self.keys: dict[str, str] = {}
         #: By group: progress and previews that wait for the layer and are replaced by newer ones.
         self._latest: dict[str, messages.LatestFrames] = {}
-        #: Groups whose previews another process wants, with the monotonic time at which that expires.
+        #: Groups whose previews another process wants, with the monotonic time at which that
+        #: expires.
         self._interest: dict[str, float] = {}
-        #: Groups whose previews a client of any process wanted, with the monotonic time until which that is lately.
+        #: Groups whose previews a client of any process wanted, with the monotonic time until which
+        #: that is lately.
         self._lately: dict[str, float] = {}
 
     def bind(self, loop: asyncio.AbstractEventLoop, *, read_seqs: ReadSeqs) -> None:
-        """Attach the hub to the running event loop, that of the sockets and the runner. Another loop resets the hub.
+        """Attach the hub to the running event loop, that of the sockets and the runner. Another
+        loop resets the hub.
 
         ``read_seqs`` returns the stored ``seq`` of each group id.
         """
@@ -217,7 +230,8 @@ class Hub:
         if layer is not None:
             self._relay = relay = LayerRelay(layer, self._on_message)
             services += [relay.run_sending(), relay.run_receiving()]
-        # The tasks live as long as the loop, so no TaskGroup can own them. The loop keeps no reference.
+        # The tasks live as long as the loop, so no TaskGroup can own them. The loop keeps no
+        # reference.
         self._tasks = {loop.create_task(one, name="hub") for one in services}
 
     async def aclose(self) -> None:
@@ -247,7 +261,9 @@ class Hub:
         self._in_loop(self._to_runners, {"type": _KEY, "group": group_id, "key": key})
 
     async def key_of(self, group_id: str, *, within: float) -> str | None:
-        """Return the key of a group; request it from other runners and wait ``within`` seconds. None: it is lost."""
+        """Return the key of a group; request it from other runners and wait ``within`` seconds.
+        None: it is lost.
+        """
         until = time.monotonic() + within
         if self.keys.get(group_id) is None and self._relay is not None:
             self._relay.send(_RUNNERS, {"type": _KEY_WANTED, "group": group_id})
@@ -273,7 +289,8 @@ class Hub:
         return True
 
     def _publish_unbound(self, group: str, form: dict[str, Any]) -> None:
-        # A process without a hub (a shell, a command). The rows are committed: a lost message only delays the events.
+        # A process without a hub (a shell, a command). The rows are committed: a lost message only
+        # delays the events.
         layer = get_channel_layer()
         if layer is None or _is_in_a_loop():
             # Within a loop the process is shutting down, and its loop must not be blocked.
@@ -285,7 +302,9 @@ class Hub:
 
     def _deliver(self, message: Message) -> None:
         self._broadcast(message)
-        if self._relay is None or (message.previews and not self._is_wanted_elsewhere(message.group_id)):
+        if self._relay is None or (
+            message.previews and not self._is_wanted_elsewhere(message.group_id)
+        ):
             return
         if message.events or message.stars or message.replaced or message.changed:
             # Later progress must follow this message.
@@ -295,7 +314,8 @@ class Hub:
             self._send_latest(message, self._relay)
 
     def _send_latest(self, message: Message, relay: LayerRelay) -> None:
-        """Queue progress and previews; when they are sent, only the newest frame of each child is left.
+        """Queue progress and previews; when they are sent, only the newest frame of each child is
+        left.
 
         With a slow layer the queue would otherwise grow, and delay the events behind it.
         """
@@ -343,7 +363,8 @@ class Hub:
         previews: bool = False,
         only: tuple[type[Entry], ...] = (),
     ) -> Subscription:
-        """Return a queue of everything that is published for the group from now on, and the last preview of each child.
+        """Return a queue of everything that is published for the group from now on, and the last
+        preview of each child.
 
         Subscribe before reading the snapshot, so that no event between the two is lost.
         """
@@ -433,7 +454,9 @@ class Hub:
 def _noted(times: Mapping[str, float], group_id: str, seconds: float) -> dict[str, float]:
     """Return the times that are not over, with one for a group in so many seconds."""
     moment = time.monotonic()
-    return {one: until for one, until in times.items() if until > moment} | {group_id: moment + seconds}
+    return {one: until for one, until in times.items() if until > moment} | {
+        group_id: moment + seconds
+    }
 
 
 def _is_in_a_loop() -> bool:

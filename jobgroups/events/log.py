@@ -1,4 +1,5 @@
-"""Creates the events of a group, stores them in the caller's transaction and publishes them after the commit.
+"""Creates the events of a group, stores them in the caller's transaction and publishes them after
+the commit.
 
 No other module creates events.
 """
@@ -20,7 +21,14 @@ from jobgroups.domain.webhooks import webhooks_of
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import EventFrame, Message, StarFrame
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup, WebhookDelivery
-from jobgroups.serializers import MAX_FRAME_BYTES, shape, shown_backend, to_json, truncate, truncate_to_frame
+from jobgroups.serializers import (
+    MAX_FRAME_BYTES,
+    shape,
+    shown_backend,
+    to_json,
+    truncate,
+    truncate_to_frame,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +71,19 @@ def group_reopened(group: JobGroup, children: Sequence[ChildJob], *, by: str = "
 
 
 def child_started(child: ChildJob, attempt: Attempt) -> NewEvent:
-    return _of_child(shapes.ChildStarted, child, attempt=attempt.number, started_at=attempt.started_at or now())
+    return _of_child(
+        shapes.ChildStarted, child, attempt=attempt.number, started_at=attempt.started_at or now()
+    )
 
 
 def child_requeued(child: ChildJob, attempt: Attempt, reason: str) -> NewEvent:
     """An attempt ended without being counted, and its child is queued again."""
-    fields = {"job_id": child.id, "backend_id": shown_backend(child), "attempt": attempt.number, "reason": reason}
+    fields = {
+        "job_id": child.id,
+        "backend_id": shown_backend(child),
+        "attempt": attempt.number,
+        "reason": reason,
+    }
     return NewEvent("child_requeued", fields, child_id=child.id)
 
 
@@ -80,11 +95,13 @@ def child_retrying(
     reason: str,
     requested_by: str | None = None,
 ) -> NewEvent:
-    """The child waits for another attempt: by its group's policy, or because a user retried or moved it.
+    """The child waits for another attempt: by its group's policy, or because a user retried or
+    moved it.
 
-    ``child`` is queued, assigned to its next backend. ``previous_backend_id`` is the backend at which it failed, or
-    which could not take it. ``failure_class`` is None if that is paused, drained or quarantined. ``requested_by`` is
-    the user who retried or moved the child; None for the group's policy.
+    ``child`` is queued, assigned to its next backend. ``previous_backend_id`` is the backend at
+    which it failed, or which could not take it. ``failure_class`` is None if that is paused,
+    drained or quarantined. ``requested_by`` is the user who retried or moved the child; None for
+    the group's policy.
     """
     return _of_child(
         shapes.ChildRetrying,
@@ -116,7 +133,9 @@ def child_failed(child: ChildJob) -> NewEvent:
 
 
 def child_timeout(child: ChildJob, timeout_seconds: int | None) -> NewEvent:
-    """The child exceeded its timeout, ran without an event for too long, or was queued for too long."""
+    """The child exceeded its timeout, ran without an event for too long, or was queued for too
+    long.
+    """
     return _of_child(
         shapes.ChildTimeout,
         child,
@@ -159,8 +178,8 @@ def group_complete(group: JobGroup, children: Sequence[ChildJob]) -> NewEvent:
 def append_events(*groups: tuple[JobGroup, Sequence[NewEvent]]) -> None:
     """Number the events of groups, and store them with their deliveries to webhooks.
 
-    After the commit they are published, as one message for each group. The caller's transaction has locked the groups' rows,
-    and stores their ``seq``, which is increased here.
+    After the commit they are published, as one message for each group. The caller's transaction has
+    locked the groups' rows, and stores their ``seq``, which is increased here.
     """
     assert connection.in_atomic_block, "events are rows of their transaction"  # noqa: S101
     moment = now()
@@ -183,7 +202,8 @@ def append_events(*groups: tuple[JobGroup, Sequence[NewEvent]]) -> None:
             deliveries += _deliveries(group, own)
         group.seq += len(own)
         frames = tuple(
-            EventFrame(row.seq, row.frame, event.child_id, event.is_final) for row, event in zip(own, new, strict=True)
+            EventFrame(row.seq, row.frame, event.child_id, event.is_final)
+            for row, event in zip(own, new, strict=True)
         )
         publish_on_commit(Message(group_id=group.id, events=frames, stored_at=moment.timestamp()))
     insert(rows)
@@ -210,12 +230,16 @@ def _deliveries(group: JobGroup, events: Sequence[JobEvent]) -> list[WebhookDeli
 
 
 def publish_star(group_id: str, job_id: str, *, starred: bool) -> None:
-    """Notify the pages that show a child of its star after the commit. Not an event: no row, no ``seq``."""
+    """Notify the pages that show a child of its star after the commit. Not an event: no row, no
+    ``seq``.
+    """
     publish_on_commit(Message(group_id=group_id, stars=(StarFrame(job_id, starred),)))
 
 
 def publish_changed(group_id: str) -> None:
-    """Notify the pages that show a group of its name, its archiving or its deletion after the commit. Not an event."""
+    """Notify the pages that show a group of its name, its archiving or its deletion after the
+    commit. Not an event.
+    """
     publish_on_commit(Message(group_id=group_id, changed=True))
 
 
@@ -225,8 +249,8 @@ def publish_replaced(group_id: str, job_id: str) -> None:
 
 
 def publish_on_commit(message: Message) -> None:
-    # robust: a failed notification must not look like a failed write. The callback is not a partial: Django
-    # logs its __qualname__, which a partial lacks.
+    # robust: a failed notification must not look like a failed write. The callback is not a
+    # partial: Django logs its __qualname__, which a partial lacks.
     transaction.on_commit(lambda: hub.publish(message), robust=True)
 
 
@@ -235,7 +259,9 @@ def send_key_on_commit(group_id: str, key: str) -> None:
 
 
 def notify_runners_on_commit(*, work_only: bool = False) -> None:
-    """Notify every runner after the commit of the caller's transaction; ``work_only``: no backend has changed."""
+    """Notify every runner after the commit of the caller's transaction; ``work_only``: no backend
+    has changed.
+    """
     transaction.on_commit(lambda: hub.notify_runners(work_only=work_only), robust=True)
 
 
@@ -247,10 +273,14 @@ def _frame(event: NewEvent, seq: int, run: int) -> str:
         if len(text.encode()) <= MAX_FRAME_BYTES:
             return text
         return to_json({**frame, "results": [], "truncated": ["results"]})
-    return truncate_to_frame(frame, ("error_details", "variation", "outputs", "warnings", "backend_ids", "job_ids"))
+    return truncate_to_frame(
+        frame, ("error_details", "variation", "outputs", "warnings", "backend_ids", "job_ids")
+    )
 
 
-def _of_child(kind: type[shapes.ChildEvent], child: ChildJob, *, is_final: bool = False, **values: Any) -> NewEvent:
+def _of_child(
+    kind: type[shapes.ChildEvent], child: ChildJob, *, is_final: bool = False, **values: Any
+) -> NewEvent:
     named = {"job_id": child.id, "backend_id": shown_backend(child), **values}
     return replace(_new(kind, child, **named), child_id=child.id, is_final=is_final)
 

@@ -1,7 +1,7 @@
 """Messages of the hub: frames of one group as text.
 
-``msgspec`` gives them their form on the channel layer: frames are arrays. A field that is added needs a default, since
-a process of an earlier version may send the message.
+``msgspec`` gives them their form on the channel layer: frames are arrays. A field that is added
+needs a default, since a process of an earlier version may send the message.
 """
 
 import msgspec
@@ -47,7 +47,9 @@ class ReplacedFrame(msgspec.Struct, frozen=True):
 
 
 class ChangedFrame(msgspec.Struct, frozen=True):
-    """The group was renamed, archived or deleted. Not an event; a socket of its stream checks whether it exists."""
+    """The group was renamed, archived or deleted. Not an event; a socket of its stream checks
+    whether it exists.
+    """
 
 
 class SeqHint(msgspec.Struct, frozen=True):
@@ -56,7 +58,9 @@ class SeqHint(msgspec.Struct, frozen=True):
     seq: int
 
 
-Entry = EventFrame | ProgressFrame | PreviewFrame | StarFrame | ReplacedFrame | ChangedFrame | SeqHint
+Entry = (
+    EventFrame | ProgressFrame | PreviewFrame | StarFrame | ReplacedFrame | ChangedFrame | SeqHint
+)
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", tag="hub.message"):
@@ -85,4 +89,8 @@ class LatestFrames:
         self._previews |= {frame.child_id: frame for frame in message.previews}
 
     def message(self) -> Message:
-        return Message(self._group_id, progress=tuple(self._progress.values()), previews=tuple(self._previews.values()))
+        return Message(
+            self._group_id,
+            progress=tuple(self._progress.values()),
+            previews=tuple(self._previews.values()),
+        )

@@ -1,7 +1,7 @@
 """The process's channel on the channel layer: sends the hub's messages to other processes.
 
-The layer may be unavailable at any time. Then no method raises or waits longer than 2 s, and messages are
-dropped; sockets read missed events from the database (see ``jobgroups.events.hub``).
+The layer may be unavailable at any time. Then no method raises or waits longer than 2 s, and
+messages are dropped; sockets read missed events from the database (see ``jobgroups.events.hub``).
 """
 
 import asyncio
@@ -14,22 +14,26 @@ logger = logging.getLogger(__name__)
 
 CALL_SECONDS: Final = 2.0  #: Timeout of a call to the layer, in seconds.
 OUTGOING_LIMIT: Final = 10_000  #: Queued messages above which further ones are dropped.
-_PAUSE_SECONDS: Final = 1.0  #: Seconds between two attempts to receive while the layer is unavailable.
+#: Seconds between two attempts to receive while the layer is unavailable.
+_PAUSE_SECONDS: Final = 1.0
 
 Form = Mapping[str, Any]
 
 
 class LayerRelay:
-    """Joins groups of the layer, sends messages to them and receives messages. All in one event loop.
+    """Joins groups of the layer, sends messages to them and receives messages. All in one event
+    loop.
 
-    ``layer`` is a channel layer with groups; in practice the Redis pub/sub one. ``on_message`` is called in the loop
-    with each message of another process.
+    ``layer`` is a channel layer with groups; in practice the Redis pub/sub one. ``on_message`` is
+    called in the loop with each message of another process.
     """
 
     def __init__(self, layer: Any, on_message: Callable[[Form], None]) -> None:
         self._layer = layer
         self._on_message = on_message
-        self._sender = uuid.uuid4().hex  #: Marks this process's messages: the layer returns them to their sender too.
+        self._sender = (
+            uuid.uuid4().hex
+        )  #: Marks this process's messages: the layer returns them to their sender too.
         self._channel = ""
         self._channel_lock = asyncio.Lock()
         self._wanted: set[str] = set()
@@ -41,7 +45,11 @@ class LayerRelay:
     async def join(self, group: str) -> None:
         """Receive the messages of a group; if the layer is unavailable, as soon as it is back."""
         self._wanted.add(group)
-        if group not in self._joined and await self._attempt_call(self._add(group)) and group in self._wanted:
+        if (
+            group not in self._joined
+            and await self._attempt_call(self._add(group))
+            and group in self._wanted
+        ):
             self._joined.add(group)
 
     async def _add(self, group: str) -> None:
@@ -119,8 +127,8 @@ class LayerRelay:
     async def _attempt_call(self, call: Awaitable[Any], *, reaches_it: bool = True) -> bool:
         """Await a call to the layer and return whether it succeeded.
 
-        ``reaches_it``: success proves that the layer is available. Leaving a group that was not joined and closing
-        connections succeed without it.
+        ``reaches_it``: success proves that the layer is available. Leaving a group that was not
+        joined and closing connections succeed without it.
         """
         try:
             async with asyncio.timeout(CALL_SECONDS):

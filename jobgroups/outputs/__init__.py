@@ -1,1 +1,3 @@
-"""What jobs made, brought to people: pictures through the Director, thumbnails, zips, workflows in PNGs."""
+"""What jobs made, brought to people: pictures through the Director, thumbnails, zips, workflows in
+PNGs.
+"""

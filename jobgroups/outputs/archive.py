@@ -1,4 +1,6 @@
-"""Outputs as a zip that is written while it is sent; no file is held completely on disk or in memory."""
+"""Outputs as a zip that is written while it is sent; no file is held completely on disk or in
+memory.
+"""
 
 import datetime as dt
 import zipfile
@@ -32,9 +34,9 @@ async def iter_zip(
 ) -> AsyncIterator[bytes]:
     """Yield a zip of the files without compression: images and videos are compressed already.
 
-    A file that is gone, or whose backend or storage is offline or sends another body, is listed in ``MISSING.txt`` instead. ``replaced`` is
-    called with each file that a later job has replaced. Raises ``BackendAway`` or ``StorageAway`` in the middle of a
-    file; the zip is incomplete then.
+    A file that is gone, or whose backend or storage is offline or sends another body, is listed in
+    ``MISSING.txt`` instead. ``replaced`` is called with each file that a later job has replaced.
+    Raises ``BackendAway`` or ``StorageAway`` in the middle of a file; the zip is incomplete then.
     """
     sink, missing = _Sink(), list[str]()
     away: set[str] = set()
@@ -46,7 +48,11 @@ async def iter_zip(
             try:
                 if source in away:
                     said = "It did not answer for an earlier file."
-                    raise BackendAway(source, said) if source else StorageAway("it did not answer for an earlier file")
+                    raise (
+                        BackendAway(source, said)
+                        if source
+                        else StorageAway("it did not answer for an earlier file")
+                    )
                 async with download.open_file(file) as answer:
                     with archive.open(_info(name, answer.length), "w") as entry:
                         async for chunk in answer.chunks():
@@ -71,7 +77,9 @@ async def iter_zip(
 
 
 def _remove(archive: zipfile.ZipFile, name: str) -> None:
-    """Remove a file whose beginning may have been sent: without an entry in the directory it is none of the zip."""
+    """Remove a file whose beginning may have been sent: without an entry in the directory it is
+    none of the zip.
+    """
     if (entry := archive.NameToInfo.pop(name, None)) is not None:
         archive.filelist.remove(entry)
 

@@ -1,4 +1,6 @@
-"""Opens a file in the storage, else at its backend: the only way to the files of a registered ComfyUI."""
+"""Opens a file in the storage, else at its backend: the only way to the files of a registered
+ComfyUI.
+"""
 
 import contextlib
 import datetime as dt
@@ -15,14 +17,20 @@ from jobgroups.outputs.stored import StoredAnswer, open_stored
 from jobgroups.queries.outputs import OutputFile
 
 _TIMEOUTS: Final = Timeouts(connect_s=3.0, silence_s=10.0)  #: Short: a user waits for the answer.
-_DATE_TOLERANCE: Final = dt.timedelta(seconds=2)  #: The resolution of file dates: 1 s, on some file systems 2 s.
+_DATE_TOLERANCE: Final = dt.timedelta(
+    seconds=2
+)  #: The resolution of file dates: 1 s, on some file systems 2 s.
 #: The tolerance if two clocks are compared, whose difference may have changed.
 _CLOCK_TOLERANCE: Final = dt.timedelta(seconds=60)
-_GONE: Final = frozenset({400, 403, 404})  #: ComfyUI's statuses for a missing file, or one that it refuses to send.
+_GONE: Final = frozenset(
+    {400, 403, 404}
+)  #: ComfyUI's statuses for a missing file, or one that it refuses to send.
 
 
 class BackendAnswer:
-    """A backend's answer for a file. Its chunks are judged before they are passed on, and the last one at the end."""
+    """A backend's answer for a file. Its chunks are judged before they are passed on, and the last
+    one at the end.
+    """
 
     def __init__(self, answer: StreamedAnswer, file: OutputFile) -> None:
         self.status, self.headers, self.length = answer.status, answer.headers, answer.length
@@ -71,7 +79,9 @@ async def open_file(
     """
     if file.stored is not None:
         if max_bytes is not None and file.stored.size_bytes > max_bytes:
-            raise AnswerTooLarge(f"The stored file has more than {max_bytes} bytes.", path=file.filename)
+            raise AnswerTooLarge(
+                f"The stored file has more than {max_bytes} bytes.", path=file.filename
+            )
         yield await open_stored(file.stored)
         return
     async with open_at_backend(file, headers=headers, max_bytes=max_bytes) as answer:
@@ -86,13 +96,19 @@ async def open_at_backend(
     max_bytes: int | None = None,
     client: ComfyClient | None = None,
 ) -> AsyncIterator[BackendAnswer]:
-    """Open a file at its backend, as :func:`open_file` does, also one that is stored, with a client of it if there is one."""
+    """Open a file at its backend, as :func:`open_file` does, also one that is stored, with a client
+    of it if there is one.
+    """
     if file.replaced:
         raise OutputReplaced(file.filename, file.backend_id)
     async with (
         _backend_of(file, client) as comfy,
         comfy.view(
-            file.filename, subfolder=file.subfolder, type=file.kind, headers=headers, max_bytes=max_bytes
+            file.filename,
+            subfolder=file.subfolder,
+            type=file.kind,
+            headers=headers,
+            max_bytes=max_bytes,
         ) as answer,
     ):
         if answer.status in _GONE:
@@ -108,7 +124,9 @@ async def open_at_backend(
 async def _backend_of(file: OutputFile, client: ComfyClient | None) -> AsyncIterator[ComfyClient]:
     """Yield a client of a file's backend, whose errors become ``BackendAway``."""
     try:
-        async with contextlib.nullcontext(client) if client is not None else client_of(file) as comfy:
+        async with (
+            contextlib.nullcontext(client) if client is not None else client_of(file) as comfy
+        ):
             yield comfy
     except AnswerTooLarge:
         raise
@@ -117,13 +135,17 @@ async def _backend_of(file: OutputFile, client: ComfyClient | None) -> AsyncIter
 
 
 async def verify(
-    file: OutputFile, answer: BackendAnswer, *, client: ComfyClient | None = None, is_proven: bool = False
+    file: OutputFile,
+    answer: BackendAnswer,
+    *,
+    client: ComfyClient | None = None,
+    is_proven: bool = False,
 ) -> str:
     """Return what is doubtful about a file that was read, as a sentence; empty if nothing is.
 
-    Raises ``OutputReplaced`` if it has been written again meanwhile, ``WrongBody`` if it has another length, and the
-    errors of :func:`open_file`. If its content proves that it is one picture of the job (``is_proven``), no second
-    request is sent.
+    Raises ``OutputReplaced`` if it has been written again meanwhile, ``WrongBody`` if it has
+    another length, and the errors of :func:`open_file`. If its content proves that it is one
+    picture of the job (``is_proven``), no second request is sent.
     """
     body, tag = answer.body, answer.headers.get("etag")
     if tag and not is_proven:
@@ -145,12 +167,16 @@ async def verify(
     if not has_end and length is None:
         doubts.append("Its end may be missing: the backend did not send its length.")
     if not tag and None in dates:
-        doubts.append("Another prompt may have written to it meanwhile: the backend did not send its date.")
+        doubts.append(
+            "Another prompt may have written to it meanwhile: the backend did not send its date."
+        )
     return " ".join(filter(None, doubts))
 
 
 def client_of(file: OutputFile) -> ComfyClient:
-    """Return a client of a file's backend; raise ``OutputGone`` or ``BackendAway`` if it has no usable address."""
+    """Return a client of a file's backend; raise ``OutputGone`` or ``BackendAway`` if it has no
+    usable address.
+    """
     if not file.url:
         raise OutputGone("Its backend is not registered any more.")
     try:
@@ -163,8 +189,8 @@ def client_of(file: OutputFile) -> ComfyClient:
 def _is_younger(file: OutputFile, answer: StreamedAnswer) -> bool:
     """Return whether the file was written after its job had ended.
 
-    If the end is known only by the Director's clock (an attempt of an earlier release), the answer's ``Date``
-    gives the difference of the two clocks.
+    If the end is known only by the Director's clock (an attempt of an earlier release), the
+    answer's ``Date`` gives the difference of the two clocks.
     """
     written = answer.moment("last-modified")
     if written is None or file.ended_at is None:
@@ -177,7 +203,9 @@ def _is_younger(file: OutputFile, answer: StreamedAnswer) -> bool:
     return written > file.ended_at + (backend_now - now()) + _CLOCK_TOLERANCE
 
 
-async def joined(parts: AsyncIterator[bytes], size: Callable[[], int]) -> AsyncGenerator[bytearray, None]:
+async def joined(
+    parts: AsyncIterator[bytes], size: Callable[[], int]
+) -> AsyncGenerator[bytearray, None]:
     """Yield the parts joined to chunks of at least ``size()`` bytes; the last one may be smaller."""
     chunk = bytearray()
     async for part in parts:

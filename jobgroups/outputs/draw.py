@@ -1,7 +1,9 @@
-"""The program of a process that draws: it decodes untrusted pictures, one at a time, within bounds of memory and time.
+"""The program of a process that draws: it decodes untrusted pictures, one at a time, within bounds
+of memory and time.
 
-It imports neither Django nor settings. A request is a pickled function with its arguments, an answer a head and bytes:
-the process that decodes pictures is not trusted with a pickle. It ends with its input, so with its parent.
+It imports neither Django nor settings. A request is a pickled function with its arguments, an
+answer a head and bytes: the process that decodes pictures is not trusted with a pickle. It ends
+with its input, so with its parent.
 """
 
 import os
@@ -19,7 +21,9 @@ DRAWN, REFUSED, TOO_LARGE, GONE = b"D", b"R", b"L", b"G"
 
 
 def main(memory: int, within: int) -> None:
-    """Answer requests until the input ends. ``memory``: bytes of the address space, 0 for any; ``within``: seconds for one."""
+    """Answer requests until the input ends. ``memory``: bytes of the address space, 0 for any;
+    ``within``: seconds for one.
+    """
     # Ctrl-C is for the parent, which ends this process. What a decoder prints is no answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
@@ -55,7 +59,8 @@ def _answer(function: Callable[..., bytes], arguments: tuple[object, ...]) -> tu
         return TOO_LARGE, b""
     except NotAnImage as error:
         if isinstance(error.__cause__, MemoryError):
-            raise  # of what earlier pictures left, perhaps: the parent tries it once in a new process
+            # of what earlier pictures left, perhaps: the parent tries it once in a new process
+            raise
         return REFUSED, str(error).encode()
 
 

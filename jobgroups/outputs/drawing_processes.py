@@ -1,4 +1,6 @@
-"""Draws in processes of their own: a decoder that crashes, hangs, leaks or takes too much memory ends one of them alone."""
+"""Draws in processes of their own: a decoder that crashes, hangs, leaks or takes too much memory
+ends one of them alone.
+"""
 
 import asyncio
 import contextlib
@@ -32,18 +34,22 @@ class DrawingFailed(Exception):
 
 
 class Lane:
-    """Draws one picture at a time in a process, which starts with the first one and ends after a minute without one."""
+    """Draws one picture at a time in a process, which starts with the first one and ends after a
+    minute without one.
+    """
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._ends_at = 0.0  #: Monotonic time after which the process is killed: it draws for too long, or has no work.
+        #: Monotonic time after which the process is killed: it draws for too long, or has no work.
+        self._ends_at = 0.0
 
     async def draw(self, function: Callable[..., bytes], *arguments: object) -> bytes:
         """Return what a function returns in the process, which imports it by its name.
 
-        Raises ``NotAnImage`` (``TooLarge``), ``OutputGone`` if its file is not there, or ``DrawingFailed``.
+        Raises ``NotAnImage`` (``TooLarge``), ``OutputGone`` if its file is not there, or
+        ``DrawingFailed``.
         """
         work = partial(self._draw, function, *arguments)
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -59,7 +65,11 @@ class Lane:
             return content
         if kind == draw.GONE:
             raise OutputGone("The storage does not have the file any more.")
-        raise resize.TooLarge if kind == draw.TOO_LARGE else resize.NotAnImage(content.decode(errors="replace"))
+        raise (
+            resize.TooLarge
+            if kind == draw.TOO_LARGE
+            else resize.NotAnImage(content.decode(errors="replace"))
+        )
 
     def _answer(self, request: bytes) -> tuple[bytes, bytes]:
         ends = time.monotonic() + _WITHIN
@@ -69,18 +79,27 @@ class Lane:
             if process is None:
                 process, is_new = _started(), True
                 self._process = process
-                threading.Thread(target=self._watch, args=[process], name="drawing-watch", daemon=True).start()
+                threading.Thread(
+                    target=self._watch, args=[process], name="drawing-watch", daemon=True
+                ).start()
             try:
                 return _exchange(process, request)
             except OSError:
                 self._end()
-                # One that has drawn others may have been killed before, or may have had no memory left.
+                # One that has drawn others may have been killed before, or may have had no memory
+                # left.
                 if is_new or time.monotonic() >= ends:
-                    logger.warning("drawing: a process ended before its answer (status %s)", process.returncode)
-                    raise DrawingFailed("Its decoder failed, or needed too much memory or time.") from None
+                    logger.warning(
+                        "drawing: a process ended before its answer (status %s)", process.returncode
+                    )
+                    raise DrawingFailed(
+                        "Its decoder failed, or needed too much memory or time."
+                    ) from None
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill a process when its time is over. A drawing that begins at that moment is tried again in a new one."""
+        """Kill a process when its time is over. A drawing that begins at that moment is tried again
+        in a new one.
+        """
         while process.poll() is None:
             time.sleep(_TICK)  # a timer for each drawing would be two threads for each
             if time.monotonic() > self._ends_at:
@@ -127,7 +146,9 @@ _small, _large = Lane("drawing"), Lane("drawing-large")
 
 
 async def draw_picture(source: bytes | str, width: int) -> bytes:
-    """Return the thumbnail of a picture, of its content or its path; the errors are those of :meth:`Lane.draw`."""
+    """Return the thumbnail of a picture, of its content or its path; the errors are those of
+    :meth:`Lane.draw`.
+    """
     try:
         return await _small.draw(resize.draw, source, width, False)
     except resize.TooLarge:

@@ -18,7 +18,8 @@ _FORMATS: Final = "mov,matroska,aac,flac,mp3,ogg,wav"
 
 
 def media_facts(path: Path, filename: str) -> tuple[int | None, int | None, float | None]:
-    """Return width and height in pixels and the duration in seconds; None for each that is not known.
+    """Return width and height in pixels and the duration in seconds; None for each that is not
+    known.
 
     Videos and sounds need ffprobe, of ffmpeg, on the ``PATH``.
     """
@@ -33,11 +34,15 @@ def media_facts(path: Path, filename: str) -> tuple[int | None, int | None, floa
 
 
 def stored_row(incoming: IncomingFile, filename: str) -> StoredFile:
-    """End a received file, whose hashes are BLAKE3 and perhaps SHA-256; return its row, without key and time."""
+    """End a received file, whose hashes are BLAKE3 and perhaps SHA-256; return its row, without key
+    and time.
+    """
     incoming.close()
     width, height, duration = media_facts(incoming.path, filename)
     hashes = {"sha256": ""} | {one.name: one.hexdigest() for one in incoming.hashes}
-    return StoredFile(**hashes, size_bytes=incoming.size_bytes, width=width, height=height, duration=duration)
+    return StoredFile(
+        **hashes, size_bytes=incoming.size_bytes, width=width, height=height, duration=duration
+    )
 
 
 def _probed(ffprobe: str, path: Path) -> tuple[int | None, int | None, float | None]:
@@ -45,4 +50,8 @@ def _probed(ffprobe: str, path: Path) -> tuple[int | None, int | None, float | N
     found = json.loads(ffmpeg.run(ffprobe, f"file:{path}", _FORMATS, shown))
     seen: dict[str, int] = next((one for one in found.get("streams", ()) if one.get("width")), {})
     duration = found.get("format", {}).get("duration")
-    return seen.get("width"), seen.get("height"), None if duration is None else round(float(duration), 3)
+    return (
+        seen.get("width"),
+        seen.get("height"),
+        None if duration is None else round(float(duration), 3),
+    )

@@ -1,4 +1,6 @@
-"""Reads what ComfyUI writes into each PNG before the pixels: the workflow, and the mark of the Director."""
+"""Reads what ComfyUI writes into each PNG before the pixels: the workflow, and the mark of the
+Director.
+"""
 
 import io
 import json
@@ -16,12 +18,15 @@ from jobgroups.workflow.validation import is_editor_format
 def workflow_in_png(content: bytes) -> dict[str, Any]:
     """Return the workflow of a PNG's text chunks, or raise ``NoWorkflow``.
 
-    That is the ``prompt`` in the API format, or, without one, the ``workflow`` in the editor's format.
+    That is the ``prompt`` in the API format, or, without one, the ``workflow`` in the editor's
+    format.
     """
     texts = _texts(content)
     name = "prompt" if "prompt" in texts else "workflow"
     if not isinstance(text := texts.get(name), str):
-        raise NoWorkflow("The PNG has no workflow in it: ComfyUI did not save it, or its metadata were removed.")
+        raise NoWorkflow(
+            "The PNG has no workflow in it: ComfyUI did not save it, or its metadata were removed."
+        )
     try:
         workflow: dict[str, Any] = _without_marks(json.loads(text))
         if name == "prompt" or not is_editor_format(workflow):
@@ -35,14 +40,17 @@ def workflow_in_png(content: bytes) -> dict[str, Any]:
 
 
 def mark_in_png(content: bytes) -> dict[str, Any] | None:
-    """Return the mark that the Director had ComfyUI write into a PNG, None without one; it may be invented.
+    """Return the mark that the Director had ComfyUI write into a PNG, None without one; it may be
+    invented.
 
     Raises ``ProvenanceUnknown`` if this is not the beginning of a PNG.
     """
     try:
         mark = json.loads(str(_texts(content).get(MARK_KEY)))
     except NoWorkflow:
-        raise ProvenanceUnknown("The file is not a PNG that can be read: no mark of a job can be in it.") from None
+        raise ProvenanceUnknown(
+            "The file is not a PNG that can be read: no mark of a job can be in it."
+        ) from None
     except (ValueError, RecursionError):
         return None
     return mark if isinstance(mark, dict) else None
@@ -50,8 +58,8 @@ def mark_in_png(content: bytes) -> dict[str, Any] | None:
 
 def _texts(content: bytes) -> dict[Any, Any]:
     try:
-        # The chunks before the pixels, of an image of any size: nothing is decoded. Pillow limits the length of the
-        # texts, also decompressed.
+        # The chunks before the pixels, of an image of any size: nothing is decoded. Pillow limits
+        # the length of the texts, also decompressed.
         with PngImageFile(io.BytesIO(content)) as image:
             return dict(image.info)
     except Exception as error:
@@ -64,6 +72,8 @@ def _without_marks(workflow: Any) -> Any:
     if not isinstance(workflow, dict):
         return workflow
     return {
-        node_id: {key: value for key, value in node.items() if key != "is_changed"} if isinstance(node, dict) else node
+        node_id: {key: value for key, value in node.items() if key != "is_changed"}
+        if isinstance(node, dict)
+        else node
         for node_id, node in workflow.items()
     }

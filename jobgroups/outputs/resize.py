@@ -1,4 +1,6 @@
-"""Makes thumbnails of untrusted files within bounds of memory. Runs in a process of :mod:`drawing_processes <.drawing_processes>`."""
+"""Makes thumbnails of untrusted files within bounds of memory. Runs in a process of
+:mod:`drawing_processes <.drawing_processes>`.
+"""
 
 import io
 from pathlib import Path
@@ -8,14 +10,20 @@ from PIL import ExifTags, Image, ImageOps
 
 #: Formats that are decoded; each further parser of Pillow would be an attack surface.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
-MAX_PIXELS: Final = 64 * 2**20  #: Pixels of the largest image that is decoded: 256 MiB at Pillow's 4 bytes per pixel.
+MAX_PIXELS: Final = (
+    64 * 2**20
+)  #: Pixels of the largest image that is decoded: 256 MiB at Pillow's 4 bytes per pixel.
 #: Lower limits for formats whose decoders hold several copies of the image.
 _MAX_PIXELS_OF: Final = {"WEBP": MAX_PIXELS // 4, "AVIF": MAX_PIXELS // 2}
 MAX_SIDE: Final = 2**16  #: Pixels of the longest side: Pillow holds a pointer per row.
-MAX_SOURCE_BYTES: Final = 4 * MAX_PIXELS  #: The longest file that is read: the largest image without compression.
+MAX_SOURCE_BYTES: Final = (
+    4 * MAX_PIXELS
+)  #: The longest file that is read: the largest image without compression.
 _SMALL_PIXELS: Final = 4 * 2**20  #: Images with more pixels are large.
 _MAX_RATIO: Final = 3  #: Maximum ratio of height to width of a thumbnail.
-_STRIP_PIXELS: Final = 2**20  #: Pixels that are converted at once: converting the whole image would double its memory.
+_STRIP_PIXELS: Final = (
+    2**20
+)  #: Pixels that are converted at once: converting the whole image would double its memory.
 _QUALITY: Final = 80
 
 
@@ -28,7 +36,9 @@ class TooLarge(NotAnImage):
 
 
 def draw(source: bytes | str, width: int, takes_large: bool) -> bytes:
-    """Return the thumbnail of a picture, of its content or its path; raise ``FileNotFoundError`` or ``NotAnImage``."""
+    """Return the thumbnail of a picture, of its content or its path; raise ``FileNotFoundError`` or
+    ``NotAnImage``.
+    """
     if isinstance(source, bytes):
         return thumbnail(source, width, takes_large=takes_large)
     with Path(source).open("rb") as file:
@@ -36,10 +46,11 @@ def draw(source: bytes | str, width: int, takes_large: bool) -> bytes:
 
 
 def thumbnail(source: bytes | IO[bytes], width: int, *, takes_large: bool = True) -> bytes:
-    """Return a WebP with a width of at most ``width`` pixels, upright, never enlarged, or raise ``NotAnImage``.
+    """Return a WebP with a width of at most ``width`` pixels, upright, never enlarged, or raise
+    ``NotAnImage``.
 
-    The size in the header is checked before decoding: a few kilobytes can claim gigabytes of pixels. Decoding takes
-    little more than 4 bytes per pixel.
+    The size in the header is checked before decoding: a few kilobytes can claim gigabytes of
+    pixels. Decoding takes little more than 4 bytes per pixel.
     """
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -50,8 +61,8 @@ def thumbnail(source: bytes | IO[bytes], width: int, *, takes_large: bool = True
     except Image.DecompressionBombError:
         raise NotAnImage("It has too many pixels.") from None
     except Exception as error:
-        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, DecompressionBombError …
-        # for broken input.
+        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error,
+        # DecompressionBombError … for broken input.
         raise NotAnImage(f"It cannot be read as a picture ({type(error).__name__}).") from error
 
 
@@ -81,7 +92,8 @@ def _upright(image: Image.Image, width: int) -> Image.Image:
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return an image in RGB or RGBA of another size: first the width in strips of rows, then the height.
+    """Return an image in RGB or RGBA of another size: first the width in strips of rows, then the
+    height.
 
     Rows do not depend on each other when the width changes, so the strips leave no seams.
     """

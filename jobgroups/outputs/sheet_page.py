@@ -1,4 +1,6 @@
-"""Draws a page of a contact sheet. Runs in a process of :mod:`drawing_processes <.drawing_processes>`."""
+"""Draws a page of a contact sheet. Runs in a process of :mod:`drawing_processes
+<.drawing_processes>`.
+"""
 
 import io
 import unicodedata
@@ -18,7 +20,9 @@ _CAPTION: Final = 60
 _MOST_LETTERS: Final = 1_000  #: Of one label.
 _PAPER, _EMPTY, _FAILED, _INK, _RED = "#f4f4f5", "#e4e4e7", "#fee2e2", "#18181b", "#991b1b"
 #: The font has no other letters than those of ASCII; marks are dropped from them.
-_LETTERS: Final = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "×": "x", "–": "-", "→": "->"})
+_LETTERS: Final = str.maketrans(
+    {"ß": "ss", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "×": "x", "–": "-", "→": "->"}
+)
 
 
 class Cell(NamedTuple):
@@ -46,14 +50,24 @@ def drawn_sheet(title: str, facts: str, page: Page, cells: Mapping[int, Cell]) -
             if _paste(canvas, picture, (left, top), (CELL, height)):
                 continue
             picture = "the thumbnail is broken"
-        pen.rectangle((left, top, left + CELL - 1, top + height - 1), fill=_FAILED if cell.is_failed else _EMPTY)
-        _write(pen, Text(picture, left + 20, top + 20, CELL - 40, 4), FONT, _RED if cell.is_failed else _INK)
+        pen.rectangle(
+            (left, top, left + CELL - 1, top + height - 1),
+            fill=_FAILED if cell.is_failed else _EMPTY,
+        )
+        _write(
+            pen,
+            Text(picture, left + 20, top + 20, CELL - 40, 4),
+            FONT,
+            _RED if cell.is_failed else _INK,
+        )
     buffer = io.BytesIO()
     canvas.save(buffer, format="WEBP", quality=80, method=_METHOD)
     return buffer.getvalue()
 
 
-def _paste(canvas: Image.Image, picture: bytes, corner: tuple[int, int], box: tuple[int, int]) -> bool:
+def _paste(
+    canvas: Image.Image, picture: bytes, corner: tuple[int, int], box: tuple[int, int]
+) -> bool:
     """Draw a thumbnail in the middle of a box; return whether it can be read."""
     try:
         with Image.open(io.BytesIO(picture), formats=["WEBP"]) as image:
@@ -77,7 +91,9 @@ def _advance(height: int, letter: str) -> float:
 
 def _write(pen: ImageDraw.ImageDraw, text: Text, height: int = FONT, ink: str = _INK) -> None:
     font = _font(height)
-    for number, line in enumerate(wrapped(_shown(text.text), text.width, text.lines, partial(_advance, height))):
+    for number, line in enumerate(
+        wrapped(_shown(text.text), text.width, text.lines, partial(_advance, height))
+    ):
         pen.text((text.x, text.y + number * height * 5 // 4), line, fill=ink, font=font)
 
 
@@ -88,7 +104,8 @@ def _shown(text: str) -> str:
 
 
 def wrapped(text: str, width: int, lines: int, advance: Callable[[str], float]) -> list[str]:
-    """Return a text in lines of a width, broken at blanks or else anywhere; the last one ends with … if it is cut.
+    """Return a text in lines of a width, broken at blanks or else anywhere; the last one ends with
+    … if it is cut.
 
     ``advance`` returns the width of a letter.
     """

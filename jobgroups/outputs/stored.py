@@ -43,11 +43,18 @@ async def open_stored(file: StoredFile | Asset) -> StoredAnswer:
 
 
 async def file_response(
-    request: HttpRequest, stored_name: str, *, name: str, size: int, tag: str, saved_as: str | None = None
+    request: HttpRequest,
+    stored_name: str,
+    *,
+    name: str,
+    size: int,
+    tag: str,
+    saved_as: str | None = None,
 ) -> HttpResponseBase:
     """Return a response to ``GET`` or ``HEAD`` with a stored file.
 
-    Raises ``OutputGone``, ``StorageAway``, or ``RangeNotSatisfiable`` if the range begins behind the end.
+    Raises ``OutputGone``, ``StorageAway``, or ``RangeNotSatisfiable`` if the range begins behind
+    the end.
 
     Args:
         name: the name for users, which decides the type.

@@ -1,4 +1,6 @@
-"""Thumbnails of images, and posters of untrusted videos: from the cache, or made once in one of a few threads for all concurrent requests."""
+"""Thumbnails of images, and posters of untrusted videos: from the cache, or made once in one of a
+few threads for all concurrent requests.
+"""
 
 import asyncio
 import contextlib
@@ -30,7 +32,8 @@ _INPUT: Final = ("-flags", "low_delay", "-skip_frame", "nokey")
 
 
 def first_frame(source: str, width: int) -> bytes:
-    """Return the first frame of a video as a PNG of at most ``width`` pixels and the shape of a thumbnail, or raise ``NotAnImage``.
+    """Return the first frame of a video as a PNG of at most ``width`` pixels and the shape of a
+    thumbnail, or raise ``NotAnImage``.
 
     ``source`` is a URL: ``file:…``, or one of the storage.
     """
@@ -51,9 +54,10 @@ Ts = TypeVarTuple("Ts")
 
 #: The allowed widths: any width would fill the cache with copies of one image.
 WIDTHS: Final = (160, 320, 640, 1280, 2560)
-_FILE_THREADS: Final = 2  #: Threads for files, so that a cached thumbnail does not wait for one that is made.
-#: Originals that are downloaded at once: from one backend, and from all. A slow backend must not delay the
-#: thumbnails of others.
+#: Threads for files, so that a cached thumbnail does not wait for one that is made.
+_FILE_THREADS: Final = 2
+#: Originals that are downloaded at once: from one backend, and from all. A slow backend must not
+#: delay the thumbnails of others.
 _FROM_ONE: Final = 2
 _FROM_ALL: Final = 8
 _DOWNLOAD_TIMEOUT: Final = 60.0  #: Timeout for downloading an original, in seconds.
@@ -70,13 +74,18 @@ class Thumbnails:
         # Of its own: a video may take 20 s.
         self._posters = ThreadPoolExecutor(1, thread_name_prefix="posters")
         # An asyncio lock belongs to one event loop; it is dropped with its last waiter.
-        self._locks: weakref.WeakValueDictionary[object, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._sources: weakref.WeakValueDictionary[object, asyncio.Semaphore] = weakref.WeakValueDictionary()
+        self._locks: weakref.WeakValueDictionary[object, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
+        self._sources: weakref.WeakValueDictionary[object, asyncio.Semaphore] = (
+            weakref.WeakValueDictionary()
+        )
 
     async def of(self, file: OutputFile, width: int) -> bytes:
         """Return a file's thumbnail as WebP. A cached one outlives the file.
 
-        Raises ``NoThumbnail`` if the file is not an image or a video that can be decoded, and the errors of ``open_file``.
+        Raises ``NoThumbnail`` if the file is not an image or a video that can be decoded, and the
+        errors of ``open_file``.
         """
         key = (id(asyncio.get_running_loop()), _name(file, width))
         async with self._locks.setdefault(key, asyncio.Lock()):
@@ -89,12 +98,16 @@ class Thumbnails:
     async def _create(self, file: OutputFile, width: int) -> bytes:
         is_video = media_kind(file.filename) == "video"
         if is_video and settings.FFMPEG is None:
-            raise NoThumbnail("The poster of a video needs ffmpeg, which the Director does not find.")
+            raise NoThumbnail(
+                "The poster of a video needs ffmpeg, which the Director does not find."
+            )
         async with self._source(file.backend_id, _FROM_ONE), self._source("", _FROM_ALL):
             try:
                 async with self._original(file, is_video=is_video) as source:
                     if is_video:
-                        drawn = await draw_picture(await _run(self._posters, first_frame, source, width), width)
+                        drawn = await draw_picture(
+                            await _run(self._posters, first_frame, source, width), width
+                        )
                     else:
                         drawn = await draw_picture(source.removeprefix("file:"), width)
             except AnswerTooLarge:
@@ -106,14 +119,17 @@ class Thumbnails:
 
     @contextlib.asynccontextmanager
     async def _original(self, file: OutputFile, *, is_video: bool) -> AsyncIterator[str]:
-        """Yield the URL of a file: where it is stored, else of a copy. Of a video it may be one of a bucket."""
+        """Yield the URL of a file: where it is stored, else of a copy. Of a video it may be one of
+        a bucket.
+        """
         if file.stored is not None and (is_video or is_local()):
             if not is_video and file.stored.size_bytes > self._max_source:
                 raise NoThumbnail("It is too large.")
             if source := await _run(self._files, media_source, file.stored.stored_name):
                 yield source
                 return
-        # By its name: ffmpeg reads the index of a video, which may be at its end, and the first frame.
+        # By its name: ffmpeg reads the index of a video, which may be at its end, and the first
+        # frame.
         with _temporary_folder() as folder:
             path = Path(folder, "original")
             with await _run(self._files, path.open, "wb") as original:
@@ -165,7 +181,8 @@ def _append(file: IO[bytes], chunk: bytearray) -> None:
 
 logger = logging.getLogger(__name__)
 
-_CLEARED_TO: Final = 0.8  #: Part of the limit that eviction keeps, so that not every new file evicts again.
+#: Part of the limit that eviction keeps, so that not every new file evicts again.
+_CLEARED_TO: Final = 0.8
 _ENTRY_BYTES: Final = 512  #: Approximate overhead of a file: a partial block, and its folder entry.
 
 
@@ -179,7 +196,8 @@ class DiskCache:
         self._folder = folder
         self._limit = limit_bytes
         self._lock = threading.Lock()
-        self._filled: int | None = None  #: Bytes in the cache as far as this process knows; None: not counted yet.
+        #: Bytes in the cache as far as this process knows; None: not counted yet.
+        self._filled: int | None = None
 
     def get(self, name: str) -> bytes | None:
         """Return the content under a name and record its use, or return None."""

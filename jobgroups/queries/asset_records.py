@@ -1,4 +1,6 @@
-"""Reads assets as the Comfy API v2 names them: records of uploads, assets of our own API, outputs of jobs."""
+"""Reads assets as the Comfy API v2 names them: records of uploads, assets of our own API, outputs
+of jobs.
+"""
 
 import datetime as dt
 import re
@@ -18,15 +20,19 @@ from jobgroups.serializers import expires_at
 
 _URL_VALID_FOR: Final = dt.timedelta(hours=1)
 
-#: Its content, and its JSON object of the contract without ``url``. ``hash`` and ``size_bytes`` are None of an output that
-#: is not in the storage.
+#: Its content, and its JSON object of the contract without ``url``. ``hash`` and ``size_bytes`` are
+#: None of an output that is not in the storage.
 NamedAsset: TypeAlias = tuple[Asset | OutputFile, dict[str, Any]]
 
 
 def named_asset(asset_id: str) -> NamedAsset:
     """Return an asset by its id of the Comfy API v2, or raise ``AssetNotFound``."""
     record = AssetRecord.objects.filter(pk=asset_id).select_related("asset").first()
-    asset = record.asset if record else Asset.objects.filter(pk=asset_id, is_recorded_only=False).first()
+    asset = (
+        record.asset
+        if record
+        else Asset.objects.filter(pk=asset_id, is_recorded_only=False).first()
+    )
     if asset is None:
         return _output(asset_id)
     days = settings.DIRECTOR_ASSET_DAYS
@@ -36,7 +42,9 @@ def named_asset(asset_id: str) -> NamedAsset:
         "size_bytes": asset.size_bytes,
         "content_type": asset.content_type,
         "file_path": record.file_path if record else asset.name,
-        **_times((record or asset).created_at, asset.used_at + dt.timedelta(days=days) if days else None),
+        **_times(
+            (record or asset).created_at, asset.used_at + dt.timedelta(days=days) if days else None
+        ),
     }
 
 
@@ -71,16 +79,23 @@ def _times(created_at: dt.datetime, until: dt.datetime | None) -> dict[str, str 
 
 
 def url_expiry(until: dt.datetime | None) -> str:
-    """Return the ``url_expires_at`` of a content that may be deleted at a time; None: not by its age."""
+    """Return the ``url_expires_at`` of a content that may be deleted at a time; None: not by its
+    age.
+    """
     url_until = now() + _URL_VALID_FOR
     return iso(min(url_until, until or url_until))
 
 
 def content_by_hash(text: str) -> Asset | StoredFile:
-    """Return the content with a hash of the form ``blake3:…``, uploaded or made by a job, or raise ``BlobNotFound``."""
+    """Return the content with a hash of the form ``blake3:…``, uploaded or made by a job, or raise
+    ``BlobNotFound``.
+    """
     matched = re.fullmatch(r"blake3:([0-9a-f]{64})", text.lower())
     digest = matched[1] if matched else ""
-    found = Asset.objects.filter(hash=digest).first() or StoredFile.objects.filter(blake3=digest).first()
+    found = (
+        Asset.objects.filter(hash=digest).first()
+        or StoredFile.objects.filter(blake3=digest).first()
+    )
     if found is None:
         raise BlobNotFound
     return found

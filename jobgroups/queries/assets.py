@@ -41,15 +41,21 @@ def input_names(asset_ids: Collection[str]) -> dict[str, str]:
 
 
 def check_references(references: Sequence[tuple[str, str]]) -> None:
-    """Raise ``InvalidRequest``, which names each path, if some references are to assets that do not exist."""
+    """Raise ``InvalidRequest``, which names each path, if some references are to assets that do not
+    exist.
+    """
     asset_ids = {asset_id for _, asset_id in references}
     if asset_ids and (gone := asset_ids - assets_by_id(asset_ids).keys()):
         raise references_unknown(references, gone)
 
 
-def references_unknown(references: Sequence[tuple[str, str]], gone: Collection[str]) -> InvalidRequest:
+def references_unknown(
+    references: Sequence[tuple[str, str]], gone: Collection[str]
+) -> InvalidRequest:
     message = "There is no asset with this id."
-    return InvalidRequest(errors=[{"field": path, "message": message} for path, one in references if one in gone])
+    return InvalidRequest(
+        errors=[{"field": path, "message": message} for path, one in references if one in gone]
+    )
 
 
 def _found(asset: Asset | None, name: str) -> Asset:

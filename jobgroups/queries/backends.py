@@ -18,7 +18,9 @@ from jobgroups.serializers import shape
 
 
 class _Backends:
-    """All backends, as the database has them. No caller changes an instance: it is made again only if its row changed."""
+    """All backends, as the database has them. No caller changes an instance: it is made again only
+    if its row changed.
+    """
 
     def __init__(self) -> None:
         self._query = PreparedQuery(lambda: Backend.objects.order_by("id"))
@@ -29,7 +31,9 @@ class _Backends:
         found = {}
         for row in rows:
             same = kept.get(row[place])
-            found[row[place]] = same if same and same[0] == row else (row, self._query.instance(row))
+            found[row[place]] = (
+                same if same and same[0] == row else (row, self._query.instance(row))
+            )
         self._kept = found
         return {backend_id: backend for backend_id, (_, backend) in found.items()}
 
@@ -47,12 +51,16 @@ class BackendLoad:
 
 def backend_loads(backend_ids: Sequence[str] | None = None) -> dict[str, BackendLoad]:
     active = Attempt.objects.filter(ended_at__isnull=True)
-    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True, backend_id__gt="")
+    waits = ChildJob.objects.filter(
+        status=ChildStatus.QUEUED, current_attempt__isnull=True, backend_id__gt=""
+    )
     if backend_ids is not None:
         active = active.filter(backend_id__in=backend_ids)
         waits = waits.filter(backend_id__in=backend_ids)
     counted: dict[str, list[int]] = {}
-    for backend_id, state, count in active.order_by().values_list("backend_id", "state").annotate(Count("id")):
+    for backend_id, state, count in (
+        active.order_by().values_list("backend_id", "state").annotate(Count("id"))
+    ):
         slot = 0 if state == AttemptState.RUNNING else 1
         counted.setdefault(backend_id, [0, 0, 0])[slot] += count
     for backend, count in waits.order_by().values_list("backend_id").annotate(Count("id")):
@@ -61,7 +69,9 @@ def backend_loads(backend_ids: Sequence[str] | None = None) -> dict[str, Backend
 
 
 def backend_in_use(backend_id: str) -> tuple[int, int]:
-    """Return how many children of a backend are not final, and how many attempts may still run there."""
+    """Return how many children of a backend are not final, and how many attempts may still run
+    there.
+    """
     children = ChildJob.objects.filter(backend_id=backend_id, status__in=CHILD_OPEN).count()
     attempts = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True).count()
     return children, attempts
@@ -77,8 +87,9 @@ _SETTINGS: Final = {
 def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
     """Return a backend.
 
-    ``queue_ours`` and ``queue_foreign`` are the pending and running prompts of the Director and of other clients,
-    ``running`` the running prompts of all clients. The Director's are exact, the others are as of the last probe.
+    ``queue_ours`` and ``queue_foreign`` are the pending and running prompts of the Director and of
+    other clients, ``running`` the running prompts of all clients. The Director's are exact, the
+    others are as of the last probe.
     """
     ours = load.running + load.accepted
     status = backend_status(row, now=now(), ours=ours)
@@ -100,7 +111,9 @@ def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, An
 
 def serialize_backend_status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
     """Return the fields of a backend that change without a request."""
-    return {name: value for name, value in serialize_backend(row, load).items() if name not in _SETTINGS}
+    return {
+        name: value for name, value in serialize_backend(row, load).items() if name not in _SETTINGS
+    }
 
 
 def _quarantine(row: Backend) -> dict[str, Any] | None:

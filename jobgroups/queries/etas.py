@@ -1,4 +1,6 @@
-"""When open jobs and groups end: from learned times, the prompts of the backends and the queue ahead."""
+"""When open jobs and groups end: from learned times, the prompts of the backends and the queue
+ahead.
+"""
 
 import datetime as dt
 from collections import defaultdict
@@ -36,7 +38,8 @@ class _Waiting:
 class Etas:
     """Estimates of one snapshot of the queue.
 
-    There is none for what waits behind a workflow that has never run, or for a backend that does not work.
+    There is none for what waits behind a workflow that has never run, or for a backend that does
+    not work.
     """
 
     def __init__(self, current: CurrentPool) -> None:
@@ -44,14 +47,18 @@ class Etas:
         snapshot = current.snapshot
         self._prompts: dict[int, float | None] = {}
         self._of_group = defaultdict[str, list[float | None]](list)
-        self._ahead: dict[int, int] = {}  #: Unsent jobs before each variant, once they were counted.
+        self._ahead: dict[
+            int, int
+        ] = {}  #: Unsent jobs before each variant, once they were counted.
         self._bound: dict[tuple[str | None, str, dt.datetime], _Waiting] = {}
         free: dict[str, float | None] = {}
         for row in current.backends:
             is_online = row.reachability == Reachability.ONLINE
             free[row.id] = 0.0
             for prompt, ends_in, is_known in snapshot.prompt_ends(row.id):
-                free[row.id] = self._prompts[prompt.attempt_id] = ends_in if is_known and is_online else None
+                free[row.id] = self._prompts[prompt.attempt_id] = (
+                    ends_in if is_known and is_online else None
+                )
                 self._of_group[prompt.group_id].append(free[row.id])
             if row.id not in snapshot.working:
                 free[row.id] = None
@@ -72,11 +79,14 @@ class Etas:
         return all(group_id in self._of_group for group_id in group_ids)
 
     def of_group(self, group_id: str) -> float | None:
-        """Return the seconds until the last open job of a group ends; None: not known, or no job is open."""
+        """Return the seconds until the last open job of a group ends; None: not known, or no job is
+        open.
+        """
         return latest(self._of_group.get(group_id, []))
 
     def ahead_of(self, child: ChildJob) -> int | None:
-        """Return the number of jobs before those of its group that wait in the same queue as a job; None: not known.
+        """Return the number of jobs before those of its group that wait in the same queue as a job;
+        None: not known.
 
         The job was not sent. It waits for its backend since its queueing time, or in the pool.
         """
@@ -91,7 +101,8 @@ class Etas:
     def of_job(self, child: ChildJob, position: int | None) -> float | None:
         """Return the seconds until an open job ends; None: not known.
 
-        ``position`` is the place of a job that was not sent in the queue of its backend or of the pool, from 1.
+        ``position`` is the place of a job that was not sent in the queue of its backend or of the
+        pool, from 1.
         """
         if child.current_attempt_id is not None:
             return self._prompts.get(child.current_attempt_id)
@@ -108,11 +119,15 @@ class Etas:
 def current_etas(variant_ids: Collection[int] = (), group_ids: Collection[str] = ()) -> Etas:
     """Return the estimates of the current snapshot, computed once for each.
 
-    ``variant_ids`` are those of ``queries.pool.current_pool``; ``group_ids`` open groups, which may have been submitted
-    after the last reading.
+    ``variant_ids`` are those of ``queries.pool.current_pool``; ``group_ids`` open groups, which may
+    have been submitted after the last reading.
     """
     etas = _etas_of(current_pool(variant_ids))
-    return etas if etas.has_groups(group_ids) else _etas_of(current_pool(variant_ids, is_incomplete=True))
+    return (
+        etas
+        if etas.has_groups(group_ids)
+        else _etas_of(current_pool(variant_ids, is_incomplete=True))
+    )
 
 
 _etas_of: Final = lru_cache(maxsize=1)(Etas)

@@ -8,7 +8,13 @@ from django.db.models import Q, QuerySet
 
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery
 from jobgroups.domain.clock import monotonic_now
-from jobgroups.domain.exclusions import CLASS_OF, FAILURES, LIFETIME, ExclusionKind, exclusion_reason
+from jobgroups.domain.exclusions import (
+    CLASS_OF,
+    FAILURES,
+    LIFETIME,
+    ExclusionKind,
+    exclusion_reason,
+)
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.shapes import backends as shapes
 from jobgroups.models import Exclusion, Variant
@@ -16,7 +22,9 @@ from jobgroups.serializers import shape
 
 
 def valid_since() -> dict[str, dt.datetime]:
-    """Return for each kind the time after which the last failure must be, for an exclusion to be active."""
+    """Return for each kind the time after which the last failure must be, for an exclusion to be
+    active.
+    """
     moment = monotonic_now()
     return {kind.value: moment - lifetime for kind, lifetime in LIFETIME.items()}
 
@@ -35,22 +43,36 @@ def active_exclusions(backend_id: str | None = None) -> QuerySet[Exclusion]:
 
 
 def was_refused(backend_id: str, workflow_digest: str) -> bool:
-    """Return whether a backend answered a prompt of a workflow with a 500 within the lifetime of an exclusion."""
+    """Return whether a backend answered a prompt of a workflow with a 500 within the lifetime of an
+    exclusion.
+    """
     kind = ExclusionKind.MISSING
-    rows = Exclusion.objects.filter(backend_id=backend_id, workflow_digest=workflow_digest, kind=kind)
-    return rows.filter(failure_class=FailureClass.WORKFLOW_REFUSED, last_at__gt=valid_since()[kind]).exists()
+    rows = Exclusion.objects.filter(
+        backend_id=backend_id, workflow_digest=workflow_digest, kind=kind
+    )
+    return rows.filter(
+        failure_class=FailureClass.WORKFLOW_REFUSED, last_at__gt=valid_since()[kind]
+    ).exists()
 
 
 def excluded_by_digest(digests: Collection[str]) -> dict[str, dict[str, str]]:
-    """Return the backends that cannot run workflows that are not stored yet, each with a sentence, by digest."""
+    """Return the backends that cannot run workflows that are not stored yet, each with a sentence,
+    by digest.
+    """
     since = valid_since()
-    return {digest: {row.backend_id: reason_of(row) for row in _of_workflow(digest, **since)} for digest in digests}
+    return {
+        digest: {row.backend_id: reason_of(row) for row in _of_workflow(digest, **since)}
+        for digest in digests
+    }
 
 
-#: The condition of active exclusions in a prepared query, whose values are those of :func:`valid_since`.
+#: The condition of active exclusions in a prepared query, whose values are those of
+#: :func:`valid_since`.
 ACTIVE: Final = is_active({kind.value: Parameter(kind.value) for kind in FAILURES})
 _of_workflow: Final = PreparedQuery(
-    lambda: Exclusion.objects.filter(ACTIVE, workflow_digest=KEY, variant_id=0).order_by("backend_id", "id")
+    lambda: Exclusion.objects.filter(ACTIVE, workflow_digest=KEY, variant_id=0).order_by(
+        "backend_id", "id"
+    )
 )
 
 
@@ -60,7 +82,9 @@ def reason_of(row: Exclusion) -> str:
 
 def failure_of(row: Exclusion) -> FailureClass:
     """Return the failure class of jobs that wait for excluded backends only."""
-    return FailureClass(row.failure_class) if row.failure_class else CLASS_OF[ExclusionKind(row.kind)]
+    return (
+        FailureClass(row.failure_class) if row.failure_class else CLASS_OF[ExclusionKind(row.kind)]
+    )
 
 
 def ends_at(row: Exclusion) -> dt.datetime:
@@ -69,8 +93,18 @@ def ends_at(row: Exclusion) -> dt.datetime:
 
 def exclusions_json(backend_id: str) -> list[dict[str, Any]]:
     rows = list(active_exclusions(backend_id))
-    groups = dict(Variant.objects.filter(pk__in=[row.variant_id for row in rows]).values_list("id", "group_id"))
+    groups = dict(
+        Variant.objects.filter(pk__in=[row.variant_id for row in rows]).values_list(
+            "id", "group_id"
+        )
+    )
     return [
-        shape(shapes.Exclusion, row, exclusion_id=row.id, group_id=groups.get(row.variant_id), until=ends_at(row))
+        shape(
+            shapes.Exclusion,
+            row,
+            exclusion_id=row.id,
+            group_id=groups.get(row.variant_id),
+            until=ends_at(row),
+        )
         for row in rows
     ]

@@ -1,8 +1,9 @@
 """Recent failures by cause, backend and workflow, for the API, the pages and the command line.
 
-A failure is a failed attempt, or a child that failed without an attempt (its backend stayed offline). A child that is
-failed or timed out now counts once, at its end, with the class of its last attempt. That attempt may still be open with
-a pending stop. Each other failed attempt counts at its end; its child completed in a later attempt or waits for one.
+A failure is a failed attempt, or a child that failed without an attempt (its backend stayed
+offline). A child that is failed or timed out now counts once, at its end, with the class of its
+last attempt. That attempt may still be open with a pending stop. Each other failed attempt counts
+at its end; its child completed in a later attempt or waits for one.
 """
 
 import datetime as dt
@@ -22,7 +23,11 @@ from jobgroups.models import TITLE, Attempt, ChildJob, JobGroup
 from jobgroups.serializers import truncate
 
 #: The periods of the report, by their name in the URL.
-WINDOWS: Final = {"1h": dt.timedelta(hours=1), "1d": dt.timedelta(days=1), "7d": dt.timedelta(days=7)}
+WINDOWS: Final = {
+    "1h": dt.timedelta(hours=1),
+    "1d": dt.timedelta(days=1),
+    "7d": dt.timedelta(days=7),
+}
 DEFAULT_WINDOW: Final = "1d"
 #: Maximum number of failed children, and of other failed attempts, that are read: the newest.
 MAX_FAILURES: Final = 20_000
@@ -50,8 +55,14 @@ def failure_report(window: str = DEFAULT_WINDOW, backend_id: str = "") -> Failur
             parts[tuple(part[name] for name in _KEY)].append(part)
     rows = [(key[0], _row(of_key, *key[1:])) for key, of_key in parts.items()]
     # The worst first.
-    rows.sort(key=lambda pair: (-pair[1].failed_jobs, -pair[1].failures, -pair[1].last_at.timestamp()))
-    shown = [pair for done in (False, True) for pair in [one for one in rows if one[0] is done][:MAX_ROWS]]
+    rows.sort(
+        key=lambda pair: (-pair[1].failed_jobs, -pair[1].failures, -pair[1].last_at.timestamp())
+    )
+    shown = [
+        pair
+        for done in (False, True)
+        for pair in [one for one in rows if one[0] is done][:MAX_ROWS]
+    ]
     named = list(zip(shown, _named(shown, sources), strict=True))
     return Failures(
         window=window,
@@ -60,12 +71,16 @@ def failure_report(window: str = DEFAULT_WINDOW, backend_id: str = "") -> Failur
         results=tuple(row for (done, _), row in named if not done),
         recovered=tuple(row for (done, _), row in named if done),
         left_out=len(rows) - len(shown),
-        only_newest=next((MAX_FAILURES for one in sources if one[: MAX_FAILURES + 1].count() > MAX_FAILURES), None),
+        only_newest=next(
+            (MAX_FAILURES for one in sources if one[: MAX_FAILURES + 1].count() > MAX_FAILURES),
+            None,
+        ),
     )
 
 
 def lost_count() -> int:
-    """Return the number of children that failed within a day and are failed now, at most ``MAX_COUNT``.
+    """Return the number of children that failed within a day and are failed now, at most
+    ``MAX_COUNT``.
 
     Every page shows this number, which is that of ``Failures.failed_jobs``. The query reads at most
     ``MAX_COUNT`` entries of the index ``child_failed``.
@@ -73,7 +88,9 @@ def lost_count() -> int:
     return _lost(now() - WINDOWS[DEFAULT_WINDOW])[:MAX_COUNT].count()
 
 
-def _row(parts: Collection[Mapping[str, Any]], failure_class: str, backend_id: str, workflow: str) -> FailureRow:
+def _row(
+    parts: Collection[Mapping[str, Any]], failure_class: str, backend_id: str, workflow: str
+) -> FailureRow:
     return FailureRow(
         failure_class=failure_class,
         backend_id=backend_id or None,
@@ -88,13 +105,17 @@ def _row(parts: Collection[Mapping[str, Any]], failure_class: str, backend_id: s
 
 
 def _sources(since: dt.datetime) -> list[QuerySet[Any]]:
-    """Return the failed children, and the other failed attempts: those that ended, and those with a pending stop."""
-    stopping = _attempts("stop_requested_at").filter(ended_at__isnull=True, stop_requested_at__gte=since)
+    """Return the failed children, and the other failed attempts: those that ended, and those with a
+    pending stop.
+    """
+    stopping = _attempts("stop_requested_at").filter(
+        ended_at__isnull=True, stop_requested_at__gte=since
+    )
     return [_lost_children(since), _attempts("ended_at").filter(ended_at__gte=since), stopping]
 
 
-# Columns of the three sources: cause, at_backend, digest, in_group, job, attempt_number, error, at, done,
-# is_lost, is_open.
+# Columns of the three sources: cause, at_backend, digest, in_group, job, attempt_number, error, at,
+# done, is_lost, is_open.
 
 
 def _lost(since: dt.datetime) -> QuerySet[ChildJob]:
@@ -106,9 +127,12 @@ def _lost(since: dt.datetime) -> QuerySet[ChildJob]:
 
 def _lost_children(since: dt.datetime) -> QuerySet[Any]:
     return _lost(since).annotate(
-        cause=Case(When(_BY_ATTEMPT, then="current_attempt__failure_class"), default="failure_class"),
+        cause=Case(
+            When(_BY_ATTEMPT, then="current_attempt__failure_class"), default="failure_class"
+        ),
         at_backend=Case(
-            When(_BY_ATTEMPT, then="current_attempt__backend_id"), default=Coalesce("backend_id", Value(""))
+            When(_BY_ATTEMPT, then="current_attempt__backend_id"),
+            default=Coalesce("backend_id", Value("")),
         ),
         digest=F("group__workflow_digest"),
         in_group=F("group_id"),
@@ -123,7 +147,9 @@ def _lost_children(since: dt.datetime) -> QuerySet[Any]:
 
 
 def _attempts(moment: str) -> QuerySet[Any]:
-    """Return the failed attempts that did not end a child which is failed now; ``moment`` is the column with the time."""
+    """Return the failed attempts that did not end a child which is failed now; ``moment`` is the
+    column with the time.
+    """
     rows = Attempt.objects.exclude(failure_class="").exclude(_DECIDED_ITS_CHILD).order_by()
     return rows.annotate(
         cause=F("failure_class"),
@@ -146,7 +172,9 @@ def _newest(rows: QuerySet[Any]) -> QuerySet[Any]:
 
 
 def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
-    parts: Iterable[Mapping[str, Any]] = rows.values("cause", "at_backend", "digest", "in_group", "done").annotate(
+    parts: Iterable[Mapping[str, Any]] = rows.values(
+        "cause", "at_backend", "digest", "in_group", "done"
+    ).annotate(
         failures=Count("pk"),
         lost=Count("pk", filter=Q(is_lost=True)),
         open=Count("pk", filter=Q(is_open=True)),
@@ -156,8 +184,12 @@ def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
     return parts
 
 
-def _named(rows: Sequence[tuple[bool, FailureRow]], sources: Iterable[QuerySet[Any]]) -> Iterator[FailureRow]:
-    """Yield the rows with one of their newest failures each, named after its group and the model of the workflow."""
+def _named(
+    rows: Sequence[tuple[bool, FailureRow]], sources: Iterable[QuerySet[Any]]
+) -> Iterator[FailureRow]:
+    """Yield the rows with one of their newest failures each, named after its group and the model of
+    the workflow.
+    """
     key, moments = (*_KEY, "at"), {row.last_at for _, row in rows}
     examples = {
         tuple(one[name] for name in key): FailureExample(
@@ -168,11 +200,15 @@ def _named(rows: Sequence[tuple[bool, FailureRow]], sources: Iterable[QuerySet[A
             at=one["at"],
         )
         for source in sources
-        for one in source.filter(at__in=moments).values(*key, "in_group", "job", "attempt_number", "error")
+        for one in source.filter(at__in=moments).values(
+            *key, "in_group", "job", "attempt_number", "error"
+        )
     }
     groups = JobGroup.objects.only(*TITLE).in_bulk({one.job_group_id for one in examples.values()})
     for done, row in rows:
-        example = examples.get((done, row.failure_class, row.backend_id or "", row.workflow, row.last_at))
+        example = examples.get(
+            (done, row.failure_class, row.backend_id or "", row.workflow, row.last_at)
+        )
         group = groups.get(example.job_group_id) if example else None
         yield replace(row, example=example, workflow_name=_name(row, group) if group else "")
 
@@ -186,9 +222,13 @@ def _name(row: FailureRow, group: JobGroup) -> str:
     return " · ".join(part for part in (name, model) if part)
 
 
-def failed_jobs(window: str, *, failure_class: str, backend_id: str, workflow: str | None) -> list[FailedGroup]:
+def failed_jobs(
+    window: str, *, failure_class: str, backend_id: str, workflow: str | None
+) -> list[FailedGroup]:
     """Return the children of a row that are failed or timed out now, by group, newest first."""
-    rows = _lost_children(now() - WINDOWS[window]).filter(cause=failure_class, at_backend=backend_id)
+    rows = _lost_children(now() - WINDOWS[window]).filter(
+        cause=failure_class, at_backend=backend_id
+    )
     if workflow is not None:
         rows = rows.filter(digest=workflow)
     found: dict[str, list[str]] = defaultdict(list)

@@ -1,4 +1,6 @@
-"""Encoded answers about a group and its jobs: of a group only the jobs that changed are read and encoded again."""
+"""Encoded answers about a group and its jobs: of a group only the jobs that changed are read and
+encoded again.
+"""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -17,12 +19,15 @@ from jobgroups.queries.outputs import known_files
 from jobgroups.queries.waiting_reasons import Outlook, outlooks
 from jobgroups.serializers import describe_files, serialize_child, serialize_group, to_json
 
-#: Seconds for which waiting reasons and estimates are shown; an older answer of an open group has expired.
+#: Seconds for which waiting reasons and estimates are shown; an older answer of an open group has
+#: expired.
 OUTLOOK_SECONDS: Final = 1.0
-#: Seconds for which other answers are kept: during an upgrade, the previous release changes rows without a revision.
+#: Seconds for which other answers are kept: during an upgrade, the previous release changes rows
+#: without a revision.
 ENDED_SECONDS: Final = 60.0
 
-#: ``seq`` and ``revision`` of a group. Every change of an answer changes one of them, except that of an outlook.
+#: ``seq`` and ``revision`` of a group. Every change of an answer changes one of them, except that
+#: of an outlook.
 Version: TypeAlias = tuple[int, int]
 _TABLE: Final = JobGroup._meta.db_table
 _Files: TypeAlias = Mapping[int, Sequence[Any]]
@@ -37,11 +42,21 @@ class Answer:
     etag: str  #: Its strong validator.
 
     @classmethod
-    def of(cls, version: Version, read_at: float, body: bytes, *, may_change: bool, **fields: Any) -> Self:
-        """Return an answer with its validator; ``may_change``: also without another version, as an outlook does."""
+    def of(
+        cls, version: Version, read_at: float, body: bytes, *, may_change: bool, **fields: Any
+    ) -> Self:
+        """Return an answer with its validator; ``may_change``: also without another version, as an
+        outlook does.
+        """
         expires_at = read_at + (OUTLOOK_SECONDS if may_change else ENDED_SECONDS)
         etag = f'"{blake3(body).hexdigest(length=16)}"'
-        return cls(version=version, read_at=read_at, body=body, etag=etag, **{"expires_at": expires_at, **fields})
+        return cls(
+            version=version,
+            read_at=read_at,
+            body=body,
+            etag=etag,
+            **{"expires_at": expires_at, **fields},
+        )
 
     @property
     def size(self) -> int:
@@ -72,7 +87,9 @@ class GroupAnswer(Answer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageAnswer(Answer):
-    """The status of a group with a page of its jobs, and the position of the last one if others follow."""
+    """The status of a group with a page of its jobs, and the position of the last one if others
+    follow.
+    """
 
     last: int | None
 
@@ -80,22 +97,32 @@ class PageAnswer(Answer):
 def group_versions(group_ids: Collection[str]) -> dict[str, Version]:
     places = ", ".join(["%s"] * len(group_ids))
     with connection.cursor() as cursor:
-        # Written out: it is the query of each request, and Django would take longer than the database.
-        cursor.execute(f"SELECT id, seq, revision FROM {_TABLE} WHERE id IN ({places})", list(group_ids))  # noqa: S608
+        # Written out: it is the query of each request, and Django would take longer than the
+        # database.
+        query = f"SELECT id, seq, revision FROM {_TABLE} WHERE id IN ({places})"  # noqa: S608
+        cursor.execute(query, list(group_ids))
         return {group_id: (seq, revision) for group_id, seq, revision in cursor.fetchall()}
 
 
 def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
-    """Return the status of a group with its jobs, of a large group without them, or raise ``GroupNotFound``.
+    """Return the status of a group with its jobs, of a large group without them, or raise
+    ``GroupNotFound``.
 
-    ``earlier`` is an answer about the group: its jobs are kept that have not changed, and its outlooks until they expire.
+    ``earlier`` is an answer about the group: its jobs are kept that have not changed, and its
+    outlooks until they expire.
     """
     began = time.monotonic()
-    kept = earlier if earlier is not None and earlier.is_open and began < earlier.expires_at else None
-    group, rows = groups.group_rows(group_id, None if earlier is None else earlier.version, with_open=kept is None)
+    kept = (
+        earlier if earlier is not None and earlier.is_open and began < earlier.expires_at else None
+    )
+    group, rows = groups.group_rows(
+        group_id, None if earlier is None else earlier.version, with_open=kept is None
+    )
     jobs = _jobs(group, rows, earlier, keeps_outlooks=kept is not None)
     status = groups.CHILDREN.column("status")
-    is_open = any(job.row[status] in CHILD_OPEN for job in jobs) if jobs else group.completed_at is None
+    is_open = (
+        any(job.row[status] in CHILD_OPEN for job in jobs) if jobs else group.completed_at is None
+    )
     fields: dict[str, Any] = {"jobs": jobs, "is_open": is_open}
     if kept is None or not is_open:
         fields["eta_seconds"] = group_etas([group.id] if is_open else []).get(group.id)
@@ -106,9 +133,15 @@ def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
 
 
 def _jobs(
-    group: JobGroup, rows: Sequence[tuple[Any, ...]], earlier: GroupAnswer | None, *, keeps_outlooks: bool
+    group: JobGroup,
+    rows: Sequence[tuple[Any, ...]],
+    earlier: GroupAnswer | None,
+    *,
+    keeps_outlooks: bool,
 ) -> list[_Job]:
-    """Return the encoded jobs: those of ``rows``, of which ``earlier`` has all others, and those that are still true."""
+    """Return the encoded jobs: those of ``rows``, of which ``earlier`` has all others, and those
+    that are still true.
+    """
     columns = ("id", "status", "position", "outputs_json", "group_seq")
     own_id, status, position, outputs, seq = map(groups.CHILDREN.column, columns)
     known = {} if earlier is None else dict(enumerate(earlier.jobs))
@@ -121,12 +154,18 @@ def _jobs(
         elif keeps_outlooks or row[status] not in CHILD_OPEN:
             continue
         stale.append(row)
-    files = known_files(group.id, [row[position] for row in stale if row[outputs] and row[own_id] in changed])
+    files = known_files(
+        group.id, [row[position] for row in stale if row[outputs] and row[own_id] in changed]
+    )
     children = list(map(groups.CHILDREN.instance, stale))
     waits = any(child.status in CHILD_OPEN for child in children)
     found = outlooks(group, children, runner_alive=waits and runner_alive())
     for child in children:
-        job = _Job(changed[child.id], files.get(child.id, {}), "") if child.id in changed else known[child.position]
+        job = (
+            _Job(changed[child.id], files.get(child.id, {}), "")
+            if child.id in changed
+            else known[child.position]
+        )
         shape = serialize_child(child, *found.get(child.id, Outlook()))
         describe_files(shape, group.id, job.files)
         known[child.position] = replace(job, text=to_json(shape))
@@ -137,7 +176,9 @@ def read_head(group_id: str, _earlier: Answer | None) -> Answer:
     """Return the status of a group without its jobs, or raise ``GroupNotFound``."""
     began = time.monotonic()
     head = groups.group_head(group_id)
-    return Answer.of(_version(head), began, _status_body(head, []), may_change=head["completed_at"] is None)
+    return Answer.of(
+        _version(head), began, _status_body(head, []), may_change=head["completed_at"] is None
+    )
 
 
 def read_page(group_id: str, first: int, limit: int, _earlier: Answer | None) -> PageAnswer:
@@ -164,7 +205,9 @@ def read_job(group_id: str, job_id: str, _earlier: Answer | None) -> Answer:
     versions = group_versions([group_id])
     detail = groups.child_detail(group_id, job_id)
     # A final job may have an attempt that is still being stopped.
-    is_open = detail["status"] in CHILD_OPEN or any(one["ended_at"] is None for one in detail["attempts"])
+    is_open = detail["status"] in CHILD_OPEN or any(
+        one["ended_at"] is None for one in detail["attempts"]
+    )
     return Answer.of(versions[group_id], began, to_json(detail).encode(), may_change=is_open)
 
 

@@ -38,7 +38,9 @@ from jobgroups.serializers import (
 R = TypeVar("R")
 
 #: Direction, and the row before the page.
-_CURSOR: Final = re.compile(r"([fb])\|([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z)\|([0-9a-z_-]{1,36})")
+_CURSOR: Final = re.compile(
+    r"([fb])\|([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z)\|([0-9a-z_-]{1,36})"
+)
 _SEED: Final = re.compile(r"[0-9]{1,18}")
 _MAX_WORDS: Final = 10  #: Words of a search; the rest is left out.
 _FEW: Final = 1_000  #: Up to so many rows of each index are counted to choose one.
@@ -65,23 +67,33 @@ def group_snapshot(group_id: str, *, with_files: bool = True) -> dict[str, Any]:
     group, rows = group_rows(group_id)
     head = _with_eta(group)
     children = _rows(group, [CHILDREN.instance(row) for row in rows], with_files=with_files)
-    return {"job_group_id": head.pop("job_group_id"), "status": head.pop("status"), "child_jobs": children, **head}
+    return {
+        "job_group_id": head.pop("job_group_id"),
+        "status": head.pop("status"),
+        "child_jobs": children,
+        **head,
+    }
 
 
 def group_rows(
     group_id: str, since: tuple[int, int] | None = None, *, with_open: bool = True
 ) -> tuple[JobGroup, list[tuple[Any, ...]]]:
-    """Return a group and the rows of its children, of ``CHILDREN``, all as of one ``seq``; raise ``GroupNotFound``.
+    """Return a group and the rows of its children, of ``CHILDREN``, all as of one ``seq``; raise
+    ``GroupNotFound``.
 
-    Of a large group no rows are read. ``since``: of the others only the first, and those that changed after the group
-    had this ``seq`` and ``revision``, or ``with_open`` are open.
+    Of a large group no rows are read. ``since``: of the others only the first, and those that
+    changed after the group had this ``seq`` and ``revision``, or ``with_open`` are open.
     """
     group_seq = CHILDREN.column("group_seq")
 
     def read(group: JobGroup) -> list[tuple[Any, ...]]:
         if is_large(group):
             return []
-        return CHILDREN.raw(group_id) if since is None else _CHANGED[with_open].raw(group_id, since=sum(since))
+        return (
+            CHILDREN.raw(group_id)
+            if since is None
+            else _CHANGED[with_open].raw(group_id, since=sum(since))
+        )
 
     group, rows = _at_one_seq(group_id, read, lambda row: row[group_seq])
     if not rows and not is_large(group):
@@ -96,7 +108,8 @@ def _at_one_seq(
     for _ in range(5):
         group = _group(group_id)
         rows = read(group)
-        # Each child has the group's ``seq``: if they are equal, no transaction came between the two queries.
+        # Each child has the group's ``seq``: if they are equal, no transaction came between the two
+        # queries.
         if all(seq_of(row) == group.seq for row in rows):
             return group, rows
     with transaction.atomic():
@@ -113,7 +126,11 @@ def _group(group_id: str) -> JobGroup:
     return found[0]
 
 
-_LONG: Final = ("workflow_json", "parameters_json", "editor_json")  #: The long columns, which few callers need.
+_LONG: Final = (
+    "workflow_json",
+    "parameters_json",
+    "editor_json",
+)  #: The long columns, which few callers need.
 _groups: Final = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY).order_by().defer(*_LONG))
 _UNUSED_OF_ATTEMPT: Final = [
     f"current_attempt__{one.name}"
@@ -123,7 +140,8 @@ _UNUSED_OF_ATTEMPT: Final = [
 
 
 def _children(also: Q | None = None) -> QuerySet[ChildJob]:
-    """Return the children of a group in order, with what an outlook needs of their current attempts.
+    """Return the children of a group in order, with what an outlook needs of their current
+    attempts.
 
     ``also``: of those that have not changed since, only the first and these.
     """
@@ -143,7 +161,9 @@ _CHANGED: Final = {
 }
 
 
-def _rows(group: JobGroup, children: Sequence[ChildJob], *, with_files: bool = True) -> list[dict[str, Any]]:
+def _rows(
+    group: JobGroup, children: Sequence[ChildJob], *, with_files: bool = True
+) -> list[dict[str, Any]]:
     waits = any(one.status in CHILD_OPEN for one in children)
     found = outlooks(group, children, runner_alive=waits and runner_alive())
     rows = [serialize_child(one, *found.get(one.id, ())) for one in children]
@@ -166,7 +186,8 @@ def group_head(group_id: str) -> dict[str, Any]:
 def group_page(
     group_id: str, *, first: int = 0, limit: int = 0, positions: Collection[int] | None = None
 ) -> dict[str, Any]:
-    """Return a group with at most ``limit`` children from position ``first`` (0 …), or with those at some positions.
+    """Return a group with at most ``limit`` children from position ``first`` (0 …), or with those
+    at some positions.
 
     All are as of the ``seq`` in it. Raises ``GroupNotFound``.
     """
@@ -176,7 +197,11 @@ def group_page(
         if positions is None
         else rows.filter(position__in=positions)
     )
-    rows = rows.order_by("position").select_related("current_attempt").annotate(group_seq=F("group__seq"))
+    rows = (
+        rows.order_by("position")
+        .select_related("current_attempt")
+        .annotate(group_seq=F("group__seq"))
+    )
     group, children = _at_one_seq(group_id, lambda _: list(rows.all()), attrgetter("group_seq"))
     return {**_with_eta(group), "child_jobs": _rows(group, children)}
 
@@ -205,10 +230,11 @@ def group_events(group_id: str, *, since: int, limit: int = 1_000) -> list[tuple
 def group_stream_start(group_id: str, since: int | None) -> tuple[int, str | None]:
     """Return the start of a socket's stream: the ``seq`` before its first event, and the snapshot.
 
-    A client that resumes after a known event gets ``(since, None)``; a ``since`` outside of 0 … the last ``seq`` is
-    ignored. Others get ``(seq, initial_state)``. The snapshot of a finished group has the ``seq`` before its last
-    event, so that ``group_complete`` follows. Of a large group, and if the frame would be too long, it has the path of
-    the first page of the children instead of the children. Raises ``GroupNotFound``.
+    A client that resumes after a known event gets ``(since, None)``; a ``since`` outside of 0 … the
+    last ``seq`` is ignored. Others get ``(seq, initial_state)``. The snapshot of a finished group
+    has the ``seq`` before its last event, so that ``group_complete`` follows. Of a large group, and
+    if the frame would be too long, it has the path of the first page of the children instead of the
+    children. Raises ``GroupNotFound``.
     """
     group = _group(group_id)
     if since is not None and 0 <= since <= group.seq:
@@ -227,7 +253,10 @@ def group_stream_start(group_id: str, since: int | None) -> tuple[int, str | Non
 def child_states(group_id: str) -> list[tuple[str, str, float, int]]:
     rows = ChildJob.objects.filter(group_id=group_id).order_by()
     found = rows.values_list("id", "status", "progress", "attempt_count")
-    return [(child_id, status, round(progress, 2), attempts) for child_id, status, progress, attempts in found]
+    return [
+        (child_id, status, round(progress, 2), attempts)
+        for child_id, status, progress, attempts in found
+    ]
 
 
 def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
@@ -238,10 +267,17 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
     (row,) = _rows(group, [child])
     rows = list(child.attempts.order_by("number"))
     stopping = {one.backend_id for one in rows if one.is_stopping}
-    reasons_of = dict(Backend.objects.filter(pk__in=stopping).values_list("id", "status_reason") if stopping else ())
+    reasons_of = dict(
+        Backend.objects.filter(pk__in=stopping).values_list("id", "status_reason")
+        if stopping
+        else ()
+    )
     attempts = [
         serialize_attempt(
-            one, left_running=left_running(one.state, reasons_of.get(one.backend_id, ""), stopping=one.is_stopping)
+            one,
+            left_running=left_running(
+                one.state, reasons_of.get(one.backend_id, ""), stopping=one.is_stopping
+            ),
         )
         for one in rows
     ]
@@ -249,11 +285,12 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
 
 
 def submitted_backends(group: JobGroup) -> dict[str, str | None]:
-    """Return the backend to which each child of a group was submitted, by the child's id, in order; None: to the pool.
+    """Return the backend to which each child of a group was submitted, by the child's id, in order;
+    None: to the pool.
 
-    Within the first run every move has a ``child_retrying`` event with the previous backend. A retry that
-    starts another run can assign a backend without an event; the ``group_complete`` of the first run has the
-    backend before it.
+    Within the first run every move has a ``child_retrying`` event with the previous backend. A
+    retry that starts another run can assign a backend without an event; the ``group_complete`` of
+    the first run has the backend before it.
     """
     rows = group.children.order_by("position").values_list("id", "backend_id")
     if group.placement == Placement.POOL:
@@ -278,7 +315,8 @@ class GroupFilter:
     status: str | None = None
     backend: str | None = None
     submitter: str | None = None
-    text: str = ""  #: Words that the name, metadata, prompt, id or submitter have; also the seed of a job.
+    #: Words that the name, metadata, prompt, id or submitter have; also the seed of a job.
+    text: str = ""
     archived: bool | None = False  #: Whether it is archived; None: any group.
     is_open: bool = False  #: Whether groups that have ended are left out.
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -296,7 +334,9 @@ class Page:
 
 
 def group_list(*, filters: GroupFilter, cursor: str | None, limit: int) -> Page:
-    """Return up to ``limit`` groups, newest first, after ``cursor``; raise ``InvalidRequest`` if no page gave it."""
+    """Return up to ``limit`` groups, newest first, after ``cursor``; raise ``InvalidRequest`` if no
+    page gave it.
+    """
     page = listed(filters, serialize_group, cursor=cursor, limit=limit)
     opened = {row["job_group_id"]: row for row in page.results if row["completed_at"] is None}
     for group_id, eta in group_etas(opened).items():
@@ -308,27 +348,42 @@ def open_groups() -> QuerySet[JobGroup]:
     """Return the groups that have not ended; the index leads to each of their statuses."""
     # Ended groups are among the partly complete ones alone.
     partly = Q(status=GroupStatus.PARTIAL_COMPLETE, completed_at=None)
-    return JobGroup.objects.filter(Q(status__in=(GroupStatus.PENDING, GroupStatus.RUNNING)) | partly)
+    return JobGroup.objects.filter(
+        Q(status__in=(GroupStatus.PENDING, GroupStatus.RUNNING)) | partly
+    )
 
 
-def listed(filters: GroupFilter, serialize: Callable[[JobGroup], Any], *, cursor: str | None, limit: int) -> Page:
+def listed(
+    filters: GroupFilter, serialize: Callable[[JobGroup], Any], *, cursor: str | None, limit: int
+) -> Page:
     """Return up to ``limit`` groups as :func:`group_list` does.
 
-    Labels and jobs have an index in the order of the list: of metadata or a backend that many groups have, it is read as
-    far as the page needs. Few groups have another status, are archived or open: these are read instead.
+    Labels and jobs have an index in the order of the list: of metadata or a backend that many
+    groups have, it is read as far as the page needs. Few groups have another status, are archived
+    or open: these are read instead.
     """
     sources: list[tuple[QuerySet[Any], GroupFilter]] = []
     for key, value in filters.metadata.items():
         others = {name: text for name, text in filters.metadata.items() if name != key}
-        sources.append((GroupLabel.objects.filter(key=key, value=value), replace(filters, metadata=others)))
+        sources.append(
+            (GroupLabel.objects.filter(key=key, value=value), replace(filters, metadata=others))
+        )
     if filters.backend:
-        sources.append((ChildJob.objects.filter(backend_id=filters.backend), replace(filters, backend=None)))
+        sources.append(
+            (ChildJob.objects.filter(backend_id=filters.backend), replace(filters, backend=None))
+        )
     is_filled = not any(rows.filter(group_created_at=None).exists() for rows, _ in sources)
-    has_few = filters.status not in (None, "", GroupStatus.COMPLETED) or filters.archived or filters.is_open
+    has_few = (
+        filters.status not in (None, "", GroupStatus.COMPLETED)
+        or filters.archived
+        or filters.is_open
+    )
     if not sources or not is_filled or has_few:
         return paged(filtered(filters, is_filled=is_filled), serialize, cursor=cursor, limit=limit)
     indexed, rest = min(sources, key=lambda source: source[0].order_by()[:_FEW].count())
-    return paged(filtered(rest, is_filled=True), serialize, cursor=cursor, limit=limit, indexed=indexed)
+    return paged(
+        filtered(rest, is_filled=True), serialize, cursor=cursor, limit=limit, indexed=indexed
+    )
 
 
 def paged(
@@ -339,7 +394,8 @@ def paged(
     limit: int,
     indexed: QuerySet[Any] | None = None,
 ) -> Page:
-    """Return up to ``limit`` rows with ``created_at`` and a text as ``id``, as :func:`group_list` does.
+    """Return up to ``limit`` rows with ``created_at`` and a text as ``id``, as :func:`group_list`
+    does.
 
     With ``indexed``, they are groups to which one of these rows refers.
     """
@@ -351,8 +407,12 @@ def paged(
             indexed = indexed.filter(_after_cursor(place, "group_", backwards=backwards))
         # In a subquery: the database would otherwise begin with the groups, all of which match.
         keys = indexed.filter(Exists(rows.filter(pk=OuterRef("group_id"))))
-        pairs = keys.order_by(f"{sign}group_created_at", f"{sign}group_id").values_list("group_id", "group_created_at")
-        rows = JobGroup.objects.defer(*_LONG).filter(pk__in=[key for key, _ in pairs.distinct()[: limit + 1]])
+        pairs = keys.order_by(f"{sign}group_created_at", f"{sign}group_id").values_list(
+            "group_id", "group_created_at"
+        )
+        rows = JobGroup.objects.defer(*_LONG).filter(
+            pk__in=[key for key, _ in pairs.distinct()[: limit + 1]]
+        )
     elif place is not None:
         rows = rows.filter(_after_cursor(place, "", backwards=backwards))
     found = list(rows.order_by(*order)[: limit + 1])
@@ -376,7 +436,8 @@ def filtered(filters: GroupFilter, *, is_filled: bool = False) -> QuerySet[JobGr
         rows = rows.filter(status=filters.status)
     if filters.backend:
         jobs = ChildJob.objects.filter(backend_id=filters.backend)
-        # With the time, an index finds the job; without it, SQLite would read all of the backend for each group.
+        # With the time, an index finds the job; without it, SQLite would read all of the backend
+        # for each group.
         exact = Exists(jobs.filter(group=OuterRef("pk"), group_created_at=OuterRef("created_at")))
         rows = rows.filter(exact if is_filled else Q(pk__in=jobs.values("group_id")))
     if filters.submitter:
@@ -414,7 +475,8 @@ def _after_cursor(place: tuple[dt.datetime, str], prefix: str, *, backwards: boo
 
     # The first condition is the one with which an index is searched.
     return where(f"created_at__{side}e", moment) & (
-        where(f"created_at__{side}", moment) | where("created_at", moment) & where(f"id__{side}", key)
+        where(f"created_at__{side}", moment)
+        | where("created_at", moment) & where(f"id__{side}", key)
     )
 
 

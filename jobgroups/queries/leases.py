@@ -10,13 +10,17 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.leases import LeaseTable
 from jobgroups.models import FilesProcess, Lease, Runner
 
-HEARTBEAT_TIMEOUT: Final = dt.timedelta(seconds=10)  #: A runner is alive while its heartbeat is younger.
+HEARTBEAT_TIMEOUT: Final = dt.timedelta(
+    seconds=10
+)  #: A runner is alive while its heartbeat is younger.
 #: A lease that was free for longer is not wanted by any runner below its share.
 UNCLAIMED_AFTER: Final = dt.timedelta(seconds=5)
-#: A runner that is alive for longer is stable: other runners hand over leases to stable runners only.
+#: A runner that is alive for longer is stable: other runners hand over leases to stable runners
+#: only.
 STABLE_AFTER: Final = dt.timedelta(seconds=3)
 NAME_LOCK: Final = "comfyui-director: runner "  #: Prefix of the advisory lock on a runner's name.
-LOCK_RETAKEN: Final = 4.0  #: Seconds within which a living runner acquires a lost lock on its name again.
+#: Seconds within which a living runner acquires a lost lock on its name again.
+LOCK_RETAKEN: Final = 4.0
 
 # pg_locks shows a 64-bit advisory lock as two halves.
 _DEAD_RUNNERS: Final = f"""
@@ -48,9 +52,9 @@ def database_now() -> dt.datetime:
 def dead_runners() -> frozenset[str]:
     """Return the runners that are certainly dead: the lock on their name is free.
 
-    The lock ends with its process, but also when PostgreSQL restarts or drops the connection; a living runner
-    acquires it again at its next heartbeat. Therefore a free lock proves nothing in the server's first seconds
-    or after a recent heartbeat. On SQLite there is only one runner.
+    The lock ends with its process, but also when PostgreSQL restarts or drops the connection; a
+    living runner acquires it again at its next heartbeat. Therefore a free lock proves nothing in
+    the server's first seconds or after a recent heartbeat. On SQLite there is only one runner.
     """
     if connection.vendor != "postgresql":
         return frozenset()
@@ -61,9 +65,9 @@ def dead_runners() -> frozenset[str]:
 
 def lease_table(runner: str) -> LeaseTable:
     moment, dead = database_now(), dead_runners()
-    living = Runner.objects.filter(stopped_at__isnull=True, heartbeat_at__gt=moment - HEARTBEAT_TIMEOUT).exclude(
-        name__in={runner, *dead}
-    )
+    living = Runner.objects.filter(
+        stopped_at__isnull=True, heartbeat_at__gt=moment - HEARTBEAT_TIMEOUT
+    ).exclude(name__in={runner, *dead})
     started = dict(living.order_by().values_list("name", "started_at"))
     held_by_others: dict[str, str] = {}
     lying: set[str] = set()
@@ -79,7 +83,9 @@ def lease_table(runner: str) -> LeaseTable:
         unclaimed=frozenset(lying),
         held_by_others=held_by_others,
         live_runners=frozenset(started),
-        stable_runners=frozenset(name for name, began in started.items() if began <= moment - STABLE_AFTER),
+        stable_runners=frozenset(
+            name for name, began in started.items() if began <= moment - STABLE_AFTER
+        ),
         next_free_in=(min(ends) - moment).total_seconds() if ends else None,
     )
 
@@ -96,7 +102,9 @@ def leases_held(runner: str) -> list[tuple[str, int]]:
     return [(backend_id, epoch) for backend_id, epoch in _held(runner)]
 
 
-_held: Final = PreparedValues(lambda: Lease.objects.filter(runner=KEY).order_by().values_list("backend_id", "epoch"))
+_held: Final = PreparedValues(
+    lambda: Lease.objects.filter(runner=KEY).order_by().values_list("backend_id", "epoch")
+)
 
 
 def runner_alive() -> bool:

@@ -29,15 +29,18 @@ _AT_ONCE: Final = 500  #: Stored captures that are read at once.
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A file that a child reported, with its copy in the storage and the present address of its backend.
+    """A file that a child reported, with its copy in the storage and the present address of its
+    backend.
 
-    A cached thumbnail of an ``ambiguous`` file may be of another one: it is replaced, and the job reported several files
-    with its name.
+    A cached thumbnail of an ``ambiguous`` file may be of another one: it is replaced, and the job
+    reported several files with its name.
     """
 
     backend_id: str
     url: str  #: The backend's base URL; empty: it is not registered any more.
-    headers: Mapping[str, str] = field(repr=False)  #: The registered headers of the backend; secret.
+    headers: Mapping[str, str] = field(
+        repr=False
+    )  #: The registered headers of the backend; secret.
     prompt_id: str
     filename: str
     subfolder: str
@@ -47,7 +50,8 @@ class OutputFile:
     job_id: str = ""
     attempt: int = 0
     digest: str = ""  #: Identifies the file, see ``jobgroups.domain.outputs``.
-    replaced: bool = False  #: Whether a later job is known to have written another file of this name.
+    #: Whether a later job is known to have written another file of this name.
+    replaced: bool = False
     ambiguous: bool = False
     ended_at: dt.datetime | None = None  #: The latest end of the job that wrote it.
     ended_by_backend: bool = False  #: Whether that is the backend's clock.
@@ -70,12 +74,17 @@ class OutputFile:
 def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
     """Return a child's file by its number: images first, then the other keys in ComfyUI's order.
 
-    Raises ``GroupNotFound`` or ``ChildNotFound``, or ``OutputNotFound`` if the child reported fewer files.
+    Raises ``GroupNotFound`` or ``ChildNotFound``, or ``OutputNotFound`` if the child reported fewer
+    files.
     """
     children = ChildJob.objects.filter(pk=job_id, group_id=group_id)
     child = children.select_related("current_attempt").first()
     if child is None:
-        raise (ChildNotFound(job_id) if JobGroup.objects.filter(pk=group_id).exists() else GroupNotFound(group_id))
+        raise (
+            ChildNotFound(job_id)
+            if JobGroup.objects.filter(pk=group_id).exists()
+            else GroupNotFound(group_id)
+        )
     files = _Files(child, Backend.objects.filter(pk=child.backend_id).first())
     if not 0 <= number < len(files.items):
         raise OutputNotFound(job_id, number, len(files.items))
@@ -87,9 +96,12 @@ def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
 def group_outputs(group_id: str, *, starred: bool, template: Template) -> list[OutputFile]:
     """Return every file of a group (or of its starred children) that may be had, child by child.
 
-    Raises ``GroupNotFound``, or ``TemplateInvalid`` if the template has a name that none of the files has.
+    Raises ``GroupNotFound``, or ``TemplateInvalid`` if the template has a name that none of the
+    files has.
     """
-    stored_metadata = JobGroup.objects.filter(pk=group_id).values_list("metadata_json", flat=True).first()
+    stored_metadata = (
+        JobGroup.objects.filter(pk=group_id).values_list("metadata_json", flat=True).first()
+    )
     if stored_metadata is None:
         raise GroupNotFound(group_id)
     metadata, names = json.loads(stored_metadata), FileNames(template)
@@ -97,7 +109,9 @@ def group_outputs(group_id: str, *, starred: bool, template: Template) -> list[O
     if starred:
         children = children.filter(starred=True)
     backends = Backend.objects.in_bulk()
-    captures = Capture.objects.filter(child__group=group_id, file__isnull=False).select_related("file")
+    captures = Capture.objects.filter(child__group=group_id, file__isnull=False).select_related(
+        "file"
+    )
     stored = {(one.child_id, one.number): one.file for one in captures}
     found = []
     for child in children.select_related("current_attempt").order_by("position"):
@@ -111,22 +125,38 @@ def group_outputs(group_id: str, *, starred: bool, template: Template) -> list[O
     return found
 
 
-def first_pictures(group_id: str, positions: Collection[int]) -> list[tuple[ChildJob, OutputFile | None]]:
-    """Return the children at these positions of a group, each with its first image or video, None without one."""
-    children = ChildJob.objects.filter(group_id=group_id, position__in=positions).select_related("current_attempt")
-    captures = Capture.objects.filter(child__in=children.order_by(), file__isnull=False).select_related("file")
+def first_pictures(
+    group_id: str, positions: Collection[int]
+) -> list[tuple[ChildJob, OutputFile | None]]:
+    """Return the children at these positions of a group, each with its first image or video, None
+    without one.
+    """
+    children = ChildJob.objects.filter(group_id=group_id, position__in=positions).select_related(
+        "current_attempt"
+    )
+    captures = Capture.objects.filter(
+        child__in=children.order_by(), file__isnull=False
+    ).select_related("file")
     stored = {(one.child_id, one.number): one.file for one in captures}
     backends = Backend.objects.in_bulk()
     found = []
     for child in children:
         files = _Files(child, backends.get(child.backend_id or ""))
-        pictures = (at for at, item in enumerate(files.items) if media_kind(item["filename"]) in ("image", "video"))
+        pictures = (
+            at
+            for at, item in enumerate(files.items)
+            if media_kind(item["filename"]) in ("image", "video")
+        )
         number = next(pictures, None)
-        found.append((child, None if number is None else files.get(number, stored.get((child.pk, number)))))
+        found.append(
+            (child, None if number is None else files.get(number, stored.get((child.pk, number))))
+        )
     return found
 
 
-def _facts(child: ChildJob, number: int, filename: str, group_metadata: dict[str, Any]) -> dict[str, Any]:
+def _facts(
+    child: ChildJob, number: int, filename: str, group_metadata: dict[str, Any]
+) -> dict[str, Any]:
     return facts(
         index=child.position + 1,
         number=number + 1,
@@ -142,7 +172,8 @@ def _facts(child: ChildJob, number: int, filename: str, group_metadata: dict[str
 
 
 def known_files(group_id: str, positions: Collection[int]) -> dict[str, dict[int, tuple[Any, ...]]]:
-    """Return the ``FILE_FIELDS`` of the outputs of the children at these positions of a group, by child id and number.
+    """Return the ``FILE_FIELDS`` of the outputs of the children at these positions of a group, by
+    child id and number.
 
     Those of children between them may be among them.
     """
@@ -166,13 +197,16 @@ _known_files: Final = PreparedValues(
         Capture.objects.filter(child__group=KEY)
         .filter(child__position__gte=Parameter("first"), child__position__lte=Parameter("last"))
         .order_by()
-        .values_list("child_id", "number", *(_OF_CAPTURE.get(name, f"file__{name}") for name in FILE_FIELDS))
+        .values_list(
+            "child_id", "number", *(_OF_CAPTURE.get(name, f"file__{name}") for name in FILE_FIELDS)
+        )
     )
 )
 
 
 def due_backends(*, runner: str | None) -> list[str]:
-    """Return the backends with due captures that no other runner leases. A disabled backend has no lease.
+    """Return the backends with due captures that no other runner leases. A disabled backend has no
+    lease.
 
     A runner leaves all of them to the processes of `files` while one is alive; ``None``: for these.
     """
@@ -180,7 +214,9 @@ def due_backends(*, runner: str | None) -> list[str]:
     if runner is not None:
         if files_process_alive():
             return []
-        leases = Lease.objects.filter(expires_at__gt=database_now()).exclude(runner__in=("", runner))
+        leases = Lease.objects.filter(expires_at__gt=database_now()).exclude(
+            runner__in=("", runner)
+        )
         leased = set(leases.values_list("backend_id", flat=True))
     with connection.cursor() as cursor:
         cursor.execute(_DUE_BACKENDS, [connection.ops.adapt_datetimefield_value(now())])
@@ -201,19 +237,25 @@ SELECT id FROM backends WHERE EXISTS (SELECT 1 FROM {_CAPTURES} WHERE backend_id
 
 
 def oldest_due_capture() -> tuple[float, str] | None:
-    """Return for how many seconds the oldest due capture has been due, and its backend; None if none is due."""
+    """Return for how many seconds the oldest due capture has been due, and its backend; None if
+    none is due.
+    """
     moment = now()
     oldest = Capture.objects.filter(due_at__lte=moment).order_by("due_at").first()
     due_at = oldest and oldest.due_at
     return ((moment - due_at).total_seconds(), oldest.backend_id) if oldest and due_at else None
 
 
-def due_captures(*, backend_ids: Collection[str], limit: int) -> dict[str, list[tuple[int, OutputFile]]]:
+def due_captures(
+    *, backend_ids: Collection[str], limit: int
+) -> dict[str, list[tuple[int, OutputFile]]]:
     """Return the oldest due captures of each backend, at most so many, for a runner."""
     if files_process_alive():
         return {}
     moment = now()
-    return _located_captures(row for backend_id in backend_ids for row in _due(limit)(backend_id, moment=moment))
+    return _located_captures(
+        row for backend_id in backend_ids for row in _due(limit)(backend_id, moment=moment)
+    )
 
 
 def unhashed_files(*, runner: str | None, after: str, limit: int) -> list[StoredFile]:
@@ -227,7 +269,9 @@ def unhashed_files(*, runner: str | None, after: str, limit: int) -> list[Stored
 
 
 def claimed_captures(ids: Collection[int]) -> dict[str, list[tuple[int, OutputFile]]]:
-    return _located_captures(Capture.objects.filter(pk__in=ids).select_related("child__current_attempt"))
+    return _located_captures(
+        Capture.objects.filter(pk__in=ids).select_related("child__current_attempt")
+    )
 
 
 def _located_captures(rows: Iterable[Capture]) -> dict[str, list[tuple[int, OutputFile]]]:
@@ -237,13 +281,17 @@ def _located_captures(rows: Iterable[Capture]) -> dict[str, list[tuple[int, Outp
         found[row.backend_id].append(row)
     backends = Backend.objects.in_bulk(found)
     return {
-        backend_id: [(row.pk, _Files(row.child, backends.get(backend_id)).get(row.number, None)) for row in some]
+        backend_id: [
+            (row.pk, _Files(row.child, backends.get(backend_id)).get(row.number, None))
+            for row in some
+        ]
         for backend_id, some in found.items()
     }
 
 
 def stored_captures(*, group_id: str | None = None) -> Iterator[tuple[int, OutputFile, StoredFile]]:
-    """Yield ids, files and copies of the captures of completed children that are stored, of one group or of all.
+    """Yield ids, files and copies of the captures of completed children that are stored, of one
+    group or of all.
 
     Without the pictures that came as frames: no backend has a file of them.
     """
@@ -261,8 +309,12 @@ def stored_captures(*, group_id: str | None = None) -> Iterator[tuple[int, Outpu
 
 
 def was_written_last(file: OutputFile) -> bool:
-    """Return whether the attempt that completed a child executed the node of its file, and no later one wrote the file."""
-    rows = ReportedFile.objects.filter(attempt__child=file.job_id, attempt=F("attempt__child__current_attempt"))
+    """Return whether the attempt that completed a child executed the node of its file, and no later
+    one wrote the file.
+    """
+    rows = ReportedFile.objects.filter(
+        attempt__child=file.job_id, attempt=F("attempt__child__current_attempt")
+    )
     return rows.filter(digest=file.digest, executed=True).exists()
 
 

@@ -12,12 +12,16 @@ def _of_group(group_id: str) -> int | None:
 
 def _of_asset(asset_id: str) -> int | None:
     found = Asset.objects.filter(pk=asset_id).values_list("owner_id", flat=True).first()
-    return found or AssetRecord.objects.filter(pk=asset_id).values_list("owner_id", flat=True).first()
+    return (
+        found or AssetRecord.objects.filter(pk=asset_id).values_list("owner_id", flat=True).first()
+    )
 
 
 def _of_delivery(delivery_id: str) -> int | None:
     found = (
-        WebhookDelivery.objects.filter(pk=delivery_id) if delivery_id.isdecimal() else WebhookDelivery.objects.none()
+        WebhookDelivery.objects.filter(pk=delivery_id)
+        if delivery_id.isdecimal()
+        else WebhookDelivery.objects.none()
     )
     return found.values_list("group__owner_id", flat=True).first()
 

@@ -20,31 +20,57 @@ from jobgroups.database.statements import Parameter, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.estimates import Estimates, TimingRow
 from jobgroups.domain.failures import ONLY_ELSEWHERE, FailureClass
-from jobgroups.domain.pool import ActivePrompt, Needs, OpenVariant, PoolBackend, PoolSnapshot, is_candidate
+from jobgroups.domain.pool import (
+    ActivePrompt,
+    Needs,
+    OpenVariant,
+    PoolBackend,
+    PoolSnapshot,
+    is_candidate,
+)
 from jobgroups.domain.states import AttemptState, Placement
 from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup, Timing, Variant
 from jobgroups.queries.backends import current_backends
-from jobgroups.queries.exclusions import ACTIVE, active_exclusions, failure_of, reason_of, valid_since
+from jobgroups.queries.exclusions import (
+    ACTIVE,
+    active_exclusions,
+    failure_of,
+    reason_of,
+    valid_since,
+)
 
 MAX_ROWS: Final = 4_000  #: The newest rows, which are read.
 
 
 def current_estimates() -> Estimates:
-    """Return the estimates from the newest rows; a reading takes one short query unless samples were stored."""
-    return _estimates_of(Timing.objects.order_by("-updated_at").values_list("updated_at", flat=True).first())
+    """Return the estimates from the newest rows; a reading takes one short query unless samples
+    were stored.
+    """
+    return _estimates_of(
+        Timing.objects.order_by("-updated_at").values_list("updated_at", flat=True).first()
+    )
 
 
 @lru_cache(maxsize=1)
 def _estimates_of(newest: dt.datetime | None) -> Estimates:  # noqa: ARG001 the key of the last reading
-    columns = ("workflow_digest", "backend_id", "models_digest", "seconds", "load_seconds", "updated_at")
+    columns = (
+        "workflow_digest",
+        "backend_id",
+        "models_digest",
+        "seconds",
+        "load_seconds",
+        "updated_at",
+    )
     rows = Timing.objects.order_by("-updated_at").values_list(*columns)
     return Estimates(TimingRow(*row) for row in rows[:MAX_ROWS])
 
 
 def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) -> PoolSnapshot:
-    """Return the variants of open groups with their unsent jobs, and what the backends do beside them.
+    """Return the variants of open groups with their unsent jobs, and what the backends do beside
+    them.
 
-    ``backends`` are all registered ones. ``with_bound``: prompts are read also while no group of the pool is open.
+    ``backends`` are all registered ones. ``with_bound``: prompts are read also while no group of
+    the pool is open.
     """
     variants = open_variants()
     if not variants and not with_bound:
@@ -100,13 +126,18 @@ def _prompts() -> dict[str, list[ActivePrompt]]:
 
 
 def count_by_backend(children: QuerySet[ChildJob]) -> Subquery:
-    """Return the number of some children of each backend, as an annotation of backends; null: there is none.
+    """Return the number of some children of each backend, as an annotation of backends; null: there
+    is none.
 
-    For each backend the database reads the range of an index. A GROUP BY reads all queued children in SQLite, also those
-    of the pool.
+    For each backend the database reads the range of an index. A GROUP BY reads all queued children
+    in SQLite, also those of the pool.
     """
     # A column of the index, so that no row is read.
-    counted = children.filter(backend_id=OuterRef("pk")).values("backend_id").annotate(jobs=Count("position"))
+    counted = (
+        children.filter(backend_id=OuterRef("pk"))
+        .values("backend_id")
+        .annotate(jobs=Count("position"))
+    )
     return Subquery(counted.values("jobs"))
 
 
@@ -122,9 +153,20 @@ def unsent() -> QuerySet[ChildJob]:
 def _with_unsent() -> QuerySet[Variant, tuple[Any, ...]]:
     unbound = unsent().filter(is_bound=False, variant_id=OuterRef("pk"))
     jobs = unbound.values("variant_id").annotate(jobs=Count("position")).values("jobs")
-    is_open = Variant.objects.filter(group__completed_at__isnull=True, group__placement=Placement.POOL)
+    is_open = Variant.objects.filter(
+        group__completed_at__isnull=True, group__placement=Placement.POOL
+    )
     return is_open.order_by().values_list(
-        *("id", "group_id", "number", "queued_at", "workflow_digest", "models_digest", "bypassed_at", "candidates"),
+        *(
+            "id",
+            "group_id",
+            "number",
+            "queued_at",
+            "workflow_digest",
+            "models_digest",
+            "bypassed_at",
+            "candidates",
+        ),
         *("group__required_capabilities", "group__uses_partner_nodes", "group__has_secret"),
         Coalesce(Subquery(jobs), 0),
     )
@@ -134,12 +176,25 @@ _read_variants: Final = PreparedValues(_with_unsent)
 
 
 def open_variants() -> list[OpenVariant]:
-    """Return the variants of open groups, with the numbers of their unsent jobs; a moved job is bound to its backend."""
+    """Return the variants of open groups, with the numbers of their unsent jobs; a moved job is
+    bound to its backend.
+    """
     rows, moment, none = _read_variants(), now(), frozenset[str]()
     excluded = _excluded_backends() if rows else {}
     found = []
     for row in rows:
-        variant_id, group_id, number, queued_at, digest, models, bypassed_at, candidates, *needs, jobs = row
+        (
+            variant_id,
+            group_id,
+            number,
+            queued_at,
+            digest,
+            models,
+            bypassed_at,
+            candidates,
+            *needs,
+            jobs,
+        ) = row
         required, is_paid, has_own_key = needs
         needed = needed_capabilities(required, is_paid, has_own_key=has_own_key)
         cannot = excluded.get((digest, 0), none) | excluded.get((digest, variant_id), none)
@@ -152,7 +207,9 @@ def open_variants() -> list[OpenVariant]:
                 needs=Needs(tuple(candidates), tuple(needed), cannot),
                 workflow_digest=digest,
                 models_digest=models,
-                bypassed_for=None if bypassed_at is None else (moment - bypassed_at).total_seconds(),
+                bypassed_for=None
+                if bypassed_at is None
+                else (moment - bypassed_at).total_seconds(),
                 unsent=jobs,
             )
         )
@@ -180,7 +237,11 @@ def _excluded_backends() -> dict[tuple[str, int], frozenset[str]]:
 
 
 def _exclusions() -> QuerySet[Exclusion, tuple[Any, ...]]:
-    return Exclusion.objects.filter(ACTIVE).order_by().values_list("workflow_digest", "variant_id", "backend_id")
+    return (
+        Exclusion.objects.filter(ACTIVE)
+        .order_by()
+        .values_list("workflow_digest", "variant_id", "backend_id")
+    )
 
 
 _read_exclusions: Final = PreparedValues(_exclusions)
@@ -199,9 +260,17 @@ class BoundJobs(NamedTuple):
 def _bound_jobs() -> list[BoundJobs]:
     # Without a join: the literal condition names no table.
     place = ("backend_id", "queued_at", "group_id")
-    counted = unsent().filter(backend_id__gt="").values_list(*place).annotate(Count("position")).order_by(*place)
+    counted = (
+        unsent()
+        .filter(backend_id__gt="")
+        .values_list(*place)
+        .annotate(Count("position"))
+        .order_by(*place)
+    )
     # A group may be deleted meanwhile.
-    groups = JobGroup.objects.only("workflow_digest").in_bulk({group_id for _, _, group_id, _ in counted})
+    groups = JobGroup.objects.only("workflow_digest").in_bulk(
+        {group_id for _, _, group_id, _ in counted}
+    )
     return [
         BoundJobs(backend_id or "", queued_at, group_id, groups[group_id].workflow_digest, jobs)
         for backend_id, queued_at, group_id, jobs in counted
@@ -209,7 +278,8 @@ def _bound_jobs() -> list[BoundJobs]:
     ]
 
 
-#: Seconds for which a snapshot serves the reasons of waiting jobs, and the part of the time for readings.
+#: Seconds for which a snapshot serves the reasons of waiting jobs, and the part of the time for
+#: readings.
 _KEPT_S: Final = 1.0
 READING_PART: Final = 0.1
 
@@ -230,9 +300,11 @@ class _PoolCache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._current = CurrentPool(PoolSnapshot(), (), ())
-        #: Monotonic: the queue is not read again before, unless a reader needs what the snapshot lacks.
+        #: Monotonic: the queue is not read again before, unless a reader needs what the snapshot
+        #: lacks.
         self._kept_until = float("-inf")
-        #: Monotonic: and not before this time even then, so that readings take a part of the time only.
+        #: Monotonic: and not before this time even then, so that readings take a part of the time
+        #: only.
         self._rests_until = float("-inf")
 
     def forget(self) -> None:
@@ -262,9 +334,11 @@ _cache: Final = _PoolCache()
 
 
 def current_pool(variant_ids: Collection[int] = (), *, is_incomplete: bool = False) -> CurrentPool:
-    """Return the pool as it was within the last second, with these variants if they have unsent jobs.
+    """Return the pool as it was within the last second, with these variants if they have unsent
+    jobs.
 
-    ``is_incomplete``: the last snapshot lacks what the caller needs; it is kept for a part of the second then.
+    ``is_incomplete``: the last snapshot lacks what the caller needs; it is kept for a part of the
+    second then.
     """
     return _cache.get(variant_ids, is_incomplete=is_incomplete)
 
@@ -298,9 +372,11 @@ def unplaced_variants() -> dict[int, Any]:
 
 
 def barring_failures(**of: Any) -> QuerySet[Attempt]:
-    """Return the failures of children for which a backend does not take the child again, since it was queued.
+    """Return the failures of children for which a backend does not take the child again, since it
+    was queued.
 
-    A retry by a user queues the child again, also within the run: every backend may try it once more.
+    A retry by a user queues the child again, also within the run: every backend may try it once
+    more.
     """
     since = {"run": F("child__run"), "created_at__gte": F("child__queued_at")}
     return Attempt.objects.filter(failure_class__in=ONLY_ELSEWHERE, **since, **of)
@@ -315,9 +391,13 @@ class PoolCandidate(NamedTuple):
     reason: str  #: Why it takes none now: its state, else the same; empty: it takes them.
 
 
-def candidate_reasons(variant: Variant, backends: Iterable[Backend] | None = None) -> list[PoolCandidate]:
+def candidate_reasons(
+    variant: Variant, backends: Iterable[Backend] | None = None
+) -> list[PoolCandidate]:
     """Return the candidates of a variant by id; without ``backends``, as the database has them now."""
-    rows = active_exclusions().filter(workflow_digest=variant.workflow_digest, variant_id__in=[0, variant.id])
+    rows = active_exclusions().filter(
+        workflow_digest=variant.workflow_digest, variant_id__in=[0, variant.id]
+    )
     excluded, moment = {row.backend_id: row for row in rows}, now()
     found = []
     for row in current_backends().values() if backends is None else backends:

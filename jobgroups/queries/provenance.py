@@ -1,4 +1,6 @@
-"""Reads how a job was made: the workflow as it was sent, its input files, and what is known of the execution."""
+"""Reads how a job was made: the workflow as it was sent, its input files, and what is known of the
+execution.
+"""
 
 import json
 import re
@@ -22,18 +24,24 @@ _OF_ATTEMPT: Final = ("number", "run", "backend_id", "prompt_id", "outcome", *_T
 def job_provenance(group_id: str, job_id: str) -> dict[str, Any]:
     """Return how a job was made, by the attempt that decides it, else by its last one.
 
-    What the attempt has not stored is null: it has not ended, or ComfyUI reported no end. Raises ``GroupNotFound`` or
-    ``ChildNotFound``.
+    What the attempt has not stored is null: it has not ended, or ComfyUI reported no end. Raises
+    ``GroupNotFound`` or ``ChildNotFound``.
     """
     children = ChildJob.objects.select_related("group", "current_attempt")
     child = children.filter(pk=job_id, group_id=group_id).first()
     if child is None:
-        raise ChildNotFound(job_id) if JobGroup.objects.filter(pk=group_id).exists() else GroupNotFound(group_id)
+        raise (
+            ChildNotFound(job_id)
+            if JobGroup.objects.filter(pk=group_id).exists()
+            else GroupNotFound(group_id)
+        )
     attempt = child.current_attempt or child.attempts.order_by("-number").first()
     execution = json.loads((attempt and attempt.execution_json) or "{}")
     group = child.group
     template = workflow.build_template(
-        json.loads(group.workflow_json), json.loads(group.parameters_json), json.loads(child.variation_json or "null")
+        json.loads(group.workflow_json),
+        json.loads(group.parameters_json),
+        json.loads(child.variation_json or "null"),
     )
     graph = workflow.with_seed(template, child.seed)
     references = list(asset_references(graph))
@@ -53,15 +61,24 @@ def job_provenance(group_id: str, job_id: str) -> dict[str, Any]:
                 "node_id": node,
                 "input": name,
                 "asset_id": asset_id,
-                "hash": f"blake3:{PurePosixPath(names[asset_id]).stem}" if asset_id in names else None,
+                "hash": f"blake3:{PurePosixPath(names[asset_id]).stem}"
+                if asset_id in names
+                else None,
             }
             for node, name, asset_id in references
         ],
         "attempts": child.attempt_count,
         "attempt": attempt
         and {
-            **{name: value for name, value in serialize_attempt(attempt).items() if name in _OF_ATTEMPT},
-            **{name: execution.get(name) for name in ("outputs_reused", "cached_nodes", "node_seconds", "machine")},
+            **{
+                name: value
+                for name, value in serialize_attempt(attempt).items()
+                if name in _OF_ATTEMPT
+            },
+            **{
+                name: execution.get(name)
+                for name in ("outputs_reused", "cached_nodes", "node_seconds", "machine")
+            },
         },
     }
 
@@ -70,24 +87,30 @@ def job_of_mark(mark: Mapping[str, Any] | None) -> JobOfFile:
     """Return group, job and attempt of the mark in a file; raise ``ProvenanceUnknown``."""
     if mark is None:
         raise ProvenanceUnknown(
-            "The PNG has no mark of a job: another client made it, its metadata were removed, ComfyUI runs with"
+            "The PNG has no mark of a job: another client made it, its metadata were removed, "
+            "ComfyUI runs with"
             " --disable-metadata, or it is older than the marks."
         )
     group_id, job_id, number = (str(mark.get(key)) for key in ("group", "job", "attempt"))
     # Invented ones are not searched: PostgreSQL refuses a NUL.
-    is_ours = re.fullmatch(r"jg_[0-9a-f]{12} j_[0-9a-f]{12} [0-9]{1,9}", f"{group_id} {job_id} {number}")
+    is_ours = re.fullmatch(
+        r"jg_[0-9a-f]{12} j_[0-9a-f]{12} [0-9]{1,9}", f"{group_id} {job_id} {number}"
+    )
     if not is_ours:
         raise ProvenanceUnknown("The mark in the PNG is not one of the Director.")
     if not ChildJob.objects.filter(pk=job_id, group_id=group_id).exists():
         raise ProvenanceUnknown(
-            f"The PNG was made by job {job_id} of group {group_id}, which is not known here: it was deleted, or it"
+            f"The PNG was made by job {job_id} of group {group_id}, which is not known here: it "
+            "was deleted, or it"
             " belongs to another Director."
         )
     return JobOfFile(job_group_id=group_id, job_id=job_id, attempt=int(number))
 
 
 def job_of_content(digest: str) -> JobOfFile | None:
-    """Return group and job of the first captured file with a content, by its BLAKE3; None if there is none."""
+    """Return group and job of the first captured file with a content, by its BLAKE3; None if there
+    is none.
+    """
     captured = Capture.objects.filter(file__blake3=digest).order_by("id")
     found = captured.values_list("child__group_id", "child_id").first()
     return found and JobOfFile(job_group_id=found[0], job_id=found[1], found_by="hash")

@@ -12,7 +12,9 @@ def retention_text() -> str:
     """Return which groups the installation deletes; empty if it deletes none."""
     days = settings.DIRECTOR_RETENTION_DAYS
     limits = ([f"{days} d after their end"] if days else []) + _limits_of_all()
-    return f"Ended groups without a starred job are deleted {', or '.join(limits)}." if limits else ""
+    return (
+        f"Ended groups without a starred job are deleted {', or '.join(limits)}." if limits else ""
+    )
 
 
 def _limits_of_all() -> list[str]:
@@ -26,5 +28,7 @@ def deletion_text(group: JobGroup) -> str:
     if group.children.filter(starred=True).exists():
         return "not while a job has a star"
     days, end = group.retention_days or settings.DIRECTOR_RETENTION_DAYS, expires_at(group)
-    limits = [f"after {clock_time(end, now())}" if end else f"{days} d after its end"] if days else []
+    limits = (
+        [f"after {clock_time(end, now())}" if end else f"{days} d after its end"] if days else []
+    )
     return ", or ".join(limits + _limits_of_all()) or "by a purge only"

@@ -30,7 +30,8 @@ class Sheet(NamedTuple):
 
 
 def group_sheet(group_id: str, *, axes: Sequence[str], number: int) -> Sheet:
-    """Return a page of a group's sheet, from 1. ``axes``: inputs for columns, rows and blocks, see ``axes_of``.
+    """Return a page of a group's sheet, from 1. ``axes``: inputs for columns, rows and blocks, see
+    ``axes_of``.
 
     Raises ``GroupNotFound``, or ``InvalidRequest`` if the group has no such axis or page.
     """
@@ -53,9 +54,18 @@ def group_sheet(group_id: str, *, axes: Sequence[str], number: int) -> Sheet:
         (group.completed_count, group.failed_count, cancelled, stopped),
         strict=True,
     )
-    counts = [text.pluralize(group.total_count, "job"), *(f"{many} {name}" for name, many in named if many)]
-    facts = [group_id, f"{group.created_at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC", ", ".join(counts)]
-    facts += [f"{name}: {axis.input}" for name, axis in zip(("columns", "rows"), order, strict=False)]
+    counts = [
+        text.pluralize(group.total_count, "job"),
+        *(f"{many} {name}" for name, many in named if many),
+    ]
+    facts = [
+        group_id,
+        f"{group.created_at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC",
+        ", ".join(counts),
+    ]
+    facts += [
+        f"{name}: {axis.input}" for name, axis in zip(("columns", "rows"), order, strict=False)
+    ]
     facts += [f"page {number} of {len(found)}"] if len(found) > 1 else []
     return Sheet(group.title, " · ".join(facts), page, len(found), jobs)
 

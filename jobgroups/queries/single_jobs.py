@@ -13,7 +13,8 @@ from jobgroups.models import Capture, ChildJob, JobGroup, StoredFile
 from jobgroups.queries.groups import Page, paged
 from jobgroups.queries.pool import current_pool
 
-#: For so long a completed job is open while its files are copied, and a cancelled one while its prompt is stopped.
+#: For so long a completed job is open while its files are copied, and a cancelled one while its
+#: prompt is stopped.
 _STORED_WITHIN: Final = dt.timedelta(seconds=10)
 _STOPPED_WITHIN: Final = dt.timedelta(seconds=60)
 
@@ -39,14 +40,22 @@ class SingleJob:
     def is_storing(self) -> bool:
         """Whether it has completed and its files are being copied."""
         is_pending = any(one.due_at is not None for one in self._captures)
-        return self.child.status == ChildStatus.COMPLETED and is_pending and self._ended_within(_STORED_WITHIN)
+        return (
+            self.child.status == ChildStatus.COMPLETED
+            and is_pending
+            and self._ended_within(_STORED_WITHIN)
+        )
 
     @property
     def is_stopping(self) -> bool:
         """Whether it was cancelled and its prompt is being stopped."""
         attempt = self.child.current_attempt
         is_active = attempt is not None and attempt.is_stopping
-        return self.child.status == ChildStatus.CANCELLED and is_active and self._ended_within(_STOPPED_WITHIN)
+        return (
+            self.child.status == ChildStatus.CANCELLED
+            and is_active
+            and self._ended_within(_STOPPED_WITHIN)
+        )
 
     def _ended_within(self, limit: dt.timedelta) -> bool:
         return self.child.completed_at is not None and now() - self.child.completed_at < limit

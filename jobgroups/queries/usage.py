@@ -1,7 +1,8 @@
 """Usage by day, submitter, backend and metadata, computed from the stored attempts.
 
-An attempt counts on the day on which it ended. The attempts of a deleted group are deleted too. ``services.usage`` stores the
-sums of days that are over; they are used while the attempts of their day are the same.
+An attempt counts on the day on which it ended. The attempts of a deleted group are deleted too.
+``services.usage`` stores the sums of days that are over; they are used while the attempts of their
+day are the same.
 """
 
 import datetime as dt
@@ -32,7 +33,8 @@ from django.db.models.functions import Coalesce
 
 from jobgroups.models import Attempt, JobGroup, UsageDay, UsageSum
 
-METADATA: Final = "metadata."  #: The beginning of a dimension that is a key of the metadata of groups.
+#: The beginning of a dimension that is a key of the metadata of groups.
+METADATA: Final = "metadata."
 DEFAULT_DAYS: Final = dt.timedelta(days=29)  #: From the first to the last of 30 days.
 DAY: Final = dt.timedelta(days=1)
 MEASURES: Final = ("gpu_seconds", "attempts", "jobs", "failures", "retries")
@@ -41,11 +43,21 @@ RETURNING: Final = "child"
 # Functions of the database: on SQLite Django's own are in Python, and 20 times slower.
 _DAY, _SECONDS, _JOINER = (
     # julianday has a hundredth of a millisecond.
-    ("substr(%(expressions)s, 1, 10)", "ROUND((julianday(%(expressions)s)) * 86400.0, 3)", ") - julianday(")
+    (
+        "substr(%(expressions)s, 1, 10)",
+        "ROUND((julianday(%(expressions)s)) * 86400.0, 3)",
+        ") - julianday(",
+    )
     if settings.DIRECTOR_ON_SQLITE
-    else ("to_char(%(expressions)s AT TIME ZONE 'UTC', 'YYYY-MM-DD')", "EXTRACT(EPOCH FROM (%(expressions)s))", " - ")
+    else (
+        "to_char(%(expressions)s AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+        "EXTRACT(EPOCH FROM (%(expressions)s))",
+        " - ",
+    )
 )
-_ran: Final = Func("ended_at", "started_at", template=_SECONDS, arg_joiner=_JOINER, output_field=FloatField())
+_ran: Final = Func(
+    "ended_at", "started_at", template=_SECONDS, arg_joiner=_JOINER, output_field=FloatField()
+)
 #: The dimensions beside ``METADATA``.
 DIMENSIONS: Final[Mapping[str, Any]] = {
     "day": Func("ended_at", template=_DAY, output_field=TextField()),
@@ -64,7 +76,9 @@ class Usage:
 
 
 def usage(by: Sequence[str], first: dt.date, last: dt.date, *, offset: int, limit: int) -> Usage:
-    """Return the attempts that ended from the first to the last day (UTC), by one or more dimensions."""
+    """Return the attempts that ended from the first to the last day (UTC), by one or more
+    dimensions.
+    """
     begin, end = midnight(first), midnight(last) + DAY
     names = dimensions(by)
     days = _days(names, begin, end)
@@ -83,7 +97,11 @@ def usage(by: Sequence[str], first: dt.date, last: dt.date, *, offset: int, limi
     parts = [sums]
     if "day" not in by:
         more = Exists(Attempt.objects.filter(child=OuterRef("child"), number__gt=1))
-        returning = stored.filter(by=RETURNING).values("by_0").union(others.filter(more).values("child"), all=True)
+        returning = (
+            stored.filter(by=RETURNING)
+            .values("by_0")
+            .union(others.filter(more).values("child"), all=True)
+        )
         parts.append(_counted_again(returning, first, last, names))
     sql, values = sums_of(others, names).union(*parts, all=True).query.sql_with_params()
     wanted = ", ".join("day_id" if name == "day" else columns[names.index(name)] for name in by)
@@ -96,7 +114,10 @@ def usage(by: Sequence[str], first: dt.date, last: dt.date, *, offset: int, limi
         found = cursor.fetchall()
     rows = [dict(zip((*by, *MEASURES), row, strict=True)) for row in found]
     for row in rows:
-        row |= {"gpu_seconds": float(row["gpu_seconds"]), **{name: int(row[name]) for name in MEASURES[1:]}}
+        row |= {
+            "gpu_seconds": float(row["gpu_seconds"]),
+            **{name: int(row[name]) for name in MEASURES[1:]},
+        }
     since = JobGroup.objects.aggregate(since=Min("created_at"))["since"]
     return Usage(rows[:limit], len(rows) > limit, since)
 
@@ -112,7 +133,9 @@ def dimensions(by: Iterable[str]) -> list[str]:
 
 def unchanged_days() -> QuerySet[UsageDay]:
     """Return the days whose sums hold."""
-    ended = Attempt.objects.filter(ended_at__gte=OuterRef("begins_at"), ended_at__lt=OuterRef("ends_at"))
+    ended = Attempt.objects.filter(
+        ended_at__gte=OuterRef("begins_at"), ended_at__lt=OuterRef("ends_at")
+    )
     return UsageDay.objects.filter(id_sum=_aggregated("COALESCE(SUM(id), 0)", ended))
 
 
@@ -156,17 +179,30 @@ def _grouped(attempts: QuerySet[Attempt], names: Sequence[str], day: Any) -> Any
         columns[f"by_{number}"] = DIMENSIONS.get(name)
         if name.startswith(METADATA):
             of_key = Q(child__group__labels__key=name.removeprefix(METADATA))
-            rows = rows.alias(**{f"label_{number}": FilteredRelation("child__group__labels", condition=of_key)})
+            rows = rows.alias(
+                **{f"label_{number}": FilteredRelation("child__group__labels", condition=of_key)}
+            )
             columns[f"by_{number}"] = Coalesce(f"label_{number}__value", Value(""))
     return rows.values(day_id=day, **columns)
 
 
-def _counted_again(children: QuerySet[Any], first: dt.date, last: dt.date, names: Sequence[str]) -> Any:
-    """Return what the sum of each day's jobs must be changed by: a job counts once, not on each of its days."""
+def _counted_again(
+    children: QuerySet[Any], first: dt.date, last: dt.date, names: Sequence[str]
+) -> Any:
+    """Return what the sum of each day's jobs must be changed by: a job counts once, not on each of
+    its days.
+    """
     day = DIMENSIONS["day"]
-    # By the days, so that SQLite reads the attempts of these children, and not all that ended in this time.
-    rows = Attempt.objects.alias(on=day).filter(child__in=children, on__gte=str(first), on__lte=str(last)).order_by()
-    each = Func("child_id", day, template="%(expressions)s", arg_joiner=" || ", output_field=TextField())
+    # By the days, so that SQLite reads the attempts of these children, and not all that ended in
+    # this time.
+    rows = (
+        Attempt.objects.alias(on=day)
+        .filter(child__in=children, on__gte=str(first), on__lte=str(last))
+        .order_by()
+    )
+    each = Func(
+        "child_id", day, template="%(expressions)s", arg_joiner=" || ", output_field=TextField()
+    )
     none = Value(0)
     return _grouped(rows, names, Value("")).annotate(
         gpu_seconds=Value(0.0),

@@ -1,4 +1,5 @@
-"""Returns the waiting reason of each queued child and of each running child whose backend is offline, and their ends.
+"""Returns the waiting reason of each queued child and of each running child whose backend is
+offline, and their ends.
 
 The number of queries does not depend on the number of children.
 """
@@ -18,7 +19,14 @@ from backends.queries import backend_status, is_offline
 from jobgroups.database.statements import KEY, PreparedQuery, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass
-from jobgroups.domain.states import CHILD_OPEN, VOID_ONCE_STARTED, AttemptState, ChildStatus, RetryScope, StopReason
+from jobgroups.domain.states import (
+    CHILD_OPEN,
+    VOID_ONCE_STARTED,
+    AttemptState,
+    ChildStatus,
+    RetryScope,
+    StopReason,
+)
 from jobgroups.domain.text import first_of
 from jobgroups.domain.waiting_reasons import (
     PoolLine,
@@ -39,7 +47,9 @@ class Outlook(NamedTuple):
     eta_seconds: float | None = None  #: Seconds until its end; None: not known.
 
 
-def outlooks(group: JobGroup, children: Sequence[ChildJob], *, runner_alive: bool) -> dict[str, Outlook]:
+def outlooks(
+    group: JobGroup, children: Sequence[ChildJob], *, runner_alive: bool
+) -> dict[str, Outlook]:
     """Return the outlook of each open child, by its id.
 
     ``children`` are all or some children of the group, with their current attempts loaded.
@@ -54,18 +64,27 @@ def outlooks(group: JobGroup, children: Sequence[ChildJob], *, runner_alive: boo
     queued = [one for one in waiting_ones if one.status == ChildStatus.QUEUED]
     etas = current_etas({one.variant_id for one in waiting_ones if one.variant_id}, [group.id])
     queue: Sequence[Any] = (
-        queued if not queued or len(children) == group.total_count else [_Unsent(*row) for row in _unsent(group.id)]
+        queued
+        if not queued or len(children) == group.total_count
+        else [_Unsent(*row) for row in _unsent(group.id)]
     )
     positions = _positions([one for one in queue if one.current_attempt_id is None], etas)
-    reasons |= _queued_reasons(group, queued, known, etas, positions, moment=moment, runner_alive=runner_alive)
+    reasons |= _queued_reasons(
+        group, queued, known, etas, positions, moment=moment, runner_alive=runner_alive
+    )
     return {
-        one.id: Outlook(reasons.get(one.id), etas.of_job(one, positions.get(one.id)) if runner_alive else None)
+        one.id: Outlook(
+            reasons.get(one.id), etas.of_job(one, positions.get(one.id)) if runner_alive else None
+        )
         for one in waiting_ones
     }
 
 
 def _offline_reasons(
-    group: JobGroup, running: Sequence[ChildJob], known: Mapping[str, QueueBackend], moment: dt.datetime
+    group: JobGroup,
+    running: Sequence[ChildJob],
+    known: Mapping[str, QueueBackend],
+    moment: dt.datetime,
 ) -> dict[str, str]:
     offline = {key for key, backend in known.items() if backend.is_offline}
     lost = [one for one in running if one.backend_id in offline]
@@ -101,7 +120,9 @@ def _queued_reasons(
     moment: dt.datetime,
     runner_alive: bool,
 ) -> dict[str, str]:
-    """Return the sentence for each queued child. The position is removed of each one that no working backend may take."""
+    """Return the sentence for each queued child. The position is removed of each one that no
+    working backend may take.
+    """
     unsent = [one for one in queued if one.current_attempt_id is None]
     in_pool = [one for one in unsent if not one.is_bound]
     lines = _pool_lines(group, etas.current, moment) if in_pool else {}
@@ -112,9 +133,15 @@ def _queued_reasons(
             positions.pop(child_id, None)
     stopping = _stopping_attempts(group) if unsent else {}
     limit = dt.timedelta(seconds=settings.DIRECTOR_QUEUED_LIMIT_SECONDS)
-    states = {one.id: one.current_attempt.state for one in queued if one.current_attempt is not None}
+    states = {
+        one.id: one.current_attempt.state for one in queued if one.current_attempt is not None
+    }
     is_sent = AttemptState.INTENT in states.values()
-    files = list(group.asset_uses.order_by("id").values_list("asset__name", flat=True)) if is_sent else []
+    files = (
+        list(group.asset_uses.order_by("id").values_list("asset__name", flat=True))
+        if is_sent
+        else []
+    )
 
     def reason(one: ChildJob) -> str:
         attempt = one.current_attempt
@@ -139,9 +166,11 @@ def _queued_reasons(
 
 
 def _positions(unsent: Iterable[ChildJob], etas: Etas) -> dict[str, int]:
-    """Return the place of each unsent child of a group in its backend's line or in that of the pool, from 1, if it is known.
+    """Return the place of each unsent child of a group in its backend's line or in that of the
+    pool, from 1, if it is known.
 
-    The children that were queued for one backend at one time, and those of a variant, follow each other.
+    The children that were queued for one backend at one time, and those of a variant, follow each
+    other.
     """
     places: dict[object, int | None] = {}
     positions: dict[str, int] = {}
@@ -154,7 +183,9 @@ def _positions(unsent: Iterable[ChildJob], etas: Etas) -> dict[str, int]:
     return positions
 
 
-def _pool_lines(group: JobGroup, current: pool.CurrentPool, moment: dt.datetime) -> dict[int | None, PoolLine]:
+def _pool_lines(
+    group: JobGroup, current: pool.CurrentPool, moment: dt.datetime
+) -> dict[int | None, PoolLine]:
     """Return what is known of the candidates of each variant of a group, by its id."""
     gives_up_after = dt.timedelta(seconds=settings.DIRECTOR_GIVE_UP_SECONDS)
     lines: dict[int | None, PoolLine] = {}
@@ -176,7 +207,9 @@ def _pool_lines(group: JobGroup, current: pool.CurrentPool, moment: dt.datetime)
     return lines
 
 
-def _lines_of_failed(unsent: Iterable[ChildJob], lines: Mapping[int | None, PoolLine]) -> dict[str, PoolLine]:
+def _lines_of_failed(
+    unsent: Iterable[ChildJob], lines: Mapping[int | None, PoolLine]
+) -> dict[str, PoolLine]:
     """Return the candidates of each job of the pool that some of them do not take again, by its id."""
     variants = {one.id: one.variant_id for one in unsent if one.attempt_count}
     failed_at: dict[str, list[str]] = defaultdict(list)
@@ -198,8 +231,13 @@ def _lines_of_failed(unsent: Iterable[ChildJob], lines: Mapping[int | None, Pool
 
 
 def _backends_now(backend_ids: Collection[str], moment: dt.datetime) -> dict[str, QueueBackend]:
-    # Of three backends Django takes as long to write the query as the database to read all of a farm.
-    rows = Backend.objects.filter(pk__in=backend_ids) if len(backend_ids) > _FEW else map(_backend.first, backend_ids)
+    # Of three backends Django takes as long to write the query as the database to read all of a
+    # farm.
+    rows = (
+        Backend.objects.filter(pk__in=backend_ids)
+        if len(backend_ids) > _FEW
+        else map(_backend.first, backend_ids)
+    )
     return {row.id: _backend_now(row, moment) for row in rows if row is not None}
 
 
@@ -222,14 +260,19 @@ def _backend_now(row: Backend, moment: dt.datetime) -> QueueBackend:
 
 
 def _stopping_attempts(group: JobGroup) -> dict[str, tuple[str, str]]:
-    """Return backend and stop reason of the earlier attempt that delays each child, by the child's id."""
+    """Return backend and stop reason of the earlier attempt that delays each child, by the child's
+    id.
+    """
     return {child_id: (backend_id, reason) for child_id, backend_id, reason in _stopping(group.id)}
 
 
 _stopping: Final = PreparedValues(
     lambda: (
-        Attempt.objects.filter(child__group=KEY, child__current_attempt__isnull=True, ended_at__isnull=True)
-        # As in services.claims: a hanging or unreachable attempt does not block a child at another backend.
+        Attempt.objects.filter(
+            child__group=KEY, child__current_attempt__isnull=True, ended_at__isnull=True
+        )
+        # As in services.claims: a hanging or unreachable attempt does not block a child at another
+        # backend.
         .exclude(Q(failure_class__in=OVERTAKEN) & ~Q(backend_id=F("child__backend_id")))
         .order_by()
         .values_list("child_id", "backend_id", "stop_reason")

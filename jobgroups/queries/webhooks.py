@@ -30,7 +30,9 @@ def serialize_delivery(row: WebhookDelivery) -> dict[str, Any]:
 
 
 def delivery_list(*, group: str | None, state: str | None, cursor: str | None, limit: int) -> Page:
-    """Return up to ``limit`` deliveries, newest first, after ``cursor``; raise ``InvalidRequest`` if no page gave it."""
+    """Return up to ``limit`` deliveries, newest first, after ``cursor``; raise ``InvalidRequest``
+    if no page gave it.
+    """
     rows = WebhookDelivery.objects.filter(**STATES.get(state or "", {}))
     if group:
         rows = rows.filter(group_id=group)

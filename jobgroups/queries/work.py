@@ -32,10 +32,12 @@ def _with_group(rows: QuerySet[Attempt]) -> QuerySet[Attempt]:
 
 
 def was_unconfirmed_before(attempt_id: int, workflow_digest: str, is_500: bool) -> bool:
-    """Return whether ComfyUI left an earlier prompt of an attempt's child unconfirmed, by a 500 or by other answers.
+    """Return whether ComfyUI left an earlier prompt of an attempt's child unconfirmed, by a 500 or
+    by other answers.
 
     Only attempts of the same run at the same backend count. Their state is ``never_accepted``, and
-    their details have the response. A 500 counts also after that of another child with the workflow.
+    their details have the response. A 500 counts also after that of another child with the
+    workflow.
     """
     this = Attempt.objects.only("child_id", "run", "backend_id", "number").get(pk=attempt_id)
     earlier = Attempt.objects.filter(
@@ -55,12 +57,18 @@ def was_unconfirmed_before(attempt_id: int, workflow_digest: str, is_500: bool) 
 
 #: The abandoned prompts that may still arrive at a backend, oldest first.
 abandoned_prompts: Final = PreparedQuery(
-    lambda: AbandonedPrompt.objects.filter(backend_id=KEY).select_related("attempt").order_by("created_at")
+    lambda: (
+        AbandonedPrompt.objects.filter(backend_id=KEY)
+        .select_related("attempt")
+        .order_by("created_at")
+    )
 )
 
 
 def pending_stops(backend_id: str) -> set[int]:
-    pending = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True, stop_requested_at__isnull=False)
+    pending = Attempt.objects.filter(
+        backend_id=backend_id, ended_at__isnull=True, stop_requested_at__isnull=False
+    )
     return set(pending.values_list("pk", flat=True))
 
 
@@ -73,7 +81,9 @@ def pending_work() -> tuple[set[str], dict[str, set[int]]]:
 
 
 def _queued() -> QuerySet[ChildJob]:
-    return ChildJob.objects.filter(backend_id=OuterRef("pk"), status=ChildStatus.QUEUED, current_attempt__isnull=True)
+    return ChildJob.objects.filter(
+        backend_id=OuterRef("pk"), status=ChildStatus.QUEUED, current_attempt__isnull=True
+    )
 
 
 # One access to an index for each backend: DISTINCT reads all queued children.
@@ -92,7 +102,8 @@ _all_pending_stops: Final = PreparedValues(
 def next_due_in(backend_id: str) -> float | None:
     """Return the seconds until the first delayed retry at a backend is due, None without any.
 
-    A time further ahead than the longest delay was stored before the clock was set back; it counts as due.
+    A time further ahead than the longest delay was stored before the clock was set back; it counts
+    as due.
     """
     moment = now()
     longest = moment + dt.timedelta(seconds=LONGEST_PAUSE)
@@ -104,7 +115,9 @@ def next_due_in(backend_id: str) -> float | None:
 
 def _delayed() -> QuerySet[ChildJob]:
     later = {"not_before__gt": Parameter("moment"), "not_before__lte": Parameter("longest")}
-    waits = ChildJob.objects.filter(backend_id=KEY, status=ChildStatus.QUEUED, current_attempt__isnull=True)
+    waits = ChildJob.objects.filter(
+        backend_id=KEY, status=ChildStatus.QUEUED, current_attempt__isnull=True
+    )
     return waits.filter(**later).only("not_before").order_by("not_before")[:1]
 
 
@@ -112,7 +125,8 @@ _next_due: Final = PreparedQuery(_delayed)
 
 
 def partner_refusal(backend_id: str, url: str, version: str, *, has_own_key: bool) -> str | None:
-    """Return why the ComfyUI of a session gets no key for partner nodes now, as a sentence; None: it gets the key.
+    """Return why the ComfyUI of a session gets no key for partner nodes now, as a sentence; None:
+    it gets the key.
 
     ``has_own_key``: the key is that of the job's submitter, not the installation's.
     """
@@ -120,11 +134,15 @@ def partner_refusal(backend_id: str, url: str, version: str, *, has_own_key: boo
     if row is None:
         return "The address of the backend was changed."
     row.comfyui_version = version
-    return lacks_reason(capabilities_of(row), needed_capabilities((), True, has_own_key=has_own_key))
+    return lacks_reason(
+        capabilities_of(row), needed_capabilities((), True, has_own_key=has_own_key)
+    )
 
 
 def groups_over(group_ids: Collection[str]) -> set[str]:
-    """Return which of some groups have ended, without a prompt that is still followed, or do not exist."""
+    """Return which of some groups have ended, without a prompt that is still followed, or do not
+    exist.
+    """
     found = JobGroup.objects.filter(pk__in=group_ids).order_by()
     followed = Attempt.objects.filter(child__group=OuterRef("pk"), ended_at__isnull=True)
     active = found.filter(Q(completed_at__isnull=True) | Exists(followed))

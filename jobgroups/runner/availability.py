@@ -1,6 +1,7 @@
 """Availability of one backend: since when and why it can take no work, and whether it is offline.
 
-The event sockets and the health probe write it; the other parts of the session read it. All times are monotonic.
+The event sockets and the health probe write it; the other parts of the session read it. All times
+are monotonic.
 """
 
 import logging
@@ -13,8 +14,8 @@ logger = logging.getLogger(__name__)
 class Availability:
     """Whether a backend can take work.
 
-    ``unavailable_since`` by backend id is shared by all sessions of the runner: a session that fails every second must
-    not restart the clock.
+    ``unavailable_since`` by backend id is shared by all sessions of the runner: a session that
+    fails every second must not restart the clock.
     """
 
     def __init__(self, backend_id: str, unavailable_since: MutableMapping[str, float]) -> None:
@@ -22,7 +23,8 @@ class Availability:
         self._unavailable_since = unavailable_since
         self.reason = ""  #: Why the backend is unavailable, as a clause.
         self.is_unfit = False  #: Whether the backend answers and can take no work all the same.
-        #: Whether the last requests failed, or the backend is unfit: an open event socket proves nothing then.
+        #: Whether the last requests failed, or the backend is unfit: an open event socket proves
+        #: nothing then.
         self.requests_fail = False
         self.last_frame_at = 0.0  #: When the last frame came, over any socket.
         self._offline_since: float | None = None
@@ -37,10 +39,11 @@ class Availability:
         return None if since is None else time.monotonic() - since
 
     def offline_for(self) -> float | None:
-        """Return for how many seconds neither an answer nor a frame came from the backend; else None.
+        """Return for how many seconds neither an answer nor a frame came from the backend; else
+        None.
 
-        An unavailable backend may answer all the same: it is unfit, or its event socket does not open. Its
-        prompts are followed then.
+        An unavailable backend may answer all the same: it is unfit, or its event socket does not
+        open. Its prompts are followed then.
         """
         since = self._offline_since
         if since is None or self.last_frame_at > since:
@@ -77,7 +80,9 @@ class Availability:
         self.connection_failed(reason)
 
     def probe_answered(self, unfit: str | None) -> None:
-        """Record an answered probe; ``unfit`` is a clause that says why the backend can take no work all the same."""
+        """Record an answered probe; ``unfit`` is a clause that says why the backend can take no
+        work all the same.
+        """
         self._offline_since = None
         self.is_unfit = self.requests_fail = unfit is not None
         if unfit is not None:

@@ -1,8 +1,10 @@
-"""Copies the outputs of completed jobs into the storage, in the background of a runner or in a process of `files`.
+"""Copies the outputs of completed jobs into the storage, in the background of a runner or in a
+process of `files`.
 
-A file is copied at most by one runner that leases its backend, or by the process that claims it. It may be copied by two
-(a backend is disabled, a process of `files` has just started, or was suspended), of which one stores it. A job's outcome
-never waits for it. Each backend has slots of its own: one that is slow, or sends large files, delays no capture of another.
+A file is copied at most by one runner that leases its backend, or by the process that claims it. It
+may be copied by two (a backend is disabled, a process of `files` has just started, or was
+suspended), of which one stores it. A job's outcome never waits for it. Each backend has slots of
+its own: one that is slow, or sends large files, delays no capture of another.
 """
 
 import asyncio
@@ -24,7 +26,14 @@ from backends.comfyui.client import ComfyClient
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.domain.marked_png import MarkedPng
 from jobgroups.domain.text import gibibytes
-from jobgroups.errors import BackendAway, OutputGone, OutputReplaced, StorageAway, StorageFull, WrongBody
+from jobgroups.errors import (
+    BackendAway,
+    OutputGone,
+    OutputReplaced,
+    StorageAway,
+    StorageFull,
+    WrongBody,
+)
 from jobgroups.log_context import bound
 from jobgroups.models import StoredFile
 from jobgroups.outputs import download
@@ -44,7 +53,9 @@ _STORED: Final = 4  #: Whole files that are put into a bucket at once.
 _SET: Final = 64  #: Files that are stored at once, and that wait for it.
 _BATCH: Final = 96  #: Captures of a backend that are read at once: more than wait to be stored,
 _CLAIMED: Final = 16  #: and that are claimed at once: the others are left to other processes.
-_CHUNK: Final = 2**22  #: Bytes that are written and hashed at once, while the next ones are received.
+_CHUNK: Final = (
+    2**22
+)  #: Bytes that are written and hashed at once, while the next ones are received.
 _LEAST_CHUNK: Final = 2**16  #: The same, while many files are copied.
 _BUFFERED: Final = 2**26  #: Bytes that all files have received and not written.
 _HASHED_AT_ONCE: Final = 2**20  #: Bytes of a file whose SHA-256 takes less than a write of its own.
@@ -90,7 +101,8 @@ class _Received:
 class Capturer:
     """Copies what is due. ``due`` is set when there may be more.
 
-    A ``runner`` copies from the backends that no other one leases; without, it is a process of `files`, which claims files.
+    A ``runner`` copies from the backends that no other one leases; without, it is a process of
+    `files`, which claims files.
     """
 
     def __init__(self, *, runner: str | None, intervals: Intervals) -> None:
@@ -99,14 +111,18 @@ class Capturer:
         self._runner = runner
         self._intervals = intervals
         # One more: what is due is read, and what failed is stored, while a bucket takes files.
-        self._threads = DatabaseThreads(threads=_STORED + 1, name="captures", keeps_connections=False)
+        self._threads = DatabaseThreads(
+            threads=_STORED + 1, name="captures", keeps_connections=False
+        )
         self._storing = asyncio.Semaphore(_STORED)
         self._sources: dict[str, _Source] = {}
         self._known: set[int] = set()  #: The captures that were read, and are not stored yet.
         self._received: asyncio.Queue[_Received] = asyncio.Queue(_SET)
         #: Backends from which nothing can be copied, and the monotonic time of the next try.
         self._away: dict[str, float] = {}
-        self._hasher = FileHasher(self._threads, runner=runner, intervals=intervals, is_idle=lambda: not self._sources)
+        self._hasher = FileHasher(
+            self._threads, runner=runner, intervals=intervals, is_idle=lambda: not self._sources
+        )
 
     async def run(self) -> None:
         """Copy files until cancelled."""
@@ -123,7 +139,9 @@ class Capturer:
                     self._add(found)
                     for backend_id in backend_ids:
                         if backend_id not in found:
-                            self._sources.setdefault(backend_id, _Source(backend_id)).may_have_more = True
+                            self._sources.setdefault(
+                                backend_id, _Source(backend_id)
+                            ).may_have_more = True
                     for source in list(self._sources.values()):
                         if source.waiting or source.may_have_more:
                             self._start(tasks, source)
@@ -145,7 +163,9 @@ class Capturer:
         return list(self._known)
 
     def _due(self, busy: Collection[str]) -> tuple[list[str], _Found]:
-        """Return the backends with due captures that are not busy, and the captures of those that could be read."""
+        """Return the backends with due captures that are not busy, and the captures of those that
+        could be read.
+        """
         require_space()
         backend_ids = [one for one in due_backends(runner=self._runner) if one not in busy]
         try:
@@ -161,7 +181,9 @@ class Capturer:
         if self._runner is not None:
             return due_captures(backend_ids=backend_ids, limit=_BATCH)
         seconds = self._intervals.capture_claim
-        return claimed_captures(captures.captures_claim(backend_ids=backend_ids, limit=_CLAIMED, seconds=seconds))
+        return claimed_captures(
+            captures.captures_claim(backend_ids=backend_ids, limit=_CLAIMED, seconds=seconds)
+        )
 
     def _add(self, found: _Found) -> None:
         for backend_id, files in found.items():
@@ -178,7 +200,9 @@ class Capturer:
     def _start(self, tasks: asyncio.TaskGroup, source: _Source) -> None:
         if source.tasks < _FROM_ONE:
             source.tasks += 1
-            tasks.create_task(self._capture_from(tasks, source), name=f"captures of {source.backend_id}")
+            tasks.create_task(
+                self._capture_from(tasks, source), name=f"captures of {source.backend_id}"
+            )
 
     async def _capture_from(self, tasks: asyncio.TaskGroup, source: _Source) -> None:
         """Copy what is due of a backend, until there is no more, or it does not answer."""
@@ -203,7 +227,9 @@ class Capturer:
             self.due.set()
 
     async def _next(self, source: _Source) -> tuple[int, OutputFile] | None:
-        """Return a due capture that is not copied yet; None if there is none, or its backend is away."""
+        """Return a due capture that is not copied yet; None if there is none, or its backend is
+        away.
+        """
         async with source.reading:
             if not source.waiting and source.may_have_more:
                 source.may_have_more = False
@@ -236,7 +262,12 @@ class Capturer:
             await store(captures.capture_give_up, capture_id=capture_id, reason=error.detail)
             return
         if not isinstance(error, (BackendAway, StorageAway, StorageFull, OSError, *TRANSIENT)):
-            logger.error("Capture of %s from %s: unexpected error", file.filename, file.backend_id, exc_info=error)
+            logger.error(
+                "Capture of %s from %s: unexpected error",
+                file.filename,
+                file.backend_id,
+                exc_info=error,
+            )
         pause = await store(
             captures.capture_postpone,
             capture_id=capture_id,
@@ -246,7 +277,9 @@ class Capturer:
         )
         if isinstance(error, MemoryError):
             self.is_out_of_memory.set()
-        if isinstance(error, BackendAway | StorageAway | StorageFull) and not isinstance(error, WrongBody):
+        if isinstance(error, BackendAway | StorageAway | StorageFull) and not isinstance(
+            error, WrongBody
+        ):
             self._away[file.backend_id] = time.monotonic() + pause
 
     async def _copy(self, capture_id: int, file: OutputFile, client: ComfyClient | None) -> bool:
@@ -255,8 +288,14 @@ class Capturer:
         try:
             async with download.open_at_backend(file, client=client) as answer:
                 chunks, length = download.joined(answer.chunks(), self._chunk), answer.length or 0
-                check = MarkedPng() if file.filename.lower().endswith(".png") and length <= _CHECKED else None
-                creating = self._threads.submit(functools.partial(_create, await anext(chunks), length, check))
+                check = (
+                    MarkedPng()
+                    if file.filename.lower().endswith(".png") and length <= _CHECKED
+                    else None
+                )
+                creating = self._threads.submit(
+                    functools.partial(_create, await anext(chunks), length, check)
+                )
                 try:
                     incoming = await asyncio.wrap_future(creating)
                 except asyncio.CancelledError:
@@ -277,7 +316,8 @@ class Capturer:
             self._want_hash(storing)
         except BaseException:
             if incoming is not None:
-                # Not awaited: a task that is cancelled could not. The end of the threads waits for it.
+                # Not awaited: a task that is cancelled could not. The end of the threads waits for
+                # it.
                 self._threads.submit(incoming.discard)
             raise
         return False
@@ -314,7 +354,9 @@ class Capturer:
         at_once = sum(source.tasks for source in self._sources.values())
         return max(_LEAST_CHUNK, min(_CHUNK, _BUFFERED // max(at_once, 1)))
 
-    async def _receive(self, chunks: AsyncIterator[bytearray], incoming: IncomingFile, length: int | None) -> None:
+    async def _receive(
+        self, chunks: AsyncIterator[bytearray], incoming: IncomingFile, length: int | None
+    ) -> None:
         """Write a file of a backend while it arrives."""
         writing: asyncio.Future[None] | None = None
         try:
@@ -322,8 +364,12 @@ class Capturer:
                 if writing is not None:
                     await writing
                 if length is None and incoming.size_bytes > _MOST_UNKNOWN:
-                    raise OSError(f"it has no length, and more than {gibibytes(_MOST_UNKNOWN)} came")
-                writing = asyncio.wrap_future(self._threads.submit(functools.partial(incoming.write, chunk)))
+                    raise OSError(
+                        f"it has no length, and more than {gibibytes(_MOST_UNKNOWN)} came"
+                    )
+                writing = asyncio.wrap_future(
+                    self._threads.submit(functools.partial(incoming.write, chunk))
+                )
         finally:
             if writing is not None:
                 await asyncio.wait([writing])
@@ -332,7 +378,9 @@ class Capturer:
 
 
 def _bound(file: OutputFile) -> contextlib.AbstractContextManager[None]:
-    return bound(group=file.group_id, job=file.job_id, attempt=file.attempt, backend=file.backend_id)
+    return bound(
+        group=file.group_id, job=file.job_id, attempt=file.attempt, backend=file.backend_id
+    )
 
 
 def _discard(creating: Future[IncomingFile]) -> None:
@@ -366,7 +414,9 @@ def store_copy(capture_id: int, output: OutputFile, incoming: IncomingFile, warn
     try:
         file = stored_row(incoming, output.filename)
         earlier = None if output.stored is None else output.stored.pk
-        captures.capture_store(capture_id=capture_id, path=incoming.path, file=file, warning=warning, earlier=earlier)
+        captures.capture_store(
+            capture_id=capture_id, path=incoming.path, file=file, warning=warning, earlier=earlier
+        )
     finally:
         incoming.discard()
 

@@ -1,4 +1,5 @@
-"""Stores what happens to the attempts of a runner, in sets: what comes during a transaction is stored by the next one.
+"""Stores what happens to the attempts of a runner, in sets: what comes during a transaction is
+stored by the next one.
 
 The plain writes of all groups share a transaction; each other one is stored by its service, alone.
 """
@@ -34,7 +35,9 @@ class _Group:
 
 
 class _Set:
-    """Writes of one transaction. The thread that begins it closes the set: nothing waits for a thread to be free."""
+    """Writes of one transaction. The thread that begins it closes the set: nothing waits for a
+    thread to be free.
+    """
 
     def __init__(self) -> None:
         self.waiting: list[_Waiting] = []
@@ -53,13 +56,18 @@ class _Set:
         """Return the writes that may be plain and whose session has not ended; no more are added."""
         with self._guard:
             self._is_closed = True
-        return [one.write for one in self.waiting if not one.done.cancelled() and may_be_plain(one.write)]
+        return [
+            one.write
+            for one in self.waiting
+            if not one.done.cancelled() and may_be_plain(one.write)
+        ]
 
 
 class Completer:
     """Stores a runner's writes. There is no delay: a write that is the only one is stored at once.
 
-    What is stored alone may wait for its group's row. It keeps later writes of its group waiting, and no others.
+    What is stored alone may wait for its group's row. It keeps later writes of its group waiting,
+    and no others.
     """
 
     def __init__(self, database: DatabaseThreads, tasks: asyncio.TaskGroup) -> None:
@@ -67,14 +75,23 @@ class Completer:
         self._task_group = tasks
         self._next = _Set()  #: The last set; a closed one takes nothing.
         self._next.close()
-        self._turn = threading.Lock()  #: Held during a set: two of them would find each other's groups locked.
+        self._turn = (
+            threading.Lock()
+        )  #: Held during a set: two of them would find each other's groups locked.
         self._groups: dict[str, _Group] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def store(
-        self, group_id: str, work: Callable[..., Any], *, fence: FencingToken, attempt_id: int, **fields: Any
+        self,
+        group_id: str,
+        work: Callable[..., Any],
+        *,
+        fence: FencingToken,
+        attempt_id: int,
+        **fields: Any,
     ) -> Any:
-        """Run a fenced service on an attempt of a group until the database takes it, and return its result.
+        """Run a fenced service on an attempt of a group until the database takes it, and return its
+        result.
 
         Raises ``LeaseLost`` if another runner holds the lease now.
         """
@@ -110,10 +127,14 @@ class Completer:
         task.add_done_callback(self._tasks.discard)
 
     async def _store_set(self, some: _Set) -> None:
-        """Store what is plain of some writes in one transaction, and the others alone; after an error, each alone."""
+        """Store what is plain of some writes in one transaction, and the others alone; after an
+        error, each alone.
+        """
         results: dict[AttemptWrite, Any] = {}
         try:
-            with contextlib.suppress(Exception):  # each write runs again by itself and gets its own error
+            with contextlib.suppress(
+                Exception
+            ):  # each write runs again by itself and gets its own error
                 results = await self._database.run_with_retry(self._store, some)
             some.close()
             for one in some.waiting:

@@ -53,7 +53,9 @@ class DesiredState:
 
 
 def desired_state(row: Mapping[str, Any]) -> DesiredState:
-    return DesiredState(**{one.name: row[one.name] for one in fields(DesiredState)} | {"hold": Hold(row["hold"])})
+    return DesiredState(
+        **{one.name: row[one.name] for one in fields(DesiredState)} | {"hold": Hold(row["hold"])}
+    )
 
 
 _HALF_S: Final = LEASE_TTL.total_seconds() / 2
@@ -73,9 +75,12 @@ class RunnerSettings:
     max_answer_bytes: int
     marks_outputs: bool = True
     threads: int  #: Database threads for what must not be lost: 1 on SQLite.
-    move_after_s: float = 60.0  #: Seconds of absence after which what waits for a backend may go elsewhere.
+    #: Seconds of absence after which what waits for a backend may go elsewhere.
+    move_after_s: float = 60.0
     captures: bool = False  #: Whether outputs are copied into the storage.
-    comfy_org_api_key: str = field(default="", repr=False)  #: Of Comfy.org, for partner nodes; empty: none.
+    comfy_org_api_key: str = field(
+        default="", repr=False
+    )  #: Of Comfy.org, for partner nodes; empty: none.
     intervals: Intervals = field(default_factory=Intervals)
     #: A half-open socket must not hold up an orderly end, which has 5 s.
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(close_s=1.5))
@@ -88,11 +93,14 @@ class RunnerContext:
     pool: Pool
     completer: Completer
     captures_due: asyncio.Event  #: Set when outputs are to be copied.
-    instance: str  #: Part of the client ids: distinguishes the sockets of this process from all others.
+    #: Part of the client ids: distinguishes the sockets of this process from all others.
+    instance: str
     settings: RunnerSettings
-    #: Times of jobs, until they are stored for all backends at once. If the runner ends before, only precision is lost.
+    #: Times of jobs, until they are stored for all backends at once. If the runner ends before,
+    #: only precision is lost.
     timings: list[TimingSample] = field(default_factory=list)
-    #: Since when each backend is unavailable, by the monotonic clock; kept from one session to the next.
+    #: Since when each backend is unavailable, by the monotonic clock; kept from one session to the
+    #: next.
     unavailable_since: dict[str, float] = field(default_factory=dict)
 
 
@@ -111,19 +119,26 @@ class SessionContext:
     interrupter: Interrupter = field(init=False)
     inputs: InputFiles = field(init=False)
     partners: PartnerNodes = field(init=False)
-    follow_socket: Callable[[str], None] = field(init=False)  #: Has the events of an older client id received.
+    follow_socket: Callable[[str], None] = field(
+        init=False
+    )  #: Has the events of an older client id received.
     #: Called with the monotonic time of a POST that ComfyUI accepted.
     expect_status_since: Callable[[float], None] = field(init=False)
-    #: Returns the digests of the workflows of which a prompt is uncertain: no other prompt of them is sent.
+    #: Returns the digests of the workflows of which a prompt is uncertain: no other prompt of them
+    #: is sent.
     uncertain_workflows: Callable[[], Collection[str]] = field(init=False)
     #: Of each workflow whose prompt is being sent, by digest.
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
-    task_group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)  #: Entered when the session runs.
+    task_group: asyncio.TaskGroup = field(
+        default_factory=asyncio.TaskGroup
+    )  #: Entered when the session runs.
     refused_at: float = -math.inf  #: When ComfyUI last refused a prompt, in monotonic time.
-    stats: SystemStats | None = None  #: What ComfyUI last said of its server and devices; None: not known yet.
+    #: What ComfyUI last said of its server and devices; None: not known yet.
+    stats: SystemStats | None = None
     #: How far the clock that dates the backend's files is ahead of its own; None: not known yet.
     files_ahead: dt.timedelta | None = None
-    #: Digest of the models of the last prompt of ours that executed; None: other models may be loaded.
+    #: Digest of the models of the last prompt of ours that executed; None: other models may be
+    #: loaded.
     loaded_models: str | None = None
     #: Set when a child may be waiting for a free slot.
     work_available: asyncio.Event = field(default_factory=asyncio.Event)
@@ -144,7 +159,8 @@ class SessionContext:
         return None if self.stats is None else self.stats.version
 
     def orders_previews(self, group_id: str) -> bool:
-        """Return whether a prompt of a group that is sent now is to create previews, which costs the GPU some time.
+        """Return whether a prompt of a group that is sent now is to create previews, which costs
+        the GPU some time.
 
         A method of ComfyUI's command line stays.
         """
@@ -157,9 +173,11 @@ class SessionContext:
 
     @property
     def lease_is_fresh(self) -> bool:
-        """Whether this runner certainly holds the lease, so that it may change the backend: half its life is left.
+        """Whether this runner certainly holds the lease, so that it may change the backend: half
+        its life is left.
 
-        A runner that was paused, or that cannot reach the database, may have lost a lease without knowing.
+        A runner that was paused, or that cannot reach the database, may have lost a lease without
+        knowing.
         """
         return time.monotonic() - self.renewed_at <= _HALF_S
 
@@ -183,5 +201,7 @@ class SessionContext:
             self.work_available.set()
 
     def request_failed(self, error: BackendError) -> None:
-        """Log a request without an answer; the health probe finds out whether the backend is offline."""
+        """Log a request without an answer; the health probe finds out whether the backend is
+        offline.
+        """
         logger.debug("%s did not answer: %s", self.backend_id, error)

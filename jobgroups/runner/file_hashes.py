@@ -1,4 +1,6 @@
-"""Computes the SHA-256 of captured files while no file is copied: it takes several times as long as a BLAKE3."""
+"""Computes the SHA-256 of captured files while no file is copied: it takes several times as long as
+a BLAKE3.
+"""
 
 import asyncio
 import contextlib
@@ -20,17 +22,25 @@ from jobgroups.services.stored_files import read_file
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 8  #: Files whose hashes are stored together.
-_PART: Final = 2**22  #: Bytes that are read and hashed at once: a copy that becomes due waits for no more.
+_PART: Final = (
+    2**22
+)  #: Bytes that are read and hashed at once: a copy that becomes due waits for no more.
 
 
 class FileHasher:
     """Computes what is missing. ``wanted`` is set when a file was stored without its SHA-256.
 
-    Several processes may hash one file, which does no harm. Each begins at another one, and so they rarely do.
+    Several processes may hash one file, which does no harm. Each begins at another one, and so they
+    rarely do.
     """
 
     def __init__(
-        self, threads: DatabaseThreads, *, runner: str | None, intervals: Intervals, is_idle: Callable[[], bool]
+        self,
+        threads: DatabaseThreads,
+        *,
+        runner: str | None,
+        intervals: Intervals,
+        is_idle: Callable[[], bool],
     ) -> None:
         self.wanted = asyncio.Event()
         self._threads = threads

@@ -1,4 +1,6 @@
-"""The files of jobs in the background: in each runner what is expired is removed, in a process of `files` they are copied too."""
+"""The files of jobs in the background: in each runner what is expired is removed, in a process of
+`files` they are copied too.
+"""
 
 import asyncio
 import contextlib
@@ -25,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 _CLEAN_AGAIN: Final = 60.0  #: Seconds until the files are cleaned again after an error.
 _PART_PAUSE: Final = 0.05  #: Seconds between two parts of the retention.
-_END_WITHIN: Final = 1.5  #: Seconds in which an orderly end is to be stored; the process has a few more.
+#: Seconds in which an orderly end is to be stored; the process has a few more.
+_END_WITHIN: Final = 1.5
 
 
 class OutOfMemory(Exception):
@@ -43,27 +46,38 @@ class FilesService:
         self._stopping = asyncio.Event()
         self._capturer = Capturer(runner=None, intervals=intervals)
         self._pulse = DatabaseThreads(threads=1, name="files-pulse")
-        self._background = DatabaseThreads(threads=1, name="files-background", keeps_connections=False)
+        self._background = DatabaseThreads(
+            threads=1, name="files-background", keeps_connections=False
+        )
 
     def stop(self) -> None:
         """End soon."""
         self._stopping.set()
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Run until :meth:`stop`; raise :class:`OutOfMemory` after a copy that failed for want of memory.
+        """Run until :meth:`stop`; raise :class:`OutOfMemory` after a copy that failed for want of
+        memory.
 
         ``ready`` is called after the first heartbeat.
         """
         claimed: list[int] = []
         try:
             async with asyncio.TaskGroup() as tasks:
-                clean = functools.partial(clean_loop, self._background, self._intervals, self._instance, self._instance)
+                clean = functools.partial(
+                    clean_loop, self._background, self._intervals, self._instance, self._instance
+                )
                 running = [tasks.create_task(clean())]
                 if self._captures:
-                    running += [tasks.create_task(self._capturer.run()), tasks.create_task(self._beat_loop(ready))]
+                    running += [
+                        tasks.create_task(self._capturer.run()),
+                        tasks.create_task(self._beat_loop(ready)),
+                    ]
                 else:
                     ready()  # without a heartbeat: the runners leave nothing to it
-                ends = [tasks.create_task(one.wait()) for one in (self._stopping, self._capturer.is_out_of_memory)]
+                ends = [
+                    tasks.create_task(one.wait())
+                    for one in (self._stopping, self._capturer.is_out_of_memory)
+                ]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 claimed = self._capturer.claimed
                 for task in (*running, *ends):
@@ -90,11 +104,16 @@ class FilesService:
             await self._pulse.run_with_retry(beat)
             if time.monotonic() > held_at + claim / 3:
                 held_at = time.monotonic()
-                await self._pulse.run_with_retry(captures_hold, ids=self._capturer.claimed, seconds=claim)
+                await self._pulse.run_with_retry(
+                    captures_hold, ids=self._capturer.claimed, seconds=claim
+                )
 
 
-async def clean_loop(database: DatabaseThreads, intervals: Intervals, name: str, instance: str) -> None:
-    """Remove what is expired or unused, and what killed processes left. An error costs no job: it is logged.
+async def clean_loop(
+    database: DatabaseThreads, intervals: Intervals, name: str, instance: str
+) -> None:
+    """Remove what is expired or unused, and what killed processes left. An error costs no job: it
+    is logged.
 
     It marks the storage as used by a runner or a process of `files`.
     """

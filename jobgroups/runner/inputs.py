@@ -1,7 +1,9 @@
-"""What a prompt needs before it is sent: its assets on the backend, and the key for its partner nodes.
+"""What a prompt needs before it is sent: its assets on the backend, and the key for its partner
+nodes.
 
-A file is named by its hash and counts as present only with its whole length: an upload that broke off, or one of
-another Director that is under way, is no file. ComfyUI writes an upload after it has received all of it.
+A file is named by its hash and counts as present only with its whole length: an upload that broke
+off, or one of another Director that is under way, is no file. ComfyUI writes an upload after it has
+received all of it.
 """
 
 import asyncio
@@ -31,7 +33,8 @@ from jobgroups.workflow.inventory import class_types, uses_partner_nodes
 logger = logging.getLogger(__name__)
 
 _TRIES: Final = 3  #: Uploads of a file for one prompt, before the attempt fails.
-_STORAGE_PAUSES: Final = 600  #: Pauses between them for which a storage that does not answer is waited for: 10 min.
+#: Pauses between them for which a storage that does not answer is waited for: 10 min.
+_STORAGE_PAUSES: Final = 600
 _TAKEN: Final = "It was taken back before its input file was sent."
 
 
@@ -45,7 +48,9 @@ class NotSendable(Exception):
 
 
 class InputFiles:
-    """The input files at one backend. Each is uploaded by one prompt at a time; the others wait and find it."""
+    """The input files at one backend. Each is uploaded by one prompt at a time; the others wait and
+    find it.
+    """
 
     def __init__(self, client: ComfyClient, database: DatabaseThreads, pause: float) -> None:
         self._client = client
@@ -54,7 +59,8 @@ class InputFiles:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def place(self, workflow: Workflow, may_send: Callable[[], bool]) -> Workflow:
-        """Return the workflow with file names in the place of its references, once the files are at the backend.
+        """Return the workflow with file names in the place of its references, once the files are at
+        the backend.
 
         Args:
             workflow: of the prompt.
@@ -74,7 +80,10 @@ class InputFiles:
             where = {"node_id": node, "input_name": name, "refused_by": "director"}
             asset = found.get(asset_id)
             if asset is None:
-                message = f"Node {node}: the asset of its input {name!r} was deleted. Upload it and submit again."
+                message = (
+                    f"Node {node}: the asset of its input {name!r} was deleted. Upload it and "
+                    "submit again."
+                )
                 raise NotSendable(FailureClass.WORKFLOW_REFUSED, message, where)
             try:
                 names[asset_id] = await self._place(asset, may_send)
@@ -83,7 +92,8 @@ class InputFiles:
             except FileTooLarge as error:
                 megabytes = asset.size_bytes // 2**20 + 1
                 message = (
-                    f"Node {node}: {asset.name} has {asset.size_bytes / 2**20:.1f} MB, more than the backend"
+                    f"Node {node}: {asset.name} has {asset.size_bytes / 2**20:.1f} MB, more than "
+                    "the backend"
                     f" accepts (413). Start ComfyUI with --max-upload-size {megabytes} or more."
                 )
                 raise NotSendable(FailureClass.NODE_OR_MODEL_MISSING, message, where) from error
@@ -134,10 +144,12 @@ class InputFiles:
 
 
 _KEY_LOST: Final = (
-    "The API key that was sent with this job is kept in memory alone, and no runner has it: the Director was restarted, or"
+    "The API key that was sent with this job is kept in memory alone, and no runner has it: the "
+    "Director was restarted, or"
     " a runner in another process was not connected to Redis. Submit the job again with its key."
 )
-_DESCRIBED_WITHIN: Final = 5.0  #: Seconds that a backend has to describe the node classes of a prompt.
+#: Seconds that a backend has to describe the node classes of a prompt.
+_DESCRIBED_WITHIN: Final = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -158,7 +170,9 @@ class PartnerNodes:
         self._known.clear()
 
     async def are_in(self, workflow: Workflow) -> bool | None:
-        """Return whether the backend marks a node of a workflow as a partner's; None: it did not describe all."""
+        """Return whether the backend marks a node of a workflow as a partner's; None: it did not
+        describe all.
+        """
         with contextlib.suppress(BackendError, TimeoutError):
             async with asyncio.timeout(_DESCRIBED_WITHIN):
                 for name in sorted(class_types(workflow) - self._known.keys()):
@@ -168,7 +182,8 @@ class PartnerNodes:
         return uses_partner_nodes(workflow, [self._known])
 
     async def key(self, version: str | None, own_of: str | None) -> dict[str, str]:
-        """Return the part of ``extra_data`` with the key; raise ``NotSendable`` if the backend does not get the key now.
+        """Return the part of ``extra_data`` with the key; raise ``NotSendable`` if the backend does
+        not get the key now.
 
         Args:
             version: that of its ComfyUI.
@@ -179,8 +194,14 @@ class PartnerNodes:
             partner_refusal, self.backend_id, self.url, version or "", has_own_key=is_own
         )
         if refusal:
-            raise NotSendable(FailureClass.NODE_OR_MODEL_MISSING, refusal, {"refused_by": "director"})
+            raise NotSendable(
+                FailureClass.NODE_OR_MODEL_MISSING, refusal, {"refused_by": "director"}
+            )
         key = await self.hub.key_of(own_of or INSTALLATION, within=self.key_wait if is_own else 0.0)
         if key is None:
-            raise NotSendable(FailureClass.WORKFLOW_REFUSED, _KEY_LOST, {"refused_by": "director", "reason": KEY_LOST})
+            raise NotSendable(
+                FailureClass.WORKFLOW_REFUSED,
+                _KEY_LOST,
+                {"refused_by": "director", "reason": KEY_LOST},
+            )
         return {"api_key_comfy_org": key}

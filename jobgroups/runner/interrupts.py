@@ -1,15 +1,16 @@
 """Interrupts that a session sends to its backend, and which prompt each of them ended.
 
-ComfyUI's interrupt flag is process-wide: the flag of an interrupt that arrives too late ends the next
-prompt. Each interrupt ends at most one prompt. So a prompt of ours that ends as interrupted, and whose
-own stop was not requested, was ended by an interrupt of ours only if
+ComfyUI's interrupt flag is process-wide: the flag of an interrupt that arrives too late ends the
+next prompt. Each interrupt ends at most one prompt. So a prompt of ours that ends as interrupted,
+and whose own stop was not requested, was ended by an interrupt of ours only if
 
 - that interrupt was sent for another prompt, in the moments before this prompt's end, and
 - its own target is not known to have ended as interrupted, and
 - it has not ended a third prompt.
 
-Otherwise a user interrupted the prompt at the backend. A target that was sent several interrupts used
-one of them; which of the others was lost is not known, so these still count. All times are monotonic.
+Otherwise a user interrupted the prompt at the backend. A target that was sent several interrupts
+used one of them; which of the others was lost is not known, so these still count. All times are
+monotonic.
 """
 
 import contextlib
@@ -79,17 +80,22 @@ class InterruptLog:
         return (
             interrupt
             for interrupt in self._unused
-            if interrupt.target != prompt_id and interrupt.answered_at >= since and interrupt.sent_at <= until
+            if interrupt.target != prompt_id
+            and interrupt.answered_at >= since
+            and interrupt.sent_at <= until
         )
 
 
 def runs_alone(queue: Queue, prompt_id: str, is_own: Callable[[str], bool]) -> tuple[bool, str]:
-    """Return whether a prompt runs, and why an interrupt of what runs may hit another client, as a clause."""
+    """Return whether a prompt runs, and why an interrupt of what runs may hit another client, as a
+    clause.
+    """
     running = [item.prompt_id for item in queue.running]
     if prompt_id not in running:
         return False, ""
     others = sum(
-        item.prompt_id != prompt_id and not is_own(item.prompt_id) for item in (*queue.running, *queue.pending)
+        item.prompt_id != prompt_id and not is_own(item.prompt_id)
+        for item in (*queue.running, *queue.pending)
     )
     if not others:
         return running == [prompt_id], ""
@@ -106,11 +112,13 @@ class Interrupter:
     log: InterruptLog = field(default_factory=InterruptLog, init=False)
 
     async def interrupt(self, prompt_id: str) -> SentStop:
-        """Cancel a running prompt as a job, or interrupt it by its id, where ComfyUI is older than 0.26.
+        """Cancel a running prompt as a job, or interrupt it by its id, where ComfyUI is older than
+        0.26.
 
-        A ComfyUI below 0.3.57 ignores the id and interrupts the prompt that runs. It is interrupted only if its queue,
-        read just before, shows this prompt running and no prompt of another client. A waiting prompt of ours that is
-        interrupted instead is rendered again. Raises ``BackendError`` if the backend does not answer.
+        A ComfyUI below 0.3.57 ignores the id and interrupts the prompt that runs. It is interrupted
+        only if its queue, read just before, shows this prompt running and no prompt of another
+        client. A waiting prompt of ours that is interrupted instead is rendered again. Raises
+        ``BackendError`` if the backend does not answer.
         """
         may_cancel = has(self.version(), Feature.CANCEL) and self.lease_is_fresh()
         # A backend that was downgraded since its last probe does not know the route.
@@ -134,14 +142,19 @@ class Interrupter:
         except AnswerTooLarge:
             is_running, why = True, "its queue is too long to be read"
         version = self.version() or "of unknown version"
-        return is_running, why and f"ComfyUI {version} is not known to stop one prompt by its id, and {why}"
+        return (
+            is_running,
+            why and f"ComfyUI {version} is not known to stop one prompt by its id, and {why}",
+        )
 
     async def ended_by_other(self, prompt_id: str, *, since: float, until: float) -> bool:
-        """Return whether the interrupt of another prompt ended this one, which ended as interrupted.
+        """Return whether the interrupt of another prompt ended this one, which ended as
+        interrupted.
 
-        The other prompt ran before, so its end is in the history. If the history does not say how it ended, its
-        interrupt counts as unused: the child is rendered again rather than lost. ``since`` is the monotonic time from
-        which on an interrupt may have ended this prompt, ``until`` that of its end.
+        The other prompt ran before, so its end is in the history. If the history does not say how
+        it ended, its interrupt counts as unused: the child is rendered again rather than lost.
+        ``since`` is the monotonic time from which on an interrupt may have ended this prompt,
+        ``until`` that of its end.
         """
         for target in self.log.targets(prompt_id, since=since, until=until):
             with contextlib.suppress(BackendError):

@@ -15,13 +15,16 @@ from jobgroups.queries import pool
 from jobgroups.services import expiry, moves
 from jobgroups.services.claims import ClaimResult
 
-_LEFTOVER_POLL: Final = 1.0  #: Seconds between two readings while a backend found no job where one is counted.
+#: Seconds between two readings while a backend found no job where one is counted.
+_LEFTOVER_POLL: Final = 1.0
 
 
 class Pool:
-    """Reads the queue, has jobs chosen for sessions with a free slot, and ends jobs that no backend can take.
+    """Reads the queue, has jobs chosen for sessions with a free slot, and ends jobs that no backend
+    can take.
 
-    Jobs without any candidate fail after ``give_up_s``, queued jobs time out after ``queued_limit_s``.
+    Jobs without any candidate fail after ``give_up_s``, queued jobs time out after
+    ``queued_limit_s``.
     """
 
     def __init__(self, database: DatabaseThreads, *, give_up_s: float, queued_limit_s: int) -> None:
@@ -59,14 +62,18 @@ class Pool:
             await self._database.run_with_retry(expiry.variants_bypassed, bypasses)
         overlooked = self.schedule.overlooked(started)
         # To plan a long queue takes as long as to read it: both are done in the thread.
-        backlog = await self._database.run_with_retry(lambda: Backlog(pool.pool_snapshot(self._backends), overlooked))
+        backlog = await self._database.run_with_retry(
+            lambda: Backlog(pool.pool_snapshot(self._backends), overlooked)
+        )
         self.schedule.renew(backlog)
         self._read_at = time.monotonic()
         took = self._read_at - started
         self._not_before = self._read_at + took * (1 / pool.READING_PART - 1)
 
     async def recall(self, free: Sequence[str]) -> None:
-        """Take prompts back that another backend ends earlier; ``free`` are those without prompt and job."""
+        """Take prompts back that another backend ends earlier; ``free`` are those without prompt
+        and job.
+        """
         for attempt_id in self.schedule.recalls(free):
             if not await self._database.run_with_retry(moves.prompt_recall, attempt_id=attempt_id):
                 self.schedule.refused.add(attempt_id)
@@ -88,7 +95,9 @@ class Pool:
         marked = await self._database.run_with_retry(pool.unplaced_variants)
         placed = marked.keys() - unplaced
         if placed or unplaced - marked.keys():
-            await self._database.run_with_retry(expiry.variants_mark, unplaced=unplaced - marked.keys(), placed=placed)
+            await self._database.run_with_retry(
+                expiry.variants_mark, unplaced=unplaced - marked.keys(), placed=placed
+            )
         moment = monotonic_now()
         due = moment - dt.timedelta(seconds=self._give_up_s)
         for variant_id in sorted(unplaced & marked.keys()):
@@ -101,4 +110,6 @@ class Pool:
             await self._database.run_with_retry(expiry.pool_fail_barred, variant_id=variant_id)
         limit = dt.timedelta(seconds=self._queued_limit_s)
         for variant_id in self.schedule.snapshot.overdue(moment - limit):
-            await self._database.run_with_retry(expiry.pool_expire, variant_id=variant_id, limit_s=self._queued_limit_s)
+            await self._database.run_with_retry(
+                expiry.pool_expire, variant_id=variant_id, limit_s=self._queued_limit_s
+            )

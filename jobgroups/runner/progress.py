@@ -1,4 +1,5 @@
-"""Progress on its way out: at once to the hub, at most ten a second a child; four times a second to disk.
+"""Progress on its way out: at once to the hub, at most ten a second a child; four times a second to
+disk.
 
 The reader of the socket calls this and never waits.
 """
@@ -41,7 +42,8 @@ class ProgressReporter:
     def update(self, tracker: ProgressTracker) -> None:
         """Publish the newest progress: now, or 0.1 s after the last frame.
 
-        A backend may send far more frames than are published; the percentage is computed only for those.
+        A backend may send far more frames than are published; the percentage is computed only for
+        those.
         """
         if self._closed:
             return
@@ -118,7 +120,9 @@ class ProgressWriter:
     def __init__(self, *, hub: Hub, intervals: Intervals) -> None:
         self.hub = hub
         self.intervals = intervals
-        self.dirty: dict[str, ProgressRow] = {}  #: Child id to its newest progress that is not stored yet.
+        self.dirty: dict[
+            str, ProgressRow
+        ] = {}  #: Child id to its newest progress that is not stored yet.
         self.is_dirty = asyncio.Event()
         self._database = DatabaseThreads(threads=1, name="runner-progress")
 

@@ -1,4 +1,6 @@
-"""Reads doubtful copies again, which earlier releases took for the files of jobs, and replaces them by good ones."""
+"""Reads doubtful copies again, which earlier releases took for the files of jobs, and replaces them
+by good ones.
+"""
 
 import asyncio
 import hashlib
@@ -19,8 +21,11 @@ from jobgroups.services.captures import capture_warn
 from jobgroups.services.stored_files import IncomingFile, read_file
 
 _CHUNK: Final = 2**22  #: Bytes of a copy that are read at once.
-_COPIED_WITHIN: Final = 600.0  #: Seconds for a file: a backend may send a few bytes from time to time.
-_HEAD: Final = 2**24  #: Bytes of a PNG in which its mark is searched: ComfyUI writes it before the pixels.
+#: Seconds for a file: a backend may send a few bytes from time to time.
+_COPIED_WITHIN: Final = 600.0
+_HEAD: Final = (
+    2**24
+)  #: Bytes of a PNG in which its mark is searched: ComfyUI writes it before the pixels.
 
 
 class _Stays(Exception):
@@ -30,8 +35,8 @@ class _Stays(Exception):
 def copies_recheck(*, group_id: str | None = None) -> Iterator[bool]:
     """Judge the copies of one group or of all; yield for each doubtful one whether it was replaced.
 
-    A copy is replaced by a file that is good, and proven to be the job's. Otherwise it stays, with a warning.
-    Raises ``StorageAway`` or ``StorageFull``.
+    A copy is replaced by a file that is good, and proven to be the job's. Otherwise it stays, with
+    a warning. Raises ``StorageAway`` or ``StorageFull``.
     """
     doubts: dict[tuple[str, str], str] = {}  # jobs share the file of a content
     for capture_id, file, copy in stored_captures(group_id=group_id):
@@ -88,11 +93,14 @@ async def _receive(file: OutputFile, incoming: IncomingFile) -> tuple[download.B
                     incoming.write(chunk)
             return answer, await download.verify(file, answer)
     except TimeoutError:
-        raise _Stays(f"Its backend did not send the whole file within {_COPIED_WITHIN:g} s.") from None
+        raise _Stays(
+            f"Its backend did not send the whole file within {_COPIED_WITHIN:g} s."
+        ) from None
 
 
 def _is_proven(file: OutputFile, answer: download.BackendAnswer, incoming: IncomingFile) -> bool:
-    """Return whether a file has the mark of its job, or was dated by its backend before its job ended and no later one.
+    """Return whether a file has the mark of its job, or was dated by its backend before its job
+    ended and no later one.
 
     A file that is younger than the end of its job was refused when it was opened.
     """

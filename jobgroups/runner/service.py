@@ -1,4 +1,6 @@
-"""The runner: holds leases, runs a session for each of its backends, sends heartbeats, dispatches work."""
+"""The runner: holds leases, runs a session for each of its backends, sends heartbeats, dispatches
+work.
+"""
 
 import asyncio
 import contextlib
@@ -32,15 +34,21 @@ from jobgroups.services.timings import timings_store
 
 logger = logging.getLogger(__name__)
 
-_SIGN_OFF_WITHIN: Final = 1.5  #: Seconds in which an orderly end is to be stored; the process has a few more.
+#: Seconds in which an orderly end is to be stored; the process has a few more.
+_SIGN_OFF_WITHIN: Final = 1.5
 _SENT_WITHIN: Final = 0.8  #: And for what is being sent when a stop comes.
 _HANDOVER_POLL: Final = 0.2  #: Seconds between two checks whether a backend can be handed over.
-_KEEPS_FOR: Final = 60.0  #: Seconds without a handover after a runner took more than its share of unclaimed backends.
-_POOL_POLL: Final = 1.0  #: Seconds between two checks whether the queue of the pool is to be read again.
-_LONGEST_RESTART_PAUSE: Final = 30.0  #: Seconds: the longest pause before a session that failed is opened again.
+#: Seconds without a handover after a runner took more than its share of unclaimed backends.
+_KEEPS_FOR: Final = 60.0
+#: Seconds between two checks whether the queue of the pool is to be read again.
+_POOL_POLL: Final = 1.0
+#: Seconds: the longest pause before a session that failed is opened again.
+_LONGEST_RESTART_PAUSE: Final = 30.0
 
 
-Loops = Mapping[str, Callable[[], Coroutine[Any, Any, None]]]  #: By name, what runs until it is cancelled.
+Loops = Mapping[
+    str, Callable[[], Coroutine[Any, Any, None]]
+]  #: By name, what runs until it is cancelled.
 
 
 class RunnerReplaced(Exception):
@@ -50,12 +58,18 @@ class RunnerReplaced(Exception):
 class RunnerService:
     """One runner, from its start to its orderly end or to an unexpected error.
 
-    The caller holds the lock on the runner's name for as long as this runs. It closes ``background``, the threads of
-    the loops whose jobs are rare. ``loops`` run beside the service's own while it is registered.
+    The caller holds the lock on the runner's name for as long as this runs. It closes
+    ``background``, the threads of the loops whose jobs are rare. ``loops`` run beside the service's
+    own while it is registered.
     """
 
     def __init__(
-        self, settings: RunnerSettings, hub: Hub, background: DatabaseThreads, loops: Loops, name_lock: Lock | None
+        self,
+        settings: RunnerSettings,
+        hub: Hub,
+        background: DatabaseThreads,
+        loops: Loops,
+        name_lock: Lock | None,
     ) -> None:
         self._settings = settings
         self._name_lock = name_lock
@@ -69,7 +83,9 @@ class RunnerService:
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
         threads = settings.threads
-        self._database = DatabaseThreads(threads=threads, name="runner-db", batch_commits=threads == 1)
+        self._database = DatabaseThreads(
+            threads=threads, name="runner-db", batch_commits=threads == 1
+        )
         self._pulse = DatabaseThreads(threads=1, name="runner-pulse")
         self._background = background
         self._reporter = ProgressWriter(hub=hub, intervals=settings.intervals)
@@ -90,8 +106,8 @@ class RunnerService:
     async def run(self, ready: Callable[[], None] | None = None) -> None:
         """Run until :meth:`stop`; raise ``RunnerReplaced`` if another process runs under this name.
 
-        ``ready`` is called when the runner is registered as alive. After any other error, which was not expected in one
-        of its loops, start another service.
+        ``ready`` is called when the runner is registered as alive. After any other error, which was
+        not expected in one of its loops, start another service.
         """
         self._loop = asyncio.get_running_loop()
         if self._settings.comfy_org_api_key:
@@ -116,7 +132,9 @@ class RunnerService:
             context = RunnerContext(
                 database=database,
                 progress=self._reporter,
-                pool=Pool(database, give_up_s=settings.give_up_s, queued_limit_s=settings.queued_limit_s),
+                pool=Pool(
+                    database, give_up_s=settings.give_up_s, queued_limit_s=settings.queued_limit_s
+                ),
                 completer=completer,
                 captures_due=self._capturer.due,
                 instance=self._instance,
@@ -133,7 +151,9 @@ class RunnerService:
                 **({"captures": self._capturer.run} if settings.captures else {}),
                 **self._loops,
             }
-            services = [tasks.create_task(loop(), name=f"runner: {name}") for name, loop in loops.items()]
+            services = [
+                tasks.create_task(loop(), name=f"runner: {name}") for name, loop in loops.items()
+            ]
             await self._stopping.wait()
             await self._finish_sending()
             for task in [*services, *(session.task for session in self._sessions.values())]:
@@ -141,7 +161,9 @@ class RunnerService:
             completer.cancel()
 
     async def _finish_sending(self) -> None:
-        """Wait for the answers to prompts that are being sent; else they are uncertain for half a minute."""
+        """Wait for the answers to prompts that are being sent; else they are uncertain for half a
+        minute.
+        """
         sessions = list(self._sessions.values())
         for session in sessions:
             session.start_handover()
@@ -153,7 +175,10 @@ class RunnerService:
     async def _register(self) -> bool:
         """Register as alive, however long the database is away; False: a stop came before."""
         signing = self._pulse.run_with_retry(
-            runners.runner_register, name=self._settings.name, instance=self._instance, version=self._settings.version
+            runners.runner_register,
+            name=self._settings.name,
+            instance=self._instance,
+            version=self._settings.version,
         )
         async with asyncio.TaskGroup() as tasks:
             both = [
@@ -185,7 +210,8 @@ class RunnerService:
             self._count_busy(min(gone, leases.LEASE_TTL.total_seconds()))
             if gone > leases.LEASE_TTL.total_seconds():
                 logger.warning(
-                    "This runner has renewed nothing for %.0f s: it was paused, its machine slept, or"
+                    "This runner has renewed nothing for %.0f s: it was paused, its machine "
+                    "slept, or"
                     " the database was away. What another runner took over meanwhile is that one's.",
                     gone,
                 )
@@ -195,11 +221,16 @@ class RunnerService:
     def _count_busy(self, seconds: float) -> None:
         # A sample of each heartbeat: exact for long prompts, and right on average for short ones.
         for backend_id, session in self._sessions.items():
-            is_busy = any(one.machine.state is AttemptState.RUNNING for one in session.attempts.drivers.values())
+            is_busy = any(
+                one.machine.state is AttemptState.RUNNING
+                for one in session.attempts.drivers.values()
+            )
             metrics.busy_seconds.labels(backend_id).inc(seconds if is_busy else 0.0)
 
     def _renew(self) -> tuple[float, set[FencingToken]] | None:
-        """Return when the leases were renewed, and which were found ours then; None: the name is another process's."""
+        """Return when the leases were renewed, and which were found ours then; None: the name is
+        another process's.
+        """
         # Each try by its own clock: one that waited for the database proves nothing of its wait.
         asked_at = time.monotonic()
         name = self._settings.name
@@ -211,7 +242,9 @@ class RunnerService:
         return asked_at, held
 
     def _take_renewal(self, asked_at: float, held: Set[FencingToken]) -> None:
-        """Note which leases are ours; end the sessions of the others, since each of their writes is refused."""
+        """Note which leases are ours; end the sessions of the others, since each of their writes is
+        refused.
+        """
         for backend_id, session in self._sessions.items():
             context = session.context
             if context.fence in held:
@@ -231,7 +264,8 @@ class RunnerService:
             is_held = await self._background.run_with_retry(lock.ensure_held)
             if was_held and not is_held:
                 logger.warning(
-                    "The lock on the name %s was lost, and is not free yet; it is taken again.", self._settings.name
+                    "The lock on the name %s was lost, and is not free yet; it is taken again.",
+                    self._settings.name,
                 )
             was_held = is_held
             await asyncio.sleep(self._intervals.heartbeat)
@@ -239,7 +273,8 @@ class RunnerService:
     async def _dispatch_loop(self, tasks: asyncio.TaskGroup, context: RunnerContext) -> None:
         """Reconcile sessions and dispatch work on every notification, and every few seconds.
 
-        What backends there are is read of all of them, by every runner: not for each group that comes.
+        What backends there are is read of all of them, by every runner: not for each group that
+        comes.
         """
         due_at = float("-inf")
         while not self._stopping.is_set():
@@ -306,14 +341,20 @@ class RunnerService:
                 session.end()
             else:
                 session.context.set_desired_state(desired_state(row))
-        given = {backend_id for backend_id, session in self._sessions.items() if session.releases_lease}
-        for backend_id in leases_to_acquire(wanted.keys() - given, self._sessions.keys() - given, leases):
+        given = {
+            backend_id for backend_id, session in self._sessions.items() if session.releases_lease
+        }
+        for backend_id in leases_to_acquire(
+            wanted.keys() - given, self._sessions.keys() - given, leases
+        ):
             await self._open(wanted[backend_id], tasks, context)
             if backend_id in leases.unclaimed and leases.live_runners:
                 self._no_rebalance_before = time.monotonic() + _KEEPS_FOR
         self._rebalance(wanted.keys(), leases)
 
-    async def _open(self, row: dict[str, Any], tasks: asyncio.TaskGroup, context: RunnerContext) -> None:
+    async def _open(
+        self, row: dict[str, Any], tasks: asyncio.TaskGroup, context: RunnerContext
+    ) -> None:
         asked_at = time.monotonic()
         fence = await context.database.run_with_retry(
             leases.lease_acquire, backend_id=row["id"], runner=self._settings.name
@@ -335,7 +376,11 @@ class RunnerService:
 
     def _rebalance(self, wanted: Set[str], leases: LeaseTable) -> None:
         """Have backends go to runners that have fewer, those without prompts of ours first."""
-        staying = {backend_id: session for backend_id, session in self._sessions.items() if not session.is_ending}
+        staying = {
+            backend_id: session
+            for backend_id, session in self._sessions.items()
+            if not session.is_ending
+        }
         count = 0
         if time.monotonic() >= self._no_rebalance_before:
             count = release_count(wanted, staying.keys(), leases)
@@ -362,7 +407,9 @@ class RunnerService:
         except* LeaseLost as lost:
             _give_up_lease(session, lost.exceptions[0])
         except* Exception as errors:
-            logger.exception("%s: unexpected error in the session; opening it again", session.context.backend_id)
+            logger.exception(
+                "%s: unexpected error in the session; opening it again", session.context.backend_id
+            )
             failure = innermost(errors)
         if failure is not None:
             try:

@@ -1,4 +1,6 @@
-"""Restarts a runner after an unexpected error, which its row records; finds the ComfyUIs on its machine."""
+"""Restarts a runner after an unexpected error, which its row records; finds the ComfyUIs on its
+machine.
+"""
 
 import asyncio
 import logging
@@ -26,16 +28,18 @@ from jobgroups.services.backends import adopted_depart
 
 logger = logging.getLogger(__name__)
 
-#: Threads of the loops whose jobs are rare: name lock, cleaning, discovery, notices and webhooks. One more than the loops,
-#: of which each has a job at a time (notices also one for each service): a bucket or a row that blocks one job must not
-#: delay the lock on the name, which other runners expect within 4 s.
+#: Threads of the loops whose jobs are rare: name lock, cleaning, discovery, notices and webhooks.
+#: One more than the loops, of which each has a job at a time (notices also one for each service): a
+#: bucket or a row that blocks one job must not delay the lock on the name, which other runners
+#: expect within 4 s.
 _BACKGROUND: Final = 6
 
 
 class RunnerSupervisor:
     """Runs runner services one after the other until :meth:`stop`.
 
-    ``find_local``: look for ComfyUIs on this machine. The lock on the name, held by the caller, is kept from here on.
+    ``find_local``: look for ComfyUIs on this machine. The lock on the name, held by the caller, is
+    kept from here on.
     """
 
     def __init__(self, *, name: str, hub: Hub, find_local: bool, lock: Lock | None = None) -> None:
@@ -65,7 +69,9 @@ class RunnerSupervisor:
         self._loops = {"webhooks": sender.run}
         if settings.DIRECTOR_NOTIFY:
             pace, urls = NoticeIntervals.scaled(scale), settings.DIRECTOR_NOTIFY
-            self._loops["notices"] = Notifier(urls=urls, name=name, pace=pace, database=background).run
+            self._loops["notices"] = Notifier(
+                urls=urls, name=name, pace=pace, database=background
+            ).run
         if find_local:
             ports = settings.DIRECTOR_DISCOVER_PORTS
             self._loops["discovery"] = partial(discover, ports=ports, database=background, hub=hub)
@@ -77,13 +83,16 @@ class RunnerSupervisor:
             self._service.stop()
 
     async def run(self, ready: Callable[[], None] | None = None) -> None:
-        """Run until :meth:`stop`; ``ready`` is called when the runner is registered as alive for the first time.
+        """Run until :meth:`stop`; ``ready`` is called when the runner is registered as alive for
+        the first time.
 
         Raises ``RunnerReplaced`` if another process runs under this name.
         """
         try:
             while not self._stopping:
-                self._service = RunnerService(self._settings, self._hub, self._background, self._loops, self._lock)
+                self._service = RunnerService(
+                    self._settings, self._hub, self._background, self._loops, self._lock
+                )
                 try:
                     await self._service.run(ready)
                 except* RunnerReplaced as replaced:
@@ -100,13 +109,16 @@ class RunnerSupervisor:
         cause = innermost(defect)
         try:
             await self._background.run(
-                runners.runner_failed, name=self._settings.name, error=f"{type(cause).__name__}: {cause}"
+                runners.runner_failed,
+                name=self._settings.name,
+                error=f"{type(cause).__name__}: {cause}",
             )
         except TRANSIENT:
             logger.warning("The unexpected error of the runner could not be stored.")
 
 
-LOOK_EVERY = 10.0  #: Seconds between two probes of a port; a ComfyUI that is started later is found within this time.
+#: Seconds between two probes of a port; a ComfyUI that is started later is found within this time.
+LOOK_EVERY = 10.0
 _ANSWER_WITHIN = 1.5
 
 
@@ -128,7 +140,8 @@ async def discover(*, ports: Iterable[int], database: DatabaseThreads, hub: Hub)
         departed = [
             backend_id
             for url, backend_id in leaving.items()
-            if url not in answers and await database.run_with_retry(adopted_depart, backend_id=backend_id)
+            if url not in answers
+            and await database.run_with_retry(adopted_depart, backend_id=backend_id)
         ]
         for backend_id in departed:
             logger.info("discovery: removed %s (no answer, no jobs)", backend_id)

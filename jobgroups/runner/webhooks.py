@@ -34,7 +34,9 @@ _UNSAFE: Final = re.compile(r'["<>^`{|}]')  #: Characters that a request's line 
 
 
 class WebhookClient:
-    """Sends messages. Only addresses that the settings allow are connected to, and no redirect is followed."""
+    """Sends messages. Only addresses that the settings allow are connected to, and no redirect is
+    followed.
+    """
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
@@ -64,9 +66,12 @@ class WebhookClient:
     async def _send(self, url: str, **request: Any) -> WebhookAnswer:
         # A connection whose server may have closed it would cost the delivery a pause.
         request |= {"connections": Connections.RECENT, "checked": False}
-        async with self._exchange.open("POST", _UNSAFE.sub(lambda found: quote(found[0]), url), **request) as answer:
+        async with self._exchange.open(
+            "POST", _UNSAFE.sub(lambda found: quote(found[0]), url), **request
+        ) as answer:
             read = b""
-            # The status decides: a body that does not come to its end must not have the message sent again.
+            # The status decides: a body that does not come to its end must not have the message
+            # sent again.
             with contextlib.suppress(BackendError, TimeoutError):
                 async with asyncio.timeout(_BODY_WITHIN):
                     async for chunk in answer.chunks():
@@ -94,7 +99,8 @@ class WebhookSender:
 
     async def run(self) -> None:
         """Poll and deliver until cancelled. Errors are logged and stop no job."""
-        # After an unexpected error in the runner: a delivery that was cancelled before it began is counted still.
+        # After an unexpected error in the runner: a delivery that was cancelled before it began is
+        # counted still.
         self._sending.clear()
         await self._store(webhooks.claims_release, by=self._name)
         async with WebhookClient(self._pace.timeout) as self._client, asyncio.TaskGroup() as tasks:
@@ -117,7 +123,11 @@ class WebhookSender:
             self._forgot_at = moment
         most = _MOST - self._sending.total()
         claimed = await self._store(
-            webhooks.deliveries_claim, pace=self._pace, by=self._name, most=most, sending=dict(self._sending)
+            webhooks.deliveries_claim,
+            pace=self._pace,
+            by=self._name,
+            most=most,
+            sending=dict(self._sending),
         )
         for delivery in claimed:
             self._sending[delivery.stream[1]] += 1
@@ -132,11 +142,18 @@ class WebhookSender:
             while following is not None:
                 answer = await self._client.send(url, following.message_id, following.body)
                 if answer.error:
-                    logger.info("Webhook of %s: %s not delivered: %s", group_id, following.message_id, answer.error)
+                    logger.info(
+                        "Webhook of %s: %s not delivered: %s",
+                        group_id,
+                        following.message_id,
+                        answer.error,
+                    )
                 following = await self._store(
                     webhooks.delivery_settle, following, answer, pace=self._pace, by=self._name
                 )
         except Exception:
-            logger.exception("Webhooks: unexpected error; the delivery is repeated when its claim has expired")
+            logger.exception(
+                "Webhooks: unexpected error; the delivery is repeated when its claim has expired"
+            )
         finally:
             self._sending[url] -= 1

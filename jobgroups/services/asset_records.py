@@ -1,6 +1,7 @@
 """Assets of the Comfy API v2: stored, minted and deleted as records; resolved in workflows.
 
-Records share an asset by its content. An asset that records alone name (``is_recorded_only``) goes with the last of them.
+Records share an asset by its content. An asset that records alone name (``is_recorded_only``) goes
+with the last of them.
 """
 
 import time
@@ -13,7 +14,14 @@ from django.db import IntegrityError
 from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.clock import now
 from jobgroups.domain.media_types import media_type
-from jobgroups.errors import AssetHeld, AssetInUse, AssetNotFound, BlobNotFound, IdempotencyKeyReuse, MissingAsset
+from jobgroups.errors import (
+    AssetHeld,
+    AssetInUse,
+    AssetNotFound,
+    BlobNotFound,
+    IdempotencyKeyReuse,
+    MissingAsset,
+)
 from jobgroups.models import Asset, AssetRecord, Capture, DeletedSubmission, StoredFile
 from jobgroups.queries.asset_records import assets_by_path, content_by_hash, named_asset
 from jobgroups.services import stored_files
@@ -23,20 +31,30 @@ from jobgroups.workflow.assets import FILE_INPUTS, REFERENCE_TYPE, asset_referen
 from jobgroups.workflow.graph import Workflow, WorkflowCopy
 
 _CHUNK: Final = 4 * 2**20
-_CAPTURE_SECONDS: Final = 5.0  #: How long a submission waits until the output of a job that has just ended is stored.
+#: How long a submission waits until the output of a job that has just ended is stored.
+_CAPTURE_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.2
 
 
 def record_store(
-    *, received: ReceivedFile, file_path: str, idempotency_key: str | None, owner_id: int | None = None
+    *,
+    received: ReceivedFile,
+    file_path: str,
+    idempotency_key: str | None,
+    owner_id: int | None = None,
 ) -> tuple[str, bool]:
-    """Store an uploaded file with a new record; return the record's id and whether the content is new.
+    """Store an uploaded file with a new record; return the record's id and whether the content is
+    new.
 
     Raises ``IdempotencyKeyReuse``, or as ``asset_store`` does.
     """
     _require_unused(idempotency_key)
     record = AssetRecord(
-        id=str(uuid.uuid4()), file_path=file_path, idempotency_key=idempotency_key, owner_id=owner_id, created_at=now()
+        id=str(uuid.uuid4()),
+        file_path=file_path,
+        idempotency_key=idempotency_key,
+        owner_id=owner_id,
+        created_at=now(),
     )
     try:
         _, is_new = asset_store(received, record, owner_id=owner_id)
@@ -53,12 +71,18 @@ def _require_unused(key: str | None) -> None:
     DeletedSubmission.objects.filter(created_at__lte=oldest).delete()
     rows = AssetRecord.objects.filter(idempotency_key=key)
     rows.filter(created_at__lte=oldest).update(idempotency_key=None)
-    if rows.exists() or DeletedSubmission.objects.filter(submitter="", idempotency_key=key).exists():
+    if (
+        rows.exists()
+        or DeletedSubmission.objects.filter(submitter="", idempotency_key=key).exists()
+    ):
         raise IdempotencyKeyReuse
 
 
-def record_mint(*, content_hash: str, file_path: str | None, owner_id: int | None = None) -> tuple[str, bool]:
-    """Return the id of a record of known content and whether it is new: one with the same path is used again.
+def record_mint(
+    *, content_hash: str, file_path: str | None, owner_id: int | None = None
+) -> tuple[str, bool]:
+    """Return the id of a record of known content and whether it is new: one with the same path is
+    used again.
 
     Raises ``BlobNotFound``. ``file_path`` None: the name of the first upload of the content.
     """
@@ -75,14 +99,20 @@ def _mint(asset_id: str, file_path: str, owner_id: int | None) -> tuple[str, boo
     known = AssetRecord.objects.filter(asset=asset_id, file_path=file_path, owner=owner_id).first()
     if known is not None:
         return known.pk, False
-    new = {"id": str(uuid.uuid4()), "file_path": file_path, "owner_id": owner_id, "created_at": now()}
+    new = {
+        "id": str(uuid.uuid4()),
+        "file_path": file_path,
+        "owner_id": owner_id,
+        "created_at": now(),
+    }
     return AssetRecord.objects.create(asset_id=asset_id, **new).pk, True
 
 
 def record_delete(*, asset_id: str) -> None:
     """Delete an asset by its id; its content stays while another asset has it.
 
-    Raises ``AssetNotFound``, or ``AssetHeld`` if an open group needs the content, or if it is the output of a job.
+    Raises ``AssetNotFound``, or ``AssetHeld`` if an open group needs the content, or if it is the
+    output of a job.
     """
     content, _ = named_asset(asset_id)
     if not isinstance(content, Asset):
@@ -114,9 +144,11 @@ def _delete(content_id: str, asset_id: str) -> bool:
 
 
 def resolve(graph: Workflow) -> Workflow:
-    """Return a workflow whose references name assets of our own API, and with them the names of uploaded files.
+    """Return a workflow whose references name assets of our own API, and with them the names of
+    uploaded files.
 
-    A name is that of a file if the input takes one and a record has it as its whole path; the newest one counts.
+    A name is that of a file if the input takes one and a record has it as its whole path; the
+    newest one counts.
 
     Raises ``MissingAsset`` if a reference has no asset, or is where none can be.
     """
@@ -141,8 +173,12 @@ def _file_names(graph: Workflow) -> Iterator[tuple[str, str, str]]:
         for name, value in node["inputs"].items():
             if isinstance(value, str) and name in FILE_INPUTS:
                 yield node_id, name, value
-            elif isinstance(value, list) and any(isinstance(one, dict) and "__type" in one for one in value):
-                raise MissingAsset(node_id, name, "A reference must be the whole value of an input.")
+            elif isinstance(value, list) and any(
+                isinstance(one, dict) and "__type" in one for one in value
+            ):
+                raise MissingAsset(
+                    node_id, name, "A reference must be the whole value of an input."
+                )
 
 
 def _reference(asset_id: str) -> dict[str, Any]:
@@ -150,7 +186,9 @@ def _reference(asset_id: str) -> dict[str, Any]:
 
 
 def _content_of(asset_id: str) -> Asset:
-    """Return the content of an asset; raise ``AssetNotFound``, or ``BlobNotFound`` if an output is not stored."""
+    """Return the content of an asset; raise ``AssetNotFound``, or ``BlobNotFound`` if an output is
+    not stored.
+    """
     # Its own id, also if records alone name it: the workflow of a job has that id.
     if (own := Asset.objects.filter(pk=asset_id).first()) is not None:
         return own

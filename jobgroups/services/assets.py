@@ -42,9 +42,11 @@ class ReceivedFile:
 def asset_store(
     received: ReceivedFile, record: AssetRecord | None = None, *, owner_id: int | None = None
 ) -> tuple[Asset, bool]:
-    """Store a received file, unless there is an asset with its content; return the asset and whether it is new.
+    """Store a received file, unless there is an asset with its content; return the asset and
+    whether it is new.
 
-    A new ``record`` is stored with it, and gets its asset. Content that several accounts stored has no owner.
+    A new ``record`` is stored with it, and gets its asset. Content that several accounts stored has
+    no owner.
     """
     moment = now()
     facts = asdict(received)
@@ -58,7 +60,9 @@ def asset_store(
         **facts,
     )
     known = Asset.objects.filter(hash=asset.hash).first
-    stored = stored_files.content_store(path, asset, known=known, keep=partial(_keep, record, owner_id))
+    stored = stored_files.content_store(
+        path, asset, known=known, keep=partial(_keep, record, owner_id)
+    )
     return stored, stored is asset
 
 
@@ -89,10 +93,14 @@ def assets_use(group: JobGroup, references: Sequence[tuple[str, str]]) -> None:
 
 
 def assets_use_again(group: JobGroup, children: Iterable[ChildJob]) -> None:
-    """Keep the assets of some children that are queued again, in the caller's transaction, or raise ``AssetDeleted``."""
+    """Keep the assets of some children that are queued again, in the caller's transaction, or raise
+    ``AssetDeleted``.
+    """
     found: dict[str, tuple[str, str]] = {}
     if REFERENCE_TYPE in group.workflow_json or REFERENCE_TYPE in group.parameters_json:
-        template = build_template(json.loads(group.workflow_json), json.loads(group.parameters_json))
+        template = build_template(
+            json.loads(group.workflow_json), json.loads(group.parameters_json)
+        )
         found = references_by_asset(template.workflow)
     for child in children:
         if child.variation_json and REFERENCE_TYPE in child.variation_json:
@@ -121,7 +129,8 @@ def _use(asset_ids: Collection[str], moment: dt.datetime) -> list[str]:
 def asset_delete(*, asset_id: str, unused_since: dt.datetime | None = None) -> None:
     """Delete an asset and its file. ``unused_since``: only if it was not used since then.
 
-    Raises ``AssetNotFound``, also if it was used since then, or ``AssetInUse`` if an open group refers to it.
+    Raises ``AssetNotFound``, also if it was used since then, or ``AssetInUse`` if an open group
+    refers to it.
     """
     rows = Asset.objects.filter(pk=asset_id)
     if unused_since is not None:
@@ -165,7 +174,9 @@ def records_delete(records: QuerySet[AssetRecord]) -> None:
 
 
 def unused_assets(before: dt.datetime) -> list[str]:
-    """Return the ids of the assets that were not used since ``before`` and that no open group needs."""
+    """Return the ids of the assets that were not used since ``before`` and that no open group
+    needs.
+    """
     needed = AssetUse.objects.filter(group__completed_at__isnull=True).values("asset_id")
     rows = Asset.objects.filter(used_at__lt=before).exclude(pk__in=needed).order_by("used_at")
     return list(rows.values_list("pk", flat=True))

@@ -32,7 +32,9 @@ _UNSCHEDULABLE: Final = {
     BackendState.QUARANTINED: "It is quarantined",
 }
 _GONE: Final = "It is not registered any more."
-_HINT: Final = "Have it work again, let the jobs go to other backends with retry_elsewhere, or leave them out."
+_HINT: Final = (
+    "Have it work again, let the jobs go to other backends with retry_elsewhere, or leave them out."
+)
 _NOWHERE_HINT: Final = "No other backend that is allowed works now. Have one work, then retry."
 _POOL_HINT: Final = "No candidate of the group takes jobs. Have one work, or name another backend."
 _NAMED_HINT: Final = "Name another backend."
@@ -62,12 +64,14 @@ class Choice:
         return self.elsewhere or RetryScope(group.retry_elsewhere)
 
 
-def assign_backends(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> dict[str, str]:
+def assign_backends(
+    group: JobGroup, children: Sequence[ChildJob], choice: Choice
+) -> dict[str, str]:
     """Return the backend that each child is bound to, by the child's id. The group is locked.
 
-    A child stays where it is unless it may go elsewhere and has a reason to: its backend takes nothing, is away, or
-    failed it in the last run; or the user chose another one. A backend that is away or paused keeps those that must
-    stay: they wait for it.
+    A child stays where it is unless it may go elsewhere and has a reason to: its backend takes
+    nothing, is away, or failed it in the last run; or the user chose another one. A backend that is
+    away or paused keeps those that must stay: they wait for it.
 
     Raises:
         BackendNotFound: the named backend is not registered.
@@ -84,7 +88,10 @@ def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> di
     if choice.backend_id is not None:
         _check_named(group, choice.backend_id)
         return {child.id: choice.backend_id for child in children}
-    unschedulable, tried = (_unschedulable({child.backend_id or "" for child in children}), _tried(children))
+    unschedulable, tried = (
+        _unschedulable({child.backend_id or "" for child in children}),
+        _tried(children),
+    )
     candidates = CandidateBackends(group)
     leave = choice.where is Where.OTHER
     bound: dict[str, str] = {}
@@ -107,7 +114,11 @@ def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> di
         raise NoOtherBackend(stuck)
     if refused:
         raise BackendUnavailable(
-            [{"backend_id": backend_id, "reason": reason} for backend_id, reason in refused.items()], hint=hint
+            [
+                {"backend_id": backend_id, "reason": reason}
+                for backend_id, reason in refused.items()
+            ],
+            hint=hint,
         )
     return bound
 
@@ -125,7 +136,9 @@ def check_pool(group: JobGroup, children: Iterable[ChildJob]) -> None:
             raise BackendUnavailable(refused, hint=_POOL_HINT)
 
 
-def _target(child: ChildJob, candidates: dict[str, Candidate], tried: AttemptHistory, *, leave: bool) -> str | None:
+def _target(
+    child: ChildJob, candidates: dict[str, Candidate], tried: AttemptHistory, *, leave: bool
+) -> str | None:
     """Return the best of the backends that a child may go to, its own among them; None: no other.
 
     ``tried`` has the backends that failed it. With ``leave`` its own backend is none of them.
@@ -133,7 +146,11 @@ def _target(child: ChildJob, candidates: dict[str, Candidate], tried: AttemptHis
     own = child.backend_id or ""
     if not leave and own in candidates and own not in tried.failed_on:
         return own
-    fit = [candidate for candidate in candidates.values() if not (leave and candidate.backend_id == own)]
+    fit = [
+        candidate
+        for candidate in candidates.values()
+        if not (leave and candidate.backend_id == own)
+    ]
     out_of_memory = child.failure_class == FailureClass.OUT_OF_MEMORY
     return retry_policy.best_candidate(fit, tried, after_memory=out_of_memory)
 
@@ -141,7 +158,8 @@ def _target(child: ChildJob, candidates: dict[str, Candidate], tried: AttemptHis
 def assign_named(group: JobGroup, backend_id: str) -> None:
     """Check that children of a group may wait at a backend that a user named, and lock it.
 
-    Raises ``BackendNotFound``, or ``BackendUnavailable`` if it takes nothing or lacks what the group requires.
+    Raises ``BackendNotFound``, or ``BackendUnavailable`` if it takes nothing or lacks what the
+    group requires.
     """
     _check_named(group, backend_id)
     while not are_locked([backend_id]):
@@ -159,10 +177,11 @@ def _check_named(group: JobGroup, backend_id: str) -> None:
 
 
 def unblock_unreachable(children: Iterable[ChildJob]) -> None:
-    """Let children that a user assigned to other backends stop waiting for offline backends to remove their prompts.
+    """Let children that a user assigned to other backends stop waiting for offline backends to
+    remove their prompts.
 
-    The end of such a prompt may never be seen. It keeps its slot and its pending stop. Two backends may render the
-    child then; it has one result.
+    The end of such a prompt may never be seen. It keeps its slot and its pending stop. Two backends
+    may render the child then; it has one result.
     """
     bound = {child.id: child.backend_id for child in children}
     removed = Attempt.objects.filter(

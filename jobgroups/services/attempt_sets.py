@@ -1,7 +1,8 @@
-"""Stores what happened to many attempts in one transaction: those that were accepted, started, or ended with success.
+"""Stores what happened to many attempts in one transaction: those that were accepted, started, or
+ended with success.
 
-This is the plain case, and the conditions here and in ``store.attempts`` define it. A write that they leave out is stored
-by its service in ``attempts``, alone: each rare case has one place.
+This is the plain case, and the conditions here and in ``store.attempts`` define it. A write that
+they leave out is stored by its service in ``attempts``, alone: each rare case has one place.
 """
 
 from collections import defaultdict
@@ -17,7 +18,13 @@ from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.results import AttemptResult
-from jobgroups.domain.states import AttemptState, ChildStatus, attempt_sources_of, group_status, sources_of
+from jobgroups.domain.states import (
+    AttemptState,
+    ChildStatus,
+    attempt_sources_of,
+    group_status,
+    sources_of,
+)
 from jobgroups.errors import LeaseLost
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
@@ -53,10 +60,11 @@ class SetRefused(Exception):
 
 @retry_on_conflict
 def attempts_store(*, writes: Sequence[AttemptWrite]) -> dict[AttemptWrite, Any]:
-    """Store some writes that may be plain in one transaction, and return what their services would return.
+    """Store some writes that may be plain in one transaction, and return what their services would
+    return.
 
-    For a write whose lease is lost that is its ``LeaseLost``. A write that turns out not to be plain has no result, and is left
-    to its service. After an error nothing is stored, and all are.
+    For a write whose lease is lost that is its ``LeaseLost``. A write that turns out not to be
+    plain has no result, and is left to its service. After an error nothing is stored, and all are.
     """
     results: dict[AttemptWrite, Any] = {}
     with transaction.atomic():
@@ -73,7 +81,9 @@ def attempts_store(*, writes: Sequence[AttemptWrite]) -> dict[AttemptWrite, Any]
         # Events are numbered in the order of the writes.
         plain = [(rows[key], write) for key, write in of_groups.items() if key in rows]
         ends = [(row, write.fields["end"]) for row, write in plain if "end" in write.fields]
-        changes = _Set(groups, {row.pk: outcomes.files_of(row.backend_id, end) for row, end in ends})
+        changes = _Set(
+            groups, {row.pk: outcomes.files_of(row.backend_id, end) for row, end in ends}
+        )
         for row, write in plain:
             step = _step_of(write)
             if step is not None and step(changes, row, **write.fields):
@@ -82,7 +92,8 @@ def attempts_store(*, writes: Sequence[AttemptWrite]) -> dict[AttemptWrite, Any]
     return results
 
 
-#: The digests of reported files, each with whether it was written, and the origins of those that were.
+#: The digests of reported files, each with whether it was written, and the origins of those that
+#: were.
 _Files = tuple[dict[str, bool], dict[str, str]]
 
 
@@ -94,7 +105,9 @@ class _Set:
         self.files_of = files_of  #: By the attempt that ends.
         #: Whether a file has been written by an attempt that has reported it, by its digest.
         self.is_written: dict[str, bool] = {}
-        for digest, written in store.reports_of({digest for reported, _ in files_of.values() for digest in reported}):
+        for digest, written in store.reports_of(
+            {digest for reported, _ in files_of.values() for digest in reported}
+        ):
             self.is_written[digest] = self.is_written.get(digest, False) or written
         self._rows: dict[type[Model], dict[Any, dict[str, Any]]] = {Attempt: {}, ChildJob: {}}
         self._events: dict[str, list[log.NewEvent]] = defaultdict(list)
@@ -108,7 +121,12 @@ class _Set:
     def start(self, attempt: Attempt) -> None:
         child = attempt.child
         count = max(child.attempt_count, attempt.number)
-        self.change(child, status=ChildStatus.RUNNING.value, started_at=attempt.started_at, attempt_count=count)
+        self.change(
+            child,
+            status=ChildStatus.RUNNING.value,
+            started_at=attempt.started_at,
+            attempt_count=count,
+        )
         since = max(child.queued_at, child.not_before or child.queued_at)
         metrics.observe_wait(since, attempt.started_at or since, is_bound=child.is_bound)
         self._events[child.group_id].append(log.child_started(child, attempt))
@@ -122,7 +140,9 @@ class _Set:
 
     def store(self) -> None:
         """Store all changes; raise ``SetRefused`` if a row is not as it was read."""
-        reports = [row for _, of in self._completed for row in files.rows_of(of, *self.files_of[of.pk])]
+        reports = [
+            row for _, of in self._completed for row in files.rows_of(of, *self.files_of[of.pk])
+        ]
         # In one order: concurrent ends wait for each other.
         if store.report_files(sorted(reports, key=lambda row: row[1])) != len(reports):
             raise SetRefused("Another attempt has reported one of the files.")
@@ -133,11 +153,16 @@ class _Set:
         captures.captures_enqueue(self._completed)
         if self._completed:
             store.end_probations({attempt.backend_id for _, attempt in self._completed})
-            metrics.count_on_commit(metrics.jobs, ChildStatus.COMPLETED.value, by=len(self._completed))
+            metrics.count_on_commit(
+                metrics.jobs, ChildStatus.COMPLETED.value, by=len(self._completed)
+            )
         ended = self._count_completed()
         changed = [(self.groups[group_id], events) for group_id, events in self._events.items()]
         log.append_events(*changed)
-        update_rows(JobGroup, {group.pk: {name: getattr(group, name) for name in _DERIVED} for group, _ in changed})
+        update_rows(
+            JobGroup,
+            {group.pk: {name: getattr(group, name) for name in _DERIVED} for group, _ in changed},
+        )
         for group, children in ended:
             notices.enqueue_group_ended(group, children)
 
@@ -161,7 +186,10 @@ class _Set:
             }
             left = group.total_count - sum(counts.values())
             group.status = group_status(
-                {**counts, ChildStatus.RUNNING: left}, cancelled=False, claimed=True, accepted_without_runner=False
+                {**counts, ChildStatus.RUNNING: left},
+                cancelled=False,
+                claimed=True,
+                accepted_without_runner=False,
             ).value
             if not left:
                 group.completed_at = now()
@@ -179,29 +207,44 @@ def _step_of(write: AttemptWrite) -> Callable[..., bool] | None:
     fields = write.fields
     if write.work is attempts.attempt_accepted:
         # ComfyUI's answer is known, took the prompt id, and refused no output.
-        return _accept if fields.get("node_errors") == {} and fields.get("prompt_id") is None else None
+        return (
+            _accept if fields.get("node_errors") == {} and fields.get("prompt_id") is None else None
+        )
     if write.work is attempts.attempt_started:
         return _start
     if write.work is attempts.attempt_ended:
         end: AttemptResult = fields["end"]
         is_plain = end.state is AttemptState.SUCCESS and end.ran
-        unusual = (end.failure, end.files, end.node_errors, end.error_message, end.error_type, end.error_details)
+        unusual = (
+            end.failure,
+            end.files,
+            end.node_errors,
+            end.error_message,
+            end.error_type,
+            end.error_details,
+        )
         return _end if is_plain and all(value is None for value in unusual) else None
     return None
 
 
-# Each changes what its service changes, and returns whether the rows are of the plain case; if not, it has changed nothing.
+# Each changes what its service changes, and returns whether the rows are of the plain case; if not,
+# it has changed nothing.
 
 
 def _accept(changes: _Set, attempt: Attempt, **_: Any) -> bool:
     if attempt.state != AttemptState.INTENT or attempt.node_errors_json is not None:
         return False
-    changes.change(attempt, state=AttemptState.ACCEPTED.value, accepted_at=now(), node_errors_json="{}")
+    changes.change(
+        attempt, state=AttemptState.ACCEPTED.value, accepted_at=now(), node_errors_json="{}"
+    )
     return True
 
 
 def _start(changes: _Set, attempt: Attempt) -> bool:
-    if attempt.state not in (AttemptState.INTENT, AttemptState.ACCEPTED) or attempt.child.status != ChildStatus.QUEUED:
+    if (
+        attempt.state not in (AttemptState.INTENT, AttemptState.ACCEPTED)
+        or attempt.child.status != ChildStatus.QUEUED
+    ):
         return False
     changes.change(attempt, state=AttemptState.RUNNING.value, started_at=now())
     changes.start(attempt)
@@ -211,7 +254,9 @@ def _start(changes: _Set, attempt: Attempt) -> bool:
 def _end(changes: _Set, attempt: Attempt, *, end: AttemptResult) -> bool:
     group, child = changes.groups[attempt.child.group_id], attempt.child
     # A group that is over, was cancelled, or may be stopped by this end.
-    is_special = group.completed_at or group.cancelled_at or group.stopped_at or group.stop_when_json
+    is_special = (
+        group.completed_at or group.cancelled_at or group.stopped_at or group.stop_when_json
+    )
     if is_special or attempt.node_errors_json not in (None, "{}"):
         return False
     if attempt.state not in attempt_sources_of(AttemptState.SUCCESS):
@@ -221,7 +266,10 @@ def _end(changes: _Set, attempt: Attempt, *, end: AttemptResult) -> bool:
     # A file that another attempt has reported may be replaced, or come from a cache.
     reported, _origins = changes.files_of[attempt.pk]
     written = changes.is_written
-    if any(digest in written and (was_written or written[digest]) for digest, was_written in reported.items()):
+    if any(
+        digest in written and (was_written or written[digest])
+        for digest, was_written in reported.items()
+    ):
         return False
     for digest, was_written in reported.items():
         written[digest] = written.get(digest, False) or was_written

@@ -1,7 +1,7 @@
 """Transitions of an attempt that a runner reports: accepted, started, ended, lost, timed out.
 
-Each write is rejected unless the runner still holds the backend's lease. ``outcomes`` decides what follows for
-the child.
+Each write is rejected unless the runner still holds the backend's lease. ``outcomes`` decides what
+follows for the child.
 """
 
 import datetime as dt
@@ -58,11 +58,17 @@ def attempt_has_partner_nodes(*, attempt_id: int, fence: FencingToken) -> None:
 
 @retry_on_conflict
 def attempt_uncertain(
-    *, attempt_id: int, fence: FencingToken, message: str | None = None, details: Mapping[str, Any] | None = None
+    *,
+    attempt_id: int,
+    fence: FencingToken,
+    message: str | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> Attempt:
-    """Record that the POST was sent and no valid response arrived: ComfyUI may have queued the prompt.
+    """Record that the POST was sent and no valid response arrived: ComfyUI may have queued the
+    prompt.
 
-    A whole response is stored as ``message``, and as ``details`` for programs, until the prompt is seen at the backend.
+    A whole response is stored as ``message``, and as ``details`` for programs, until the prompt is
+    seen at the backend.
     """
     with attempt_transaction(attempt_id, fence) as (tx, _child, attempt):
         tx.move_attempt(
@@ -76,7 +82,9 @@ def attempt_uncertain(
 
 
 def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
-    """Return the columns that clear an invalid response to the POST: the prompt was found at the backend."""
+    """Return the columns that clear an invalid response to the POST: the prompt was found at the
+    backend.
+    """
     if attempt.error_message is None and attempt.error_details_json is None:
         return {}
     if outcomes.columns_kept(attempt) is not None:
@@ -87,12 +95,18 @@ def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
 
 @retry_on_conflict
 def attempt_accepted(
-    *, attempt_id: int, fence: FencingToken, prompt_id: str | None = None, node_errors: Mapping[str, Any] | None = None
+    *,
+    attempt_id: int,
+    fence: FencingToken,
+    prompt_id: str | None = None,
+    node_errors: Mapping[str, Any] | None = None,
 ) -> Attempt:
-    """Record that ComfyUI has the prompt. The returned attempt shows whether a stop was requested meanwhile.
+    """Record that ComfyUI has the prompt. The returned attempt shows whether a stop was requested
+    meanwhile.
 
-    ``prompt_id`` is the id at the backend if it is not ours: a ComfyUI older than July 2025 chooses its own, and its
-    response is the truth. ``node_errors`` are the outputs that ComfyUI refused; None if its response was lost.
+    ``prompt_id`` is the id at the backend if it is not ours: a ComfyUI older than July 2025 chooses
+    its own, and its response is the truth. ``node_errors`` are the outputs that ComfyUI refused;
+    None if its response was lost.
     """
     with attempt_transaction(attempt_id, fence) as (tx, _child, attempt):
         forgotten = _answer_forgotten(attempt)
@@ -105,8 +119,12 @@ def attempt_accepted(
 
 
 @retry_on_conflict
-def attempt_partly_refused(*, attempt_id: int, fence: FencingToken, node_errors: Mapping[str, Any]) -> Attempt:
-    """Store which outputs ComfyUI does not execute, for a prompt whose response was lost. ``{}``: it executes all."""
+def attempt_partly_refused(
+    *, attempt_id: int, fence: FencingToken, node_errors: Mapping[str, Any]
+) -> Attempt:
+    """Store which outputs ComfyUI does not execute, for a prompt whose response was lost. ``{}``:
+    it executes all.
+    """
     with attempt_transaction(attempt_id, fence) as (tx, _child, attempt):
         _note_refused(tx, attempt, node_errors)
         return attempt
@@ -142,12 +160,16 @@ def _refused_in_part(tx: GroupTransaction, attempt: Attempt) -> Failure | None:
 
 
 def _refusal_of_stop(tx: GroupTransaction, attempt: Attempt) -> Failure | None:
-    return _refused_in_part(tx, attempt) if attempt.stop_reason == StopReason.PARTLY_REFUSED else None
+    return (
+        _refused_in_part(tx, attempt) if attempt.stop_reason == StopReason.PARTLY_REFUSED else None
+    )
 
 
 @retry_on_conflict
 def attempt_started(*, attempt_id: int, fence: FencingToken) -> Attempt:
-    """Record the first sign of execution. The child is running if this is its current attempt and it is not final."""
+    """Record the first sign of execution. The child is running if this is its current attempt and
+    it is not final.
+    """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         # One that was closed as never accepted is adopted by abandoned_prompt_found, or not at all.
         if attempt.ended_at is None:
@@ -162,16 +184,28 @@ def attempt_started(*, attempt_id: int, fence: FencingToken) -> Attempt:
 def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
     """Keep a prompt that started before a move or a recall could remove it from the queue.
 
-    The move or recall is void then. If the child is no longer queued without an attempt, the prompt is stopped.
+    The move or recall is void then. If the child is no longer queued without an attempt, the prompt
+    is stopped.
     """
     if is_free(child):
         left = child.backend_id or ""
-        stays = {"stop_requested_at": None, "stop_reason": "", "failure_class": "", "is_counted": True}
+        stays = {
+            "stop_requested_at": None,
+            "stop_reason": "",
+            "failure_class": "",
+            "is_counted": True,
+        }
         late_results.reinstate(child, attempt)
         if child.is_bound:
             # A recall made no event.
-            reason = f"{attempt.backend_id} had started it before it could be moved: it stays there."
-            tx.add_event(log.child_retrying(child, previous_backend_id=left, failure_class=None, reason=reason))
+            reason = (
+                f"{attempt.backend_id} had started it before it could be moved: it stays there."
+            )
+            tx.add_event(
+                log.child_retrying(
+                    child, previous_backend_id=left, failure_class=None, reason=reason
+                )
+            )
     else:
         cancelled = child.status == ChildStatus.CANCELLED
         stays = {"stop_reason": StopReason.CANCEL if cancelled else StopReason.SUPERSEDED}
@@ -180,11 +214,16 @@ def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> Non
 
 @retry_on_conflict
 def attempt_outputs_stored(
-    *, attempt_id: int, fence: FencingToken, node_outputs: Mapping[str, Any], warnings: Sequence[str] = ()
+    *,
+    attempt_id: int,
+    fence: FencingToken,
+    node_outputs: Mapping[str, Any],
+    warnings: Sequence[str] = (),
 ) -> None:
     """Store outputs and warnings as they arrive.
 
-    The outputs decide the result if ComfyUI's history was cleared. Some warnings are not in the history.
+    The outputs decide the result if ComfyUI's history was cleared. Some warnings are not in the
+    history.
     """
     with attempt_transaction(attempt_id, fence) as (_tx, _child, attempt):
         Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True).update(
@@ -194,7 +233,8 @@ def attempt_outputs_stored(
 
 @retry_on_conflict
 def attempt_ended(*, attempt_id: int, fence: FencingToken, end: AttemptResult) -> bool:
-    """Store the result that ComfyUI reported. It decides the child if this is the child's current attempt.
+    """Store the result that ComfyUI reported. It decides the child if this is the child's current
+    attempt.
 
     Returns whether this call closed the attempt. A repeated result changes nothing.
     """
@@ -259,10 +299,11 @@ def attempt_refused(
     kind: FailureClass = FailureClass.WORKFLOW_REFUSED,
     remember_until: dt.datetime | None = None,
 ) -> bool:
-    """Record that ComfyUI refused the workflow, because of the workflow or of something that the backend lacks.
+    """Record that ComfyUI refused the workflow, because of the workflow or of something that the
+    backend lacks.
 
-    ``message`` is for users. ``remember_until`` is how long the prompt id stays on the abandoned list; None for
-    ComfyUI's own response, after which the prompt cannot appear.
+    ``message`` is for users. ``remember_until`` is how long the prompt id stays on the abandoned
+    list; None for ComfyUI's own response, after which the prompt cannot appear.
     """
     failure = Failure(kind=kind, message=message, details=details)
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
@@ -276,8 +317,9 @@ def attempt_refused(
 def attempt_failed_internally(*, attempt_id: int, fence: FencingToken, message: str) -> bool:
     """Record an unexpected error of the Director while it sent or followed the prompt.
 
-    An attempt that may still run stays open with a pending stop, and the child fails. If a stop was pending before,
-    the attempt no longer keeps its child from other backends: its end may never be seen.
+    An attempt that may still run stays open with a pending stop, and the child fails. If a stop was
+    pending before, the attempt no longer keeps its child from other backends: its end may never be
+    seen.
     """
     failure = Failure(kind=FailureClass.INTERNAL, message=message)
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
@@ -302,8 +344,11 @@ def attempt_not_sent(*, attempt_id: int, fence: FencingToken) -> bool:
 
 
 @retry_on_conflict
-def attempt_never_accepted(*, attempt_id: int, fence: FencingToken, remember_until: dt.datetime) -> bool:
-    """Record that the prompt was absent in every look-up. The child may be claimed under a new prompt id.
+def attempt_never_accepted(
+    *, attempt_id: int, fence: FencingToken, remember_until: dt.datetime
+) -> bool:
+    """Record that the prompt was absent in every look-up. The child may be claimed under a new
+    prompt id.
 
     The old id stays on the abandoned list: the bytes of a killed sender may still arrive.
     """
@@ -312,14 +357,21 @@ def attempt_never_accepted(*, attempt_id: int, fence: FencingToken, remember_unt
         if not closed:
             return False
         _abandon(attempt, remember_until)
-        reason = f"the backend never accepted it{f': {attempt.error_message}' if attempt.error_message else ''}"
+        reason = (
+            "the backend never accepted "
+            f"it{f': {attempt.error_message}' if attempt.error_message else ''}"
+        )
         requeue_or_fail(tx, child, attempt, reason, FailureClass.UNREACHABLE)
         return True
 
 
 def _abandon(attempt: Attempt, until: dt.datetime) -> None:
     AbandonedPrompt.objects.create(
-        attempt=attempt, backend_id=attempt.backend_id, prompt_id=attempt.prompt_id, created_at=now(), expires_at=until
+        attempt=attempt,
+        backend_id=attempt.backend_id,
+        prompt_id=attempt.prompt_id,
+        created_at=now(),
+        expires_at=until,
     )
 
 
@@ -327,9 +379,9 @@ def _abandon(attempt: Attempt, until: dt.datetime) -> None:
 def attempt_lost(*, attempt_id: int, fence: FencingToken, reason: str) -> bool:
     """Record that ComfyUI had the prompt and lost it.
 
-    If the prompt had not started, the child is requeued and the attempt is not counted. Otherwise the attempt failed:
-    its output is lost. If a stop was pending, the loss counts as the stop: users restart a backend whose prompts they
-    cancelled.
+    If the prompt had not started, the child is requeued and the attempt is not counted. Otherwise
+    the attempt failed: its output is lost. If a stop was pending, the loss counts as the stop:
+    users restart a backend whose prompts they cancelled.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         refused = _refusal_of_stop(tx, attempt)
@@ -347,8 +399,11 @@ def attempt_lost(*, attempt_id: int, fence: FencingToken, reason: str) -> bool:
 
 
 @retry_on_conflict
-def attempt_interrupted_by_other(*, attempt_id: int, fence: FencingToken, end: AttemptResult) -> bool:
-    """Record that this prompt was interrupted by the stop of another prompt: ComfyUI's interrupt flag is process-wide.
+def attempt_interrupted_by_other(
+    *, attempt_id: int, fence: FencingToken, end: AttemptResult
+) -> bool:
+    """Record that this prompt was interrupted by the stop of another prompt: ComfyUI's interrupt
+    flag is process-wide.
 
     The child is requeued and the attempt is not counted.
     """
@@ -364,12 +419,15 @@ def attempt_interrupted_by_other(*, attempt_id: int, fence: FencingToken, end: A
 
 
 @retry_on_conflict
-def attempt_timed_out(*, attempt_id: int, fence: FencingToken, offline: bool = False, stalled: bool = False) -> bool:
-    """Time out a child and request the stop of its prompt; return whether the attempt still decided its child.
+def attempt_timed_out(
+    *, attempt_id: int, fence: FencingToken, offline: bool = False, stalled: bool = False
+) -> bool:
+    """Time out a child and request the stop of its prompt; return whether the attempt still decided
+    its child.
 
-    If the group's policy allows a retry, the child is queued again. It is claimed after its prompt ended or hangs
-    (:func:`attempt_stalled`). If the backend is ``offline``, the child fails as lost, not as timed out. ``stalled``: no
-    event came for the group's ``stall_seconds``.
+    If the group's policy allows a retry, the child is queued again. It is claimed after its prompt
+    ended or hangs (:func:`attempt_stalled`). If the backend is ``offline``, the child fails as
+    lost, not as timed out. ``stalled``: no event came for the group's ``stall_seconds``.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
@@ -381,7 +439,10 @@ def attempt_timed_out(*, attempt_id: int, fence: FencingToken, offline: bool = F
             return True
         message, phase = f"Timed out after {tx.group.timeout_seconds} s", "running"
         if stalled:
-            message, phase = f"Stalled: ComfyUI sent no event of it for {tx.group.stall_seconds} s", "stalled"
+            message, phase = (
+                f"Stalled: ComfyUI sent no event of it for {tx.group.stall_seconds} s",
+                "stalled",
+            )
         failure = Failure(kind=FailureClass.TIMEOUT, message=message, details={"phase": phase})
         outcomes.stop_failed(tx, attempt, StopReason.TIMEOUT, FailureClass.TIMEOUT, failure)
         outcomes.handle_failure(tx, child, attempt, failure)
@@ -392,16 +453,18 @@ def attempt_timed_out(*, attempt_id: int, fence: FencingToken, offline: bool = F
 def attempt_stalled(
     *, attempt_id: int, fence: FencingToken, reachable: bool = True, can_interrupt: bool = True
 ) -> bool:
-    """Record that a prompt continues long after its stop was requested; return whether this call recorded it.
+    """Record that a prompt continues long after its stop was requested; return whether this call
+    recorded it.
 
-    The backend hangs, which counts against it. The child no longer waits for the end of the prompt, which may never
-    come. The prompt keeps its slot, and its stop stays pending.
+    The backend hangs, which counts against it. The child no longer waits for the end of the prompt,
+    which may never come. The prompt keeps its slot, and its stop stays pending.
 
     Args:
-        reachable: whether the backend responds. Otherwise it does not hang but was lost, and a backend that was paused
-            and then switched off has not failed.
-        can_interrupt: whether the backend can stop a running prompt. An old ComfyUI cannot: the prompt is no failure
-            then, but a child whose group requires all outputs stops waiting for it.
+        reachable: whether the backend responds. Otherwise it does not hang but was lost, and a
+            backend that was paused and then switched off has not failed.
+        can_interrupt: whether the backend can stop a running prompt. An old ComfyUI cannot: the
+            prompt is no failure then, but a child whose group requires all outputs stops waiting
+            for it.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         # Likewise one that was given back, moved or recalled: its child waits for nothing else.
@@ -432,8 +495,8 @@ def attempt_stalled(
 def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken) -> bool:
     """Adopt a prompt on the abandoned list that runs at its backend, or reject it for good.
 
-    It is adopted if its child is queued without an attempt; return whether it was. Otherwise the caller removes the
-    prompt: after a requested stop it would end its child as interrupted.
+    It is adopted if its child is queued without an attempt; return whether it was. Otherwise the
+    caller removes the prompt: after a requested stop it would end its child as interrupted.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         if attempt.state == AttemptState.RUNNING and child.current_attempt_id == attempt.pk:

@@ -112,7 +112,10 @@ def backend_delete(*, backend_id: str) -> None:
     children, attempts = backend_in_use(backend_id)
     if children:
         them = "it" if children == 1 else "them"
-        raise BackendInUse(f"{pluralize(children, 'job is', 'jobs are')} not final; cancel {them} or wait for {them}.")
+        raise BackendInUse(
+            f"{pluralize(children, 'job is', 'jobs are')} not final; cancel {them} or wait for "
+            f"{them}."
+        )
     if attempts and row.unreachable_since is None:
         raise BackendInUse("Prompts of ours may still run there; wait until they were stopped.")
     active = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
@@ -124,12 +127,15 @@ def backend_delete(*, backend_id: str) -> None:
 
 @retried_transaction
 def adopted_depart(*, backend_id: str) -> bool:
-    """Delete a backend that discovery registered and that no longer responds; return whether this call deleted it.
+    """Delete a backend that discovery registered and that no longer responds; return whether this
+    call deleted it.
 
     It stays if a user has changed it, or a job was ever assigned to it.
     """
     Lease.objects.select_for_update().filter(pk=backend_id).first()
-    row = Backend.objects.select_for_update().filter(pk=backend_id, adopted_at__isnull=False).first()
+    row = (
+        Backend.objects.select_for_update().filter(pk=backend_id, adopted_at__isnull=False).first()
+    )
     if row is None or row.unreachable_since is None:
         return False
     if any(model.objects.filter(backend_id=backend_id).exists() for model in (ChildJob, Attempt)):
@@ -147,7 +153,8 @@ def backends_probed(observations: Collection[Mapping[str, Any]]) -> None:
 
 @retried_transaction
 def backend_observed(*, fence: FencingToken, **seen: Any) -> None:
-    """Store an observation by the holder of a backend's lease; see ``backends.services.backend_observed``.
+    """Store an observation by the holder of a backend's lease; see
+    ``backends.services.backend_observed``.
 
     Raises ``LeaseLost`` if another runner has acquired the backend; nothing was written.
     """

@@ -1,7 +1,8 @@
-"""A bucket of an S3-compatible service as the storage of files. Each request ends within a bounded time.
+"""A bucket of an S3-compatible service as the storage of files. Each request ends within a bounded
+time.
 
-django-storages holds parts of an upload and whole downloads in memory. Here a file is sent from the disk, and read in
-parts.
+django-storages holds parts of an upload and whole downloads in memory. Here a file is sent from the
+disk, and read in parts.
 """
 
 import contextlib
@@ -14,16 +15,27 @@ from typing import Any, Final
 import stamina
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, ResponseStreamingError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ResponseStreamingError,
+)
 from storages.backends.s3 import S3Storage
 
 from jobgroups.errors import StorageAway
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a connection, and without a byte; each request is sent three times at most. A URL is valid for a minute.
-_BOUNDS: Final = {"connect_timeout": 3, "read_timeout": 15, "retries": {"mode": "standard", "total_max_attempts": 3}}
-_JOINED_WITHIN: Final = 120  #: Seconds without a byte while the service joins the parts of a large file.
+#: Seconds for a connection, and without a byte; each request is sent three times at most. A URL is
+#: valid for a minute.
+_BOUNDS: Final = {
+    "connect_timeout": 3,
+    "read_timeout": 15,
+    "retries": {"mode": "standard", "total_max_attempts": 3},
+}
+#: Seconds without a byte while the service joins the parts of a large file.
+_JOINED_WITHIN: Final = 120
 #: Seconds until the same reason is logged again, and when each was logged, in monotonic time.
 _LOGGED_AGAIN: Final = 600
 _logged_at: dict[str, float] = {}
@@ -37,7 +49,11 @@ def _errors() -> Iterator[None]:
     except (BotoCoreError, Boto3Error, ClientError) as error:
         # A failed transfer has the error of its request as its context.
         cause = error.__context__ if isinstance(error, Boto3Error) else error
-        reason = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(cause or error).__name__
+        reason = (
+            cause.response["Error"]["Code"]
+            if isinstance(cause, ClientError)
+            else type(cause or error).__name__
+        )
         if reason == "NoSuchKey":
             raise FileNotFoundError(reason) from error
         if _logged_at.get(reason, float("-inf")) < time.monotonic() - _LOGGED_AGAIN:
@@ -63,7 +79,10 @@ class Bucket(S3Storage):  # type: ignore[misc]  # django-storages has no types
         self._sender = S3Storage(client_config=slow, **options)
 
     def __str__(self) -> str:
-        return f"bucket {self.bucket_name}/{self.location} at {self.bucket.meta.client.meta.endpoint_url}"
+        return (
+            f"bucket {self.bucket_name}/{self.location} at "
+            f"{self.bucket.meta.client.meta.endpoint_url}"
+        )
 
     @_errors()
     @stamina.retry(on=(IncompleteReadError, ResponseStreamingError), attempts=2)
@@ -76,5 +95,7 @@ class Bucket(S3Storage):  # type: ignore[misc]  # django-storages has no types
     def _save(self, name: str, content: Any) -> Any:
         if not hasattr(content, "temporary_file_path"):
             return super()._save(name, content)
-        self._sender.bucket.Object(self._normalize_name(name)).upload_file(content.temporary_file_path())
+        self._sender.bucket.Object(self._normalize_name(name)).upload_file(
+            content.temporary_file_path()
+        )
         return name

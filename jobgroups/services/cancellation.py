@@ -10,7 +10,8 @@ from jobgroups.services.transactions import group_transaction
 
 @retry_on_conflict
 def group_cancel(*, group_id: str) -> CancelResult:
-    """Cancel every child that is not final, and request the stop of active attempts. Repeating it is no error.
+    """Cancel every child that is not final, and request the stop of active attempts. Repeating it
+    is no error.
 
     Raises ``GroupNotFound``.
     """
@@ -30,7 +31,9 @@ def group_cancel(*, group_id: str) -> CancelResult:
 
 @retry_on_conflict
 def child_cancel(*, group_id: str, job_id: str) -> bool:
-    """Cancel one child; False if it was final already. Raises ``GroupNotFound`` or ``ChildNotFound``."""
+    """Cancel one child; False if it was final already. Raises ``GroupNotFound`` or
+    ``ChildNotFound``.
+    """
     with group_transaction(group_id) as tx:
         found = tx.children(pk=job_id)
         if not found:

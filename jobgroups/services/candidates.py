@@ -26,7 +26,9 @@ from jobgroups.services.backends import lock_backends
 
 
 class CandidateBackends:
-    """The backends to which children of a group may go, read once for all of them; ``left`` is one that they leave."""
+    """The backends to which children of a group may go, read once for all of them; ``left`` is one
+    that they leave.
+    """
 
     def __init__(self, group: JobGroup, left: str = "") -> None:
         self._group = group
@@ -47,7 +49,8 @@ class CandidateBackends:
                 found[backend_id] = replace(taken, waiting=taken.waiting + 1)
 
     def pick(self, tried: AttemptHistory) -> str | None:
-        """Return the best backend for one more child, which counts as queued there, by the group's policy; None: no one.
+        """Return the best backend for one more child, which counts as queued there, by the group's
+        policy; None: no one.
 
         The backend cannot be deleted until the transaction ends.
         """
@@ -61,7 +64,9 @@ class CandidateBackends:
 
 
 def are_locked(backend_ids: Collection[str]) -> bool:
-    """Prevent the deletion of backends until the caller's transaction ends; False: one was just deleted or disabled."""
+    """Prevent the deletion of backends until the caller's transaction ends; False: one was just
+    deleted or disabled.
+    """
     try:
         lock_backends(backend_ids)
     except Conflict:
@@ -71,7 +76,9 @@ def are_locked(backend_ids: Collection[str]) -> bool:
 
 def attempt_history(group: JobGroup, child: ChildJob) -> AttemptHistory:
     """Return where a child has failed in its group's current run."""
-    return history_of(child.attempts.filter(run=group.run).exclude(failure_class="").order_by("number"))
+    return history_of(
+        child.attempts.filter(run=group.run).exclude(failure_class="").order_by("number")
+    )
 
 
 def history_of(attempts: Iterable[Attempt]) -> AttemptHistory:
@@ -79,12 +86,17 @@ def history_of(attempts: Iterable[Attempt]) -> AttemptHistory:
     failed = [(row.backend_id, TAXONOMY[FailureClass(row.failure_class)].retry) for row in attempts]
     return AttemptHistory(
         failed_on=[backend_id for backend_id, _ in failed],
-        excluded=frozenset(backend_id for backend_id, retry in failed if retry is RetryTarget.OTHER_BACKEND),
+        excluded=frozenset(
+            backend_id for backend_id, retry in failed if retry is RetryTarget.OTHER_BACKEND
+        ),
     )
 
 
-def candidate_backends(group: JobGroup, elsewhere: RetryScope, *, besides: Collection[str]) -> list[Candidate]:
-    """Return the backends to which a group's child may go now: they work and have the required capabilities.
+def candidate_backends(
+    group: JobGroup, elsewhere: RetryScope, *, besides: Collection[str]
+) -> list[Candidate]:
+    """Return the backends to which a group's child may go now: they work and have the required
+    capabilities.
 
     ``elsewhere`` is the scope of the retry, ``besides`` are ids to leave out.
     """
@@ -94,7 +106,8 @@ def candidate_backends(group: JobGroup, elsewhere: RetryScope, *, besides: Colle
     fit = [
         row
         for row in rows
-        if is_working(row, now=now()) and not missing_capabilities(capabilities_of(row), group.needed_capabilities)
+        if is_working(row, now=now())
+        and not missing_capabilities(capabilities_of(row), group.needed_capabilities)
     ]
     if fit and group.placement == Placement.POOL:
         candidates = pool_candidates(group.id)
@@ -106,7 +119,9 @@ def candidate_backends(group: JobGroup, elsewhere: RetryScope, *, besides: Colle
 
 
 def open_candidates(variant: Variant) -> set[str]:
-    """Return the candidates that can execute jobs of a variant, and are not disabled, drained or away for too long."""
+    """Return the candidates that can execute jobs of a variant, and are not disabled, drained or
+    away for too long.
+    """
     gone_since = now() - dt.timedelta(seconds=settings.DIRECTOR_GIVE_UP_SECONDS)
     return {
         row.id
@@ -149,4 +164,6 @@ def _candidates(rows: Collection[Backend]) -> list[Candidate]:
 def _submitted_to(group: JobGroup) -> set[str]:
     """Return the backends that a group was submitted to, those included that were skipped then."""
     skipped = {backend["backend_id"] for backend in json.loads(group.skipped_backends_json)}
-    return {backend_id for backend_id in (*submitted_backends(group).values(), *skipped) if backend_id}
+    return {
+        backend_id for backend_id in (*submitted_backends(group).values(), *skipped) if backend_id
+    }

@@ -1,4 +1,6 @@
-"""Copied files in sets: those of the plain case are stored in one transaction, each other one by ``captures``."""
+"""Copied files in sets: those of the plain case are stored in one transaction, each other one by
+``captures``.
+"""
 
 import json
 import logging
@@ -22,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A synced file whose capture had none: its path as of ``capture_store``, and its row without key and time."""
+    """A synced file whose capture had none: its path as of ``capture_store``, and its row without
+    key and time.
+    """
 
     capture_id: int
     group_id: str
@@ -34,25 +38,33 @@ class Copy:
 def captures_store(copies: Sequence[Copy]) -> dict[int, Exception]:
     """Store copied files with their captures, in a storage that is a folder.
 
-    Returns the errors of those that were not stored, by their captures. After an error of the database that may pass, the
-    outcome is unknown; it is raised.
+    Returns the errors of those that were not stored, by their captures. After an error of the
+    database that may pass, the outcome is unknown; it is raised.
     """
     errors: dict[int, Exception] = {}
     stored = _store_plain(copies)
     for copy in copies:
         if copy.capture_id not in stored:
             try:
-                captures.capture_store(capture_id=copy.capture_id, path=copy.path, file=copy.file, warning=copy.warning)
+                captures.capture_store(
+                    capture_id=copy.capture_id, path=copy.path, file=copy.file, warning=copy.warning
+                )
             except Exception as error:  # noqa: BLE001 the caller stores or logs it
                 errors[copy.capture_id] = error
     return errors
 
 
 def _store_plain(copies: Sequence[Copy]) -> set[int]:
-    """Store the copies of the plain case, and return their captures. The other ones are where they were."""
+    """Store the copies of the plain case, and return their captures. The other ones are where they
+    were.
+    """
     known = store.contents({copy.file.blake3 for copy in copies})
     exists, moment = stored_files.storage().exists, now()
-    lost = {content for content, key in known.items() if not exists(StoredFile(id=key, blake3=content).stored_name)}
+    lost = {
+        content
+        for content, key in known.items()
+        if not exists(StoredFile(id=key, blake3=content).stored_name)
+    }
     new: dict[str, Copy] = {}
     for copy in copies:
         if copy.file.blake3 not in known and copy.file.blake3 not in new:
@@ -65,7 +77,9 @@ def _store_plain(copies: Sequence[Copy]) -> set[int]:
             if new:
                 names = {copy.path: copy.file.stored_name for copy in new.values()}
                 stored_files.move_into_storage(names, are_synced=True)
-            stored, inserted = _refer([copy for copy in copies if copy.file.blake3 not in lost], new)
+            stored, inserted = _refer(
+                [copy for copy in copies if copy.file.blake3 not in lost], new
+            )
         except (OSError, IntegrityError, DataError) as error:
             # Nothing was stored: the cause fails its own copy alone.
             logger.warning("Captures: a set is stored one by one (%s)", error)
@@ -78,7 +92,9 @@ def _store_plain(copies: Sequence[Copy]) -> set[int]:
 
 @retried_transaction
 def _refer(copies: Sequence[Copy], new: dict[str, Copy]) -> tuple[set[int], set[str]]:
-    """Store the captures of the plain case with their files; return them, and the contents that are new."""
+    """Store the captures of the plain case with their files; return them, and the contents that are
+    new.
+    """
     groups_revise({copy.group_id for copy in copies})
     unstored = {row[0]: row for row in store.lock_unstored([copy.capture_id for copy in copies])}
     plain: dict[str, tuple[Copy, int | None]] = {}

@@ -1,7 +1,8 @@
 """Captures: the copies of the outputs of completed jobs in the storage.
 
-A row for each file is stored in the transaction that completes the job, so a crash loses none. A capture is no event,
-as a star is none: it increases the group's ``revision``. Equal contents share one file.
+A row for each file is stored in the transaction that completes the job, so a crash loses none. A
+capture is no event, as a star is none: it increases the group's ``revision``. Equal contents share
+one file.
 """
 
 import datetime as dt
@@ -27,18 +28,23 @@ from jobgroups.services import files, stored_files
 from jobgroups.services.revisions import groups_revise
 from jobgroups.store import captures as store
 
-GIVEN_UP_AFTER: Final = dt.timedelta(days=7)  #: A file that could not be copied for so long is given up.
+GIVEN_UP_AFTER: Final = dt.timedelta(
+    days=7
+)  #: A file that could not be copied for so long is given up.
 _AT_ONCE: Final = 500  #: Rows that one transaction changes.
 
 
 def captures_enqueue(completed: Iterable[tuple[ChildJob, Attempt]]) -> None:
-    """Have the files of children copied that complete by these attempts in the caller's transaction."""
+    """Have the files of children copied that complete by these attempts in the caller's
+    transaction.
+    """
     if settings.DIRECTOR_CAPTURE:
         insert([row for child, attempt in completed for row in _rows(child, attempt)])
 
 
 def captures_keep(child: ChildJob, attempt: Attempt, files: Mapping[str, StoredFile]) -> None:
-    """Store the pictures that a successful attempt sent as frames, by their names, instead of those of another attempt.
+    """Store the pictures that a successful attempt sent as frames, by their names, instead of those
+    of another attempt.
 
     Also if the attempt does not complete its child now: it may later. The files are in the storage.
     """
@@ -50,7 +56,11 @@ def captures_keep(child: ChildJob, attempt: Attempt, files: Mapping[str, StoredF
     while unknown := [file for file in files.values() if file.blake3 not in stored]:
         StoredFile.objects.bulk_create(unknown, ignore_conflicts=True)
         # Locked: content that was there before may be being deleted.
-        found = StoredFile.objects.select_for_update().filter(blake3__in=contents.values()).order_by("pk")
+        found = (
+            StoredFile.objects.select_for_update()
+            .filter(blake3__in=contents.values())
+            .order_by("pk")
+        )
         stored = {file.blake3: file for file in found}
     items = list(reported_files(json.loads(attempt.outputs_json or "{}")))
     rows = _rows(child, attempt, attempt.outputs_json, of_frames=True)
@@ -60,10 +70,16 @@ def captures_keep(child: ChildJob, attempt: Attempt, files: Mapping[str, StoredF
 
 
 def _rows(
-    child: ChildJob, attempt: Attempt | None, outputs_json: str | None = None, *, of_frames: bool = False
+    child: ChildJob,
+    attempt: Attempt | None,
+    outputs_json: str | None = None,
+    *,
+    of_frames: bool = False,
 ) -> list[Capture]:
     moment, backend_id = now(), (attempt or child).backend_id or ""
-    node_of = nodes_of_files(backend_id, {} if attempt is None else json.loads(attempt.node_outputs_json))
+    node_of = nodes_of_files(
+        backend_id, {} if attempt is None else json.loads(attempt.node_outputs_json)
+    )
     return [
         Capture(
             child_id=child.pk,
@@ -74,15 +90,21 @@ def _rows(
             created_at=moment,
             due_at=moment,
         )
-        for number, file in enumerate(reported_files(json.loads(outputs_json or child.outputs_json or "{}")))
+        for number, file in enumerate(
+            reported_files(json.loads(outputs_json or child.outputs_json or "{}"))
+        )
         if not file.get("missing") and (file.get("type") == SENT) == of_frames
     ]
 
 
 def captures_request(*, group_id: str | None = None) -> int:
-    """Have every file copied that is neither stored nor pending, of one group or of all; return their number."""
+    """Have every file copied that is neither stored nor pending, of one group or of all; return
+    their number.
+    """
     count = 0
-    completed = ChildJob.objects.filter(status=ChildStatus.COMPLETED).select_related("current_attempt")
+    completed = ChildJob.objects.filter(status=ChildStatus.COMPLETED).select_related(
+        "current_attempt"
+    )
     if group_id is not None:
         completed = completed.filter(group_id=group_id)
     missing = completed.filter(~Exists(Capture.objects.filter(child=OuterRef("pk")))).order_by("pk")
@@ -101,19 +123,26 @@ def captures_request(*, group_id: str | None = None) -> int:
 def capture_store(
     *, capture_id: int, path: Path, file: StoredFile, warning: str = "", earlier: str | None = None
 ) -> None:
-    """Store a copied file with its capture, unless that is not pending any more; move it where no such content is yet.
+    """Store a copied file with its capture, unless that is not pending any more; move it where no
+    such content is yet.
 
-    ``path`` is in the folder of ``stored_files.incoming_folder``; ``file`` is a new row without key and time;
-    ``earlier`` is the key of the copy that it replaces.
+    ``path`` is in the folder of ``stored_files.incoming_folder``; ``file`` is a new row without key
+    and time; ``earlier`` is the key of the copy that it replaces.
     """
     file.id, file.created_at = str(uuid.uuid4()), now()
     known = partial(_of_content.first, file.blake3)
-    stored_files.content_store(path, file, known=known, keep=partial(_refer, capture_id, warning, earlier))
+    stored_files.content_store(
+        path, file, known=known, keep=partial(_refer, capture_id, warning, earlier)
+    )
 
 
 @retried_transaction
-def _refer(capture_id: int, warning: str, earlier: str | None, file: StoredFile, is_new: bool) -> bool:
-    """Store a file with a capture that has ``earlier``; return False if the capture or the known file is gone."""
+def _refer(
+    capture_id: int, warning: str, earlier: str | None, file: StoredFile, is_new: bool
+) -> bool:
+    """Store a file with a capture that has ``earlier``; return False if the capture or the known
+    file is gone.
+    """
     with connection.cursor() as cursor:
         cursor.execute(_REVISE, [capture_id, earlier or ""])
     # The lock under which an output is marked as replaced.
@@ -131,15 +160,22 @@ def _refer(capture_id: int, warning: str, earlier: str | None, file: StoredFile,
         return False
     else:
         _correct_earlier(child, file, digest)
-    return update_where(Capture, capture.pk, {"file": file.pk, "digest": digest, "due_at": None, "reason": warning})
+    return update_where(
+        Capture, capture.pk, {"file": file.pk, "digest": digest, "due_at": None, "reason": warning}
+    )
 
 
 _of_content: Final = PreparedQuery(lambda: StoredFile.objects.filter(blake3=KEY).order_by())
-_locked_child: Final = PreparedQuery(lambda: ChildJob.objects.select_for_update().filter(captures=KEY).order_by())
-_locked_capture: Final = PreparedQuery(lambda: Capture.objects.select_for_update().filter(pk=KEY).order_by())
+_locked_child: Final = PreparedQuery(
+    lambda: ChildJob.objects.select_for_update().filter(captures=KEY).order_by()
+)
+_locked_capture: Final = PreparedQuery(
+    lambda: Capture.objects.select_for_update().filter(pk=KEY).order_by()
+)
 _REVISE: Final = (
     f"UPDATE {JobGroup._meta.db_table} SET revision = revision + 1 WHERE id = (SELECT c.group_id"  # noqa: S608
-    f" FROM {ChildJob._meta.db_table} c JOIN {Capture._meta.db_table} p ON p.child_id = c.id WHERE p.id = %s AND COALESCE(p.file_id, '') = %s)"
+    f" FROM {ChildJob._meta.db_table} c JOIN {Capture._meta.db_table} p ON p.child_id = c.id "
+    "WHERE p.id = %s AND COALESCE(p.file_id, '') = %s)"
 )
 
 
@@ -148,15 +184,21 @@ def _item(child: ChildJob, number: int) -> Mapping[str, Any]:
 
 
 def _correct_earlier(child: ChildJob, file: StoredFile, digest: str) -> None:
-    """Mark earlier outputs that have this content by mistake: they were copied just after this child replaced them.
+    """Mark earlier outputs that have this content by mistake: they were copied just after this
+    child replaced them.
 
-    The dates of files are too coarse for that. A child that did not execute the node has the file of an earlier one.
+    The dates of files are too coarse for that. A child that did not execute the node has the file
+    of an earlier one.
     """
-    if not ReportedFile.objects.filter(attempt=child.current_attempt_id, digest=digest, executed=True).exists():
+    if not ReportedFile.objects.filter(
+        attempt=child.current_attempt_id, digest=digest, executed=True
+    ).exists():
         return
     # One query for each: of an OR, SQLite would use the index of the files alone.
     for known in (digest, None):
-        earlier = file.captures.filter(digest=known, child__current_attempt__lt=child.current_attempt_id)
+        earlier = file.captures.filter(
+            digest=known, child__current_attempt__lt=child.current_attempt_id
+        )
         for other in earlier.exclude(child=child).select_related("child"):
             if known or _digest(other) == digest:
                 files.output_replaced(job_id=other.child_id, digest=digest)
@@ -183,22 +225,31 @@ def captures_fill() -> int:
 def captures_claim(*, backend_ids: Collection[str], limit: int, seconds: float) -> list[int]:
     """Claim the oldest due captures of each backend for so many seconds, and return their ids.
 
-    They are due again then: a process that was killed delays them. By the clock of the database, which all processes share.
+    They are due again then: a process that was killed delays them. By the clock of the database,
+    which all processes share.
     """
     moment = database_now()
-    return store.claim(backend_ids, limit=limit, moment=moment, until=moment + dt.timedelta(seconds=seconds))
+    return store.claim(
+        backend_ids, limit=limit, moment=moment, until=moment + dt.timedelta(seconds=seconds)
+    )
 
 
 @retried_transaction
 def captures_hold(*, ids: Sequence[int], seconds: float) -> None:
-    """Keep the claims of captures that are pending still for so many seconds from now; 0 releases them."""
+    """Keep the claims of captures that are pending still for so many seconds from now; 0 releases
+    them.
+    """
     pending = Capture.objects.filter(pk__in=ids, due_at__isnull=False).order_by("pk")
     found = list(pending.select_for_update(skip_locked=True).values_list("pk", flat=True))
-    Capture.objects.filter(pk__in=found).update(due_at=database_now() + dt.timedelta(seconds=seconds))
+    Capture.objects.filter(pk__in=found).update(
+        due_at=database_now() + dt.timedelta(seconds=seconds)
+    )
 
 
 def capture_postpone(*, capture_id: int, first: float, longest: float, reason: str) -> float:
-    """Store a failed try; return the seconds until the next one, which double from ``first`` up to ``longest``."""
+    """Store a failed try; return the seconds until the next one, which double from ``first`` up to
+    ``longest``.
+    """
     row = Capture.objects.filter(pk=capture_id, due_at__isnull=False)
     tries = row.values_list("tries", flat=True).first() or 0
     seconds: float = min(first * 2 ** min(tries, 20), longest)
@@ -223,13 +274,19 @@ def _change(rows: QuerySet[Capture], **values: Any) -> None:
 
 
 def captures_clean() -> None:
-    """Give up the files that could not be copied for days, with the reason of the last failure; delete unused files."""
-    Capture.objects.filter(due_at__isnull=False, created_at__lt=now() - GIVEN_UP_AFTER).update(due_at=None)
+    """Give up the files that could not be copied for days, with the reason of the last failure;
+    delete unused files.
+    """
+    Capture.objects.filter(due_at__isnull=False, created_at__lt=now() - GIVEN_UP_AFTER).update(
+        due_at=None
+    )
     files_collect()
 
 
 def files_collect(file_ids: Sequence[str] | None = None) -> tuple[int, int]:
-    """Delete the files, of all or of these, to which no capture refers any more; return their number and bytes."""
+    """Delete the files, of all or of these, to which no capture refers any more; return their
+    number and bytes.
+    """
     if file_ids is None:
         # The previous release deletes jobs without their captures.
         Capture.objects.filter(~Exists(ChildJob.objects.filter(pk=OuterRef("child_id")))).delete()
@@ -246,7 +303,9 @@ def files_collect(file_ids: Sequence[str] | None = None) -> tuple[int, int]:
 
 
 def _unused() -> QuerySet[StoredFile]:
-    return StoredFile.objects.filter(~Exists(Capture.objects.filter(file=OuterRef("pk")))).order_by("pk")
+    return StoredFile.objects.filter(~Exists(Capture.objects.filter(file=OuterRef("pk")))).order_by(
+        "pk"
+    )
 
 
 @retried_transaction

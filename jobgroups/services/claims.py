@@ -1,6 +1,7 @@
 """Claims: store the intent to send a queued child before anything is sent.
 
-Holds are checked under the fence: a user's pause locks the lease, so no claim is stored after the pause.
+Holds are checked under the fence: a user's pause locks the lease, so no claim is stored after the
+pause.
 """
 
 import datetime as dt
@@ -18,7 +19,14 @@ from backends.eligibility import capabilities_of
 from backends.models import Backend
 from backends.states import prompt_limit
 from jobgroups.database.retry import retry_on_conflict
-from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues, insert_with_key, update_where
+from jobgroups.database.statements import (
+    KEY,
+    Parameter,
+    PreparedQuery,
+    PreparedValues,
+    insert_with_key,
+    update_where,
+)
 from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.failures import ONLY_ELSEWHERE, OVERTAKEN
@@ -38,11 +46,13 @@ from jobgroups.services.transactions import group_transaction
 class ClaimResult:
     """What a claim came to.
 
-    There is none if no child is queued, no slot is free, the backend is disabled, held or quarantined, or a running prompt
-    there is being interrupted (ComfyUI's flag is process-wide and could stop a second prompt).
+    There is none if no child is queued, no slot is free, the backend is disabled, held or
+    quarantined, or a running prompt there is being interrupted (ComfyUI's flag is process-wide and
+    could stop a second prompt).
     """
 
-    claim: Attempt | None = None  #: With child, variant and group, whose columns are loaded that a prompt needs.
+    #: With child, variant and group, whose columns are loaded that a prompt needs.
+    claim: Attempt | None = None
     from_pool: bool = False  #: Whether the claim is of the chosen variant.
     in_vain: bool = False  #: Whether the chosen variant had no job for this backend.
 
@@ -59,14 +69,16 @@ def child_claim(
 ) -> ClaimResult:
     """Claim a queued child for a backend: store the intent to send it.
 
-    The older of two is claimed: the oldest child that is bound to the backend, or a job of the chosen variant.
+    The older of two is claimed: the oldest child that is bound to the backend, or a job of the
+    chosen variant.
 
     Args:
         fence: the lease on the backend.
         client_id: of the socket that will receive the prompt's events.
         depth: slots of the backend; each prompt without a seen end uses one.
         choice: what the backend takes from the pool; None: nothing.
-        cancelled: the attempts whose running prompts are stopped as jobs, which can hit no other prompt.
+        cancelled: the attempts whose running prompts are stopped as jobs, which can hit no other
+            prompt.
         withheld: digests of the workflows of which no bound child is claimed.
     """
     # Check for queued children first: most of a farm's backends have none, and this runs often.
@@ -75,7 +87,9 @@ def child_claim(
     in_vain = False
     try:
         place = None if bound is None else (bound.queued_at, bound.group_id)
-        if choice is not None and (place is None or (choice.variant.queued_at, choice.variant.group_id) < place):
+        if choice is not None and (
+            place is None or (choice.variant.queued_at, choice.variant.group_id) < place
+        ):
             claim = _claim_from_pool(choice, slots)
             if claim is not None:
                 return ClaimResult(claim, from_pool=True)
@@ -93,10 +107,14 @@ def child_claim(
 def stored_intents(*, fence: FencingToken) -> set[int]:
     """Return the ids of the attempts that were claimed under a lease and are still intents.
 
-    An intent that the lease's holder does not know was not sent: its claim was committed, but the response was lost.
+    An intent that the lease's holder does not know was not sent: its claim was committed, but the
+    response was lost.
     """
     intents = Attempt.objects.filter(
-        backend_id=fence.backend_id, epoch=fence.epoch, ended_at__isnull=True, state=AttemptState.INTENT
+        backend_id=fence.backend_id,
+        epoch=fence.epoch,
+        ended_at__isnull=True,
+        state=AttemptState.INTENT,
     )
     return set(intents.values_list("id", flat=True))
 
@@ -115,13 +133,17 @@ class _Slots:
     cancelled: Collection[int]
 
     def lock(self) -> Backend:
-        """Lock the backend, and return it with its capabilities; raise ``_NoFreeSlot`` if it has no free slot.
+        """Lock the backend, and return it with its capabilities; raise ``_NoFreeSlot`` if it has no
+        free slot.
 
-        Under the fence: who holds the backend back has its lease, and was before this or comes after it.
+        Under the fence: who holds the backend back has its lease, and was before this or comes
+        after it.
         """
         active = _active(self.fence.backend_id)
         stopping = any(
-            state == AttemptState.RUNNING and stop_requested_at is not None and key not in self.cancelled
+            state == AttemptState.RUNNING
+            and stop_requested_at is not None
+            and key not in self.cancelled
             for key, state, stop_requested_at in active
         )
         row = _locked_backend.first(self.fence.backend_id)
@@ -169,8 +191,9 @@ def _due() -> Q:
 def _older_prompts() -> QuerySet[Attempt]:
     """Return the prompts of a child that keep it from being claimed for a backend.
 
-    Two prompts of one child never run at once, but where the older one hangs, is out of reach or cannot
-    be followed elsewhere, and its end may never be seen. What stands at this backend is settled first.
+    Two prompts of one child never run at once, but where the older one hangs, is out of reach or
+    cannot be followed elsewhere, and its end may never be seen. What stands at this backend is
+    settled first.
     """
     older = Attempt.objects.filter(child=OuterRef("pk"), ended_at__isnull=True)
     overtaken = Q(failure_class__in=OVERTAKEN)
@@ -184,20 +207,37 @@ def _claimable(**of: Any) -> QuerySet[ChildJob]:
 
 @cache
 def _oldest(withheld: int) -> PreparedQuery[ChildJob]:
-    """Return the query of the oldest child that is bound to a backend, without those of so many workflows."""
+    """Return the query of the oldest child that is bound to a backend, without those of so many
+    workflows.
+    """
 
     def rows() -> QuerySet[ChildJob]:
-        found = _claimable(backend_id=KEY).order_by("queued_at", "group_id", "position").only("group_id", "queued_at")
+        found = (
+            _claimable(backend_id=KEY)
+            .order_by("queued_at", "group_id", "position")
+            .only("group_id", "queued_at")
+        )
         if withheld:
-            found = found.alias(workflow=Coalesce("variant__workflow_digest", "group__workflow_digest"))
-            found = found.exclude(workflow__in=[Parameter(f"withheld_{number}") for number in range(withheld)])
+            found = found.alias(
+                workflow=Coalesce("variant__workflow_digest", "group__workflow_digest")
+            )
+            found = found.exclude(
+                workflow__in=[Parameter(f"withheld_{number}") for number in range(withheld)]
+            )
         return found[:1]
 
     return PreparedQuery(rows)
 
 
 #: The columns of a claimed child, and of its variant, that its prompt needs.
-_TAKEN: Final = ("group_id", "run", "seed", "variation_json", "is_bound", "variant__workflow_digest")
+_TAKEN: Final = (
+    "group_id",
+    "run",
+    "seed",
+    "variation_json",
+    "is_bound",
+    "variant__workflow_digest",
+)
 _still_waiting: Final = PreparedQuery(
     lambda: (
         _claimable(backend_id=KEY, pk=Parameter("child_id"))
@@ -223,17 +263,22 @@ def _claim_bound(oldest: ChildJob, slots: _Slots) -> Attempt | None:
     def claim(group: JobGroup) -> Attempt | None:
         slots.lock()
         # It may have been reassigned or delayed since the first query.
-        child = _still_waiting.first(slots.fence.backend_id, child_id=oldest.id, **_time_parameters())
+        child = _still_waiting.first(
+            slots.fence.backend_id, child_id=oldest.id, **_time_parameters()
+        )
         return None if child is None else _store(child, group, slots)
 
     return _claim_in_group(oldest.group_id, slots.fence, claim)
 
 
-def _claim_in_group(group_id: str, fence: FencingToken, claim: Callable[[JobGroup], Attempt | None]) -> Attempt | None:
-    """Run a claim in a transaction that locks the lease, and the group's row only for the group's first claim.
+def _claim_in_group(
+    group_id: str, fence: FencingToken, claim: Callable[[JobGroup], Attempt | None]
+) -> Attempt | None:
+    """Run a claim in a transaction that locks the lease, and the group's row only for the group's
+    first claim.
 
-    So claims of one group for many backends wait neither for one another nor for outcomes of the group. The row of the
-    claimed child is locked.
+    So claims of one group for many backends wait neither for one another nor for outcomes of the
+    group. The row of the claimed child is locked.
     """
     group = _claimed_group.first(group_id)
     if group is None:
@@ -252,7 +297,14 @@ def _claim_in_group(group_id: str, fence: FencingToken, claim: Callable[[JobGrou
 
 
 _SENT: Final = (
-    *("workflow_json", "parameters_json", "editor_json", "workflow_digest", "timeout_seconds", "stall_seconds"),
+    *(
+        "workflow_json",
+        "parameters_json",
+        "editor_json",
+        "workflow_digest",
+        "timeout_seconds",
+        "stall_seconds",
+    ),
     *("uses_partner_nodes", "has_secret"),
 )
 _claimed_group: Final = PreparedQuery(
@@ -272,7 +324,8 @@ def _claim_from_pool(choice: PoolChoice, slots: _Slots) -> Attempt | None:
 
     def claim(group: JobGroup) -> Attempt | None:
         row = slots.lock()
-        # Its row is locked: a tag that was removed before is seen, one that is removed later comes after this claim.
+        # Its row is locked: a tag that was removed before is seen, one that is removed later comes
+        # after this claim.
         if not fits(variant.needs, row.id, capabilities_of(row)):
             return None
         # Learned before this claim; one that is learned later waits for the row.
@@ -281,36 +334,47 @@ def _claim_from_pool(choice: PoolChoice, slots: _Slots) -> Attempt | None:
             return None
         times = _time_parameters()
         left_alone = _LEFT_TO_RIVALS if choice.has_rival else dt.timedelta()
-        child = _next_of_variant.first(row.id, variant=variant.variant_id, since=times["moment"] - left_alone, **times)
+        child = _next_of_variant.first(
+            row.id, variant=variant.variant_id, since=times["moment"] - left_alone, **times
+        )
         return None if child is None else _store(child, group, slots)
 
     return _claim_in_group(variant.group_id, slots.fence, claim)
 
 
-#: A backend that failed a job, or from which it was recalled, does not take it again for so long if another backend can.
+#: A backend that failed a job, or from which it was recalled, does not take it again for so long if
+#: another backend can.
 _LEFT_TO_RIVALS: Final = dt.timedelta(seconds=60)
 
 
 def _valid_exclusions() -> QuerySet[Exclusion]:
     active = is_active({kind.value: Parameter(kind.value) for kind in ExclusionKind})
     of_variant = Q(variant_id=0) | Q(variant_id=Parameter("variant"))
-    return Exclusion.objects.filter(active, of_variant, backend_id=KEY, workflow_digest=Parameter("digest"))
+    return Exclusion.objects.filter(
+        active, of_variant, backend_id=KEY, workflow_digest=Parameter("digest")
+    )
 
 
 _excluded: Final = PreparedQuery(lambda: _valid_exclusions().only("id").order_by()[:1])
 
 
 def _refused_by_history() -> QuerySet[Attempt]:
-    """Return the failures and recalls of a job at a backend for which the backend does not take the job again."""
+    """Return the failures and recalls of a job at a backend for which the backend does not take the
+    job again.
+    """
     earlier = Attempt.objects.filter(child=OuterRef("pk"), run=OuterRef("run"), backend_id=KEY)
     # A retry by a user queues the job again.
     earlier = earlier.filter(created_at__gte=OuterRef("queued_at"))
     left = ~Q(failure_class="") | Q(stop_reason=StopReason.RECALLED)
-    return earlier.filter(Q(failure_class__in=ONLY_ELSEWHERE) | (left & Q(ended_at__gt=Parameter("since"))))
+    return earlier.filter(
+        Q(failure_class__in=ONLY_ELSEWHERE) | (left & Q(ended_at__gt=Parameter("since")))
+    )
 
 
 def _claimable_of_variant() -> QuerySet[ChildJob]:
-    rows = _claimable(variant_id=Parameter("variant"), is_bound=False).filter(~Exists(_refused_by_history()))
+    rows = _claimable(variant_id=Parameter("variant"), is_bound=False).filter(
+        ~Exists(_refused_by_history())
+    )
     rows = rows.order_by("position").select_related("variant").only(*_TAKEN)
     return rows.select_for_update(of=("self",), skip_locked=True)[:1]
 
@@ -336,7 +400,9 @@ def _store(child: ChildJob, group: JobGroup, slots: _Slots) -> Attempt:
         created_at=now(),
     )
     insert_with_key(attempt)
-    update_where(ChildJob, child.pk, {"current_attempt": attempt.pk, "backend": slots.fence.backend_id})
+    update_where(
+        ChildJob, child.pk, {"current_attempt": attempt.pk, "backend": slots.fence.backend_id}
+    )
     return attempt
 
 

@@ -1,6 +1,8 @@
-"""Exclusions: learned in the transaction that stores a failure, ended by a user or by a change of the backend.
+"""Exclusions: learned in the transaction that stores a failure, ended by a user or by a change of
+the backend.
 
-The backend's row is locked first, as a claim locks it: no claim is stored after an exclusion that forbids it.
+The backend's row is locked first, as a claim locks it: no claim is stored after an exclusion that
+forbids it.
 """
 
 import json
@@ -28,11 +30,15 @@ _MAX_REASON: Final = 500  #: Characters of a reason.
 
 
 def is_of_job(attempt: Attempt) -> bool:
-    """Return whether what a backend lacks may be an input file of this job of a batch alone: its variation sets one.
+    """Return whether what a backend lacks may be an input file of this job of a batch alone: its
+    variation sets one.
 
     The other jobs of its variant may succeed there: the failure counts, and no backend is excluded.
     """
-    if attempt.failure_class != FailureClass.NODE_OR_MODEL_MISSING.value or not attempt.child.variation_json:
+    if (
+        attempt.failure_class != FailureClass.NODE_OR_MODEL_MISSING.value
+        or not attempt.child.variation_json
+    ):
         return False
     variant = Variant.objects.filter(pk=attempt.variant_id or 0).first()
     if variant is None or not _concerns_variant(attempt, ExclusionKind.MISSING, variant):
@@ -45,7 +51,9 @@ def is_of_job(attempt: Attempt) -> bool:
 
 
 def is_answered_500(attempt: Attempt) -> bool:
-    """Return whether a prompt was answered with a 500 that is not aiohttp's own, and no lookup found the prompt."""
+    """Return whether a prompt was answered with a 500 that is not aiohttp's own, and no lookup
+    found the prompt.
+    """
     if attempt.state not in (AttemptState.NEVER_ACCEPTED, AttemptState.REFUSED):
         return False
     details = json.loads(attempt.error_details_json or "{}")
@@ -53,10 +61,12 @@ def is_answered_500(attempt: Attempt) -> bool:
 
 
 def learn(attempt: Attempt) -> None:
-    """Store or extend the exclusion that follows from the failure of a job of the pool, or from a 500, if one does.
+    """Store or extend the exclusion that follows from the failure of a job of the pool, or from a
+    500, if one does.
 
-    This transaction has stored the failure of the attempt. A failure that says that the backend lacks something is not
-    counted, nor is a 500. The first 500 excludes nothing: its row has the count 0.
+    This transaction has stored the failure of the attempt. A failure that says that the backend
+    lacks something is not counted, nor is a 500. The first 500 excludes nothing: its row has the
+    count 0.
     """
     is_500, kind = is_answered_500(attempt), None
     if is_500:
@@ -131,13 +141,16 @@ def _faulty_inputs(node_errors: Mapping[str, Any]) -> Iterator[str]:
 
 
 def forget(backend_id: str) -> None:
-    """Remove the exclusions of a backend that is another one now, or may be: it restarted, or its address changed."""
+    """Remove the exclusions of a backend that is another one now, or may be: it restarted, or its
+    address changed.
+    """
     Exclusion.objects.filter(backend=backend_id).delete()
 
 
 @retried_transaction
 def exclusions_lift(*, backend_id: str, exclusion_id: int | None = None) -> int:
-    """Remove an exclusion of a backend, or all (None), and notify the runners; return how many were removed.
+    """Remove an exclusion of a backend, or all (None), and notify the runners; return how many were
+    removed.
 
     Raises ``BackendNotFound`` or ``ExclusionNotFound``.
     """

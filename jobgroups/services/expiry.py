@@ -33,12 +33,17 @@ _BATCH: Final = 500  #: Children per transaction: each holds the group's row.
 
 
 def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | None = None) -> int:
-    """Reassign queued children of a backend that were not sent, as far as their groups allow; return their number.
+    """Reassign queued children of a backend that were not sent, as far as their groups allow;
+    return their number.
 
-    Others stay queued. ``reason`` is a sentence; ``kind`` None: a hold or a quarantine makes the backend unavailable.
+    Others stay queued. ``reason`` is a sentence; ``kind`` None: a hold or a quarantine makes the
+    backend unavailable.
     """
-    waiting = ChildJob.objects.filter(**_unsent_at(fence)).exclude(group__retry_elsewhere=RetryScope.NEVER)
-    # Read without locks first: while no child has another backend, this runs every few seconds, of hundreds perhaps.
+    waiting = ChildJob.objects.filter(**_unsent_at(fence)).exclude(
+        group__retry_elsewhere=RetryScope.NEVER
+    )
+    # Read without locks first: while no child has another backend, this runs every few seconds, of
+    # hundreds perhaps.
     groups = JobGroup.objects.filter(pk__in=_groups_of(waiting)).order_by("id")
 
     def move(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:
@@ -52,12 +57,18 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
 
 
 def children_fail_unavailable(
-    *, fence: FencingToken, away_s: float, reason: str, kind: FailureClass = FailureClass.UNREACHABLE
+    *,
+    fence: FencingToken,
+    away_s: float,
+    reason: str,
+    kind: FailureClass = FailureClass.UNREACHABLE,
 ) -> int:
-    """Fail the backend's children that have not executed, after it was unavailable for ``away_s`` seconds.
+    """Fail the backend's children that have not executed, after it was unavailable for ``away_s``
+    seconds.
 
-    They are retried on other backends if their groups allow it. ``reason`` is a clause; ``kind`` is ``unreachable``, or
-    ``stalled`` for a backend that responds and executes nothing. Returns how many children failed or were reassigned.
+    They are retried on other backends if their groups allow it. ``reason`` is a clause; ``kind`` is
+    ``unreachable``, or ``stalled`` for a backend that responds and executes nothing. Returns how
+    many children failed or were reassigned.
     """
     message = f"{fence.backend_id} was not reachable for {away_s:.0f} s: {reason}"
     failure = _never_executed(kind, message)
@@ -65,8 +76,8 @@ def children_fail_unavailable(
     def end(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:
         attempt = child.current_attempt
         if attempt is not None:
-            # The backend may have the prompt and run it: request its stop; it keeps its slot. The group's policy
-            # decides about a retry meanwhile.
+            # The backend may have the prompt and run it: request its stop; it keeps its slot. The
+            # group's policy decides about a retry meanwhile.
             stop_failed(tx, attempt, StopReason.GAVE_UP, kind)
             handle_failure(tx, child, attempt, failure)
         elif not reassign(tx, child, reason=message, kind=kind, others=others):
@@ -79,13 +90,18 @@ def children_fail_unavailable(
 def children_fail_disabled(*, fence: FencingToken) -> int:
     """Fail the queued children of a disabled backend; prompts that were sent continue.
 
-    Children that another backend may take are reassigned. Returns how many children failed or were reassigned.
+    Children that another backend may take are reassigned. Returns how many children failed or were
+    reassigned.
     """
-    return children_fail_unsent(fence=fence, message=f"{fence.backend_id} was disabled before this job was sent to it.")
+    return children_fail_unsent(
+        fence=fence, message=f"{fence.backend_id} was disabled before this job was sent to it."
+    )
 
 
 def children_fail_unsent(*, fence: FencingToken, message: str) -> int:
-    """Reassign or fail the queued children of a backend that were not sent, with a sentence; return their number."""
+    """Reassign or fail the queued children of a backend that were not sent, with a sentence; return
+    their number.
+    """
     failure = _never_executed(FailureClass.UNREACHABLE, message)
 
     def end(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:
@@ -98,18 +114,23 @@ def children_fail_unsent(*, fence: FencingToken, message: str) -> int:
 
 @retried_transaction
 def children_unblock(*, fence: FencingToken) -> int:
-    """Let children of other backends stop waiting for the stop of their prompts at this offline backend.
+    """Let children of other backends stop waiting for the stop of their prompts at this offline
+    backend.
 
-    The end of such a prompt may never be seen. It keeps its slot and its pending stop, and counts against no backend.
-    Attempts with a failure class (timed out, given up) are unblocked where that is stored. Returns how many prompts block
-    no child any longer.
+    The end of such a prompt may never be seen. It keeps its slot and its pending stop, and counts
+    against no backend. Attempts with a failure class (timed out, given up) are unblocked where that
+    is stored. Returns how many prompts block no child any longer.
     """
     verify_fence(fence)
     stopped = Attempt.objects.filter(
-        backend_id=fence.backend_id, ended_at__isnull=True, stop_requested_at__isnull=False, failure_class=""
+        backend_id=fence.backend_id,
+        ended_at__isnull=True,
+        stop_requested_at__isnull=False,
+        failure_class="",
     )
     blocking = stopped.filter(child__status=ChildStatus.QUEUED, child__current_attempt__isnull=True)
-    # In two statements, as no UPDATE joins another table. The second one passes an attempt that has ended meanwhile.
+    # In two statements, as no UPDATE joins another table. The second one passes an attempt that has
+    # ended meanwhile.
     found = list(blocking.exclude(child__backend_id=fence.backend_id).values_list("pk", flat=True))
     count = stopped.filter(pk__in=found).update(failure_class=FailureClass.UNREACHABLE)
     if count:
@@ -118,11 +139,12 @@ def children_unblock(*, fence: FencingToken) -> int:
 
 
 def children_expire(*, fence: FencingToken, limit_s: int, unsent_only: bool = False) -> int:
-    """Time out the backend's children that were queued for over ``limit_s`` seconds in total; return their number.
+    """Time out the backend's children that were queued for over ``limit_s`` seconds in total;
+    return their number.
 
-    A child that has executed in this run and is to be retried has the same time from its last start. A clock without
-    forward jumps measures it. ``unsent_only`` leaves those that were sent: one may have been rendered while no runner
-    was alive.
+    A child that has executed in this run and is to be retried has the same time from its last
+    start. A clock without forward jumps measures it. ``unsent_only`` leaves those that were sent:
+    one may have been rendered while no runner was alive.
     """
     oldest = monotonic_now() - dt.timedelta(seconds=limit_s)
 
@@ -139,7 +161,9 @@ def _time_out(tx: GroupTransaction, child: ChildJob, oldest: dt.datetime, limit_
         return False
     again = " again" if executed.exists() else ""
     failure = Failure(
-        kind=FailureClass.TIMEOUT, message=f"Not executed{again} within {limit_s} s", details={"phase": "queued"}
+        kind=FailureClass.TIMEOUT,
+        message=f"Not executed{again} within {limit_s} s",
+        details={"phase": "queued"},
     )
     ended = tx.move_child(child, ChildStatus.TIMEOUT, **failure.columns)
     if ended:
@@ -148,33 +172,44 @@ def _time_out(tx: GroupTransaction, child: ChildJob, oldest: dt.datetime, limit_
 
 
 def variants_mark(*, unplaced: Collection[int], placed: Collection[int]) -> None:
-    """Store since when no candidate can take the jobs of variants, and that a candidate of others can again."""
-    Variant.objects.filter(pk__in=unplaced, unplaced_since__isnull=True).update(unplaced_since=monotonic_now())
+    """Store since when no candidate can take the jobs of variants, and that a candidate of others
+    can again.
+    """
+    Variant.objects.filter(pk__in=unplaced, unplaced_since__isnull=True).update(
+        unplaced_since=monotonic_now()
+    )
     Variant.objects.filter(pk__in=placed).update(unplaced_since=None)
 
 
 def variants_bypassed(bypassed: Mapping[int, bool]) -> None:
-    """Store since when backends take later jobs before those of a variant, or that they no longer do, by its id."""
+    """Store since when backends take later jobs before those of a variant, or that they no longer
+    do, by its id.
+    """
     for variant_id, is_bypassed in sorted(bypassed.items()):
         changed = Variant.objects.filter(pk=variant_id, bypassed_at__isnull=is_bypassed)
         changed.update(bypassed_at=now() if is_bypassed else None)
 
 
 def pool_expire(*, variant_id: int, limit_s: int) -> int:
-    """Time out the jobs of a variant that were unclaimed for ``limit_s`` seconds, as ``children_expire``; return how many."""
+    """Time out the jobs of a variant that were unclaimed for ``limit_s`` seconds, as
+    ``children_expire``; return how many.
+    """
     oldest = monotonic_now() - dt.timedelta(seconds=limit_s)
     unclaimed = {**_unclaimed(variant_id), "queued_at__lt": oldest}
     return _end_waiting(lambda tx, child, _others: _time_out(tx, child, oldest, limit_s), unclaimed)
 
 
 def pool_give_up(*, variant_id: int, limit_s: int) -> int:
-    """Fail the unclaimed jobs of a variant whose jobs no candidate could take for ``limit_s`` seconds.
+    """Fail the unclaimed jobs of a variant whose jobs no candidate could take for ``limit_s``
+    seconds.
 
     The candidates are read again: one may have come back. Returns how many jobs failed.
     """
     since = monotonic_now() - dt.timedelta(seconds=limit_s)
     overdue = Variant.objects.filter(pk=variant_id, unplaced_since__lte=since)
-    variant = overdue.select_related("group").defer("group__workflow_json", "group__editor_json").first()
+    variant = (
+        overdue.select_related("group").defer("group__workflow_json", "group__editor_json").first()
+    )
     if variant is None:
         return 0
     candidates = candidate_reasons(variant)
@@ -182,19 +217,31 @@ def pool_give_up(*, variant_id: int, limit_s: int) -> int:
     kinds = {one.failure for one in candidates if may_take_later(one.row, now=now())}
     if None in kinds:
         return 0
-    return _fail_unclaimed(variant_id, _no_candidate(candidates, kinds, f"No backend could take it for {limit_s} s"))
+    return _fail_unclaimed(
+        variant_id, _no_candidate(candidates, kinds, f"No backend could take it for {limit_s} s")
+    )
 
 
 def pool_fail_refused(*, variant_ids: Collection[int]) -> int:
-    """Fail the unclaimed jobs of variants if 500s have excluded their last candidates; return how many failed."""
+    """Fail the unclaimed jobs of variants if 500s have excluded their last candidates; return how
+    many failed.
+    """
     refused = active_exclusions().filter(failure_class=FailureClass.WORKFLOW_REFUSED)
-    variants = Variant.objects.filter(pk__in=variant_ids, workflow_digest__in=refused.values("workflow_digest"))
+    variants = Variant.objects.filter(
+        pk__in=variant_ids, workflow_digest__in=refused.values("workflow_digest")
+    )
     failed = 0
-    for variant in variants.select_related("group").defer("group__workflow_json", "group__editor_json"):
-        candidates = [one._replace(reason=one.unfit or one.reason) for one in candidate_reasons(variant)]
+    for variant in variants.select_related("group").defer(
+        "group__workflow_json", "group__editor_json"
+    ):
+        candidates = [
+            one._replace(reason=one.unfit or one.reason) for one in candidate_reasons(variant)
+        ]
         kinds = {one.failure for one in candidates}
         if FailureClass.WORKFLOW_REFUSED in kinds and not open_candidates(variant):
-            failed += _fail_unclaimed(variant.pk, _no_candidate(candidates, kinds, "No backend can execute it"))
+            failed += _fail_unclaimed(
+                variant.pk, _no_candidate(candidates, kinds, "No backend can execute it")
+            )
     return failed
 
 
@@ -206,11 +253,14 @@ def _fail_unclaimed(variant_id: int, failure: Failure) -> int:
     return _end_waiting(end, _unclaimed(variant_id))
 
 
-#: The failure classes of excluded candidates: the first one is that of the jobs that wait for these candidates alone.
+#: The failure classes of excluded candidates: the first one is that of the jobs that wait for these
+#: candidates alone.
 _OF_EXCLUDED: Final = (FailureClass.WORKFLOW_REFUSED, *CLASS_OF.values())
 
 
-def _no_candidate(candidates: Sequence[PoolCandidate], kinds: Collection[FailureClass | None], subject: str) -> Failure:
+def _no_candidate(
+    candidates: Sequence[PoolCandidate], kinds: Collection[FailureClass | None], subject: str
+) -> Failure:
     kind = next((one for one in _OF_EXCLUDED if one in kinds), FailureClass.UNREACHABLE)
     shown = [f"{one.row.id}: {one.reason.rstrip('.')}" for one in candidates]
     if len(shown) > _MOST_SHOWN:
@@ -220,10 +270,11 @@ def _no_candidate(candidates: Sequence[PoolCandidate], kinds: Collection[Failure
 
 
 def pool_fail_barred(*, variant_id: int) -> int:
-    """Fail the unclaimed jobs of a variant for which only backends are left that would fail them again.
+    """Fail the unclaimed jobs of a variant for which only backends are left that would fail them
+    again.
 
-    When such a job failed, another candidate could take it, which is away for too long or has left since. Returns how
-    many jobs failed.
+    When such a job failed, another candidate could take it, which is away for too long or has left
+    since. Returns how many jobs failed.
     """
     failed_at: dict[str, set[str]] = defaultdict(set)
     unclaimed = ChildJob.objects.filter(**_unclaimed(variant_id))
@@ -282,13 +333,17 @@ def _groups_of(children: QuerySet[ChildJob]) -> list[str]:
     return list(children.order_by("group_id").values_list("group_id", flat=True).distinct())
 
 
-def _end_waiting(end: EndChild, conditions: dict[str, Any], fence: FencingToken | None = None) -> int:
+def _end_waiting(
+    end: EndChild, conditions: dict[str, Any], fence: FencingToken | None = None
+) -> int:
     """End or reassign the children with some conditions, and return how many."""
     groups = _groups_of(ChildJob.objects.filter(**conditions))
     return sum(_end_in_group(group_id, end, conditions, fence) for group_id in groups)
 
 
-def _end_in_group(group_id: str, end: EndChild, conditions: dict[str, Any], fence: FencingToken | None) -> int:
+def _end_in_group(
+    group_id: str, end: EndChild, conditions: dict[str, Any], fence: FencingToken | None
+) -> int:
     gone = 0
     last: int | None = -1
     while last is not None:
@@ -301,7 +356,8 @@ def _end_in_group(group_id: str, end: EndChild, conditions: dict[str, Any], fenc
 def _end_some(
     group_id: str, end: EndChild, conditions: dict[str, Any], fence: FencingToken | None
 ) -> tuple[int, int | None]:
-    """End or reassign the first children of one group in one transaction, and request the stop of their prompts.
+    """End or reassign the first children of one group in one transaction, and request the stop of
+    their prompts.
 
     Returns how many, and the position of the last one if there may be more.
     """

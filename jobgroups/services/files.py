@@ -1,8 +1,9 @@
-"""Records which attempt a file at a backend belongs to, and marks the outputs whose file was replaced.
+"""Records which attempt a file at a backend belongs to, and marks the outputs whose file was
+replaced.
 
-ComfyUI gives the name of a removed file to another picture (comfyui-protocol.md, trap 9). Without the mark, the
-Director would serve the picture of a later job for an earlier one. A mark is no event, as a star is none. An output
-that was captured before stays.
+ComfyUI gives the name of a removed file to another picture (comfyui-protocol.md, trap 9). Without
+the mark, the Director would serve the picture of a later job for an earlier one. A mark is no
+event, as a star is none. An output that was captured before stays.
 """
 
 import json
@@ -26,13 +27,17 @@ _TABLE: Final = ReportedFile._meta.db_table
 _AT_ONCE: Final = 240  #: Files in one statement: SQLite before 3.32 takes 999 values.
 
 
-def record(attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str, str]) -> frozenset[str]:
-    """Store which files an attempt reported, and mark the outputs of the attempts whose files it replaced.
+def record(
+    attempt: Attempt, reported: Mapping[str, bool], origins: Mapping[str, str]
+) -> frozenset[str]:
+    """Store which files an attempt reported, and mark the outputs of the attempts whose files it
+    replaced.
 
-    In the transaction that ends the attempt: two statements, if nothing was replaced. The attempt is locked, not ended
-    yet, and has ``backend_ended_at``. ``reported`` has the digest of each file, and whether the attempt has written it;
-    ``origins`` the origin of the node that has written it. Returns the digests of the files that a later attempt, whose
-    end was stored before, has replaced.
+    In the transaction that ends the attempt: two statements, if nothing was replaced. The attempt
+    is locked, not ended yet, and has ``backend_ended_at``. ``reported`` has the digest of each
+    file, and whether the attempt has written it; ``origins`` the origin of the node that has
+    written it. Returns the digests of the files that a later attempt, whose end was stored before,
+    has replaced.
     """
     # In one order: concurrent ends wait for each other, and do not deadlock.
     digests = sorted(reported)
@@ -58,7 +63,9 @@ def rows_of(
 
 
 def _others(attempt: Attempt, reported: Mapping[str, bool]) -> list[tuple[int, str, bool]]:
-    """Return the rows of other attempts that matter: of a file from ComfyUI's cache, which all jobs may have, its writer."""
+    """Return the rows of other attempts that matter: of a file from ComfyUI's cache, which all jobs
+    may have, its writer.
+    """
     queries, values = [], list[Any]()
     for written, condition in ((True, ""), (False, " AND executed")):
         if digests := [digest for digest, is_written in reported.items() if is_written is written]:
@@ -82,8 +89,8 @@ def _settle(
 ) -> bool:
     """Decide about each file that other attempts have too; add what this one has lost to ``lost``.
 
-    Two attempts of one job render one seed: neither has a wrong picture, and none is marked. Returns whether the rows
-    are stored.
+    Two attempts of one job render one seed: neither has a wrong picture, and none is marked.
+    Returns whether the rows are stored.
     """
     rows = Attempt.objects.in_bulk({attempt_id for attempt_id, _, _ in others})
     replaced: dict[int, set[str]] = defaultdict(set)
@@ -107,7 +114,9 @@ def _settle(
     for other_id, digests in sorted(replaced.items()):
         ReportedFile.objects.filter(attempt_id=other_id, digest__in=digests).delete()
     of_other_jobs = {
-        other_id: digests for other_id, digests in replaced.items() if rows[other_id].child_id != attempt.child_id
+        other_id: digests
+        for other_id, digests in replaced.items()
+        if rows[other_id].child_id != attempt.child_id
     }
     _mark(of_other_jobs, rows)
     # The rows of the attempts that had written them kept this one's from being stored.
@@ -117,8 +126,8 @@ def _settle(
 def _is_later(other: Attempt, ending: Attempt) -> bool:
     """Return whether ``other``, whose end is stored, ended after the attempt that ends now.
 
-    The clock of their backend decides, but only between attempts that the Director had open at the same
-    time: between other attempts, a user may have set the clock back.
+    The clock of their backend decides, but only between attempts that the Director had open at the
+    same time: between other attempts, a user may have set the clock back.
     """
     if other.ended_at is None or ending.created_at >= other.ended_at:
         return False
@@ -129,17 +138,22 @@ def _is_later(other: Attempt, ending: Attempt) -> bool:
 
 @retried_transaction
 def output_replaced(*, job_id: str, digest: str) -> None:
-    """Mark a child's output whose file is younger than the child's end: another prompt has written it."""
+    """Mark a child's output whose file is younger than the child's end: another prompt has written
+    it.
+    """
     found = Attempt.objects.filter(child=job_id, child__current_attempt=F("pk"))
     rows = {row.pk: row for row in found}
     ReportedFile.objects.filter(attempt__in=rows, digest=digest).delete()
     _mark({attempt_id: {digest} for attempt_id in rows}, rows, keep_captured=False)
 
 
-def _mark(replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt], *, keep_captured: bool = True) -> None:
+def _mark(
+    replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt], *, keep_captured: bool = True
+) -> None:
     """Mark the outputs of attempts, and of their children where they are the same files.
 
-    The children are of other groups: nothing but the mark changes, and an output that is there never changes otherwise.
+    The children are of other groups: nothing but the mark changes, and an output that is there
+    never changes otherwise.
     """
     of_child: dict[str, set[str]] = defaultdict(set)
     for attempt_id, digests in replaced.items():
@@ -160,11 +174,14 @@ def _mark(replaced: Mapping[int, set[str]], rows: Mapping[int, Attempt], *, keep
 def _captured(child: ChildJob) -> set[str]:
     """Return the digests of a child's files that the storage has.
 
-    Before the child is completed, it may have the pictures that a late success sent as frames, and no outputs.
+    Before the child is completed, it may have the pictures that a late success sent as frames, and
+    no outputs.
     """
     numbers = set(child.captures.filter(file__isnull=False).values_list("number", flat=True))
     items = enumerate(reported_files(json.loads(child.outputs_json or "{}")))
-    return {file_digest(child.backend_id or "", item) for number, item in items if number in numbers}
+    return {
+        file_digest(child.backend_id or "", item) for number, item in items if number in numbers
+    }
 
 
 def _mark_row(row: ChildJob | Attempt, replaced: Collection[str]) -> bool:

@@ -19,7 +19,9 @@ def files_heartbeat(*, instance: str, version: str) -> None:
     moment = database_now()
     if not FilesProcess.objects.filter(pk=instance).update(heartbeat_at=moment):
         here = {"host": platform.node()[:255], "pid": os.getpid(), "version": version}
-        FilesProcess.objects.create(instance=instance, started_at=moment, heartbeat_at=moment, **here)
+        FilesProcess.objects.create(
+            instance=instance, started_at=moment, heartbeat_at=moment, **here
+        )
 
 
 @retry_on_conflict

@@ -18,7 +18,9 @@ def group_times_fill() -> int:
     for kind in kinds:
         rows = kind.objects.filter(group_created_at=None).order_by()
         # A row that another transaction changes has its turn later.
-        keys = list(rows.select_for_update(skip_locked=True).values_list("pk", flat=True)[:_AT_ONCE])
+        keys = list(
+            rows.select_for_update(skip_locked=True).values_list("pk", flat=True)[:_AT_ONCE]
+        )
         created = Subquery(JobGroup.objects.filter(pk=OuterRef("group_id")).values("created_at"))
         count += rows.filter(pk__in=keys).update(group_created_at=created) if keys else 0
     return count

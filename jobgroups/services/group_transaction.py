@@ -1,4 +1,6 @@
-"""GroupTransaction: guarded transitions, events and the derived status of a group whose row is locked."""
+"""GroupTransaction: guarded transitions, events and the derived status of a group whose row is
+locked.
+"""
 
 import datetime as dt
 import json
@@ -34,8 +36,15 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 1_000  #: Children of one statement.
 #: The columns of a child that is queued again.
-NOT_STARTED: Final = {"started_at": None, "progress": 0.0, "current_step": None, "steps_completed": 0, "steps_total": 0}
-STOP_WHEN: Final = "stop_when"  #: ``stopped_by`` of the children that the condition of their group cancelled.
+NOT_STARTED: Final = {
+    "started_at": None,
+    "progress": 0.0,
+    "current_step": None,
+    "steps_completed": 0,
+    "steps_total": 0,
+}
+#: ``stopped_by`` of the children that the condition of their group cancelled.
+STOP_WHEN: Final = "stop_when"
 
 
 def update_row(row: Model, fields: Mapping[str, Any], **allowed: Collection[Any]) -> bool:
@@ -61,15 +70,20 @@ class GroupTransaction:
         self._events.append(event)
 
     def children(self, *, limit: int | None = None, **conditions: Any) -> list[ChildJob]:
-        """Lock the rows of the group's children, and return them in order. A claim locks its child's row alone."""
+        """Lock the rows of the group's children, and return them in order. A claim locks its
+        child's row alone.
+        """
         rows = ChildJob.objects.filter(group_id=self.group.id, **conditions).order_by("position")
         return list(rows.select_for_update(of=("self",))[:limit])
 
-    def move_child(self, child: ChildJob, to: ChildStatus, *, attempt: Attempt | None = None, **fields: Any) -> bool:
-        """Move a child if its stored status allows it, and set ``fields`` in the same statement, also in memory.
+    def move_child(
+        self, child: ChildJob, to: ChildStatus, *, attempt: Attempt | None = None, **fields: Any
+    ) -> bool:
+        """Move a child if its stored status allows it, and set ``fields`` in the same statement,
+        also in memory.
 
-        With ``attempt`` the move is made only if this is the child's current attempt. Returns whether this call moved
-        it: another writer may have been first.
+        With ``attempt`` the move is made only if this is the child's current attempt. Returns
+        whether this call moved it: another writer may have been first.
         """
         if to in CHILD_FINAL:
             fields.setdefault("completed_at", now())
@@ -82,11 +96,19 @@ class GroupTransaction:
             metrics.count_on_commit(metrics.jobs, to.value)
         if moved and to in (ChildStatus.FAILED, ChildStatus.TIMEOUT):
             if attempt is None:
-                metrics.count_on_commit(metrics.failures, child.failure_class, child.backend_id or "")
+                metrics.count_on_commit(
+                    metrics.failures, child.failure_class, child.backend_id or ""
+                )
             number = child.attempt_count if attempt is None else attempt.number
             with bound(job=child.id, attempt=number, backend=child.backend_id):
                 cause = one_line(child.error_message or "")
-                logger.info("%s: %s as %s (%s)", child.id, to, child.failure_class or child.error_type, cause)
+                logger.info(
+                    "%s: %s as %s (%s)",
+                    child.id,
+                    to,
+                    child.failure_class or child.error_type,
+                    cause,
+                )
         return moved
 
     def start_child(self, child: ChildJob, attempt: Attempt) -> None:
@@ -101,13 +123,19 @@ class GroupTransaction:
     def cancel_children(self, children: Sequence[ChildJob], *, stopped_by: str = "") -> None:
         """Cancel open children of :meth:`children`, and request the stop of their prompts.
 
-        Thousands are cancelled in a few statements. Their rows are locked: a claim that was committed before is stopped, a
-        later one finds no queued child.
+        Thousands are cancelled in a few statements. Their rows are locked: a claim that was
+        committed before is stopped, a later one finds no queued child.
         """
-        fields = {"status": ChildStatus.CANCELLED.value, "completed_at": now(), "stopped_by": stopped_by}
+        fields = {
+            "status": ChildStatus.CANCELLED.value,
+            "completed_at": now(),
+            "stopped_by": stopped_by,
+        }
         for first in range(0, len(children), _AT_ONCE):
             some = [one.pk for one in children[first : first + _AT_ONCE]]
-            ChildJob.objects.filter(pk__in=some, status__in=sources_of(ChildStatus.CANCELLED)).update(**fields)
+            ChildJob.objects.filter(
+                pk__in=some, status__in=sources_of(ChildStatus.CANCELLED)
+            ).update(**fields)
         for one in children:
             for name, value in fields.items():
                 setattr(one, name, value)
@@ -127,11 +155,13 @@ class GroupTransaction:
         self.group.cancelled_at = None
         self._changed = True
 
-    def reset_for_retry(self, child: ChildJob, *, backend_id: str | None, moment: dt.datetime) -> bool:
+    def reset_for_retry(
+        self, child: ChildJob, *, backend_id: str | None, moment: dt.datetime
+    ) -> bool:
         """Queue a child that a user retries: in the next run, or within this one after it failed.
 
-        Its attempts stay, and so does their number. Without a backend it waits in the pool. Returns whether this call
-        queued it: a completed child keeps its result.
+        Its attempts stay, and so does their number. Without a backend it waits in the pool. Returns
+        whether this call queued it: a completed child keeps its result.
         """
         fields: dict[str, Any] = {
             "status": ChildStatus.QUEUED.value,
@@ -161,13 +191,18 @@ class GroupTransaction:
 
         A final state is stored by ``outcomes.close_attempt`` alone."""
         moved = update_row(attempt, {"state": to.value, **fields}, state=attempt_sources_of(to))
-        # Answers show active attempts as they were within the last second: an acceptance needs no statement.
+        # Answers show active attempts as they were within the last second: an acceptance needs no
+        # statement.
         self._is_revised |= moved and to is not AttemptState.ACCEPTED
         return moved
 
     def request_stop(self, attempts: Sequence[int], reason: StopReason) -> int:
-        """Request the stop of active attempts; the first reason stays. Return how many were changed."""
-        active = Attempt.objects.filter(pk__in=attempts, ended_at__isnull=True, stop_requested_at__isnull=True)
+        """Request the stop of active attempts; the first reason stays. Return how many were
+        changed.
+        """
+        active = Attempt.objects.filter(
+            pk__in=attempts, ended_at__isnull=True, stop_requested_at__isnull=True
+        )
         return active.update(stop_requested_at=now(), stop_reason=reason)
 
     def mark_changed(self) -> None:
@@ -175,7 +210,9 @@ class GroupTransaction:
         self._changed = True
 
     def flush(self) -> list[ChildJob] | None:
-        """Update the group's status and store the events; return the children if the group's run has ended."""
+        """Update the group's status and store the events; return the children if the group's run
+        has ended.
+        """
         group, names = self.group, ["seq"]
         children = self._derive_status() if self._changed else None
         if self._changed:
@@ -233,8 +270,20 @@ class GroupTransaction:
 
 
 #: Written out, as the events' statement is.
-_COUNT: Final = f"SELECT status, COUNT(*) FROM {ChildJob._meta.db_table} WHERE group_id = %s GROUP BY status"  # noqa: S608 a name of ours
+_COUNT: Final = (
+    f"SELECT status, COUNT(*) FROM {ChildJob._meta.db_table} WHERE group_id = %s GROUP BY status"  # noqa: S608 a name of ours
+)
 _COUNTS: Final = ("completed_count", "failed_count", "cancelled_count")
 #: What is derived of a group, or set with it.
-_DERIVED: Final = ("status", "run", *_COUNTS, "completed_at", "has_claimed_child", "cancelled_at", "stopped_at")
-children_of: Final = PreparedQuery(lambda: ChildJob.objects.filter(group_id=KEY).order_by("position"))
+_DERIVED: Final = (
+    "status",
+    "run",
+    *_COUNTS,
+    "completed_at",
+    "has_claimed_child",
+    "cancelled_at",
+    "stopped_at",
+)
+children_of: Final = PreparedQuery(
+    lambda: ChildJob.objects.filter(group_id=KEY).order_by("position")
+)

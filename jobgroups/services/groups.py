@@ -1,4 +1,6 @@
-"""Changes of a group by users that are no events: its name, whether the lists show it, and its deletion."""
+"""Changes of a group by users that are no events: its name, whether the lists show it, and its
+deletion.
+"""
 
 import json
 from dataclasses import replace
@@ -20,7 +22,8 @@ from jobgroups.services.revisions import groups_revise
 
 @retried_transaction
 def group_change(*, group_id: str, name: str | None = None, archived: bool | None = None) -> None:
-    """Set the name of a group (empty: none), and archive it or end that; None leaves either as it is.
+    """Set the name of a group (empty: none), and archive it or end that; None leaves either as it
+    is.
 
     Open pages are notified. Raises ``GroupNotFound``.
     """
@@ -45,17 +48,26 @@ def group_deletion(*, group_id: str) -> Deletion:
     if backends := sorted(set(active.values_list("backend_id", flat=True))):
         raise GroupStopping(group_id, ", ".join(backends))
     starred = group.children.filter(starred=True).count()
-    made = group.children.filter(outputs_json__isnull=False).order_by().values_list("outputs_json", flat=True)
-    reported = (file for outputs in made.iterator() for file in reported_files(json.loads(outputs or "{}")))
+    made = (
+        group.children.filter(outputs_json__isnull=False)
+        .order_by()
+        .values_list("outputs_json", flat=True)
+    )
+    reported = (
+        file for outputs in made.iterator() for file in reported_files(json.loads(outputs or "{}"))
+    )
     kept = any(not file.get("missing") and file.get("type") != SENT for file in reported)
     files, size = files_of(group_id)
-    return Deletion(jobs=group.total_count, starred=starred, files=files, bytes=size, kept_at_backends=kept)
+    return Deletion(
+        jobs=group.total_count, starred=starred, files=files, bytes=size, kept_at_backends=kept
+    )
 
 
 def group_delete(*, group_id: str) -> Deletion:
     """Delete a group that has ended, with its jobs, events and captured files, also starred ones.
 
-    Raises ``GroupNotFound``, ``GroupOpen``, or ``GroupStopping`` while one of its prompts may still run.
+    Raises ``GroupNotFound``, ``GroupOpen``, or ``GroupStopping`` while one of its prompts may still
+    run.
     """
     found = group_deletion(group_id=group_id)
     deleted, _, file_ids = groups_delete([group_id], ended_groups())

@@ -1,7 +1,7 @@
 """Holds of backends: pause, drain and quarantine by users, and how a runner applies them.
 
-A user's change locks the backend's lease, which every claim locks too: no claim is stored between the check and the
-change. The runner's part is fenced by the lease.
+A user's change locks the backend's lease, which every claim locks too: no claim is stored between
+the check and the change. The runner's part is fenced by the lease.
 """
 
 import datetime as dt
@@ -31,12 +31,15 @@ _MAX_BY: Final = 150
 
 
 @retried_transaction
-def backend_hold(*, backend_id: str, hold: Hold, at_once: bool = False, reason: str = "", by: str = "") -> None:
-    """Pause or drain a backend: nothing is claimed for it from now on. A disabled backend does not change.
+def backend_hold(
+    *, backend_id: str, hold: Hold, at_once: bool = False, reason: str = "", by: str = ""
+) -> None:
+    """Pause or drain a backend: nothing is claimed for it from now on. A disabled backend does not
+    change.
 
-    The later request replaces the earlier one; a repeated one keeps its beginning. ``at_once``: the runner evicts running
-    prompts, also after a restart; this stays in force until the hold ends, since it may have been carried out already.
-    Raises ``BackendNotFound``.
+    The later request replaces the earlier one; a repeated one keeps its beginning. ``at_once``: the
+    runner evicts running prompts, also after a restart; this stays in force until the hold ends,
+    since it may have been carried out already. Raises ``BackendNotFound``.
     """
     row = _lock_for_change(backend_id)
     if not row.enabled:
@@ -61,8 +64,11 @@ def backend_resume(*, backend_id: str, by: str = "") -> None:
 
 
 @retried_transaction
-def backend_quarantine(*, backend_id: str, reason: str = "", by: str = "", minutes: float | None = None) -> None:
-    """Quarantine a backend, for ``minutes`` or until a user releases it: it gets no prompt. Its current ones continue.
+def backend_quarantine(
+    *, backend_id: str, reason: str = "", by: str = "", minutes: float | None = None
+) -> None:
+    """Quarantine a backend, for ``minutes`` or until a user releases it: it gets no prompt. Its
+    current ones continue.
 
     End and reason of a quarantine that is in force are replaced. Raises ``BackendNotFound``.
     """
@@ -70,7 +76,12 @@ def backend_quarantine(*, backend_id: str, reason: str = "", by: str = "", minut
     moment = now()
     until = None if minutes is None else moment + dt.timedelta(minutes=minutes)
     by = by or "a person"
-    _update(row, quarantine_until=until, quarantine_reason=reason[:MAX_REASON], quarantine_by=by[:_MAX_BY])
+    _update(
+        row,
+        quarantine_until=until,
+        quarantine_reason=reason[:MAX_REASON],
+        quarantine_by=by[:_MAX_BY],
+    )
     if row.quarantined_at is None:
         _update(row, quarantined_at=moment, consecutive_quarantines=row.consecutive_quarantines + 1)
 
@@ -110,13 +121,16 @@ def quarantine_expire(*, fence: FencingToken) -> bool:
     """
     verify_fence(fence)
     moment = now()
-    due = Backend.objects.filter(pk=fence.backend_id, quarantined_at__isnull=False, quarantine_until__lte=moment)
+    due = Backend.objects.filter(
+        pk=fence.backend_id, quarantined_at__isnull=False, quarantine_until__lte=moment
+    )
     return due.update(**QUARANTINE_CLEARED, failures_reset_at=moment) > 0
 
 
 @retried_transaction
 def backend_finish_drain(*, fence: FencingToken) -> bool:
-    """Disable a draining backend without queued children and active attempts; return whether this call disabled it.
+    """Disable a draining backend without queued children and active attempts; return whether this
+    call disabled it.
 
     Author and reason of the drain stay.
     """
@@ -133,13 +147,16 @@ def backend_finish_drain(*, fence: FencingToken) -> bool:
 
 
 def prompts_evict(*, fence: FencingToken) -> set[int]:
-    """Request the stop of every prompt of ours at a backend that was held with ``evict``; return the attempts' ids.
+    """Request the stop of every prompt of ours at a backend that was held with ``evict``; return
+    the attempts' ids.
 
-    The child is queued again, there or on another backend. The attempt is not counted. It keeps its child from being
-    claimed until its prompt is seen to end, so that nothing is rendered twice. A success that precedes the stop is the
-    child's result.
+    The child is queued again, there or on another backend. The attempt is not counted. It keeps its
+    child from being claimed until its prompt is seen to end, so that nothing is rendered twice. A
+    success that precedes the stop is the child's result.
     """
-    active = Attempt.objects.filter(backend_id=fence.backend_id, ended_at__isnull=True, stop_requested_at__isnull=True)
+    active = Attempt.objects.filter(
+        backend_id=fence.backend_id, ended_at__isnull=True, stop_requested_at__isnull=True
+    )
     ids = list(active.order_by("id").values_list("id", flat=True))
     return {attempt_id for attempt_id in ids if _evict(attempt_id, fence)}
 
@@ -157,9 +174,13 @@ def _evict(attempt_id: int, fence: FencingToken) -> bool:
             held = "drained" if row.hold == Hold.DRAIN else "paused"
             by = f" by {row.changed_by}" if row.changed_by else ""
             made = late_results.late_result(child)
-            moved = made is None and reassign(tx, child, reason=f"{row.id} was {held}{by}, and gave its work back.")
+            moved = made is None and reassign(
+                tx, child, reason=f"{row.id} was {held}{by}, and gave its work back."
+            )
             if ran and not moved:
-                tx.add_event(log.child_requeued(child, attempt, f"given back: {row.id} was {held}{by}"))
+                tx.add_event(
+                    log.child_requeued(child, attempt, f"given back: {row.id} was {held}{by}")
+                )
             if made is not None:
                 late_results.adopt_result(tx, child, made)
         return True

@@ -1,7 +1,7 @@
 """Late results: an attempt succeeded after its child had continued without it.
 
-Such a child is not rendered again; it completes with the late result. Used in the transaction that would requeue
-or fail the child, with its group locked.
+Such a child is not rendered again; it completes with the late result. Used in the transaction that
+would requeue or fail the child, with its group locked.
 """
 
 import json
@@ -19,8 +19,9 @@ from jobgroups.services.group_transaction import GroupTransaction, update_row
 def late_results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
     """Return the newest success of each child that has one, by the child's id.
 
-    A prompt may succeed although its stop was requested: after a timeout, a cancel, or when another attempt replaced a
-    hanging one. A success is left out if its files are gone or replaced, or its backend was deleted.
+    A prompt may succeed although its stop was requested: after a timeout, a cancel, or when another
+    attempt replaced a hanging one. A success is left out if its files are gone or replaced, or its
+    backend was deleted.
     """
     rows = Attempt.objects.filter(
         child__in=children,
@@ -30,7 +31,9 @@ def late_results(children: Sequence[ChildJob]) -> dict[str, Attempt]:
         backend__in=Backend.objects.values("pk"),
     )
     return {
-        row.child_id: row for row in rows.order_by("number") if not all_missing(json.loads(row.outputs_json or "{}"))
+        row.child_id: row
+        for row in rows.order_by("number")
+        if not all_missing(json.loads(row.outputs_json or "{}"))
     }
 
 
@@ -41,11 +44,14 @@ def late_result(child: ChildJob) -> Attempt | None:
 def reinstate(child: ChildJob, attempt: Attempt) -> None:
     """Let an older attempt decide its child again: it was given up and has a result.
 
-    Nothing is rendered twice. The child's row is locked, queued and without a current attempt, so no newer prompt of it
-    was sent: a claim sets its attempt under the same lock before it sends. The child completes in this transaction
-    and is never claimed again.
+    Nothing is rendered twice. The child's row is locked, queued and without a current attempt, so
+    no newer prompt of it was sent: a claim sets its attempt under the same lock before it sends.
+    The child completes in this transaction and is never claimed again.
     """
-    update_row(child, {"current_attempt_id": attempt.pk, "backend_id": attempt.backend_id, "not_before": None})
+    update_row(
+        child,
+        {"current_attempt_id": attempt.pk, "backend_id": attempt.backend_id, "not_before": None},
+    )
 
 
 def adopt_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:

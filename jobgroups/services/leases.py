@@ -14,9 +14,11 @@ from jobgroups.errors import LeaseLost
 from jobgroups.models import Lease
 from jobgroups.queries.leases import database_now, dead_runners
 
-#: How long a lease holds without a renewal: what a host that vanished drove is another runner's within 15 s.
+#: How long a lease holds without a renewal: what a host that vanished drove is another runner's
+#: within 15 s.
 LEASE_TTL: Final = dt.timedelta(seconds=12)
-LOCK_TIMEOUT: Final = "3s"  #: How long a runner's write waits for a locked row before it is retried.
+#: How long a runner's write waits for a locked row before it is retried.
+LOCK_TIMEOUT: Final = "3s"
 
 
 def verify_fence(fence: FencingToken | None) -> None:
@@ -31,16 +33,16 @@ def verify_fence(fence: FencingToken | None) -> None:
 def valid_fences(fences: Set[FencingToken]) -> Set[FencingToken]:
     """Lock the rows of many leases until commit, and return the valid fencing tokens.
 
-    The epochs are read and then compared here. A subquery of the UPDATE would see the row as it was before a takeover for
-    which the statement had to wait. A takeover locks the row with ``FOR UPDATE`` and waits for current writers; a
-    renewal need not wait.
+    The epochs are read and then compared here. A subquery of the UPDATE would see the row as it was
+    before a takeover for which the statement had to wait. A takeover locks the row with ``FOR
+    UPDATE`` and waits for current writers; a renewal need not wait.
     """
     if not fences:
         return fences
     backend_ids = sorted({fence.backend_id for fence in fences})
     on_postgres = connection.vendor == "postgresql"
-    # Set the lock timeout for the rest of the transaction. Otherwise two suspended processes could hold a lease
-    # row longer than the lease lasts.
+    # Set the lock timeout for the rest of the transaction. Otherwise two suspended processes could
+    # hold a lease row longer than the lease lasts.
     limit = f", set_config('lock_timeout', '{LOCK_TIMEOUT}', true)" if on_postgres else ""
     marks = ", ".join(["%s"] * len(backend_ids))
     query = (
@@ -57,8 +59,8 @@ def valid_fences(fences: Set[FencingToken]) -> Set[FencingToken]:
 def lease_release(*, fence: FencingToken) -> bool:
     """Hand a backend over: its lease is unclaimed from now on, which ``expires_at`` records.
 
-    Called after this runner has closed all connections to the backend. Returns whether this runner still held the
-    lease.
+    Called after this runner has closed all connections to the backend. Returns whether this runner
+    still held the lease.
     """
     ours = Lease.objects.filter(backend_id=fence.backend_id, epoch=fence.epoch)
     # Wait for writes in progress under this lease.
@@ -68,10 +70,12 @@ def lease_release(*, fence: FencingToken) -> bool:
 
 
 def lease_acquire(*, backend_id: str, runner: str) -> FencingToken | None:
-    """Acquire the lease on a backend: unclaimed, expired, a dead runner's, or this runner's own from before.
+    """Acquire the lease on a backend: unclaimed, expired, a dead runner's, or this runner's own
+    from before.
 
-    Every acquisition increments the epoch, so that later writes of earlier holders are rejected. Returns the fencing
-    token, or None: another live runner holds the lease, a write under it is in progress, or the backend was deleted.
+    Every acquisition increments the epoch, so that later writes of earlier holders are rejected.
+    Returns the fencing token, or None: another live runner holds the lease, a write under it is in
+    progress, or the backend was deleted.
     """
     try:
         return _lease_acquire(backend_id, runner)
@@ -90,8 +94,14 @@ def _lease_acquire(backend_id: str, runner: str) -> FencingToken | None:
     if lease is None:
         return None
     moment = database_now()
-    is_held = lease.runner not in ("", runner) and lease.expires_at is not None and lease.expires_at > moment
+    is_held = (
+        lease.runner not in ("", runner)
+        and lease.expires_at is not None
+        and lease.expires_at > moment
+    )
     if is_held and lease.runner not in dead_runners():
         return None
-    Lease.objects.filter(pk=lease.pk).update(runner=runner, epoch=F("epoch") + 1, expires_at=moment + LEASE_TTL)
+    Lease.objects.filter(pk=lease.pk).update(
+        runner=runner, epoch=F("epoch") + 1, expires_at=moment + LEASE_TTL
+    )
     return FencingToken(backend_id, lease.epoch + 1)

@@ -1,7 +1,9 @@
-"""Moves by users: a queued child is assigned to another backend. Recalls: a job goes back to the pool.
+"""Moves by users: a queued child is assigned to another backend. Recalls: a job goes back to the
+pool.
 
-If its prompt is in the old backend's queue, the runner removes it first; the child is claimed after the prompt is
-gone. A prompt that has started meanwhile is not interrupted, and the move is void (``services.attempts``).
+If its prompt is in the old backend's queue, the runner removes it first; the child is claimed after
+the prompt is gone. A prompt that has started meanwhile is not interrupted, and the move is void
+(``services.attempts``).
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from jobgroups.services.transactions import attempt_transaction, group_transacti
 
 @retry_on_conflict
 def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> MoveResult:
-    """Assign a queued child to another backend. A child of the pool is bound to that backend from then on.
+    """Assign a queued child to another backend. A child of the pool is bound to that backend from
+    then on.
 
     The backend may be paused or away.
 
@@ -48,12 +51,17 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
             _move(tx, child, backend_id, by)
             log.notify_runners_on_commit(work_only=True)
         removed = child.attempts.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
-        # As in services.claims: what hangs, or is out of reach, keeps no child from another backend.
+        # As in services.claims: what hangs, or is out of reach, keeps no child from another
+        # backend.
         overtaken = Q(failure_class__in=OVERTAKEN)
         removed = removed.exclude(overtaken & ~Q(backend_id=backend_id))
         removing_from = removed.values_list("backend_id", flat=True).first()
     return MoveResult(
-        job_group_id=group_id, job_id=job_id, backend_id=backend_id, moved=moved, removing_from=removing_from
+        job_group_id=group_id,
+        job_id=job_id,
+        backend_id=backend_id,
+        moved=moved,
+        removing_from=removing_from,
     )
 
 
@@ -68,11 +76,14 @@ def _move(tx: GroupTransaction, child: ChildJob, backend_id: str, by: str) -> No
     person = by or log.A_PERSON
     reason = f"Moved from {left or 'no backend'} by {person}."
     tx.add_event(
-        log.child_retrying(child, previous_backend_id=left, failure_class=None, reason=reason, requested_by=person)
+        log.child_retrying(
+            child, previous_backend_id=left, failure_class=None, reason=reason, requested_by=person
+        )
     )
 
 
-MAX_RECALLS: Final = 2  #: Recalls of a job within a run. A void one is not counted: its prompt has started.
+#: Recalls of a job within a run. A void one is not counted: its prompt has started.
+MAX_RECALLS: Final = 2
 
 
 @retry_on_conflict
@@ -82,8 +93,8 @@ def prompt_recall(*, attempt_id: int) -> bool:
     It makes no event, as the claim made none, and the attempt is not counted.
 
     Returns:
-        Whether this call requested it. False: the prompt has started, ended or is being stopped, its job is bound, is
-        paid or was recalled too often in this run.
+        Whether this call requested it. False: the prompt has started, ended or is being stopped,
+        its job is bound, is paid or was recalled too often in this run.
     """
     with attempt_transaction(attempt_id, None) as (tx, child, attempt):
         if (

@@ -37,10 +37,14 @@ def notice_enqueue(kind: NoticeKind, message: Message) -> Notice:
 
 
 def enqueue_group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
-    """Enqueue a notice about the end of a group's run, in the transaction that ends it and has stored the group."""
+    """Enqueue a notice about the end of a group's run, in the transaction that ends it and has
+    stored the group.
+    """
     if not is_enabled(NoticeKind.GROUP_ENDED) or group.completed_at is None:
         return
-    lost = [child for child in children if child.status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)]
+    lost = [
+        child for child in children if child.status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)
+    ]
     end = notices.GroupSummary(
         name=group.title,
         total=group.total_count,
@@ -70,5 +74,7 @@ def _seconds(group: JobGroup) -> float:
 
 def _late(group: JobGroup) -> int:
     """Return how many children completed in this run after an attempt of it had failed."""
-    failed = Attempt.objects.filter(child__group=group, child__status=ChildStatus.COMPLETED, run=group.run)
+    failed = Attempt.objects.filter(
+        child__group=group, child__status=ChildStatus.COMPLETED, run=group.run
+    )
     return failed.exclude(failure_class="").values("child_id").distinct().count()

@@ -1,7 +1,7 @@
 """Attempts at a backend that went offline: their jobs move to other backends, or fail as lost.
 
-An outage is no proof that a prompt has ended: a broken network looks like a crash. The attempt stays open
-until the backend answers again, and its late result is adopted while its job waits.
+An outage is no proof that a prompt has ended: a broken network looks like a crash. The attempt
+stays open until the backend answers again, and its late result is adopted while its job waits.
 """
 
 import datetime as dt
@@ -46,16 +46,22 @@ def lost_in_render(backend_id: str) -> Failure:
 def attempts_move(*, fence: FencingToken, reason: str) -> set[int]:
     """Retry the jobs that an offline backend has, on other backends, if their groups allow it.
 
-    Jobs without another backend that works stay: they may be moved later. ``reason`` says in a sentence since when and
-    why the backend does not answer. Returns the ids of the attempts whose stop is pending by this call.
+    Jobs without another backend that works stay: they may be moved later. ``reason`` says in a
+    sentence since when and why the backend does not answer. Returns the ids of the attempts whose
+    stop is pending by this call.
     """
     moved: set[int] = set()
     rows = _movable(fence).select_related("child__group").order_by("id")
-    # The check without locks comes first: it is repeated every few seconds while the backend is offline.
-    for row in rows.defer(*(f"child__group__{name}_json" for name in ("workflow", "parameters", "editor"))):
+    # The check without locks comes first: it is repeated every few seconds while the backend is
+    # offline.
+    for row in rows.defer(
+        *(f"child__group__{name}_json" for name in ("workflow", "parameters", "editor"))
+    ):
         group = row.child.group
         elsewhere = RetryScope(group.retry_elsewhere)
-        if candidate_backends(group, elsewhere, besides={fence.backend_id}) and _move(row.pk, fence, reason):
+        if candidate_backends(group, elsewhere, besides={fence.backend_id}) and _move(
+            row.pk, fence, reason
+        ):
             moved.add(row.pk)
     return moved
 
@@ -79,15 +85,18 @@ def _movable(fence: FencingToken) -> QuerySet[Attempt]:
     ).exclude(child__group__retry_elsewhere=RetryScope.NEVER)
 
 
-def leave_offline(tx: GroupTransaction, child: ChildJob, attempt: Attempt, lost: Failure, unsent: Failure) -> bool:
+def leave_offline(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, lost: Failure, unsent: Failure
+) -> bool:
     """Retry a child on another backend, if its group allows it: its own backend is offline.
 
-    The prompt may still be there, or run behind a broken network. Its attempt, which decides the child and has no stop,
-    stays open with a pending stop, and a late end is handled as usual.
+    The prompt may still be there, or run behind a broken network. Its attempt, which decides the
+    child and has no stop, stays open with a pending stop, and a late end is handled as usual.
 
     Args:
         lost: the failure of an attempt that had started. It counts against ``max_attempts``.
-        unsent: the failure of one that had not: the child is moved as if it had not been sent; nothing is counted.
+        unsent: the failure of one that had not: the child is moved as if it had not been sent;
+            nothing is counted.
 
     Returns:
         Whether it is queued elsewhere or has a late result; otherwise nothing was changed.

@@ -1,6 +1,7 @@
 """The outbox: notices are enqueued by time, claimed, delivered, retried or given up.
 
-Several runners may use it. A claim locks all due notices until it is stored, so that each is delivered by one runner.
+Several runners may use it. A claim locks all due notices until it is stored, so that each is
+delivered by one runner.
 """
 
 import datetime as dt
@@ -41,7 +42,9 @@ def enqueue_backend_notices(pace: NoticeIntervals) -> int:
 
 
 def _untold_since(row: Backend) -> dt.datetime | None:
-    """Return since when a backend is in trouble; None if it is not, or if a notice of this trouble was enqueued."""
+    """Return since when a backend is in trouble; None if it is not, or if a notice of this trouble
+    was enqueued.
+    """
     if row.quarantined_at is not None:
         since, title = row.quarantined_at, notices.quarantine_title(row.id)
     elif row.unreachable_since is not None:
@@ -74,7 +77,9 @@ def _notice_trouble(backend_id: str) -> int:
         if not waiting:
             return 0
         seconds, answers = (now() - since).total_seconds(), _answers(row, since)
-        message = notices.backend_away(row.id, seconds, row.status_reason, waiting, link, answers=answers)
+        message = notices.backend_away(
+            row.id, seconds, row.status_reason, waiting, link, answers=answers
+        )
     notice_enqueue(NoticeKind.BACKEND_TROUBLE, message)
     return 1
 
@@ -119,10 +124,14 @@ def notices_claim(*, pace: NoticeIntervals, by: str) -> list[Notice]:
 
 @retried_transaction
 def _claim(pace: NoticeIntervals, by: str) -> list[Notice]:
-    waiting = list(Notice.objects.select_for_update().filter(next_attempt_at__isnull=False).order_by("id"))
+    waiting = list(
+        Notice.objects.select_for_update().filter(next_attempt_at__isnull=False).order_by("id")
+    )
     moment = now()
     recent = Notice.objects.filter(sent_at__gt=moment - dt.timedelta(seconds=pace.min_interval))
-    due = [notice for notice in waiting if notice.next_attempt_at and notice.next_attempt_at <= moment]
+    due = [
+        notice for notice in waiting if notice.next_attempt_at and notice.next_attempt_at <= moment
+    ]
     if recent.exists() or any(notice.claimed_by for notice in set(waiting).difference(due)):
         return []
     claimed = Notice.objects.filter(pk__in=[notice.pk for notice in due[:_MOST]])
@@ -143,7 +152,9 @@ def notices_delivered(ids: Collection[int]) -> None:
     """Record that notices were delivered. Notices that wait for a failed service are due now."""
     moment = now()
     pending = Notice.objects.filter(pk__in=ids, sent_at=None)
-    pending.update(sent_at=moment, next_attempt_at=None, claimed_by="", last_error="", delivered_to="")
+    pending.update(
+        sent_at=moment, next_attempt_at=None, claimed_by="", last_error="", delivered_to=""
+    )
     put_off = Notice.objects.filter(next_attempt_at__gt=moment, attempt_count__gt=0)
     put_off.filter(claimed_by="").update(next_attempt_at=moment)
 

@@ -11,7 +11,14 @@ from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass
 from jobgroups.domain.results import AttemptResult
-from jobgroups.domain.states import ATTEMPT_NEVER_RAN, CHILD_OPEN, AttemptState, ChildStatus, ErrorType, StopReason
+from jobgroups.domain.states import (
+    ATTEMPT_NEVER_RAN,
+    CHILD_OPEN,
+    AttemptState,
+    ChildStatus,
+    ErrorType,
+    StopReason,
+)
 from jobgroups.domain.text import sentence
 from jobgroups.events import log
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob
@@ -46,10 +53,14 @@ class Failure:
         }
 
 
-def close_attempt(tx: GroupTransaction, attempt: Attempt, state: AttemptState, **fields: Any) -> bool:
-    """Store a final state of an attempt, and what it means for its backend; return whether this call closed it.
+def close_attempt(
+    tx: GroupTransaction, attempt: Attempt, state: AttemptState, **fields: Any
+) -> bool:
+    """Store a final state of an attempt, and what it means for its backend; return whether this
+    call closed it.
 
-    Every final state of an attempt whose backend is registered is stored here, before the child is decided.
+    Every final state of an attempt whose backend is registered is stored here, before the child is
+    decided.
     """
     known = attempt.failure_class
     if not tx.move_attempt(attempt, state, **{"ended_at": now(), **fields}):
@@ -70,9 +81,14 @@ def columns_kept(attempt: Attempt) -> dict[str, Any] | None:
 
 
 def stop_failed(
-    tx: GroupTransaction, attempt: Attempt, reason: StopReason, kind: FailureClass, failure: Failure | None = None
+    tx: GroupTransaction,
+    attempt: Attempt,
+    reason: StopReason,
+    kind: FailureClass,
+    failure: Failure | None = None,
 ) -> bool:
-    """Request the stop of an active attempt that has failed and may go on at its backend; return whether this call did.
+    """Request the stop of an active attempt that has failed and may go on at its backend; return
+    whether this call did.
 
     The attempt keeps the message of ``failure``, however its prompt ends.
     """
@@ -85,12 +101,14 @@ def stop_failed(
     return True
 
 
-def handle_failure(tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any) -> None:
+def handle_failure(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any
+) -> None:
     """Retry a child after its attempt failed, or fail it if the group's policy allows no retry.
 
-    Nothing is done unless this attempt, whose failure class is stored, decides the child. A child that has a late
-    result of another attempt completes with that result. If the child fails, ``failure`` and ``fields`` are stored with
-    it.
+    Nothing is done unless this attempt, whose failure class is stored, decides the child. A child
+    that has a late result of another attempt completes with that result. If the child fails,
+    ``failure`` and ``fields`` are stored with it.
     """
     if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
         return
@@ -98,8 +116,11 @@ def handle_failure(tx: GroupTransaction, child: ChildJob, attempt: Attempt, fail
         _fail_child(tx, child, attempt, failure, **fields)
 
 
-def retry_or_adopt(tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure) -> bool:
-    """Return whether the child continues after a failure: with the result of another attempt, or by a retry.
+def retry_or_adopt(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure
+) -> bool:
+    """Return whether the child continues after a failure: with the result of another attempt, or by
+    a retry.
 
     The attempt decides the child, and its failure class is stored.
     """
@@ -109,13 +130,17 @@ def retry_or_adopt(tx: GroupTransaction, child: ChildJob, attempt: Attempt, fail
     return schedule_retry(tx, child, attempt, failure.kind, failure.message)
 
 
-def adopt_other_result(tx: GroupTransaction, child: ChildJob, attempt: Attempt, made: Attempt) -> bool:
+def adopt_other_result(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, made: Attempt
+) -> bool:
     """Complete a child whose attempt failed with the late result of another attempt."""
     reason = f"attempt {made.number} at {made.backend_id} completed; its result is used"
     return requeue_or_adopt(tx, child, attempt, reason=reason)
 
 
-def _fail_child(tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any) -> None:
+def _fail_child(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure: Failure, **fields: Any
+) -> None:
     timeout = failure.kind is FailureClass.TIMEOUT
     columns = {**fields, **failure.columns, "attempt_count": attempts_with(child, attempt)}
     to = ChildStatus.TIMEOUT if timeout else ChildStatus.FAILED
@@ -127,7 +152,8 @@ def _fail_child(tx: GroupTransaction, child: ChildJob, attempt: Attempt, failure
         tx.add_event(log.child_failed(child))
 
 
-MAX_UNCOUNTED: Final = 5  #: Attempts of a child and run that may end without being charged before the child fails.
+#: Attempts of a child and run that may end without being charged before the child fails.
+MAX_UNCOUNTED: Final = 5
 
 
 #: Message of an attempt that the Director stopped. A newer timeout is stored with its stop.
@@ -144,7 +170,9 @@ _STOPPED: Final = {
 
 
 def files_of(backend_id: str, end: AttemptResult) -> tuple[dict[str, bool], dict[str, str]]:
-    """Return the digest of each file of a result and whether it was written, and the origins of those that were."""
+    """Return the digest of each file of a result and whether it was written, and the origins of
+    those that were.
+    """
     origins = {
         digest: end.origins.get(node, "")
         for node in end.executed
@@ -154,7 +182,8 @@ def files_of(backend_id: str, end: AttemptResult) -> tuple[dict[str, bool], dict
 
 
 def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:
-    """Record the files of a result, and return it with those files marked that a later job has replaced.
+    """Record the files of a result, and return it with those files marked that a later job has
+    replaced.
 
     Only a result that is stored late has such files, after the Director was not running.
     """
@@ -179,7 +208,9 @@ def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:
     )
 
 
-def close_with_result(tx: GroupTransaction, attempt: Attempt, state: AttemptState, end: AttemptResult) -> bool:
+def close_with_result(
+    tx: GroupTransaction, attempt: Attempt, state: AttemptState, end: AttemptResult
+) -> bool:
     if attempt.ended_at is not None:
         AbandonedPrompt.objects.filter(attempt=attempt).delete()
     message = end.error_message
@@ -229,12 +260,19 @@ def _failure_of(end: AttemptResult) -> Failure:
         interrupted = end.state is AttemptState.INTERRUPTED
         kind = FailureClass.INTERRUPTED if interrupted else FailureClass.NODE_ERROR
     return Failure(
-        kind=kind, message=end.error_message or "", details=end.error_details, type=end.error_type or ErrorType.INTERNAL
+        kind=kind,
+        message=end.error_message or "",
+        details=end.error_details,
+        type=end.error_type or ErrorType.INTERNAL,
     )
 
 
 def end_child(
-    tx: GroupTransaction, child: ChildJob, attempt: Attempt, end: AttemptResult, refused: Failure | None
+    tx: GroupTransaction,
+    child: ChildJob,
+    attempt: Attempt,
+    end: AttemptResult,
+    refused: Failure | None,
 ) -> None:
     if child.status == ChildStatus.QUEUED and end.ran:
         # The runner saw no start: record it just before the end.
@@ -271,10 +309,13 @@ def _last_step(end: AttemptResult) -> dict[str, Any]:
 def fail_attempt(
     tx: GroupTransaction, child: ChildJob, attempt: Attempt, state: AttemptState, failure: Failure
 ) -> bool:
-    """Close an attempt that failed, and retry or fail its child; return whether this call closed the attempt."""
+    """Close an attempt that failed, and retry or fail its child; return whether this call closed
+    the attempt.
+    """
     columns = failure.columns
     if attempt.failure_class:
-        # The failure was stored with the stop request. The way in which the prompt stopped is not another one.
+        # The failure was stored with the stop request. The way in which the prompt stopped is not
+        # another one.
         columns = columns_kept(attempt) or {**columns, "failure_class": attempt.failure_class}
     closed = close_attempt(tx, attempt, state, **columns)
     if closed:
@@ -282,12 +323,16 @@ def fail_attempt(
     return closed
 
 
-def requeue_or_fail(tx: GroupTransaction, child: ChildJob, attempt: Attempt, reason: str, kind: FailureClass) -> None:
+def requeue_or_fail(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, reason: str, kind: FailureClass
+) -> None:
     if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
         return
     may_be_paid = tx.group.uses_partner_nodes and attempt.state not in ATTEMPT_NEVER_RAN
     if not may_be_paid and child.uncounted_attempts + 1 < MAX_UNCOUNTED:
-        requeue_or_adopt(tx, child, attempt, reason=reason, uncounted_attempts=child.uncounted_attempts + 1)
+        requeue_or_adopt(
+            tx, child, attempt, reason=reason, uncounted_attempts=child.uncounted_attempts + 1
+        )
         return
     message = sentence(f"Given up after {MAX_UNCOUNTED} tries that came to nothing; last: {reason}")
     if may_be_paid:
@@ -299,7 +344,9 @@ def requeue_or_fail(tx: GroupTransaction, child: ChildJob, attempt: Attempt, rea
     handle_failure(tx, child, attempt, failure)
 
 
-def requeue_or_adopt(tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, reason: str, **fields: Any) -> bool:
+def requeue_or_adopt(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, reason: str, **fields: Any
+) -> bool:
     """Queue a child again, or complete it with its late result; return whether this call did."""
     was_running = child.status == ChildStatus.RUNNING
     if not requeue(tx, child, attempt, **fields):

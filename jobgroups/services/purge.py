@@ -1,7 +1,7 @@
 """Deletes ended groups with everything that belongs to them: on request, and by the retention.
 
-:func:`_purgeable` decides what the retention deletes. Rows are deleted before their files: ``files_collect`` deletes those that a killed
-process leaves.
+:func:`_purgeable` decides what the retention deletes. Rows are deleted before their files:
+``files_collect`` deletes those that a killed process leaves.
 """
 
 from __future__ import annotations
@@ -40,15 +40,18 @@ logger = logging.getLogger(__name__)
 
 #: The retention keeps younger groups: their prompts may still appear at a backend.
 YOUNGEST: Final = IDEMPOTENCY_TTL
-_CHILDREN_AT_ONCE: Final = 500  #: A transaction deletes so many children at most (or one group): others wait for it.
+#: A transaction deletes so many children at most (or one group): others wait for it.
+_CHILDREN_AT_ONCE: Final = 500
 _GROUPS_AT_ONCE: Final = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits of what is kept; an absent one deletes nothing. ``retention_days`` of a group replaces ``age``.
+    """Limits of what is kept; an absent one deletes nothing. ``retention_days`` of a group replaces
+    ``age``.
 
-    ``groups``: those that ended last stay. ``size_bytes``: of captured files. ``starred``: groups with a star go, too.
+    ``groups``: those that ended last stay. ``size_bytes``: of captured files. ``starred``: groups
+    with a star go, too.
     """
 
     age: dt.timedelta | None = None
@@ -79,7 +82,9 @@ def retention() -> Limits:
 
 
 def retention_apply() -> Iterator[Purged]:
-    """Delete what the retention does not keep, as :func:`groups_purge` does, unless another process does so now."""
+    """Delete what the retention does not keep, as :func:`groups_purge` does, unless another process
+    does so now.
+    """
     lock = lock_of_database("retention")
     total = Purged()
     try:
@@ -91,11 +96,15 @@ def retention_apply() -> Iterator[Purged]:
     finally:
         lock.release()
         if total.groups:
-            logger.info("Retention: %d groups deleted, %s of files", total.groups, gibibytes(total.bytes))
+            logger.info(
+                "Retention: %d groups deleted, %s of files", total.groups, gibibytes(total.bytes)
+            )
 
 
 def groups_purgeable(limits: Limits) -> tuple[Purged, list[dict[str, Any]]]:
-    """Count what :func:`groups_purge` would delete; return also ``id``, ``completed_at`` and ``reason`` of each group."""
+    """Count what :func:`groups_purge` would delete; return also ``id``, ``completed_at`` and
+    ``reason`` of each group.
+    """
     groups = _purgeable(limits)
     files = StoredFile.objects.filter(~_captured_outside(groups))
     counted = Purged(
@@ -108,7 +117,8 @@ def groups_purgeable(limits: Limits) -> tuple[Purged, list[dict[str, Any]]]:
 
 
 def groups_purge(limits: Limits) -> Iterator[Purged]:
-    """Delete the groups that are beyond the limits, oldest first; yield what each transaction deleted, with its files.
+    """Delete the groups that are beyond the limits, oldest first; yield what each transaction
+    deleted, with its files.
 
     A group stays while anything of it may still run, also one that is opened again meanwhile.
     """
@@ -118,23 +128,37 @@ def groups_purge(limits: Limits) -> Iterator[Purged]:
     while found := list(following.values_list("id", "total_count", "created_at")[:_GROUPS_AT_ONCE]):
         # The first group, and those behind it that fit into one transaction with it.
         children = itertools.accumulate(total for _, total, _ in found)
-        batch = [one for one, total in zip(found, children, strict=True) if total <= _CHILDREN_AT_ONCE] or found[:1]
+        batch = [
+            one for one, total in zip(found, children, strict=True) if total <= _CHILDREN_AT_ONCE
+        ] or found[:1]
         group_id, _, created_at = batch[-1]
         # Those of the very same moment come again; that they are gone is no error.
-        following = rows.filter(created_at__gte=created_at).exclude(created_at=created_at, id__lte=group_id)
+        following = rows.filter(created_at__gte=created_at).exclude(
+            created_at=created_at, id__lte=group_id
+        )
         count, children_count, file_ids = groups_delete([one for one, _, _ in batch], groups)
         yield Purged(count, children_count, *files_collect(file_ids))
 
 
 @retried_transaction
-def groups_delete(group_ids: Sequence[str], deletable: QuerySet[JobGroup]) -> tuple[int, int, list[str]]:
-    """Delete those that are still deletable; return the number of groups and of children, and the ids of their files.
+def groups_delete(
+    group_ids: Sequence[str], deletable: QuerySet[JobGroup]
+) -> tuple[int, int, list[str]]:
+    """Delete those that are still deletable; return the number of groups and of children, and the
+    ids of their files.
 
-    The files are to be deleted afterwards. A valid idempotency key is kept. Open pages are notified.
+    The files are to be deleted afterwards. A valid idempotency key is kept. Open pages are
+    notified.
     """
-    # The locks of every writer: a retry that opens a group, or a star, comes first, or finds it gone.
+    # The locks of every writer: a retry that opens a group, or a star, comes first, or finds it
+    # gone.
     for model, key in ((JobGroup, "pk__in"), (ChildJob, "group__in")):
-        list(model.objects.select_for_update().filter(**{key: group_ids}).order_by("pk").values_list("pk"))
+        list(
+            model.objects.select_for_update()
+            .filter(**{key: group_ids})
+            .order_by("pk")
+            .values_list("pk")
+        )
     groups = list(deletable.filter(pk__in=group_ids).values_list("pk", flat=True))
     children = ChildJob.objects.filter(group__in=groups)
     attempts = Attempt.objects.filter(child__group__in=groups)
@@ -157,16 +181,22 @@ def groups_delete(group_ids: Sequence[str], deletable: QuerySet[JobGroup]) -> tu
 
 
 def _keep_keys(group_ids: Sequence[str]) -> None:
-    """Keep the idempotency keys of groups that a repeated request may have; forget those that are too old."""
+    """Keep the idempotency keys of groups that a repeated request may have; forget those that are
+    too old.
+    """
     oldest = now() - IDEMPOTENCY_TTL
     DeletedSubmission.objects.filter(created_at__lte=oldest).delete()
     names = ("submitter", "idempotency_key", "idempotency_digest", "created_at")
-    valid = JobGroup.objects.filter(pk__in=group_ids, idempotency_key__isnull=False, created_at__gt=oldest)
+    valid = JobGroup.objects.filter(
+        pk__in=group_ids, idempotency_key__isnull=False, created_at__gt=oldest
+    )
     DeletedSubmission.objects.bulk_create(DeletedSubmission(**one) for one in valid.values(*names))
 
 
 def ended_groups() -> QuerySet[JobGroup]:
-    """Return the groups that have ended, and of which no prompt may still run, or turn up, anywhere."""
+    """Return the groups that have ended, and of which no prompt may still run, or turn up,
+    anywhere.
+    """
     active = unfinished_attempts().filter(child__group=OuterRef("pk"))
     return JobGroup.objects.filter(~Exists(active), completed_at__isnull=False)
 
@@ -182,12 +212,18 @@ def _purgeable(limits: Limits) -> QuerySet[Any]:
     They have ended (:func:`ended_groups`), and no star keeps them.
     """
     moment, of_group = now(), OuterRef("pk")
-    deletable = ended_groups().filter(completed_at__lt=moment - YOUNGEST, created_at__lt=moment - YOUNGEST)
+    deletable = ended_groups().filter(
+        completed_at__lt=moment - YOUNGEST, created_at__lt=moment - YOUNGEST
+    )
     if not limits.starred:
         deletable = deletable.filter(~Exists(ChildJob.objects.filter(group=of_group, starred=True)))
 
-    days = models.ExpressionWrapper(models.F("retention_days") * dt.timedelta(days=1), models.DurationField())
-    own_end = models.ExpressionWrapper(Value(moment, models.DateTimeField()) - days, models.DateTimeField())
+    days = models.ExpressionWrapper(
+        models.F("retention_days") * dt.timedelta(days=1), models.DurationField()
+    )
+    own_end = models.ExpressionWrapper(
+        Value(moment, models.DateTimeField()) - days, models.DateTimeField()
+    )
     beyond = {"days": Q(retention_days__isnull=False, completed_at__lt=own_end)}
     if limits.age is not None:
         beyond["days"] |= Q(retention_days__isnull=True, completed_at__lt=moment - limits.age)
@@ -203,12 +239,18 @@ def _purgeable(limits: Limits) -> QuerySet[Any]:
 
 
 def _beyond(groups: QuerySet[JobGroup], limits: Mapping[str, Q]) -> QuerySet[Any]:
-    reason = models.Case(*(models.When(beyond, then=Value(name)) for name, beyond in limits.items()))
+    reason = models.Case(
+        *(models.When(beyond, then=Value(name)) for name, beyond in limits.items())
+    )
     return groups.annotate(reason=reason).filter(reason__isnull=False)
 
 
-def _end_of_excess(deletable: QuerySet[JobGroup], gone: QuerySet[JobGroup], size_bytes: int) -> dt.datetime | None:
-    """Return the end of the last group that must go so that the files of the others fit; None if they do."""
+def _end_of_excess(
+    deletable: QuerySet[JobGroup], gone: QuerySet[JobGroup], size_bytes: int
+) -> dt.datetime | None:
+    """Return the end of the last group that must go so that the files of the others fit; None if
+    they do.
+    """
     files = StoredFile.objects.filter(_captured_outside(gone))
     excess = _size(files) - size_bytes
     end = None
@@ -234,7 +276,9 @@ def files_of(group_id: str) -> tuple[int, int]:
 
 def _captured_outside(groups: QuerySet[JobGroup]) -> Exists:
     """Return the condition that a file is captured for a job of another group."""
-    return Exists(Capture.objects.filter(file=OuterRef("pk")).exclude(child__group__in=groups.values("pk")))
+    return Exists(
+        Capture.objects.filter(file=OuterRef("pk")).exclude(child__group__in=groups.values("pk"))
+    )
 
 
 def _size(files: QuerySet[StoredFile]) -> int:

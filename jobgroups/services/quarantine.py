@@ -1,7 +1,8 @@
 """Automatic quarantine: a failure may quarantine its backend, a success ends a probation.
 
-Runs in the transaction that stores the failure or the success, so that no claim is stored between a failure
-and its consequence. ``outcomes`` calls it for each end, and where a failure is stored without an end.
+Runs in the transaction that stores the failure or the success, so that no claim is stored between a
+failure and its consequence. ``outcomes`` calls it for each end, and where a failure is stored
+without an end.
 """
 
 import datetime as dt
@@ -26,7 +27,9 @@ from jobgroups.store.attempts import end_probations
 logger = logging.getLogger(__name__)
 
 #: Failure classes that speak against the backend.
-COUNTED_FAILURES: Final = frozenset(failure.value for failure, kind in TAXONOMY.items() if kind.counts_against_backend)
+COUNTED_FAILURES: Final = frozenset(
+    failure.value for failure, kind in TAXONOMY.items() if kind.counts_against_backend
+)
 
 
 def rules() -> QuarantineRules:
@@ -40,8 +43,8 @@ def rules() -> QuarantineRules:
 def record_result(attempt: Attempt) -> None:
     """Record the current state of an attempt, which this transaction has stored.
 
-    A counted failure may quarantine the backend, also of an attempt that has not ended and ignores its stop. A success
-    ends a probation. Other states are no evidence about the backend.
+    A counted failure may quarantine the backend, also of an attempt that has not ended and ignores
+    its stop. A success ends a probation. Other states are no evidence about the backend.
     """
     if attempt.failure_class:
         metrics.count_on_commit(metrics.failures, attempt.failure_class, attempt.backend_id)
@@ -52,8 +55,9 @@ def record_result(attempt: Attempt) -> None:
 
 
 def _count(attempt: Attempt) -> None:
-    # The row's lock first: two failures at once would each not see the other, and count one too few. Its holder waits
-    # for no other backend's and no other group's; no key, for submissions share that.
+    # The row's lock first: two failures at once would each not see the other, and count one too
+    # few. Its holder waits for no other backend's and no other group's; no key, for submissions
+    # share that.
     row = Backend.objects.select_for_update(no_key=True).filter(pk=attempt.backend_id).first()
     if row is None or row.quarantined_at is not None:
         return
@@ -79,8 +83,11 @@ def _count(attempt: Attempt) -> None:
 
 def _counted_since(row: Backend, since: dt.datetime) -> int:
     failed = Attempt.objects.filter(backend_id=row.id, failure_class__in=COUNTED_FAILURES)
-    # An attempt that hangs, or was given up because its backend is offline, failed when its stop was
-    # requested. Its end says nothing: a person may have restarted and released the backend before it.
+    # An attempt that hangs, or was given up because its backend is offline, failed when its stop
+    # was requested. Its end says nothing: a person may have restarted and released the backend
+    # before it.
     open_ended = Q(failure_class__in=[FailureClass.STALLED, FailureClass.BACKEND_LOST])
     stopped = Q(open_ended, stop_requested_at__isnull=False)
-    return failed.filter(Q(stopped, stop_requested_at__gt=since) | Q(~stopped, ended_at__gt=since)).count()
+    return failed.filter(
+        Q(stopped, stop_requested_at__gt=since) | Q(~stopped, ended_at__gt=since)
+    ).count()

@@ -1,4 +1,6 @@
-"""Queues a child again: on the same backend or another one, by the group's policy or because its backend is unavailable."""
+"""Queues a child again: on the same backend or another one, by the group's policy or because its
+backend is unavailable.
+"""
 
 import datetime as dt
 import random
@@ -33,15 +35,19 @@ def attempts_with(child: ChildJob, attempt: Attempt) -> int:
 
 
 def requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt | None, **fields: Any) -> bool:
-    """Queue a child again whose current attempt is over or no longer decides it; return whether this call did.
+    """Queue a child again whose current attempt is over or no longer decides it; return whether
+    this call did.
 
-    A child of the pool has no backend then. ``fields`` are set in the same statement. The caller adds the event.
+    A child of the pool has no backend then. ``fields`` are set in the same statement. The caller
+    adds the event.
     """
     fields = {"current_attempt": None, **fields}
     if not fields.get("is_bound", child.is_bound):
         fields["backend_id"] = None
     if child.status == ChildStatus.QUEUED:
-        waits = ChildJob.objects.filter(pk=child.pk, status=ChildStatus.QUEUED, current_attempt=attempt)
+        waits = ChildJob.objects.filter(
+            pk=child.pk, status=ChildStatus.QUEUED, current_attempt=attempt
+        )
         put = waits.update(**fields) > 0
         for name, value in fields.items() if put else ():
             setattr(child, name, value)
@@ -49,11 +55,15 @@ def requeue(tx: GroupTransaction, child: ChildJob, attempt: Attempt | None, **fi
     return tx.move_child(child, ChildStatus.QUEUED, attempt=attempt, **(fields | NOT_STARTED))
 
 
-def schedule_retry(tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind: FailureClass, reason: str) -> bool:
-    """Queue a child for another attempt, if its group's policy allows one and a backend takes it; return whether it is.
+def schedule_retry(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind: FailureClass, reason: str
+) -> bool:
+    """Queue a child for another attempt, if its group's policy allows one and a backend takes it;
+    return whether it is.
 
-    A job of the pool whose backend lacks something always waits in the pool again, unless a part of it may have been paid.
-    The attempt decides the child, is closed or has a pending stop, and its failure class is stored. ``reason`` is a sentence.
+    A job of the pool whose backend lacks something always waits in the pool again, unless a part of
+    it may have been paid. The attempt decides the child, is closed or has a pending stop, and its
+    failure class is stored. ``reason`` is a sentence.
     """
     group, policy = tx.group, tx.group.retry_policy
     executed = attempt.state not in ATTEMPT_NEVER_RAN
@@ -61,7 +71,8 @@ def schedule_retry(tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind
     if exclusions.is_answered_500(attempt):
         is_refusal = not child.is_bound and pool_is_open(group, child)
     if is_refusal and not child.is_bound and not (policy.is_paid and executed):
-        # Its backend is excluded now. The job waits for another one, unless a 500 excluded the last one.
+        # Its backend is excluded now. The job waits for another one, unless a 500 excluded the last
+        # one.
         fields = {"attempt_count": attempts_with(child, attempt), "uncounted_attempts": 0}
         return requeue_at(tx, child, attempt, kind, reason, target=None, **fields)
     charged = counted_attempts(group, child)
@@ -72,11 +83,15 @@ def schedule_retry(tx: GroupTransaction, child: ChildJob, attempt: Attempt, kind
         target = _next_backend(group, child, attempt.backend_id, kind, policy)
     if target is None and (child.is_bound or not pool_is_open(group, child)):
         return False
-    return requeue_at(tx, child, attempt, kind, reason, target=target, **after_backoff(child, attempt, charged))
+    return requeue_at(
+        tx, child, attempt, kind, reason, target=target, **after_backoff(child, attempt, charged)
+    )
 
 
 def after_backoff(child: ChildJob, attempt: Attempt, charged: int) -> dict[str, Any]:
-    """Return the columns of a child that waits for its next attempt after so many counted ones: the backoff delay."""
+    """Return the columns of a child that waits for its next attempt after so many counted ones: the
+    backoff delay.
+    """
     seconds = retry_policy.backoff_delay(
         charged,
         backoff=settings.DIRECTOR_RETRY_BACKOFF_SECONDS,
@@ -84,7 +99,11 @@ def after_backoff(child: ChildJob, attempt: Attempt, charged: int) -> dict[str, 
     )
     # Whole milliseconds, as now() has them: what is stored is what is sent.
     pause = dt.timedelta(milliseconds=round(1000 * seconds))
-    return {"not_before": now() + pause, "attempt_count": attempts_with(child, attempt), "uncounted_attempts": 0}
+    return {
+        "not_before": now() + pause,
+        "attempt_count": attempts_with(child, attempt),
+        "uncounted_attempts": 0,
+    }
 
 
 def requeue_at(
@@ -97,7 +116,9 @@ def requeue_at(
     target: str | None,
     **fields: Any,
 ) -> bool:
-    """Queue a child for its next attempt; ``target`` is its next backend, None for a child of the pool."""
+    """Queue a child for its next attempt; ``target`` is its next backend, None for a child of the
+    pool.
+    """
     put = requeue(tx, child, attempt, backend_id=target, **fields)
     if put:
         _record_retry(tx, child, attempt.backend_id, kind, reason)
@@ -111,13 +132,19 @@ def counted_attempts(group: JobGroup, child: ChildJob) -> int:
     return child.attempts.filter(over, run=group.run, is_counted=True).count()
 
 
-def _record_retry(tx: GroupTransaction, child: ChildJob, left: str, kind: FailureClass | None, reason: str) -> None:
-    tx.add_event(log.child_retrying(child, previous_backend_id=left, failure_class=kind, reason=reason))
+def _record_retry(
+    tx: GroupTransaction, child: ChildJob, left: str, kind: FailureClass | None, reason: str
+) -> None:
+    tx.add_event(
+        log.child_retrying(child, previous_backend_id=left, failure_class=kind, reason=reason)
+    )
     # Its next backend may be another runner's.
     log.notify_runners_on_commit()
 
 
-def _next_backend(group: JobGroup, child: ChildJob, left: str, kind: FailureClass, policy: RetryPolicy) -> str | None:
+def _next_backend(
+    group: JobGroup, child: ChildJob, left: str, kind: FailureClass, policy: RetryPolicy
+) -> str | None:
     tried, own = attempt_history(group, child), own_candidate(left)
     others = candidate_backends(group, policy.elsewhere, besides={left})
     while True:
@@ -135,9 +162,11 @@ def reassign(
     kind: FailureClass | None = None,
     others: CandidateBackends | None = None,
 ) -> bool:
-    """Assign a queued child without an attempt to another backend, if its group allows it; return whether it was.
+    """Assign a queued child without an attempt to another backend, if its group allows it; return
+    whether it was.
 
-    This is not an attempt, and nothing is counted. A child of the pool is not assigned: any candidate may claim it.
+    This is not an attempt, and nothing is counted. A child of the pool is not assigned: any
+    candidate may claim it.
 
     Args:
         reason: why it leaves its backend, as a sentence.

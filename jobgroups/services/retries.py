@@ -1,7 +1,8 @@
 """Retry by a user: the next run of a group that has ended, or one child of a running group.
 
-Children that failed, timed out or were cancelled are queued again, each with its own seed. A child with a late
-result completes with it and is not rendered again. A child that ``stop_when`` stopped is retried only if it is named.
+Children that failed, timed out or were cancelled are queued again, each with its own seed. A child
+with a late result completes with it and is not rendered again. A child that ``stop_when`` stopped
+is retried only if it is named.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +14,22 @@ from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.shapes.groups import RetryResult
-from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, GroupStatus, Placement, Where
-from jobgroups.errors import ChildNotFound, GroupNotFinished, JobCompleted, JobNotFailed, NothingToRetry, RunPassed
+from jobgroups.domain.states import (
+    CHILD_FINAL,
+    CHILD_RETRIED_IN_RUN,
+    ChildStatus,
+    GroupStatus,
+    Placement,
+    Where,
+)
+from jobgroups.errors import (
+    ChildNotFound,
+    GroupNotFinished,
+    JobCompleted,
+    JobNotFailed,
+    NothingToRetry,
+    RunPassed,
+)
 from jobgroups.events import log
 from jobgroups.models import ChildJob, JobGroup, Variant
 from jobgroups.services import assignment, late_results
@@ -37,8 +52,9 @@ def group_retry(
 ) -> RetryResult:
     """Open the next run of a group that has ended, and queue the chosen children again.
 
-    All in one transaction: a second retry at the same time finds the group running. ``job_ids`` None: all that failed
-    or timed out, in a cancelled group also what was cancelled. ``run`` is the run that the caller saw; None: any.
+    All in one transaction: a second retry at the same time finds the group running. ``job_ids``
+    None: all that failed or timed out, in a cancelled group also what was cancelled. ``run`` is the
+    run that the caller saw; None: any.
 
     Raises:
         GroupNotFound, ChildNotFound: there is no such group, or no such child in it.
@@ -54,12 +70,19 @@ def group_retry(
 
 
 def child_retry(
-    *, group_id: str, job_id: str, choice: Choice = AS_THE_GROUP_SAYS, run: int | None = None, by: str = ""
+    *,
+    group_id: str,
+    job_id: str,
+    choice: Choice = AS_THE_GROUP_SAYS,
+    run: int | None = None,
+    by: str = "",
 ) -> RetryResult:
-    """Queue one child again: within the run while its group runs (if it failed or timed out), else in the next run.
+    """Queue one child again: within the run while its group runs (if it failed or timed out), else
+    in the next run.
 
-    The group's lock decides which of the two it is: the run's last child may end at the same time. Arguments and errors
-    are those of :func:`group_retry`. Raises ``JobNotFailed`` if the group runs, and the child has not failed.
+    The group's lock decides which of the two it is: the run's last child may end at the same time.
+    Arguments and errors are those of :func:`group_retry`. Raises ``JobNotFailed`` if the group
+    runs, and the child has not failed.
     """
 
     def choose(tx: GroupTransaction) -> list[ChildJob]:
@@ -74,7 +97,11 @@ def child_retry(
 
 @retry_on_conflict
 def _retry(
-    group_id: str, choose: Callable[[GroupTransaction], list[ChildJob]], choice: Choice, run: int | None, by: str
+    group_id: str,
+    choose: Callable[[GroupTransaction], list[ChildJob]],
+    choice: Choice,
+    run: int | None,
+    by: str,
 ) -> RetryResult:
     with group_transaction(group_id) as tx:
         begin_write()
@@ -85,7 +112,9 @@ def _retry(
     return replace(done, status=tx.group.status)
 
 
-def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choice, by: str) -> RetryResult:
+def _queue_again(
+    tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choice, by: str
+) -> RetryResult:
     """Queue children again: in the next run if this one has ended, else within it."""
     results = late_results.late_results(chosen)
     waiting = [child for child in chosen if child.id not in results]
@@ -93,7 +122,9 @@ def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choic
         assets_use_again(tx.group, waiting)
     pooled, assigned = _parted(tx.group, waiting, choice)
     assignment.check_pool(tx.group, pooled)
-    bound: dict[str, str] = assignment.assign_backends(tx.group, assigned, choice) if assigned else {}
+    bound: dict[str, str] = (
+        assignment.assign_backends(tx.group, assigned, choice) if assigned else {}
+    )
     moved = {child.id: bound[child.id] for child in assigned if child.backend_id != bound[child.id]}
     bound |= {child_id: attempt.backend_id for child_id, attempt in results.items()}
     opens_run = tx.group.completed_at is not None
@@ -134,7 +165,9 @@ def _queue_again(tx: GroupTransaction, chosen: Sequence[ChildJob], choice: Choic
     )
 
 
-def _parted(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> tuple[list[ChildJob], list[ChildJob]]:
+def _parted(
+    group: JobGroup, children: Sequence[ChildJob], choice: Choice
+) -> tuple[list[ChildJob], list[ChildJob]]:
     """Return the children that wait in the pool again, and those that are assigned to a backend."""
     if group.placement != Placement.POOL or choice.names_a_backend:
         return [], list(children)
@@ -144,7 +177,9 @@ def _parted(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> tu
     return [child for child in children if child not in assigned], assigned
 
 
-def _chosen(tx: GroupTransaction, children: Sequence[ChildJob], job_ids: Sequence[str] | None) -> list[ChildJob]:
+def _chosen(
+    tx: GroupTransaction, children: Sequence[ChildJob], job_ids: Sequence[str] | None
+) -> list[ChildJob]:
     named = None if job_ids is None else _known(children, job_ids)
     unfinished = sum(child.status not in CHILD_FINAL for child in children)
     if tx.group.completed_at is None:

@@ -19,8 +19,8 @@ from jobgroups.services.leases import LEASE_TTL
 def runner_register(*, name: str, instance: str, version: str) -> None:
     """Register a runner that holds the lock on its name.
 
-    Leases in its name are released: they may be more than its share now, and a lease without a session must not be
-    renewed.
+    Leases in its name are released: they may be more than its share now, and a lease without a
+    session must not be renewed.
     """
     moment = database_now()
     Runner.objects.update_or_create(
@@ -45,7 +45,9 @@ def _release_all(name: str, moment: dt.datetime) -> None:
 
 @retried_transaction
 def runner_heartbeat(*, name: str, instance: str) -> bool:
-    """Renew the heartbeat and all leases of the runner. Return False if another runner has taken its name."""
+    """Renew the heartbeat and all leases of the runner. Return False if another runner has taken
+    its name.
+    """
     moment = database_now()
     alive = Runner.objects.filter(name=name, instance=instance, stopped_at__isnull=True)
     if not alive.update(heartbeat_at=moment):

@@ -11,8 +11,8 @@ from jobgroups.services.revisions import groups_revise
 def child_star(*, group_id: str, job_id: str, starred: bool) -> None:
     """Set or remove a child's star, in any status; repeating it is no error.
 
-    It is not an event, since a group's log ends with ``group_complete``. Open pages are notified. Raises
-    ``GroupNotFound`` or ``ChildNotFound``.
+    It is not an event, since a group's log ends with ``group_complete``. Open pages are notified.
+    Raises ``GroupNotFound`` or ``ChildNotFound``.
     """
     groups_revise([group_id])
     if ChildJob.objects.filter(pk=job_id, group_id=group_id).update(starred=starred):

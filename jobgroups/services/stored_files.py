@@ -1,8 +1,10 @@
-"""Files on their way into the storage, and out of it. The storage is a folder, or a :mod:`bucket <.bucket>`.
+"""Files on their way into the storage, and out of it. The storage is a folder, or a :mod:`bucket
+<.bucket>`.
 
-Order of storing: temporary file, fsync, rename or upload, row. Of a deletion: row, then file. So each row has its whole
-file. A killed process leaves its folder of received files; in it are marks of the files that may have no row any more.
-A call that the storage failed leaves a mark too. :func:`clean` removes all of them.
+Order of storing: temporary file, fsync, rename or upload, row. Of a deletion: row, then file. So
+each row has its whole file. A killed process leaves its folder of received files; in it are marks
+of the files that may have no row any more. A call that the storage failed leaves a mark too.
+:func:`clean` removes all of them.
 """
 
 import contextlib
@@ -34,7 +36,8 @@ logger = logging.getLogger(__name__)
 Row = TypeVar("Row", Asset, StoredFile)
 
 _MARK: Final = ".mark"
-#: The rows of the files in each folder of the storage. A file's name ends with the key of its row, a UUID.
+#: The rows of the files in each folder of the storage. A file's name ends with the key of its row,
+#: a UUID.
 _ROWS: Final[dict[str, Manager[Any]]] = {"assets": Asset.objects, "results": StoredFile.objects}
 _KEY_LENGTH: Final = 36
 
@@ -77,7 +80,9 @@ def incoming_folder() -> Path:
 
 @cache
 def _incoming() -> tuple[Path, FileLock]:
-    """Create the folder, with a lock beside it: while it is held, no other process removes the folder."""
+    """Create the folder, with a lock beside it: while it is held, no other process removes the
+    folder.
+    """
     parent = settings.DIRECTOR_FILES_DIR / "incoming"
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder: Path = parent / uuid.uuid4().hex
@@ -101,11 +106,15 @@ def require_space(size: int = 0) -> None:
     """Raise ``StorageFull`` if less than the minimum would be free after so many bytes."""
     free, floor = free_bytes() - size, settings.DIRECTOR_MIN_FREE_BYTES
     if free < floor:
-        raise StorageFull(f"less than {gibibytes(floor)} of the disk would be free (DIRECTOR_MIN_FREE_BYTES)")
+        raise StorageFull(
+            f"less than {gibibytes(floor)} of the disk would be free (DIRECTOR_MIN_FREE_BYTES)"
+        )
 
 
 def marker_write(*, runner: str, instance: str) -> None:
-    """Store which instance of a runner, or process of `files`, uses this storage, so that other processes can see that they share it."""
+    """Store which instance of a runner, or process of `files`, uses this storage, so that other
+    processes can see that they share it.
+    """
     name = _marker_of(runner)
     storage().delete(name)
     storage().save(name, ContentFile(instance.encode()))
@@ -129,9 +138,11 @@ def _marker_of(runner: str) -> str:
 
 
 class IncomingFile:
-    """A file that is being received. Its methods block for the disk, and raise ``OSError`` or ``StorageFull``.
+    """A file that is being received. Its methods block for the disk, and raise ``OSError`` or
+    ``StorageFull``.
 
-    ``hashes`` are objects of ``hashlib`` and the like, which receive the content too, as does ``check``.
+    ``hashes`` are objects of ``hashlib`` and the like, which receive the content too, as does
+    ``check``.
     """
 
     def __init__(self, *hashes: Any, check: MarkedPng | None = None) -> None:
@@ -193,11 +204,14 @@ def take_back(name: str, path: Path, *, has_row: bool = False) -> None:
         shutil.copyfile(stored, path) if has_row else stored.replace(path)
 
 
-def content_store(path: Path, new: Row, *, known: Callable[[], Row | None], keep: Callable[[Row, bool], bool]) -> Row:
-    """Store a received file with a new row, unless ``known`` finds a row with its content; return the row that is used.
+def content_store(
+    path: Path, new: Row, *, known: Callable[[], Row | None], keep: Callable[[Row, bool], bool]
+) -> Row:
+    """Store a received file with a new row, unless ``known`` finds a row with its content; return
+    the row that is used.
 
-    ``keep`` stores that a row is used, and the row itself if it is new (``True``). It returns False if the known row is
-    gone, or nothing needs the file any more.
+    ``keep`` stores that a row is used, and the row itself if it is new (``True``). It returns False
+    if the known row is gone, or nothing needs the file any more.
     """
     if (row := known()) is not None:
         if not storage().exists(row.stored_name):
@@ -256,7 +270,9 @@ def _mark(*names: str) -> Path:
 
 
 def move_marked(path: Path, name: str) -> Path:
-    """Move a received file into the storage before its row is stored; return its mark, for :func:`release_mark`."""
+    """Move a received file into the storage before its row is stored; return its mark, for
+    :func:`release_mark`.
+    """
     mark = _mark(name)
     try:
         move_into_storage({path: name})
@@ -272,7 +288,9 @@ def release_mark(mark: Path) -> None:
 
 
 def clean() -> None:
-    """Remove what killed processes and failed calls left: partly received files, and files without a row."""
+    """Remove what killed processes and failed calls left: partly received files, and files without
+    a row.
+    """
     incoming = settings.DIRECTOR_FILES_DIR / "incoming"
     _delete_marked(incoming)
     for lock_file in incoming.glob("*.lock"):

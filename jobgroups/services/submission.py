@@ -1,4 +1,6 @@
-"""Stores a submission: its group with the children and event 1, or the group of its idempotency key."""
+"""Stores a submission: its group with the children and event 1, or the group of its idempotency
+key.
+"""
 
 import datetime as dt
 import json
@@ -13,7 +15,15 @@ from django.db.models import Manager
 
 from jobgroups import workflow
 from jobgroups.database.retry import retried_transaction
-from jobgroups.database.statements import KEY, Insertion, Parameter, PreparedQuery, PreparedValues, insert, update_where
+from jobgroups.database.statements import (
+    KEY,
+    Insertion,
+    Parameter,
+    PreparedQuery,
+    PreparedValues,
+    insert,
+    update_where,
+)
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus, PartialOutputs, Placement, RetryScope
 from jobgroups.errors import GroupDeleted, IdempotencyConflict
@@ -41,8 +51,11 @@ class Submission:
 
     workflow: dict[str, Any]
     template: WorkflowTemplate  #: The workflow with its parameters.
-    backend_ids: Sequence[str]  #: One child for each entry; with ``count`` the candidates of the pool.
-    count: int | None = None  #: Children of the pool; None: each child is bound to the backend of its entry.
+    backend_ids: Sequence[
+        str
+    ]  #: One child for each entry; with ``count`` the candidates of the pool.
+    #: Children of the pool; None: each child is bound to the backend of its entry.
+    count: int | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     editor_json: str | None = None  #: As ``JobGroup.editor_json``.
     seed_strategy: str = "random"
@@ -53,15 +66,19 @@ class Submission:
     #: Days after the end of the group until it is deleted; None: those of the installation.
     retention_days: int | None = None
     required_capabilities: Sequence[str] = ()
-    uses_partner_nodes: bool | None = None  #: Whether ComfyUI marks a node as a partner's; None: not known.
+    #: Whether ComfyUI marks a node as a partner's; None: not known.
+    uses_partner_nodes: bool | None = None
     max_attempts: int = 1  #: Charged attempts that a child may have within a run.
     retry_elsewhere: RetryScope = RetryScope.NEVER
-    retry_on: Sequence[str] | None = None  #: Failure classes after which a child is tried again; None: all that may be.
+    #: Failure classes after which a child is tried again; None: all that may be.
+    retry_on: Sequence[str] | None = None
     partial_outputs: PartialOutputs = PartialOutputs.ACCEPT
     batch: Batch | None = None  #: The jobs with inputs of their own, as many as ``count``.
-    #: The numbers of ``completed`` or ``failed`` jobs at which the rest of the group ends; None: it does not.
+    #: The numbers of ``completed`` or ``failed`` jobs at which the rest of the group ends; None: it
+    #: does not.
     stop_when: Mapping[str, int] | None = None
-    webhook: Mapping[str, Any] | None = None  #: ``{"url", "events"}``; None: those of the installation alone.
+    #: ``{"url", "events"}``; None: those of the installation alone.
+    webhook: Mapping[str, Any] | None = None
     #: ``{"backend_id", "reason"}`` for each entry of the request that was left out.
     skipped_backends: Sequence[Mapping[str, str]] = ()
     #: Warnings that the request's form gave rise to; those of the workflow come behind them.
@@ -71,7 +88,8 @@ class Submission:
     name: str = ""
     idempotency_key: str | None = None
     idempotency_digest: str = ""
-    #: A key of Comfy.org for its partner nodes, which is stored nowhere; empty: that of the installation is used.
+    #: A key of Comfy.org for its partner nodes, which is stored nowhere; empty: that of the
+    #: installation is used.
     secret: str = field(default="", repr=False)
 
     @property
@@ -88,18 +106,23 @@ class Submitted:
     replayed: bool = False  #: Whether this is an earlier submission with the same idempotency key.
 
 
-_variant_ids: Final = PreparedValues(lambda: Variant.objects.filter(group=KEY).order_by().values_list("number", "id"))
+_variant_ids: Final = PreparedValues(
+    lambda: Variant.objects.filter(group=KEY).order_by().values_list("number", "id")
+)
 
 
 def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
     """Return the group that this idempotency key made within 24 h, if any.
 
-    Raises ``IdempotencyConflict`` if it made one out of another body, ``GroupDeleted`` if that group was deleted.
+    Raises ``IdempotencyConflict`` if it made one out of another body, ``GroupDeleted`` if that
+    group was deleted.
     """
     stored: list[JobGroup | DeletedSubmission] = [*_with_key(_groups, submitter, key)]
     for row in stored or _with_key(_deleted, submitter, key):
         if row.idempotency_digest != digest:
-            raise IdempotencyConflict("This Idempotency-Key was used within 24 h with another body; use a new key.")
+            raise IdempotencyConflict(
+                "This Idempotency-Key was used within 24 h with another body; use a new key."
+            )
         if isinstance(row, DeletedSubmission):
             raise GroupDeleted
         return _replay(row)
@@ -122,7 +145,9 @@ def _with_key(rows: PreparedQuery[M], submitter: str, key: str) -> list[M]:
 
 
 def _of_key(rows: Manager[M], bound: str) -> PreparedQuery[M]:
-    """Return a query of the rows with a key, of one submitter, whose creation has a bound: ``gt`` or ``lte``."""
+    """Return a query of the rows with a key, of one submitter, whose creation has a bound: ``gt``
+    or ``lte``.
+    """
     values = {"submitter": Parameter("submitter"), f"created_at__{bound}": Parameter("valid_from")}
     return PreparedQuery(lambda: rows.filter(idempotency_key=KEY, **values).order_by())
 
@@ -133,7 +158,8 @@ _deleted: Final = _of_key(DeletedSubmission.objects, "gt")
 
 
 def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
-    """Store a group with its children and event 1, and notify the runners. Once this returns, it will end.
+    """Store a group with its children and event 1, and notify the runners. Once this returns, it
+    will end.
 
     Args:
         submission: its backends take children, or its candidates do.
@@ -166,7 +192,9 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
         replay = submission.idempotency_key and group_replay(
-            submitter=submission.submitter, key=submission.idempotency_key, digest=submission.idempotency_digest
+            submitter=submission.submitter,
+            key=submission.idempotency_key,
+            digest=submission.idempotency_digest,
         )
         if not replay:
             raise
@@ -177,7 +205,9 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
 
 
 @retried_transaction
-def _store(group: JobGroup, children: Insertion, submission: Submission, variants: Sequence[Variant]) -> None:
+def _store(
+    group: JobGroup, children: Insertion, submission: Submission, variants: Sequence[Variant]
+) -> None:
     begin_write()
     if not variants:
         lock_backends(submission.backend_ids)
@@ -188,13 +218,17 @@ def _store(group: JobGroup, children: Insertion, submission: Submission, variant
     # Before the row, which has their number: the database checks the reference at the commit.
     log.append_events((group, [log.group_created(group)]))
     insert([group])
-    if group.idempotency_key is not None and _with_key(_deleted, group.submitter, group.idempotency_key):
+    if group.idempotency_key is not None and _with_key(
+        _deleted, group.submitter, group.idempotency_key
+    ):
         raise IntegrityError("The group of this key was deleted since the request began.")
     assets_use(group, submission.references)
     if variants:
         insert(variants)
         ids = dict(_variant_ids(group.id))
-        of_child = [0] * group.total_count if submission.batch is None else submission.batch.variant_of
+        of_child = (
+            [0] * group.total_count if submission.batch is None else submission.batch.variant_of
+        )
         children.execute(variant_id=[ids[number] for number in of_child])
     else:
         children.execute()
@@ -217,7 +251,9 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         sweep_json=None if submission.batch is None else _json_or_none(submission.batch.sweep),
         seed_strategy=submission.seed_strategy,
         base_seed=base_seed,
-        timeout_seconds=NO_TIMEOUT if submission.timeout_seconds is None else submission.timeout_seconds,
+        timeout_seconds=NO_TIMEOUT
+        if submission.timeout_seconds is None
+        else submission.timeout_seconds,
         stall_seconds=submission.stall_seconds,
         retention_days=submission.retention_days,
         required_capabilities=list(submission.required_capabilities),
@@ -250,9 +286,14 @@ def jobs_of(submission: Submission, base_seed: int) -> Sequence[BatchJob]:
 
 
 def warnings_of(submission: Submission) -> list[str]:
-    """Return the warnings of a submission; a workflow without a seed is right if its jobs differ otherwise."""
+    """Return the warnings of a submission; a workflow without a seed is right if its jobs differ
+    otherwise.
+    """
     differ = submission.batch is not None and all(job.variation for job in submission.batch.jobs)
-    return [*submission.warnings, *(one for one in submission.template.warnings if not (differ and one == NO_SEED))]
+    return [
+        *submission.warnings,
+        *(one for one in submission.template.warnings if not (differ and one == NO_SEED)),
+    ]
 
 
 def _variants(group: JobGroup, submission: Submission, keys: Sequence[VariantKey]) -> list[Variant]:
@@ -269,8 +310,12 @@ def _variants(group: JobGroup, submission: Submission, keys: Sequence[VariantKey
     ]
 
 
-def _child_rows(group: JobGroup, submission: Submission, jobs: Sequence[BatchJob]) -> list[ChildJob]:
-    bound: Sequence[str | None] = submission.backend_ids if submission.count is None else [None] * len(jobs)
+def _child_rows(
+    group: JobGroup, submission: Submission, jobs: Sequence[BatchJob]
+) -> list[ChildJob]:
+    bound: Sequence[str | None] = (
+        submission.backend_ids if submission.count is None else [None] * len(jobs)
+    )
     return [
         ChildJob(
             id=f"j_{secrets.token_hex(6)}",
@@ -296,7 +341,9 @@ def _labels(group: JobGroup, metadata: dict[str, Any]) -> list[GroupLabel]:
     return [
         GroupLabel(group=group, key=key, value=label_text(value), group_created_at=group.created_at)
         for key, value in metadata.items()
-        if isinstance(value, str | int | float) and len(key) <= 100 and len(label_text(value)) <= 200
+        if isinstance(value, str | int | float)
+        and len(key) <= 100
+        and len(label_text(value)) <= 200
     ]
 
 

@@ -18,7 +18,9 @@ _KEY: Final = ("workflow_digest", "backend")
 
 @retried_transaction
 def timings_store(samples: Collection[TimingSample]) -> None:
-    """Store samples, oldest first. Two runners that store one pair at once lose a sample, which is allowed."""
+    """Store samples, oldest first. Two runners that store one pair at once lose a sample, which is
+    allowed.
+    """
     digests = {one.workflow_digest for one in samples}
     names = {one.backend_id for one in samples}
     registered = set(Backend.objects.filter(pk__in=names).values_list("pk", flat=True))

@@ -1,4 +1,6 @@
-"""Transactions on a group and on an attempt: the only write path, with one lock order and a fencing check."""
+"""Transactions on a group and on an attempt: the only write path, with one lock order and a fencing
+check.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,11 +26,13 @@ _locked_group: Final = PreparedQuery(
 
 
 @contextmanager
-def group_transaction(group_id: str, *, fence: FencingToken | None = None) -> Iterator[GroupTransaction]:
+def group_transaction(
+    group_id: str, *, fence: FencingToken | None = None
+) -> Iterator[GroupTransaction]:
     """Open a transaction that locks the lease (if fenced) and the group's row, in this order.
 
-    It updates the group's status and stores the events when the block ends. Raises ``LeaseLost`` if the fencing token
-    is no longer valid (nothing was written), or ``GroupNotFound``.
+    It updates the group's status and stores the events when the block ends. Raises ``LeaseLost`` if
+    the fencing token is no longer valid (nothing was written), or ``GroupNotFound``.
     """
     with transaction.atomic():
         verify_fence(fence)
@@ -45,10 +49,19 @@ def group_transaction(group_id: str, *, fence: FencingToken | None = None) -> It
 
 
 _group_of_attempt: Final = PreparedQuery(
-    lambda: Attempt.objects.filter(pk=KEY).only("child_id").annotate(group_id=F("child__group_id")).order_by()
+    lambda: (
+        Attempt.objects.filter(pk=KEY)
+        .only("child_id")
+        .annotate(group_id=F("child__group_id"))
+        .order_by()
+    )
 )
-_locked_child: Final = PreparedQuery(lambda: ChildJob.objects.select_for_update().filter(pk=KEY).order_by())
-_locked_attempt: Final = PreparedQuery(lambda: Attempt.objects.select_for_update().filter(pk=KEY).order_by())
+_locked_child: Final = PreparedQuery(
+    lambda: ChildJob.objects.select_for_update().filter(pk=KEY).order_by()
+)
+_locked_attempt: Final = PreparedQuery(
+    lambda: Attempt.objects.select_for_update().filter(pk=KEY).order_by()
+)
 
 
 @contextmanager
@@ -57,15 +70,17 @@ def attempt_transaction(
 ) -> Iterator[tuple[GroupTransaction, ChildJob, Attempt]]:
     """Lock lease, group, child and attempt in this order, and load the last two under the lock.
 
-    If the attempt ends and its child is queued, the runners are notified: the child may wait for another backend, and
-    only for this end, since no two of its prompts run at once.
+    If the attempt ends and its child is queued, the runners are notified: the child may wait for
+    another backend, and only for this end, since no two of its prompts run at once.
     """
     found: Any = _group_of_attempt.get(attempt_id)
     with group_transaction(found.group_id, fence=fence) as tx:
         child = _locked_child.get(found.child_id)
         attempt = _locked_attempt.get(attempt_id)
         was_over = attempt.ended_at is not None
-        with bound(group=found.group_id, job=child.id, attempt=attempt.number, backend=attempt.backend_id):
+        with bound(
+            group=found.group_id, job=child.id, attempt=attempt.number, backend=attempt.backend_id
+        ):
             yield tx, child, attempt
         if not was_over and attempt.ended_at is not None and is_free(child):
             log.notify_runners_on_commit()

@@ -10,7 +10,15 @@ from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import insert
 from jobgroups.domain.clock import now
 from jobgroups.models import Attempt, GroupLabel, UsageDay, UsageSum
-from jobgroups.queries.usage import DAY, METADATA, RETURNING, dimensions, midnight, sums_of, unchanged_days
+from jobgroups.queries.usage import (
+    DAY,
+    METADATA,
+    RETURNING,
+    dimensions,
+    midnight,
+    sums_of,
+    unchanged_days,
+)
 
 #: After the end of a day, in which ends by slower clocks are stored.
 _SETTLED: Final = dt.timedelta(hours=1)
@@ -20,7 +28,9 @@ _MOST_ROWS: Final = 5_000  #: Of a day: they are stored in one transaction.
 
 
 def usage_fill() -> Iterator[bool]:
-    """Sum up each day that is over and has other attempts than before, newest first; yield after each."""
+    """Sum up each day that is over and has other attempts than before, newest first; yield after
+    each.
+    """
     unchanged = set(unchanged_days().values_list("pk", flat=True))
     days = set()
     end = midnight((now() - _SETTLED).date())
@@ -42,10 +52,13 @@ def _sum_up(begin: dt.datetime) -> None:
     found = rows.aggregate(ids=Sum("pk", default=0), count=Count("pk"))
     day = UsageDay(day=str(begin.date()), begins_at=begin, ends_at=end, id_sum=found["ids"])
     others = Attempt.objects.filter(child=OuterRef("child"), ended_at__isnull=False).exclude(within)
-    returning = rows.filter(Exists(others)).values_list("child_id", flat=True).distinct()[: _MOST_ROWS + 1]
+    returning = (
+        rows.filter(Exists(others)).values_list("child_id", flat=True).distinct()[: _MOST_ROWS + 1]
+    )
     sums = [UsageSum(day=day, by=RETURNING, by_0=child) for child in returning]
     labels = GroupLabel.objects.filter(group__in=rows.values("child__group"))
-    # The usage by a key with a comma cannot be queried, and its name would be that of two dimensions.
+    # The usage by a key with a comma cannot be queried, and its name would be that of two
+    # dimensions.
     keys = labels.exclude(key__contains=",").values_list("key", flat=True).distinct()
     for label in ([], *([METADATA + key] for key in sorted(keys))):
         for by in ([], ["submitter"], ["backend"], ["submitter", "backend"]):
@@ -61,7 +74,8 @@ def _sum_up(begin: dt.datetime) -> None:
 def _store(day: UsageDay, sums: list[UsageSum]) -> None:
     # Its row is the lock of its sums, of two runners.
     UsageDay.objects.update_or_create(
-        day=day.day, defaults={"begins_at": day.begins_at, "ends_at": day.ends_at, "id_sum": day.id_sum}
+        day=day.day,
+        defaults={"begins_at": day.begins_at, "ends_at": day.ends_at, "id_sum": day.id_sum},
     )
     UsageSum.objects.filter(day=day.day).delete()
     insert(sums)

@@ -1,7 +1,8 @@
 """The outbox of webhooks: deliveries are claimed, settled, postponed, given up and replayed.
 
-``events.log`` stores them. A *stream* is the pending deliveries of one group to one URL, of which only the first is
-sent. Those behind it are due no earlier than it, so that a target that is away costs a query of due rows nothing.
+``events.log`` stores them. A *stream* is the pending deliveries of one group to one URL, of which
+only the first is sent. Those behind it are due no earlier than it, so that a target that is away
+costs a query of due rows nothing.
 """
 
 import datetime as dt
@@ -20,7 +21,8 @@ from jobgroups.domain.webhooks import GONE, WebhookAnswer, message_body
 from jobgroups.errors import DeliveryNotFound
 from jobgroups.models import JobEvent, WebhookDelivery
 
-_PER_URL: Final = 4  #: Streams of one URL that a runner delivers at once: a target that hangs delays no other one.
+#: Streams of one URL that a runner delivers at once: a target that hangs delays no other one.
+_PER_URL: Final = 4
 _DELETED_AT_ONCE: Final = 1_000
 _Stream: TypeAlias = tuple[str, str]  #: Group and URL.
 
@@ -67,7 +69,9 @@ def _claim(streams: Sequence[_Stream], pace: DeliveryIntervals, by: str) -> list
     claimed = []
     for stream in streams:
         if _of(stream).filter(last_status=GONE).exists():
-            _give_up(_pending(stream), f"the webhook answered {GONE} to an earlier event of the group")
+            _give_up(
+                _pending(stream), f"the webhook answered {GONE} to an earlier event of the group"
+            )
         elif first := _claim_first(stream, pace, by):
             claimed.append(first)
     return claimed
@@ -82,8 +86,12 @@ def _pending(stream: _Stream) -> QuerySet[WebhookDelivery]:
     return _of(stream).filter(due_at__isnull=False)
 
 
-def _claim_first(stream: _Stream, pace: DeliveryIntervals, by: str, *, follows: bool = False) -> ClaimedDelivery | None:
-    """Claim the first delivery of a stream if it is due, or if it ``follows`` one that was just delivered."""
+def _claim_first(
+    stream: _Stream, pace: DeliveryIntervals, by: str, *, follows: bool = False
+) -> ClaimedDelivery | None:
+    """Claim the first delivery of a stream if it is due, or if it ``follows`` one that was just
+    delivered.
+    """
     moment = now()
     first = _pending(stream).select_for_update().order_by("id").first()
     if first is None or first.due_at is None:
@@ -98,7 +106,9 @@ def _claim_first(stream: _Stream, pace: DeliveryIntervals, by: str, *, follows: 
         return None
     count = first.attempt_count + 1
     until = moment + dt.timedelta(seconds=pace.claim)
-    WebhookDelivery.objects.filter(pk=first.pk).update(due_at=until, attempt_count=count, claimed_by=by)
+    WebhookDelivery.objects.filter(pk=first.pk).update(
+        due_at=until, attempt_count=count, claimed_by=by
+    )
     body = message_body(event.type, iso(event.created_at), first.group_id, event.frame)
     return ClaimedDelivery(first.pk, stream, first.message_id, body, count)
 
@@ -107,12 +117,16 @@ def _claim_first(stream: _Stream, pace: DeliveryIntervals, by: str, *, follows: 
 def delivery_settle(
     delivery: ClaimedDelivery, answer: WebhookAnswer, *, pace: DeliveryIntervals, by: str
 ) -> ClaimedDelivery | None:
-    """Store the result of an attempt; return the next delivery of the stream, claimed, after a success.
+    """Store the result of an attempt; return the next delivery of the stream, claimed, after a
+    success.
 
-    After a failure the whole stream waits. Nothing is stored if another runner has claimed the delivery since.
+    After a failure the whole stream waits. Nothing is stored if another runner has claimed the
+    delivery since.
     """
     moment = now()
-    row = WebhookDelivery.objects.filter(pk=delivery.id, claimed_by=by, attempt_count=delivery.attempt_count)
+    row = WebhookDelivery.objects.filter(
+        pk=delivery.id, claimed_by=by, attempt_count=delivery.attempt_count
+    )
     seen = {"claimed_by": "", "last_status": answer.status, "last_error": answer.error[:500]}
     if not answer.error:
         is_ours = row.update(**seen, due_at=None, delivered_at=moment)
@@ -122,7 +136,10 @@ def delivery_settle(
     if row.update(**seen, due_at=again):
         pending = _pending(delivery.stream)
         oldest = moment - dt.timedelta(seconds=pace.give_up)
-        _give_up(pending if answer.status == GONE else pending.filter(created_at__lte=oldest), answer.error)
+        _give_up(
+            pending if answer.status == GONE else pending.filter(created_at__lte=oldest),
+            answer.error,
+        )
         pending.update(due_at=again)
     return None
 
@@ -133,14 +150,20 @@ def _give_up(deliveries: QuerySet[WebhookDelivery], error: str) -> None:
 
 @retry_on_conflict
 def claims_release(*, by: str) -> None:
-    """Release what an earlier process of this runner has claimed: it has ended, since its name is taken."""
-    WebhookDelivery.objects.filter(due_at__isnull=False, claimed_by=by).update(claimed_by="", due_at=now())
+    """Release what an earlier process of this runner has claimed: it has ended, since its name is
+    taken.
+    """
+    WebhookDelivery.objects.filter(due_at__isnull=False, claimed_by=by).update(
+        claimed_by="", due_at=now()
+    )
 
 
 @retry_on_conflict
 def deliveries_forget_old(pace: DeliveryIntervals) -> bool:
     """Delete old deliveries; return whether there may be more of them."""
-    old = WebhookDelivery.objects.filter(created_at__lt=now() - dt.timedelta(seconds=pace.retention))
+    old = WebhookDelivery.objects.filter(
+        created_at__lt=now() - dt.timedelta(seconds=pace.retention)
+    )
     some = list(old.order_by("created_at").values_list("pk", flat=True)[:_DELETED_AT_ONCE])
     WebhookDelivery.objects.filter(pk__in=some).delete()
     return len(some) == _DELETED_AT_ONCE
@@ -150,7 +173,8 @@ def deliveries_forget_old(pace: DeliveryIntervals) -> bool:
 def delivery_replay(*, delivery_id: int) -> WebhookDelivery:
     """Send a delivery again, and what waits behind it; return it. One that is pending is due now.
 
-    It keeps its ``webhook-id``, and is tried for a day as a new one is. Raises ``DeliveryNotFound``.
+    It keeps its ``webhook-id``, and is tried for a day as a new one is. Raises
+    ``DeliveryNotFound``.
     """
     moment = now()
     row = WebhookDelivery.objects.select_for_update().filter(pk=delivery_id).first()

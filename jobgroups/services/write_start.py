@@ -1,7 +1,9 @@
-"""Whether the write of a request begins: one decision between its transaction and the request, which may give up before.
+"""Whether the write of a request begins: one decision between its transaction and the request,
+which may give up before.
 
-A request whose write has not begun within some seconds is answered that nothing was stored, and one whose client has gone
-needs no answer. A write that has begun ends. Both hold only if each write of the request calls ``begin_write`` first.
+A request whose write has not begun within some seconds is answered that nothing was stored, and one
+whose client has gone needs no answer. A write that has begun ends. Both hold only if each write of
+the request calls ``begin_write`` first.
 """
 
 import contextlib
@@ -17,7 +19,9 @@ BEGIN_SECONDS: Final = 5.0  #: From the last byte of a request until its write b
 
 
 class WriteStart:
-    """The decision of one request; ``Future`` has the atomic step: it runs, or it was cancelled before."""
+    """The decision of one request; ``Future`` has the atomic step: it runs, or it was cancelled
+    before.
+    """
 
     def __init__(self, received_at: float) -> None:
         """``received_at`` is the time of the last byte, by ``time.monotonic``."""
@@ -55,7 +59,8 @@ _of_request: Final[ContextVar[WriteStart | None]] = ContextVar("write_start", de
 
 
 def begin_write() -> None:
-    """Begin the write of the present request; called in its transaction, which waits for no other any more.
+    """Begin the write of the present request; called in its transaction, which waits for no other
+    any more.
 
     Raises ``Overloaded`` if the request has given up.
     """
@@ -64,6 +69,10 @@ def begin_write() -> None:
 
 
 def check_until(seconds: float) -> float:
-    """Return until when a check may take, by ``time.monotonic``: it leaves half of the time to the write of its request."""
+    """Return until when a check may take, by ``time.monotonic``: it leaves half of the time to the
+    write of its request.
+    """
     write_start = _of_request.get()
-    return time.monotonic() + (seconds if write_start is None else min(seconds, write_start.seconds_left() / 2))
+    return time.monotonic() + (
+        seconds if write_start is None else min(seconds, write_start.seconds_left() / 2)
+    )

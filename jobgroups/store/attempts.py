@@ -1,4 +1,6 @@
-"""Reads and locks the rows that a set of writes to attempts changes, in the order of all writers: groups, children, attempts."""
+"""Reads and locks the rows that a set of writes to attempts changes, in the order of all writers:
+groups, children, attempts.
+"""
 
 import itertools
 from collections.abc import Collection, Sequence
@@ -13,20 +15,45 @@ from jobgroups.database.statements import Parameter, PreparedQuery
 from jobgroups.models import Attempt, JobGroup, ReportedFile
 
 _GROUP: Final = (
-    *("seq", "run", "status", "webhook_json", "stop_when_json", "has_claimed_child", "accepted_without_runner"),
+    *(
+        "seq",
+        "run",
+        "status",
+        "webhook_json",
+        "stop_when_json",
+        "has_claimed_child",
+        "accepted_without_runner",
+    ),
     *("total_count", "completed_count", "failed_count", "cancelled_count"),
     *("completed_at", "cancelled_at", "stopped_at"),
 )
-_ATTEMPT: Final = ("number", "backend_id", "state", "started_at", "stop_requested_at", "node_errors_json")
+_ATTEMPT: Final = (
+    "number",
+    "backend_id",
+    "state",
+    "started_at",
+    "stop_requested_at",
+    "node_errors_json",
+)
 _CHILD: Final = (
-    *("group_id", "backend_id", "is_bound", "seed", "variation_json", "status", "current_attempt_id"),
+    *(
+        "group_id",
+        "backend_id",
+        "is_bound",
+        "seed",
+        "variation_json",
+        "status",
+        "current_attempt_id",
+    ),
     *("attempt_count", "queued_at", "not_before"),
 )
 
 
 def groups_locked(ids: Collection[str]) -> dict[str, JobGroup]:
     """Lock groups and return them by id, without those that another transaction has locked."""
-    return {group.id: group for group in (_groups(_size(len(ids)))(**_keys(sorted(ids))) if ids else ())}
+    return {
+        group.id: group for group in (_groups(_size(len(ids)))(**_keys(sorted(ids))) if ids else ())
+    }
 
 
 @cache
@@ -42,9 +69,11 @@ def _groups(size: int) -> PreparedQuery[JobGroup]:
 
 
 def followed_attempts_locked(ids: Collection[int]) -> list[Attempt]:
-    """Lock attempts with their children, and return those that decide their child, and of which only that is known.
+    """Lock attempts with their children, and return those that decide their child, and of which
+    only that is known.
 
-    They have not ended, none is to be stopped, and none has a failure or the text of an odd answer. Their groups are locked.
+    They have not ended, none is to be stopped, and none has a failure or the text of an odd answer.
+    Their groups are locked.
     """
     return _attempts(_size(len(ids)))(**_keys(sorted(ids))) if ids else []
 
@@ -81,24 +110,30 @@ def _places(size: int) -> list[Any]:
 
 def _keys(keys: Sequence[Any]) -> dict[str, Any]:
     padded = itertools.chain(keys, itertools.repeat(keys[-1]))
-    return {f"key_{number}": key for number, key in zip(range(_size(len(keys))), padded, strict=False)}
+    return {
+        f"key_{number}": key for number, key in zip(range(_size(len(keys))), padded, strict=False)
+    }
 
 
 _FILES: Final = ReportedFile._meta.db_table
 
 
 def reports_of(digests: Collection[str]) -> list[tuple[str, bool]]:
-    """Return the digest of each stored report of some files, and whether its attempt has written the file."""
+    """Return the digest of each stored report of some files, and whether its attempt has written
+    the file.
+    """
     if not digests:
         return []
     places = ", ".join(["%s"] * len(digests))
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT digest, executed FROM {_FILES} WHERE digest IN ({places})", list(digests))  # noqa: S608
+        query = f"SELECT digest, executed FROM {_FILES} WHERE digest IN ({places})"  # noqa: S608
+        cursor.execute(query, list(digests))
         return [(digest, bool(executed)) for digest, executed in cursor.fetchall()]
 
 
 def report_files(rows: Sequence[tuple[int, str, bool, str]]) -> int:
-    """Store which attempt reported a file, whether it has written the file, and the origin of the node that did.
+    """Store which attempt reported a file, whether it has written the file, and the origin of the
+    node that did.
 
     Rows that contradict others are left out. Returns how many were stored.
     """

@@ -21,15 +21,20 @@ _DUE: Final = (
     f"SELECT d.id FROM {_CAPTURES} d WHERE d.backend_id = b.column1"  # noqa: S608
     " AND d.due_at <= %s ORDER BY d.due_at LIMIT %s"
 )
-#: Rows that another process claims, stores or deletes at this moment are skipped. SQLite has one writer.
+#: Rows that another process claims, stores or deletes at this moment are skipped. SQLite has one
+#: writer.
 _PICKED: Final = {
     "postgresql": f"CROSS JOIN LATERAL ({_DUE} FOR UPDATE SKIP LOCKED) AS p",
     "sqlite": f"JOIN {_CAPTURES} p ON p.id IN ({_DUE})",
 }
 
 
-def claim(backend_ids: Collection[str], *, limit: int, moment: dt.datetime, until: dt.datetime) -> list[int]:
-    """Move the oldest captures of each backend that are due at a moment, at most so many; return their ids."""
+def claim(
+    backend_ids: Collection[str], *, limit: int, moment: dt.datetime, until: dt.datetime
+) -> list[int]:
+    """Move the oldest captures of each backend that are due at a moment, at most so many; return
+    their ids.
+    """
     times = list(map(connection.ops.adapt_datetimefield_value, (moment, until)))
     return _ids(
         f"WITH picked AS (SELECT p.id FROM (VALUES {_places(backend_ids)}) AS b {_PICKED[connection.vendor]})"  # noqa: S608
@@ -52,7 +57,9 @@ def lock_unstored(ids: Collection[int]) -> list[tuple[int, int, str, str | None,
 
 
 def contents(blake3s: Collection[str], *, lock: bool = False) -> dict[str, str]:
-    """Return the keys of the stored files with these contents; locked as a reference locks them, against deletion."""
+    """Return the keys of the stored files with these contents; locked as a reference locks them,
+    against deletion.
+    """
     found = _execute(
         f"SELECT blake3, id FROM {_FILES} WHERE blake3 IN ({_list(blake3s)}) ORDER BY id"  # noqa: S608
         f"{_lock('KEY SHARE') if lock else ''}",
@@ -62,7 +69,9 @@ def contents(blake3s: Collection[str], *, lock: bool = False) -> dict[str, str]:
 
 
 def insert_files(files: Sequence[StoredFile]) -> dict[str, str]:
-    """Insert files, without those whose content another process has stored; return the keys of the new ones by content."""
+    """Insert files, without those whose content another process has stored; return the keys of the
+    new ones by content.
+    """
     values = [
         value
         # In one order: each waits for a transaction that has inserted the same content.
@@ -75,7 +84,8 @@ def insert_files(files: Sequence[StoredFile]) -> dict[str, str]:
     return dict(
         _execute(
             f"INSERT INTO {_FILES} ({', '.join(_FILE_COLUMNS)}, created_at)"  # noqa: S608
-            f" VALUES {_places(files, len(_FILE_COLUMNS) + 1)} ON CONFLICT DO NOTHING RETURNING blake3, id",
+            f" VALUES {_places(files, len(_FILE_COLUMNS) + 1)} ON CONFLICT DO NOTHING RETURNING "
+            "blake3, id",
             values,
         )
     )
@@ -84,15 +94,18 @@ def insert_files(files: Sequence[StoredFile]) -> dict[str, str]:
 def with_earlier(rows: Collection[tuple[int, str, str, int | None]]) -> set[int]:
     """Return the captures whose content an earlier attempt may have under the same name by mistake.
 
-    ``rows`` are captures, keys of files, digests and attempts. Captures of the previous release have no digest.
+    ``rows`` are captures, keys of files, digests and attempts. Captures of the previous release
+    have no digest.
     """
     # Two searches: of an OR, SQLite would use the index of the files alone.
     return set(
         _ids(
             f"SELECT v.column1 FROM (VALUES {_places(rows, 4, ints=(0, 3))}) AS v WHERE EXISTS (SELECT 1"  # noqa: S608
-            f" FROM {_CAPTURES} e JOIN {_CHILDREN} c ON c.id = e.child_id WHERE e.digest = v.column3"
+            f" FROM {_CAPTURES} e JOIN {_CHILDREN} c ON c.id = e.child_id WHERE e.digest = "
+            "v.column3"
             " AND e.file_id = v.column2 AND c.current_attempt_id < v.column4)"
-            f" OR EXISTS (SELECT 1 FROM {_CAPTURES} e WHERE e.digest IS NULL AND e.file_id = v.column2)",
+            f" OR EXISTS (SELECT 1 FROM {_CAPTURES} e WHERE e.digest IS NULL AND e.file_id = "
+            "v.column2)",
             itertools.chain.from_iterable(rows),
         )
     )
@@ -107,7 +120,8 @@ def refer(rows: Collection[tuple[int, str, str, str]]) -> set[int]:
         _ids(
             f"UPDATE {_CAPTURES} SET file_id = v.column2, digest = v.column3, reason = v.column4, due_at = NULL"  # noqa: S608
             f" FROM (VALUES {_places(rows, 4, ints=(0,))}) AS v"
-            f" WHERE {_CAPTURES}.id = v.column1 AND {_CAPTURES}.file_id IS NULL RETURNING {_CAPTURES}.id",
+            f" WHERE {_CAPTURES}.id = v.column1 AND {_CAPTURES}.file_id IS NULL RETURNING "
+            f"{_CAPTURES}.id",
             itertools.chain.from_iterable(rows),
         )
     )
@@ -132,7 +146,9 @@ def _list(values: Collection[Any]) -> str:
 
 
 def _places(rows: Collection[Any], columns: int = 1, *, ints: Collection[int] = ()) -> str:
-    """Return the places of rows of VALUES. PostgreSQL takes a column with NULL in its first row for a text."""
+    """Return the places of rows of VALUES. PostgreSQL takes a column with NULL in its first row for
+    a text.
+    """
     first = ", ".join("CAST(%s AS bigint)" if at in ints else "%s" for at in range(columns))
     return ", ".join([f"({first})"] * len(rows))
 

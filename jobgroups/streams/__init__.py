@@ -1,1 +1,3 @@
-"""The streams of groups: which frames a client gets, in which order. WebSockets and Server-Sent Events send them."""
+"""The streams of groups: which frames a client gets, in which order. WebSockets and Server-Sent
+Events send them.
+"""

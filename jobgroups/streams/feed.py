@@ -1,7 +1,8 @@
-"""The frames of one client of a group: the snapshot or the missed events, then every event, progress and previews.
+"""The frames of one client of a group: the snapshot or the missed events, then every event,
+progress and previews.
 
-It subscribes in the hub before it reads, so that no event between the two is lost, and continues after the end of the
-group, which may be retried.
+It subscribes in the hub before it reads, so that no event between the two is lost, and continues
+after the end of the group, which may be retried.
 """
 
 import json
@@ -10,7 +11,14 @@ from typing import Final
 
 from jobgroups.errors import GroupNotFound
 from jobgroups.events.hub import hub
-from jobgroups.events.messages import ChangedFrame, Entry, EventFrame, PreviewFrame, ProgressFrame, SeqHint
+from jobgroups.events.messages import (
+    ChangedFrame,
+    Entry,
+    EventFrame,
+    PreviewFrame,
+    ProgressFrame,
+    SeqHint,
+)
 from jobgroups.queries import groups
 from jobgroups.streams.reads import PAGE, read, stream_start
 from jobgroups.streams.stream import Frame, Stream
@@ -22,17 +30,24 @@ def error_frame(code: str, detail: str) -> str:
 
 
 #: The last frame of a client whose queue overflowed.
-TOO_SLOW_FRAME: Final = error_frame("too_slow", "The client reads too slowly; connect again with ?since= the last seq.")
+TOO_SLOW_FRAME: Final = error_frame(
+    "too_slow", "The client reads too slowly; connect again with ?since= the last seq."
+)
 
 
 async def group_feed(
-    group_id: str, since: int | None, *, previews: bool, on_overflow: Callable[[], None] | None = None
+    group_id: str,
+    since: int | None,
+    *,
+    previews: bool,
+    on_overflow: Callable[[], None] | None = None,
 ) -> AsyncGenerator[list[Frame], None]:
     """Yield lists of frames, the first empty one when the client has all that was stored before.
 
-    ``since`` is the last event that the client has; None, or a number that the group has not reached: the snapshot comes
-    first. The feed ends if the client reads too slowly; ``on_overflow`` is called before that, also while the client
-    reads nothing. Raises ``GroupNotFound``, also when the group is deleted.
+    ``since`` is the last event that the client has; None, or a number that the group has not
+    reached: the snapshot comes first. The feed ends if the client reads too slowly; ``on_overflow``
+    is called before that, also while the client reads nothing. Raises ``GroupNotFound``, also when
+    the group is deleted.
     """
     subscription = await hub.subscribe(group_id, on_overflow, previews=previews)
     try:
@@ -48,7 +63,9 @@ async def group_feed(
         yield []
         while not subscription.overflowed:
             for entry in await subscription.take():
-                if isinstance(entry, ChangedFrame) and not await read(groups.group_exists, group_id):
+                if isinstance(entry, ChangedFrame) and not await read(
+                    groups.group_exists, group_id
+                ):
                     raise GroupNotFound(group_id)
                 if isinstance(entry, EventFrame | SeqHint) and stream.misses_events(entry):
                     async for frames in _missed(group_id, stream):
@@ -60,7 +77,9 @@ async def group_feed(
 
 
 async def _missed(group_id: str, stream: Stream) -> AsyncGenerator[list[Frame], None]:
-    """Yield all stored events after the last sent one. Published events are committed, so they are stored."""
+    """Yield all stored events after the last sent one. Published events are committed, so they are
+    stored.
+    """
     while rows := await read(groups.group_events, group_id, since=stream.sent, limit=PAGE):
         yield _stored(stream, rows)
         if len(rows) < PAGE:

@@ -1,7 +1,7 @@
 """Database reads of the streams, in threads of their own.
 
-In Django's shared thread a slow request would block every stream; in the runner's threads many clients that
-connect at once would delay the runner.
+In Django's shared thread a slow request would block every stream; in the runner's threads many
+clients that connect at once would delay the runner.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,12 @@ from jobgroups.streams.stream import ChildHead
 PAGE: Final = 200  #: Events per read.
 
 _database = DatabaseThreads(threads=4, name="sockets")
-read: Final = _database.run_with_retry  #: Runs a query, and repeats it while the database is unavailable.
-close_rows: Final = _database.close  #: Closes the threads and their connections at the end of the process.
+read: Final = (
+    _database.run_with_retry
+)  #: Runs a query, and repeats it while the database is unavailable.
+close_rows: Final = (
+    _database.close
+)  #: Closes the threads and their connections at the end of the process.
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,8 @@ class StreamStart:
     seq: int  #: The last event that the client knows or that ``initial_state`` contains.
     initial_state: str | None  #: The text of the first frame; None for a client that resumes.
     children: list[ChildHead]  #: The state of the children at ``seq`` or later.
-    #: ``(seq, text)`` of the first page after ``seq``, with every event that ``children`` reflects unless it is full.
+    #: ``(seq, text)`` of the first page after ``seq``, with every event that ``children`` reflects
+    #: unless it is full.
     events: list[tuple[int, str]]
 
 
@@ -33,7 +38,9 @@ async def read_seqs(group_ids: list[str]) -> dict[str, int]:
 
 
 def stream_start(group_id: str, since: int | None) -> StreamStart:
-    """Read the start of a stream, in a database thread; raise ``GroupNotFound`` if there is no such group."""
+    """Read the start of a stream, in a database thread; raise ``GroupNotFound`` if there is no such
+    group.
+    """
     seq, text = groups.group_stream_start(group_id, since)
     children = [ChildHead(*state) for state in groups.child_states(group_id)]
     # Read last, so that they include every event that the children reflect.

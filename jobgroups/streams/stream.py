@@ -1,7 +1,8 @@
-"""Decides which frames a client gets next: each event once and in order, and matching progress. Pure.
+"""Decides which frames a client gets next: each event once and in order, and matching progress.
+Pure.
 
-Rules for the progress of a child on one stream: none before its ``child_started``, none after its end, none of
-an attempt other than the running one, and never less than before.
+Rules for the progress of a child on one stream: none before its ``child_started``, none after its
+end, none of an attempt other than the running one, and never less than before.
 """
 
 from collections.abc import Iterable
@@ -21,7 +22,8 @@ _ENDS: Final = frozenset({"child_completed", "child_failed", "child_timeout", "c
 
 class Frame(NamedTuple):
     text: str
-    seq: int | None = None  #: Of an event, or the last one in the snapshot; None of progress and previews.
+    #: Of an event, or the last one in the snapshot; None of progress and previews.
+    seq: int | None = None
 
 
 class ChildHead(msgspec.Struct, frozen=True):
@@ -47,32 +49,38 @@ class _Child:
     attempt: int = 0  #: Number of the running or last attempt; 0 before the first.
     running: bool = False
     percent: float = 0.0  #: The newest percentage of that attempt.
-    early: ProgressFrame | None = None  #: The latest progress of an attempt whose ``child_started`` was not sent yet.
+    #: The latest progress of an attempt whose ``child_started`` was not sent yet.
+    early: ProgressFrame | None = None
 
 
 class Stream:
     """One stream of a group's events, for a client that knows the event ``seq``.
 
-    The children are as of that event or later. If later, the events up to that state must be sent before any progress.
+    The children are as of that event or later. If later, the events up to that state must be sent
+    before any progress.
     """
 
     def __init__(self, seq: int, children: Iterable[ChildHead]) -> None:
         self.sent = seq  #: The last event that the client has.
         self._children = {
-            one.job_id: _Child(one.attempts, one.status == ChildStatus.RUNNING, one.progress) for one in children
+            one.job_id: _Child(one.attempts, one.status == ChildStatus.RUNNING, one.progress)
+            for one in children
         }
 
     def has_gap_before(self, seq: int) -> bool:
         return seq > self.sent + 1
 
     def misses_events(self, entry: EventFrame | SeqHint) -> bool:
-        """Return whether events must be read from the database: before this event, or up to that hint."""
+        """Return whether events must be read from the database: before this event, or up to that
+        hint.
+        """
         return self.has_gap_before(entry.seq if isinstance(entry, EventFrame) else entry.seq + 1)
 
     def event(self, seq: int, text: str, *, of_child: bool = True) -> list[Frame]:
         """Return the frames to send for an event; none if the client already has it.
 
-        An event that is not ``of_child`` is not decoded. Raises ``ValueError`` if there is a gap before the event.
+        An event that is not ``of_child`` is not decoded. Raises ``ValueError`` if there is a gap
+        before the event.
         """
         if seq <= self.sent:
             return []

@@ -1,6 +1,7 @@
 """Workflows in ComfyUI's API format: checks, parameters, seeds, digests and progress.
 
-No function changes its arguments: a returned workflow shares every unchanged node with the given one.
+No function changes its arguments: a returned workflow shares every unchanged node with the given
+one.
 """
 
 from jobgroups.workflow.digest import models_digest as models_digest, origins as origins

@@ -55,7 +55,9 @@ def references_by_asset(workflow: Workflow) -> dict[str, tuple[str, str]]:
 
 
 def with_file_names(workflow: Workflow, names: Mapping[str, str]) -> Workflow:
-    """Return the workflow with the name of its file in the place of each reference that has one in ``names``, by id."""
+    """Return the workflow with the name of its file in the place of each reference that has one in
+    ``names``, by id.
+    """
     copy = WorkflowCopy(workflow)
     for node_id, name, asset_id in asset_references(workflow):
         if asset_id in names:

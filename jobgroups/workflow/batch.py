@@ -1,7 +1,7 @@
 """Batches: the jobs of a ``jobs`` list or of a ``sweep``, each with inputs of its own.
 
-The template is that of the group, with its parameters set. Unlike a parameter of the group, an input of a job that
-matches nothing is an error.
+The template is that of the group, with its parameters set. Unlike a parameter of the group, an
+input of a job that matches nothing is an error.
 """
 
 import itertools
@@ -57,7 +57,9 @@ class BatchJob:
     seed: int
     variation: Mapping[str, Any] | None  #: As parameters; None: it differs by its seed alone.
     metadata: Mapping[str, Any] | None = None
-    settings: Sequence[Setting] = ()  #: What its variation sets, in the order in which it is applied.
+    settings: Sequence[
+        Setting
+    ] = ()  #: What its variation sets, in the order in which it is applied.
 
     @property
     def values(self) -> dict[tuple[str, str], Any]:
@@ -73,10 +75,14 @@ class Batch:
     variant_of: Sequence[int]  #: The variant of each job, as a number.
     variants: Sequence[VariantKey]
     sweep: Mapping[str, Any] | None = None  #: The axes with all their values.
-    assets: Mapping[str, str] = field(default_factory=dict)  #: The assets that jobs refer to, each with a path.
+    assets: Mapping[str, str] = field(
+        default_factory=dict
+    )  #: The assets that jobs refer to, each with a path.
 
 
-def jobs_of(template: WorkflowTemplate, entries: Any, strategy: str, base_seed: int, max_metadata: int) -> Batch:
+def jobs_of(
+    template: WorkflowTemplate, entries: Any, strategy: str, base_seed: int, max_metadata: int
+) -> Batch:
     """Return the jobs of a ``jobs`` list. ``max_metadata``: bytes of the metadata of one as JSON.
 
     Raises ``BatchInvalid``.
@@ -84,7 +90,9 @@ def jobs_of(template: WorkflowTemplate, entries: Any, strategy: str, base_seed: 
     if not isinstance(entries, list):
         raise BatchInvalid([("jobs", "Must be a list of objects.")])
     if not 1 <= len(entries) <= MAX_JOBS:
-        raise BatchInvalid([("jobs", f"Must have at most {MAX_JOBS} entries." if entries else _NOT_EMPTY)])
+        raise BatchInvalid(
+            [("jobs", f"Must have at most {MAX_JOBS} entries." if entries else _NOT_EMPTY)]
+        )
     checks = _Checks(template)
     dealt = seeds(SeedStrategy(strategy), base_seed, len(entries))
     jobs = []
@@ -92,7 +100,9 @@ def jobs_of(template: WorkflowTemplate, entries: Any, strategy: str, base_seed: 
         path = f"jobs.{number}"
         if not checks.has_keys(entry, path, ("parameters", "seed", "metadata"), "a job"):
             continue
-        variation, own_seed, metadata = (entry.get(name) for name in ("parameters", "seed", "metadata"))
+        variation, own_seed, metadata = (
+            entry.get(name) for name in ("parameters", "seed", "metadata")
+        )
         for name, value in (("parameters", variation), ("metadata", metadata)):
             if value is not None and not isinstance(value, dict):
                 checks.add(f"{path}.{name}", "Must be an object.")
@@ -102,7 +112,9 @@ def jobs_of(template: WorkflowTemplate, entries: Any, strategy: str, base_seed: 
         if metadata is not None and len(_json(metadata).encode()) > max_metadata:
             checks.add(f"{path}.metadata", f"Must have at most {max_metadata} bytes as JSON.")
         settings = checks.settings(variation or {}, f"{path}.parameters")
-        jobs.append(BatchJob(seed if own_seed is None else own_seed, variation or None, metadata, settings))
+        jobs.append(
+            BatchJob(seed if own_seed is None else own_seed, variation or None, metadata, settings)
+        )
     checks.raise_errors()
     return Batch(jobs, *variants_of(template, jobs), assets=checks.assets)
 
@@ -110,13 +122,16 @@ def jobs_of(template: WorkflowTemplate, entries: Any, strategy: str, base_seed: 
 def sweep_of(template: WorkflowTemplate, sweep: Any, strategy: str | None, base_seed: int) -> Batch:
     """Return the jobs of a ``sweep``; of a product, the first axis changes slowest.
 
-    Without an axis of seeds, all have the base seed, or with a ``strategy`` each its own. Raises ``BatchInvalid``.
+    Without an axis of seeds, all have the base seed, or with a ``strategy`` each its own. Raises
+    ``BatchInvalid``.
     """
     checks = _Checks(template)
     mode, axes = "product", []
     if checks.has_keys(sweep, "sweep", ("mode", "axes"), "a sweep"):
         mode = sweep.get("mode") or mode
-        axes = checks.axes(sweep.get("axes"), SeedStrategy(strategy or SeedStrategy.RANDOM), base_seed)
+        axes = checks.axes(
+            sweep.get("axes"), SeedStrategy(strategy or SeedStrategy.RANDOM), base_seed
+        )
         if mode not in ("product", "zip"):
             checks.add("sweep.mode", "Must be one of product, zip.")
     checks.raise_errors()
@@ -124,15 +139,28 @@ def sweep_of(template: WorkflowTemplate, sweep: Any, strategy: str | None, base_
     total = lengths[0] if mode == "zip" else math.prod(lengths)
     if mode == "zip" and len(set(lengths)) > 1:
         raise BatchInvalid(
-            [("sweep.axes", f"Must be equally long with zip; they have {', '.join(map(str, lengths))} values.")]
+            [
+                (
+                    "sweep.axes",
+                    f"Must be equally long with zip; they have {', '.join(map(str, lengths))} "
+                    "values.",
+                )
+            ]
         )
     if total > MAX_JOBS:
-        product = f"{' × '.join(map(str, lengths))} = " if len(lengths) > 1 and mode == "product" else ""
+        product = (
+            f"{' × '.join(map(str, lengths))} = " if len(lengths) > 1 and mode == "product" else ""
+        )
         raise BatchInvalid([("sweep.axes", f"{product}{total:,} jobs; at most {MAX_JOBS:,}.")])
     size = sum(total // len(axis.points) * axis.size for axis in axes)
     if size > MAX_SWEEP_BYTES:
         raise BatchInvalid(
-            [("sweep.axes", f"The variations have {size:,} bytes as JSON; at most {MAX_SWEEP_BYTES:,}.")]
+            [
+                (
+                    "sweep.axes",
+                    f"The variations have {size:,} bytes as JSON; at most {MAX_SWEEP_BYTES:,}.",
+                )
+            ]
         )
     dealt = seeds(SeedStrategy(strategy), base_seed, total) if strategy else [base_seed] * total
     rows = (zip if mode == "zip" else itertools.product)(*(axis.points for axis in axes))
@@ -141,17 +169,26 @@ def sweep_of(template: WorkflowTemplate, sweep: Any, strategy: str | None, base_
     return Batch(jobs, *variants_of(template, jobs), {"mode": mode, "axes": stored}, checks.assets)
 
 
-def variants_of(template: WorkflowTemplate, jobs: Sequence[BatchJob]) -> tuple[list[int], list[VariantKey]]:
+def variants_of(
+    template: WorkflowTemplate, jobs: Sequence[BatchJob]
+) -> tuple[list[int], list[VariantKey]]:
     """Return the variant of each job as a number, and the digests of each variant.
 
-    A variant has the jobs with equal digests. If there were too many, varied numbers count with the value of the
-    template, then all but the names of models, then everything.
+    A variant has the jobs with equal digests. If there were too many, varied numbers count with the
+    value of the template, then all but the names of models, then everything.
     """
     most = max(1, min(MAX_VARIANTS, _MOST_DIGESTED // max(len(template.workflow), 1)))
     tokens: list[tuple[Any, ...]] = []
     for token_of in _TOKENS:
         tokens = [
-            tuple([(one.target, token) for one in job.settings if (token := token_of(one)) is not None]) for job in jobs
+            tuple(
+                [
+                    (one.target, token)
+                    for one in job.settings
+                    if (token := token_of(one)) is not None
+                ]
+            )
+            for job in jobs
         ]
         if len(set(tokens)) <= most:
             break
@@ -166,7 +203,8 @@ def variants_of(template: WorkflowTemplate, jobs: Sequence[BatchJob]) -> tuple[l
 
 
 def kinds_of(jobs: Sequence[BatchJob]) -> tuple[list[int], list[BatchJob]]:
-    """Return the kind of each job as a number, and the first job of each: no backend distinguishes jobs of one kind.
+    """Return the kind of each job as a number, and the first job of each: no backend distinguishes
+    jobs of one kind.
 
     Texts of content count only where they may name a file.
     """
@@ -174,7 +212,9 @@ def kinds_of(jobs: Sequence[BatchJob]) -> tuple[list[int], list[BatchJob]]:
     examples: list[BatchJob] = []
     kinds = []
     for job in jobs:
-        key = tuple([(one.target, repr(one.value)) for one in job.settings if not _is_free_text(one)])
+        key = tuple(
+            [(one.target, repr(one.value)) for one in job.settings if not _is_free_text(one)]
+        )
         kinds.append(numbers.setdefault(key, len(numbers)))
         if len(numbers) > len(examples):
             examples.append(job)
@@ -196,7 +236,11 @@ def template_of(template: WorkflowTemplate, settings: Sequence[Setting]) -> Work
     for target, value in settings:
         for node_id in target.node_ids:
             copy.set(node_id, target.name, value)
-    return changed(template, copy, {slot for target, _ in settings if target.is_addressed for slot in target.slots})
+    return changed(
+        template,
+        copy,
+        {slot for target, _ in settings if target.is_addressed for slot in target.slots},
+    )
 
 
 def variation_assets(variation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -225,7 +269,9 @@ class _Axis(NamedTuple):
 def _job_at(row: Sequence[_Point], seed: int) -> BatchJob:
     variation = {one.input: one.value for one in row if one.input != SEED_AXIS}
     seed = next((one.value for one in row if one.input == SEED_AXIS), seed)
-    return BatchJob(seed, variation or None, settings=tuple(setting for one in row for setting in one.settings))
+    return BatchJob(
+        seed, variation or None, settings=tuple(setting for one in row for setting in one.settings)
+    )
 
 
 class _Checks:
@@ -255,8 +301,12 @@ class _Checks:
             self.add(f"{path}.{shown_key(name)}", f"Is not a field of {what}.")
         return True
 
-    def settings(self, parameters: Mapping[str, Any], path: str, input_path: str | None = None) -> tuple[Setting, ...]:
-        """Return what parameters set. ``input_path`` is the path of errors of an input, and ``path`` that of its value."""
+    def settings(
+        self, parameters: Mapping[str, Any], path: str, input_path: str | None = None
+    ) -> tuple[Setting, ...]:
+        """Return what parameters set. ``input_path`` is the path of errors of an input, and
+        ``path`` that of its value.
+        """
         found = []
         try:
             for keys, target, value in self._targets.read(parameters):
@@ -289,34 +339,53 @@ class _Checks:
             if not isinstance(name, str):
                 self.add(f"{path}.input", "Must be the name of an input.")
             elif count is not None and (name != SEED_AXIS or values is not None):
-                self.add(f"{path}.count", f"Is for the axis {SEED_AXIS} alone, in the place of values.")
+                self.add(
+                    f"{path}.count", f"Is for the axis {SEED_AXIS} alone, in the place of values."
+                )
             elif count is not None:
                 if is_integer(count) and 1 <= count <= MAX_JOBS:
-                    axes.append(self._axis(name, seeds(strategy, base_seed, count), path, owners, number))
+                    axes.append(
+                        self._axis(name, seeds(strategy, base_seed, count), path, owners, number)
+                    )
                 else:
                     self.add(f"{path}.count", f"Must be an integer from 1 to {MAX_JOBS}.")
             elif not isinstance(values, list) or not values:
-                self.add(f"{path}.values", _NOT_EMPTY if values == [] else "Must be a list of values.")
+                self.add(
+                    f"{path}.values", _NOT_EMPTY if values == [] else "Must be a list of values."
+                )
             else:
                 axes.append(self._axis(name, values, path, owners, number))
         return axes
 
     def _axis(
-        self, name: str, values: Sequence[Any], path: str, owners: dict[tuple[str, str], int], number: int
+        self,
+        name: str,
+        values: Sequence[Any],
+        path: str,
+        owners: dict[tuple[str, str], int],
+        number: int,
     ) -> _Axis:
         is_seed, known = name == SEED_AXIS, len(self._errors)
         points, size = [], 0
         for at, value in enumerate(values):
             if is_seed and not _is_seed(value):
                 self.add(f"{path}.values.{at}", _SEED)
-            settings = () if is_seed else self.settings({name: value}, f"{path}.values.{at}", f"{path}.input")
+            settings = (
+                ()
+                if is_seed
+                else self.settings({name: value}, f"{path}.values.{at}", f"{path}.input")
+            )
             if any(one.target.problem for one in settings):
                 break  # no value can be set
             points.append(_Point(name, value, settings))
             size += 0 if is_seed else len(_json({name: value}).encode())
         targets = dict.fromkeys(one.target for point in points for one in point.settings)
         # Two axes of seeds are refused also if the workflow has no seed.
-        slots = [*self._template.seed_slots, ("", SEED_AXIS)] if is_seed else [s for one in targets for s in one.slots]
+        slots = (
+            [*self._template.seed_slots, ("", SEED_AXIS)]
+            if is_seed
+            else [s for one in targets for s in one.slots]
+        )
         other = next((slot for slot in slots if owners.setdefault(slot, number) != number), None)
         if other is not None and len(self._errors) == known:
             of_node = f" of node {shown_key(other[0])}" if other[0] else ""
@@ -355,4 +424,9 @@ def _model(one: Setting) -> str | None:
     return value if isinstance(value, str) and value.lower().endswith(MODEL_FILES) else None
 
 
-_TOKENS: Final[Sequence[Callable[[Setting], Any]]] = (_whole, _without_numbers, _model, lambda _: None)
+_TOKENS: Final[Sequence[Callable[[Setting], Any]]] = (
+    _whole,
+    _without_numbers,
+    _model,
+    lambda _: None,
+)

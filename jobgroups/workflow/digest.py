@@ -1,4 +1,6 @@
-"""Digests: of a workflow without seeds and content, of its models, and of each node with its sources."""
+"""Digests: of a workflow without seeds and content, of its models, and of each node with its
+sources.
+"""
 
 import hashlib
 import json
@@ -10,8 +12,8 @@ from jobgroups.workflow.graph import Node, Workflow, is_link, linked_node
 from jobgroups.workflow.parameters import SEED_INPUTS
 from jobgroups.workflow.seed_inputs import Slot
 
-#: Inputs whose text is content or a name: free text of ComfyUI's own nodes, prompts of widely used custom
-#: nodes, and input files.
+#: Inputs whose text is content or a name: free text of ComfyUI's own nodes, prompts of widely used
+#: custom nodes, and input files.
 CONTENT_INPUTS: Final = frozenset(
     {
         *("bert", "clip_g", "clip_l", "llama", "mt5xl", "t5xxl"),
@@ -26,28 +28,36 @@ CONTENT_INPUTS: Final = frozenset(
 MODEL_FILES: Final = (
     ".safetensors", ".sft", ".ckpt", ".gguf", ".pt", ".pt2", ".pth", ".bin", ".onnx", ".pkl", ".engine",
 )  # fmt: skip
-_LONGEST_NAME: Final = 255  #: A longer text, or a text of several lines, is not a choice or the name of a model.
+#: A longer text, or a text of several lines, is not a choice or the name of a model.
+_LONGEST_NAME: Final = 255
 _DIGITS: Final = 16
 
 
 def digest(workflow: Workflow, seed_slots: Iterable[Slot]) -> str:
-    """Return 16 hex digits that are equal for submissions of one workflow, which share estimates and failures.
+    """Return 16 hex digits that are equal for submissions of one workflow, which share estimates
+    and failures.
 
-    Nodes, links, numbers, switches and the names in choices count: they decide the duration and the memory. Seeds and
-    content (``CONTENT_INPUTS``, and every long text) do not: the frames of a shot differ in nothing else. Nor do
-    titles (``_meta``), the order of keys, and ``7`` or ``7.0`` (an editor writes either).
+    Nodes, links, numbers, switches and the names in choices count: they decide the duration and the
+    memory. Seeds and content (``CONTENT_INPUTS``, and every long text) do not: the frames of a shot
+    differ in nothing else. Nor do titles (``_meta``), the order of keys, and ``7`` or ``7.0`` (an
+    editor writes either).
 
     An unknown text counts: a wrongly counted one only delays estimates until there was a run, a
     wrongly excluded one mixes two durations.
     """
     seeds = frozenset(seed_slots)
-    nodes = {node_id: [node["class_type"], _telling(node_id, node, seeds)] for node_id, node in workflow.items()}
+    nodes = {
+        node_id: [node["class_type"], _telling(node_id, node, seeds)]
+        for node_id, node in workflow.items()
+    }
     text = json.dumps(nodes, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
 def models_digest(workflow: Workflow) -> str:
-    """Return 16 hex digits that are equal for workflows that name the same model files, ``""`` without any."""
+    """Return 16 hex digits that are equal for workflows that name the same model files, ``""``
+    without any.
+    """
     names = {
         value
         for node in workflow.values()
@@ -69,7 +79,8 @@ def origins(workflow: Workflow) -> dict[str, str]:
         node_id = waiting[-1]
         node = workflow[node_id]
         if node_id not in entered:
-            # Its sources come first. A link that closes a circle is ignored: ComfyUI refuses circles.
+            # Its sources come first. A link that closes a circle is ignored: ComfyUI refuses
+            # circles.
             entered.add(node_id)
             linked = (linked_node(value) for value in node["inputs"].values())
             waiting += [one for one in linked if one and one in workflow and one not in entered]

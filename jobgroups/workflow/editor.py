@@ -1,7 +1,8 @@
-"""Converts a workflow of ComfyUI's editor format to the API format, as the editor's own export does. Pure.
+"""Converts a workflow of ComfyUI's editor format to the API format, as the editor's own export
+does. Pure.
 
-The editor's format has no names for values, and has nodes that exist in the editor alone: reroutes, primitives, notes
-and subgraphs. A node that cannot be converted is named; nothing is guessed.
+The editor's format has no names for values, and has nodes that exist in the editor alone: reroutes,
+primitives, notes and subgraphs. A node that cannot be converted is named; nothing is guessed.
 """
 
 import re
@@ -11,7 +12,15 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from backends.node_classes import NodeClass
 from jobgroups.workflow import editor_graph
-from jobgroups.workflow.editor_graph import PRIMITIVE, ConversionFailed, Graph, Link, Node, NodeProblem, items
+from jobgroups.workflow.editor_graph import (
+    PRIMITIVE,
+    ConversionFailed,
+    Graph,
+    Link,
+    Node,
+    NodeProblem,
+    items,
+)
 from jobgroups.workflow.editor_widgets import MISSING, RENDERED, Widget
 from jobgroups.workflow.embedded import with_mark_of
 
@@ -22,14 +31,20 @@ _MUTED, _BYPASSED = 2, 4  #: Modes of nodes that are not executed.
 _REROUTE: Final = "Reroute"
 _EDITOR_ONLY: Final = frozenset({_REROUTE, PRIMITIVE, "Note", "MarkdownNote"})
 _INPUTS: Final = "-10"  #: The id of a subgraph's inputs in its links.
-_GROUP_NODES: Final = ("workflow>", "workflow/")  #: How the class of a group node begins, which subgraphs replaced.
+_GROUP_NODES: Final = (
+    "workflow>",
+    "workflow/",
+)  #: How the class of a group node begins, which subgraphs replaced.
 _ANY: Final = ("*", "", 0, None)
-#: One that has no end stays. It is the rest of the text at once, since a search from each "/*" takes the square of the time.
+#: One that has no end stays. It is the rest of the text at once, since a search from each "/*"
+#: takes the square of the time.
 _COMMENTS: Final = re.compile(r"/\*[\s\S]*?\*/|//.*|(/\*[\s\S]*)")
 _DATE: Final = re.compile(r"%date:([^%]+)%")
 _PART: Final = re.compile(r"yyyy|yy|dd?|MM?|hh?|mm?|ss?")
 
-_Path: TypeAlias = tuple[Node, ...]  #: The nodes of the subgraphs around a node, the outermost first.
+_Path: TypeAlias = tuple[
+    Node, ...
+]  #: The nodes of the subgraphs around a node, the outermost first.
 
 
 class _Value(NamedTuple):
@@ -47,17 +62,30 @@ class _Input(NamedTuple):
 
 def class_types(editor: Mapping[str, Any]) -> set[str]:
     """Return the node classes whose descriptions a conversion needs."""
-    nodes = (node for graph in editor_graph.read(editor) for node in graph.nodes.values() if node.subgraph is None)
-    return {node.type for node in nodes if node.type not in _EDITOR_ONLY and not node.type.startswith(_GROUP_NODES)}
+    nodes = (
+        node
+        for graph in editor_graph.read(editor)
+        for node in graph.nodes.values()
+        if node.subgraph is None
+    )
+    return {
+        node.type
+        for node in nodes
+        if node.type not in _EDITOR_ONLY and not node.type.startswith(_GROUP_NODES)
+    }
 
 
 def convert(
-    editor: Mapping[str, Any], classes: Mapping[str, NodeClass | None], *, now: datetime | None = None
+    editor: Mapping[str, Any],
+    classes: Mapping[str, NodeClass | None],
+    *,
+    now: datetime | None = None,
 ) -> tuple[dict[str, dict[str, Any]], list[NodeProblem]]:
     """Return a workflow of the editor's format in the API format, with warnings.
 
-    ``classes`` has None for a class that no backend has. ``now`` is the time for ``%date:yyyy-MM-dd%`` in names of files.
-    Raises ``ConversionFailed`` with every node that cannot be converted.
+    ``classes`` has None for a class that no backend has. ``now`` is the time for
+    ``%date:yyyy-MM-dd%`` in names of files. Raises ``ConversionFailed`` with every node that cannot
+    be converted.
     """
     graphs = editor_graph.read(editor)
     for graph in graphs:
@@ -68,7 +96,11 @@ def convert(
     for graph in graphs:
         for link_id, link in graph.links.items():
             source, end = graph.nodes.get(link.origin), graph.ends.get(link_id)
-            values = items(source.raw.get("widgets_values")) if source and source.type == PRIMITIVE else []
+            values = (
+                items(source.raw.get("widgets_values"))
+                if source and source.type == PRIMITIVE
+                else []
+            )
             if values and end and (widget := end[0].widgets.get(end[1].widget or end[1].name)):
                 widget.value = values[0]
     return _Export(graphs, classes, now).run()
@@ -77,7 +109,9 @@ def convert(
 class _Export:
     """Writes the nodes of a graph and of its subgraphs."""
 
-    def __init__(self, graphs: list[Graph], classes: Mapping[str, NodeClass | None], now: datetime | None) -> None:
+    def __init__(
+        self, graphs: list[Graph], classes: Mapping[str, NodeClass | None], now: datetime | None
+    ) -> None:
         self._root, self._classes, self._now = graphs[0], classes, now
         self._count = self._steps = 0
         self._workflow: dict[str, dict[str, Any]] = {}
@@ -98,7 +132,9 @@ class _Export:
                 continue
             self._count += 1
             if self._count > MAX_NODES:
-                raise ConversionFailed(_problem(path, node, f"The workflow has more than {MAX_NODES} nodes."))
+                raise ConversionFailed(
+                    _problem(path, node, f"The workflow has more than {MAX_NODES} nodes.")
+                )
             if node.subgraph is not None:
                 self._walk(node.subgraph, (*path, node))
             elif message := self._obstacle(node):
@@ -112,9 +148,16 @@ class _Export:
             return "Group nodes are not supported: convert it to a subgraph in the editor."
         if node.known is None:
             is_missing = node.type in self._classes
-            return "No backend has this node class." if is_missing else "No backend described this node class in time."
+            return (
+                "No backend has this node class."
+                if is_missing
+                else "No backend described this node class in time."
+            )
         for name in (name for name, one in node.known.inputs.items() if one.widget in RENDERED):
-            return f'The editor makes the value of "{name}" in the browser: export the workflow with "Export (API)".'
+            return (
+                f'The editor makes the value of "{name}" in the browser: export the workflow with '
+                '"Export (API)".'
+            )
         return ""
 
     def _write(self, node: Node, path: _Path) -> None:
@@ -131,7 +174,9 @@ class _Export:
         for (node_id, name), value in path[-1].inside.items() if path else ():
             if node_id == node.id:
                 _set(inputs, name, value)
-        meta = {"title": str(node.raw.get("title") or (node.known and node.known.title) or node.type)}
+        meta = {
+            "title": str(node.raw.get("title") or (node.known and node.known.title) or node.type)
+        }
         self._workflow[_id(path, node)] = {"inputs": inputs, "class_type": node.type, "_meta": meta}
 
     def _sent(self, node: Node, path: _Path, widget: Widget) -> Any:
@@ -139,13 +184,26 @@ class _Export:
         if isinstance(value, str) and widget.is_dynamic_prompt:
             value = _COMMENTS.sub(lambda found: re.sub("//.*", "", found[1] or ""), value)
             if "{" in value:
-                message = f'"{widget.name}" has braces: of {{a|b}} the editor takes one part by chance. They stay.'
+                message = (
+                    f'"{widget.name}" has braces: of {{a|b}} the editor takes one part by chance. '
+                    "They stay."
+                )
                 self._warnings.append(_problem(path, node, message))
         if isinstance(value, str) and widget.name == "filename_prefix" and self._now:
             now = self._now
-            parts = {"y": now.year, "M": now.month, "d": now.day, "h": now.hour, "m": now.minute, "s": now.second}
+            parts = {
+                "y": now.year,
+                "M": now.month,
+                "d": now.day,
+                "h": now.hour,
+                "m": now.minute,
+                "s": now.second,
+            }
             value = _DATE.sub(
-                lambda date: _PART.sub(lambda one: f"{parts[one[0][0]]:0{len(one[0])}}"[-len(one[0]) :], date[1]), value
+                lambda date: _PART.sub(
+                    lambda one: f"{parts[one[0][0]]:0{len(one[0])}}"[-len(one[0]) :], date[1]
+                ),
+                value,
             )
         return with_mark_of(widget.value, value) if isinstance(value, str) else value
 
@@ -158,7 +216,9 @@ class _Export:
             if at >= len(node.slots):
                 return None
             slot = node.slots[at]
-            link = (path[-1].subgraph or self._root if path else self._root).links.get(slot.link or "")
+            link = (path[-1].subgraph or self._root if path else self._root).links.get(
+                slot.link or ""
+            )
             if link is None:
                 # Only the node of a subgraph is reached without its own values being written.
                 inside = path[-1].inside if path else {}
@@ -171,10 +231,14 @@ class _Export:
             if not isinstance(found, _Input):
                 return found
             end = found
-        raise ConversionFailed(_problem(*first[:2], "Its inputs are linked in a circle, or through too many reroutes."))
+        raise ConversionFailed(
+            _problem(*first[:2], "Its inputs are linked in a circle, or through too many reroutes.")
+        )
 
     def _output(self, path: _Path, link: Link, kind: Any) -> list[Any] | _Input | None:
-        """Return the link to a node that is sent, or the input that the output of another node stands for."""
+        """Return the link to a node that is sent, or the input that the output of another node
+        stands for.
+        """
         for _ in range(editor_graph.MAX_DEPTH + 1):
             graph = (path[-1].subgraph if path else None) or self._root
             node, slot = graph.nodes.get(link.origin), link.origin_slot
@@ -197,7 +261,9 @@ class _Export:
 
 
 def _bypassed(node: Node, slot: int, kind: Any) -> int:
-    """Return the input in the place of an output of a bypassed node: the same slot, else the first that fits."""
+    """Return the input in the place of an output of a bypassed node: the same slot, else the first
+    that fits.
+    """
     kinds = [one.type for one in node.slots]
     if kind in ("*", ""):
         return slot if slot < len(kinds) else 0

@@ -1,4 +1,6 @@
-"""Reads a workflow of ComfyUI's editor format: nodes with their inputs and values, links, subgraphs. Pure."""
+"""Reads a workflow of ComfyUI's editor format: nodes with their inputs and values, links,
+subgraphs. Pure.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +26,9 @@ class ConversionFailed(ValueError):
     """Some nodes cannot be converted."""
 
     def __init__(self, *errors: NodeProblem) -> None:
-        super().__init__("; ".join(f"{one.node_id} {one.class_type}: {one.message}" for one in errors[:5]))
+        super().__init__(
+            "; ".join(f"{one.node_id} {one.class_type}: {one.message}" for one in errors[:5])
+        )
         self.errors = errors
 
 
@@ -58,7 +62,9 @@ class Node:
     subgraph: "Graph | None" = None  #: What it stands for.
     known: NodeClass | None = None
     widgets: dict[str, Widget] = field(default_factory=dict)
-    promoted: dict[str, Any] = field(default_factory=dict)  #: The values of its inputs that show widgets inside.
+    promoted: dict[str, Any] = field(
+        default_factory=dict
+    )  #: The values of its inputs that show widgets inside.
     #: Values of other widgets inside, by node and name.
     inside: dict[tuple[str, str], Any] = field(default_factory=dict)
 
@@ -75,7 +81,9 @@ class Graph:
     ends: dict[str, tuple[Node, Slot]] = field(default_factory=dict)  #: Where each link ends.
 
     def shown(self, name: str) -> tuple[Node, Slot, Any] | None:
-        """Return the widget that an input of a subgraph shows: its node, the node's input, the value."""
+        """Return the widget that an input of a subgraph shows: its node, the node's input, the
+        value.
+        """
         for node, slot in filter(None, map(self.ends.get, self.inputs[name])):
             if slot.name in node.promoted:
                 return node, slot, node.promoted[slot.name]
@@ -111,9 +119,14 @@ def read(editor: Mapping[str, Any]) -> list[Graph]:
 def _graph(raw: Mapping[str, Any]) -> Graph:
     named = [one for one in objects(raw.get("nodes")) if isinstance(one.get("type"), str)]
     nodes = [_node(one) for one in named if isinstance(one.get("id"), str | int)]
-    inputs = {str(one.get("name")): list(map(str, items(one.get("linkIds")))) for one in objects(raw.get("inputs"))}
+    inputs = {
+        str(one.get("name")): list(map(str, items(one.get("linkIds"))))
+        for one in objects(raw.get("inputs"))
+    }
     links = dict(_links(raw.get("links")))
-    outputs = {link.target_slot: link for link in reversed(links.values()) if link.target == _OUTPUTS}
+    outputs = {
+        link.target_slot: link for link in reversed(links.values()) if link.target == _OUTPUTS
+    }
     return Graph({node.id: node for node in nodes}, links, inputs, outputs)
 
 
@@ -135,7 +148,9 @@ def _links(raw: object) -> Iterator[tuple[str, Link]]:
     keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
     for one in items(raw):
         match [one.get(key) for key in keys] if isinstance(one, dict) else one:
-            case [link_id, origin, int(origin_slot), target, int(target_slot), *_] if origin_slot >= 0:
+            case [link_id, origin, int(origin_slot), target, int(target_slot), *_] if (
+                origin_slot >= 0
+            ):
                 yield str(link_id), Link(str(origin), origin_slot, str(target), target_slot)
 
 
@@ -152,14 +167,22 @@ def describe(node: Node, known: NodeClass) -> None:
         found[name] = Slot(name, kind, was.link, name if name in node.widgets else "")
     gone = tuple(f"{name}." for name, declared in known.inputs.items() if declared.nested)
     for name, slot in saved.items():
-        # Inputs of a choice that is not chosen, and of widgets that the class does not have any more, are gone.
-        if name not in found and not name.startswith(gone) and (not slot.widget or slot.widget in node.widgets):
+        # Inputs of a choice that is not chosen, and of widgets that the class does not have any
+        # more, are gone.
+        if (
+            name not in found
+            and not name.startswith(gone)
+            and (not slot.widget or slot.widget in node.widgets)
+        ):
             found[name] = slot
     node.slots = list(found.values())
 
 
 def _declared(
-    inputs: Mapping[str, NodeInput], above: str, shown: Mapping[str, Widget], saved: Mapping[str, Slot]
+    inputs: Mapping[str, NodeInput],
+    above: str,
+    shown: Mapping[str, Widget],
+    saved: Mapping[str, Slot],
 ) -> Iterator[tuple[str, NodeInput]]:
     """Yield the inputs that a node has with its chosen values."""
     for key, declared in inputs.items():
@@ -169,7 +192,9 @@ def _declared(
         elif declared.has_socket or name not in shown:
             yield name, declared
         if declared.nested and name in shown:
-            yield from _declared(declared.nested.get(str(shown[name].value), {}), f"{name}.", shown, saved)
+            yield from _declared(
+                declared.nested.get(str(shown[name].value), {}), f"{name}.", shown, saved
+            )
 
 
 def prepare(graph: Graph, above: tuple[Graph, ...] = ()) -> None:
@@ -178,7 +203,9 @@ def prepare(graph: Graph, above: tuple[Graph, ...] = ()) -> None:
         if node.subgraph is None:
             continue
         if len(above) >= MAX_DEPTH or any(node.subgraph is one for one in (*above, graph)):
-            message = f"A subgraph must not contain itself, nor {MAX_DEPTH} others inside each other."
+            message = (
+                f"A subgraph must not contain itself, nor {MAX_DEPTH} others inside each other."
+            )
             raise ConversionFailed(NodeProblem(node.id, node.type, message))
         prepare(node.subgraph, (*above, graph))
         _promote(node, node.subgraph)
@@ -188,7 +215,9 @@ def prepare(graph: Graph, above: tuple[Graph, ...] = ()) -> None:
 
 
 def _promote(host: Node, graph: Graph) -> None:
-    """Set the values of a subgraph's node: those of the widgets inside it, then those that it has saved."""
+    """Set the values of a subgraph's node: those of the widgets inside it, then those that it has
+    saved.
+    """
     saved = {one.name: one for one in host.slots}
     host.slots = [saved.get(name) or Slot(name, None) for name in graph.inputs]
     shown = {name: found for name in graph.inputs if (found := graph.shown(name))}
@@ -197,21 +226,29 @@ def _promote(host: Node, graph: Graph) -> None:
     values = [raw.get(name) for name in shown] if isinstance(raw, dict) else items(raw)
     host.promoted = {name: value for name, (_, _, value) in shown.items()}
     host.promoted.update(zip(host.promoted, values, strict=False))
-    # The older form: the values belong to widgets inside, of which some have no input of the subgraph.
+    # The older form: the values belong to widgets inside, of which some have no input of the
+    # subgraph.
     proxies = [list(map(str, one)) for one in proxies if len(items(one)) >= 2]
     for (node_id, widget, *_), value in zip(proxies, values, strict=False):
         target = graph.nodes.get(node_id)
-        name = next((name for name, one in shown.items() if _is_shown(*one[:2], node_id, widget)), None)
+        name = next(
+            (name for name, one in shown.items() if _is_shown(*one[:2], node_id, widget)), None
+        )
         if name or (node_id == "-1" and widget in shown):
             host.promoted[name or widget] = value
         elif target and target.type == PRIMITIVE:
             linked = (link_id for link_id, link in graph.links.items() if link.origin == node_id)
             host.inside.update(
-                {(node.id, slot.widget): value for node, slot in filter(None, map(graph.ends.get, linked))}
+                {
+                    (node.id, slot.widget): value
+                    for node, slot in filter(None, map(graph.ends.get, linked))
+                }
             )
         elif target and target.subgraph:
             inner = {one: target.subgraph.shown(one) for one in target.subgraph.inputs}
-            names = [one for one, at in inner.items() if one == widget or (at and at[1].widget == widget)]
+            names = [
+                one for one, at in inner.items() if one == widget or (at and at[1].widget == widget)
+            ]
             host.inside.update({(node_id, one): value for one in names[:1]})
         else:
             host.inside[node_id, widget] = value

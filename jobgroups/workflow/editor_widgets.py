@@ -1,7 +1,8 @@
-"""The widgets of a node in ComfyUI's editor, and their values in a workflow of the editor's format. Pure.
+"""The widgets of a node in ComfyUI's editor, and their values in a workflow of the editor's format.
+Pure.
 
-``widgets_values`` is a list without names. So the widgets must be laid out in the order in which the editor adds them,
-also those that are not sent to ComfyUI, such as the choice beside a seed.
+``widgets_values`` is a list without names. So the widgets must be laid out in the order in which
+the editor adds them, also those that are not sent to ComfyUI, such as the choice beside a seed.
 """
 
 from collections import deque
@@ -28,10 +29,16 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "IMAGECOMPARE": ["", ""],
 }
 #: Kinds whose values the editor makes in the browser: a rendered scene, a photograph, a recording.
-RENDERED: Final = frozenset({"LOAD_3D", "LOAD_3D_ADVANCED", "WEBCAM", "AUDIO_RECORD", "COMPOSITOR", "VIDEO_EDIT"})
-_UNSAVED: Final = frozenset({"IMAGECOMPARE", "RESOLUTION_PREVIEW"})  #: Kinds without a value in ``widgets_values``.
+RENDERED: Final = frozenset(
+    {"LOAD_3D", "LOAD_3D_ADVANCED", "WEBCAM", "AUDIO_RECORD", "COMPOSITOR", "VIDEO_EDIT"}
+)
+_UNSAVED: Final = frozenset(
+    {"IMAGECOMPARE", "RESOLUTION_PREVIEW"}
+)  #: Kinds without a value in ``widgets_values``.
 _SEEDS: Final = ("seed", "noise_seed")
-_PREVIEWS: Final = frozenset({"SaveGLB", "Preview3D"})  #: Classes to which the editor adds a view of the result.
+_PREVIEWS: Final = frozenset(
+    {"SaveGLB", "Preview3D"}
+)  #: Classes to which the editor adds a view of the result.
 
 
 @dataclass(slots=True)
@@ -50,10 +57,11 @@ def is_widget(declared: NodeInput) -> bool:
 
 
 def by_name(node: Mapping[str, Any], names: list[str]) -> Mapping[str, Any] | None:
-    """Return the saved values of a node by name, if they were saved for other widgets than these; otherwise None.
+    """Return the saved values of a node by name, if they were saved for other widgets than these;
+    otherwise None.
 
-    A node that was saved with another version of its class has a list of values that do not fit the widgets. The
-    editor reads them all the same; newer versions of it also save the names.
+    A node that was saved with another version of its class has a list of values that do not fit the
+    widgets. The editor reads them all the same; newer versions of it also save the names.
     """
     named = node.get("widgets_values_named")
     if (
@@ -64,11 +72,13 @@ def by_name(node: Mapping[str, Any], names: list[str]) -> Mapping[str, Any] | No
     return named
 
 
-def widgets(class_type: str, known: NodeClass, node: Mapping[str, Any], slots: Collection[str]) -> dict[str, Widget]:
+def widgets(
+    class_type: str, known: NodeClass, node: Mapping[str, Any], slots: Collection[str]
+) -> dict[str, Widget]:
     """Return the widgets of a node with their values, by name.
 
-    Its ``widgets_values`` are a list, or an object by name. Some widgets exist only beside one of the inputs that are
-    named in ``slots``.
+    Its ``widgets_values`` are a list, or an object by name. Some widgets exist only beside one of
+    the inputs that are named in ``slots``.
     """
     saved = node.get("widgets_values")
     values = saved if isinstance(saved, list) else []
@@ -77,7 +87,9 @@ def widgets(class_type: str, known: NodeClass, node: Mapping[str, Any], slots: C
     named = node.get("widgets_values_named")
     laid_out = _laid_out(known.inputs, slots, named if isinstance(named, dict) else {})
     saved = by_name(node, [one.name for one in laid_out if one.kind]) or saved
-    found = list(_laid_out(known.inputs, slots, saved if isinstance(saved, dict) else deque(values)))
+    found = list(
+        _laid_out(known.inputs, slots, saved if isinstance(saved, dict) else deque(values))
+    )
     if class_type in _PREVIEWS:
         found.append(Widget("image", "PREVIEW_3D", ""))
     return {one.name: one for one in found if one.kind}
@@ -86,22 +98,33 @@ def widgets(class_type: str, known: NodeClass, node: Mapping[str, Any], slots: C
 def _laid_out(
     inputs: Mapping[str, NodeInput], slots: Collection[str], saved: deque[Any] | Mapping[str, Any]
 ) -> Iterator[Widget]:
-    """Yield widgets in the editor's order. Their values are taken meanwhile: a choice decides what follows."""
+    """Yield widgets in the editor's order. Their values are taken meanwhile: a choice decides what
+    follows.
+    """
     members = [one for name, declared in inputs.items() for one in _members(name, declared, slots)]
-    queue = deque([*members, *((name, declared) for name, declared in inputs.items() if is_widget(declared))])
+    queue = deque(
+        [*members, *((name, declared) for name, declared in inputs.items() if is_widget(declared))]
+    )
     while queue:
         name, declared = queue.popleft()
         for widget in _of_input(name, declared):
             if isinstance(saved, deque):
-                widget.value = saved.popleft() if saved and widget.kind not in _UNSAVED else widget.value
+                widget.value = (
+                    saved.popleft() if saved and widget.kind not in _UNSAVED else widget.value
+                )
             else:
                 widget.value = saved.get(widget.name, widget.value)
             if widget.value is None and widget.kind == COMBO and declared.choices:
                 widget.value = declared.choices[0]
             yield widget
-            chosen = {f"{name}.{key}": one for key, one in declared.nested.get(str(widget.value), {}).items()}
+            chosen = {
+                f"{name}.{key}": one
+                for key, one in declared.nested.get(str(widget.value), {}).items()
+            }
             grown = [member for key, one in chosen.items() for member in _members(key, one, slots)]
-            queue.extendleft(reversed([*grown, *(one for one in chosen.items() if is_widget(one[1]))]))
+            queue.extendleft(
+                reversed([*grown, *(one for one in chosen.items() if is_widget(one[1]))])
+            )
 
 
 def _of_input(name: str, declared: NodeInput) -> Iterator[Widget]:
@@ -111,13 +134,17 @@ def _of_input(name: str, declared: NodeInput) -> Iterator[Widget]:
         default = default or next(iter(declared.nested or declared.choices or ()), MISSING)
     default = _DEFAULTS[kind] if default is None else default
     yield Widget(name, kind, default, declared.is_dynamic_prompt and "." not in name)
-    has_control = declared.control if declared.control is not None else kind == "INT" and name in _SEEDS
+    has_control = (
+        declared.control if declared.control is not None else kind == "INT" and name in _SEEDS
+    )
     controls = {"INT": 1, "FLOAT": 1, COMBO: 2}.get(kind, 0) if has_control else 0
     yield from (Widget() for _ in range(4 if kind == "BOUNDING_BOX" else controls))
 
 
 def _members(name: str, declared: NodeInput, slots: Collection[str]) -> list[tuple[str, NodeInput]]:
-    """Return the members that have a widget, of an input that grows: those at the start, and those that are used."""
+    """Return the members that have a widget, of an input that grows: those at the start, and those
+    that are used.
+    """
     member = next(iter(declared.members.values()), None)
     if member is None or len(declared.members) > 1 or not is_widget(member):
         return []
@@ -128,9 +155,13 @@ def _members(name: str, declared: NodeInput, slots: Collection[str]) -> list[tup
 
 
 def _custom_combo(values: list[Any]) -> dict[str, Widget]:
-    """Return the widgets of ``CustomCombo``: its choice, the choice's index, and options that grow by one."""
+    """Return the widgets of ``CustomCombo``: its choice, the choice's index, and options that grow
+    by one.
+    """
     choice, options = values[0] if values else MISSING, [*values[2:]] or [""]
     options += [""] if options[-1] else []
     index = options.index(choice) if choice in options else -1
-    shown = {"choice": choice, "index": index} | {f"option{at}": one for at, one in enumerate(options, 1)}
+    shown = {"choice": choice, "index": index} | {
+        f"option{at}": one for at, one in enumerate(options, 1)
+    }
     return {name: Widget(name, "STRING", value) for name, value in shown.items()}

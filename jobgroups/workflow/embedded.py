@@ -1,7 +1,9 @@
-"""The editor's workflow that ComfyUI writes into pictures, with the values that a job was sent. Pure.
+"""The editor's workflow that ComfyUI writes into pictures, with the values that a job was sent.
+Pure.
 
-The editor's format has values by their place in a node. Each value has a mark of its place while the workflow is
-converted, so that the inputs of the result show which widget each of them comes from.
+The editor's format has values by their place in a node. Each value has a mark of its place while
+the workflow is converted, so that the inputs of the result show which widget each of them comes
+from.
 """
 
 from collections.abc import Mapping
@@ -14,8 +16,8 @@ _FIELDS: Final = ("widgets_values", "widgets_values_named")
 
 class _Mark:
     plain: ClassVar[type]
-    #: A graph, 0 for the workflow itself, then its subgraphs; a node in it; a field of the node; an index or key in that;
-    #: and what the conversion made of the value, if that is another one.
+    #: A graph, 0 for the workflow itself, then its subgraphs; a node in it; a field of the node; an
+    #: index or key in that; and what the conversion made of the value, if that is another one.
     place: tuple[Any, ...]
 
 
@@ -38,7 +40,9 @@ class _Flag(_Mark, int):
         return str(bool(self))
 
 
-_KINDS: Final[Mapping[type, type[Any]]] = {one.plain: one for one in (_Text, _Integer, _Number, _Flag)}
+_KINDS: Final[Mapping[type, type[Any]]] = {
+    one.plain: one for one in (_Text, _Integer, _Number, _Flag)
+}
 
 
 def _marked(value: Any, *place: Any) -> Any:
@@ -58,7 +62,9 @@ def with_mark_of(value: Any, text: str) -> str:
 
 def marked(editor: Mapping[str, Any]) -> dict[str, Any]:
     """Return a workflow of the editor's format whose values have marks; it shares all else."""
-    first, *others = [{**graph, "nodes": _nodes(number, graph)} for number, graph in enumerate(_graphs(editor))]
+    first, *others = [
+        {**graph, "nodes": _nodes(number, graph)} for number, graph in enumerate(_graphs(editor))
+    ]
     if others:
         first["definitions"] = {**editor["definitions"], "subgraphs": others}
     return first
@@ -67,7 +73,14 @@ def marked(editor: Mapping[str, Any]) -> dict[str, Any]:
 def _graphs(editor: Mapping[str, Any]) -> list[Any]:
     definitions = editor.get("definitions")
     subgraphs = definitions.get("subgraphs") if isinstance(definitions, dict) else None
-    return [editor, *(one for one in (subgraphs if isinstance(subgraphs, list) else ()) if isinstance(one, dict))]
+    return [
+        editor,
+        *(
+            one
+            for one in (subgraphs if isinstance(subgraphs, list) else ())
+            if isinstance(one, dict)
+        ),
+    ]
 
 
 def _nodes(number: int, graph: Mapping[str, Any]) -> Any:
@@ -75,7 +88,12 @@ def _nodes(number: int, graph: Mapping[str, Any]) -> Any:
     if not isinstance(nodes, list):
         return nodes
     return [
-        {**node, **{field: _values(node[field], number, at, field) for field in _FIELDS if field in node}}
+        {
+            **node,
+            **{
+                field: _values(node[field], number, at, field) for field in _FIELDS if field in node
+            },
+        }
         if isinstance(node, dict)
         else node
         for at, node in enumerate(nodes)
@@ -91,7 +109,9 @@ def _values(values: Any, *place: Any) -> Any:
 
 
 def take_places(converted: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Remove the marks from a converted workflow, and return the places that they show, by node and input."""
+    """Remove the marks from a converted workflow, and return the places that they show, by node and
+    input.
+    """
     places: dict[str, dict[str, Any]] = {}
     for node_id, node in converted.items():
         for name, value in node["inputs"].items():
@@ -101,11 +121,14 @@ def take_places(converted: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, 
     return places
 
 
-def filled(editor: dict[str, Any], places: Mapping[str, Mapping[str, Any]], sent: Workflow) -> dict[str, Any]:
-    """Write the values of a sent workflow into the editor's workflow where they are others than the converted ones.
+def filled(
+    editor: dict[str, Any], places: Mapping[str, Mapping[str, Any]], sent: Workflow
+) -> dict[str, Any]:
+    """Write the values of a sent workflow into the editor's workflow where they are others than the
+    converted ones.
 
-    A widget that stands for several inputs, such as one in a subgraph that is used twice, is written only if all of
-    them were sent with one value.
+    A widget that stands for several inputs, such as one in a subgraph that is used twice, is
+    written only if all of them were sent with one value.
     """
     values: dict[tuple[Any, ...], list[tuple[str, Any]]] = {}
     for node_id, inputs in places.items():
@@ -115,7 +138,9 @@ def filled(editor: dict[str, Any], places: Mapping[str, Mapping[str, Any]], sent
     for (number, at, field, key, *converted), given in values.items():
         node, (name, value) = graphs[number]["nodes"][at], given[0]
         was = node[field][key]
-        if any(other != value for _, other in given) or value == (converted[0] if converted else was):
+        if any(other != value for _, other in given) or value == (
+            converted[0] if converted else was
+        ):
             continue
         node[field][key] = value
         named = node.get("widgets_values_named")

@@ -6,7 +6,9 @@ from typing import Any, TypeAlias
 
 #: One node: ``{"class_type": str, "inputs": {name: literal or link}[, "_meta": {"title": str}]}``.
 Node: TypeAlias = Mapping[str, Any]
-Workflow: TypeAlias = Mapping[str, Node]  #: Node id → node, as ``POST /prompt`` takes it (comfyui-protocol.md, "HTTP").
+Workflow: TypeAlias = Mapping[
+    str, Node
+]  #: Node id → node, as ``POST /prompt`` takes it (comfyui-protocol.md, "HTTP").
 
 
 def is_link(value: object) -> bool:
@@ -20,7 +22,9 @@ def is_literal(value: object) -> bool:
 
 
 def is_integer(value: object) -> bool:
-    """Return whether a JSON value is an integer. ``bool`` is excluded, a subclass of ``int`` in Python."""
+    """Return whether a JSON value is an integer. ``bool`` is excluded, a subclass of ``int`` in
+    Python.
+    """
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -79,8 +83,8 @@ def input_names_by_source(workflow: Workflow) -> dict[str, set[str]]:
 def dangling_link(workflow: Workflow) -> tuple[str, str, str] | None:
     """Return ``(node, input, missing node)`` of the first link to a missing node, or None.
 
-    ComfyUI checks only inputs that the node's class declares. Any other one ends its worker thread while
-    HTTP still works, and the queue stops (0.3.64). Such a graph must never be sent.
+    ComfyUI checks only inputs that the node's class declares. Any other one ends its worker thread
+    while HTTP still works, and the queue stops (0.3.64). Such a graph must never be sent.
     """
     return next((link for link in links(workflow) if link[2] not in workflow), None)
 

@@ -1,7 +1,7 @@
 """Whether a backend can execute a workflow, by the node classes that it describes. Pure.
 
-ComfyUI has the last word: it checks each prompt. A wrong reason here would leave a GPU idle, while a missing one costs
-a refusal. So there is a reason only where ComfyUI is certain to refuse.
+ComfyUI has the last word: it checks each prompt. A wrong reason here would leave a GPU idle, while
+a missing one costs a refusal. So there is a reason only where ComfyUI is certain to refuse.
 """
 
 import difflib
@@ -17,8 +17,10 @@ from jobgroups.workflow.digest import MODEL_FILES
 from jobgroups.workflow.graph import Workflow, closure, links
 
 MAX_REASONS: Final = 100  #: Reasons of one backend; a workflow may have thousands of nodes.
-_MAX_COMPARED: Final = 2_000  #: Names with which a missing one is compared: it takes some microseconds each.
-_LONG_LIST: Final = 20  #: Above this number ComfyUI's message has the length of a list instead of its choices.
+#: Names with which a missing one is compared: it takes some microseconds each.
+_MAX_COMPARED: Final = 2_000
+#: Above this number ComfyUI's message has the length of a list instead of its choices.
+_LONG_LIST: Final = 20
 _MAX_SHOWN: Final = 200
 _MAX_CHOICES: Final = 2_000  #: Choices of one input in an answer.
 _MAX_ALL_CHOICES: Final = 20_000  #: Choices of all inputs in an answer: many nodes may load files.
@@ -58,7 +60,8 @@ class Reason:
 class Verdict:
     """What is known of a workflow on one backend.
 
-    With reasons, ComfyUI refuses the whole workflow (``is_refused``), or executes the outputs that they do not concern.
+    With reasons, ComfyUI refuses the whole workflow (``is_refused``), or executes the outputs that
+    they do not concern.
     """
 
     reasons: tuple[Reason, ...] = ()  #: In the order of the nodes, at most ``MAX_REASONS``.
@@ -77,7 +80,8 @@ def class_types(workflow: Workflow) -> set[str]:
 
 
 def uses_partner_nodes(workflow: Workflow, known: Iterable[Mapping[str, bool]]) -> bool | None:
-    """Return whether a node of a workflow is a partner's; None if no backend is known to have all of its classes.
+    """Return whether a node of a workflow is a partner's; None if no backend is known to have all
+    of its classes.
 
     ``known`` has for each backend, of the classes that it has, whether they are a partner's.
     """
@@ -88,11 +92,14 @@ def uses_partner_nodes(workflow: Workflow, known: Iterable[Mapping[str, bool]]) 
     return None if all(None in of_backend for of_backend in found) else False
 
 
-def choices(workflow: Workflow, known: Sequence[Mapping[str, NodeClass | None]]) -> dict[str, dict[str, Any]]:
-    """Return the ``choices`` of the inputs with a value, by ``node.input``, in the order of the backends' lists.
+def choices(
+    workflow: Workflow, known: Sequence[Mapping[str, NodeClass | None]]
+) -> dict[str, dict[str, Any]]:
+    """Return the ``choices`` of the inputs with a value, by ``node.input``, in the order of the
+    backends' lists.
 
-    ``known`` has the classes of each backend. ``choice_backends`` has the number of backends with a choice, where
-    another one lacks it.
+    ``known`` has the classes of each backend. ``choice_backends`` has the number of backends with a
+    choice, where another one lacks it.
     """
     found: dict[str, dict[str, Any]] = {"choices": {}, "choice_backends": {}}
     counts: dict[tuple[str, str], tuple[int, Counter[Any]]] = {}
@@ -103,7 +110,12 @@ def choices(workflow: Workflow, known: Sequence[Mapping[str, NodeClass | None]])
             if key not in counts:
                 classes = (one for of_backend in known if (one := of_backend.get(key[0])))
                 listed = [one.inputs[name].choices for one in classes if name in one.inputs]
-                values = (value for one in listed for value in one or () if isinstance(value, str | int | float))
+                values = (
+                    value
+                    for one in listed
+                    for value in one or ()
+                    if isinstance(value, str | int | float)
+                )
                 counts[key] = len(listed), Counter(values)
             total, count = counts[key]
             offered = list(count)[: min(_MAX_CHOICES, left)]
@@ -117,7 +129,8 @@ def choices(workflow: Workflow, known: Sequence[Mapping[str, NodeClass | None]])
 
 
 class Judge:
-    """Judges whether a backend can execute a workflow with its parameters set, also with other values of some inputs.
+    """Judges whether a backend can execute a workflow with its parameters set, also with other
+    values of some inputs.
 
     ``classes`` are those that are known of the backend; None for one that it does not have.
     """
@@ -129,7 +142,11 @@ class Judge:
             if source in workflow:
                 sources[node_id].add(source)
                 self._readers[source].add(node_id)
-        known = {id_: one for id_, node in workflow.items() if (one := classes.get(node["class_type"])) is not None}
+        known = {
+            id_: one
+            for id_, node in workflow.items()
+            if (one := classes.get(node["class_type"])) is not None
+        }
         self._fatal = [*_missing_nodes(workflow, classes), *_missing_sources(workflow)]
         outputs = [node_id for node_id, one in known.items() if one.is_output]
         needed = closure(outputs, lambda node_id: sources[node_id])
@@ -151,7 +168,9 @@ class Judge:
         self._is_known = classes.keys() >= class_types(workflow)
 
     def verdict(self, changes: Mapping[tuple[str, str], Any] = _NO_CHANGES) -> Verdict:
-        """Return whether the workflow with these values of inputs, by (node id, name), is refused, and every reason."""
+        """Return whether the workflow with these values of inputs, by (node id, name), is refused,
+        and every reason.
+        """
         faults = [reason for slot, reason in self._faults.items() if slot not in changes]
         faults += [one for slot, value in changes.items() if (one := self._fault_of(*slot, value))]
         if not faults and not self._fatal:
@@ -188,12 +207,16 @@ def _missing_sources(workflow: Workflow) -> Iterator[Reason]:
             yield Reason(ReasonCode.INPUT_MISSING, node_id, class_type, name, message)
 
 
-def _faults(node_id: str, node: Mapping[str, Any], known: NodeClass) -> Iterator[tuple[str, Reason]]:
+def _faults(
+    node_id: str, node: Mapping[str, Any], known: NodeClass
+) -> Iterator[tuple[str, Reason]]:
     """Give the inputs of one node that ComfyUI refuses, with the reasons."""
     class_type, inputs = node["class_type"], node["inputs"]
     for name, declared in known.inputs.items():
         if name in inputs:
-            reason = _fault(node_id, class_type, name, inputs[name], declared, is_core=known.is_core)
+            reason = _fault(
+                node_id, class_type, name, inputs[name], declared, is_core=known.is_core
+            )
             if reason is not None:
                 yield name, reason
         elif declared.is_required:
@@ -228,9 +251,11 @@ def _code_of_choice(value: Any, declared: NodeInput, *, is_core: bool) -> Reason
     if is_text and value.lower().endswith(MODEL_FILES) and not declared.is_upload:
         # Some custom nodes fill an empty list later.
         return ReasonCode.FILE_MISSING if choices or is_core else None
-    # A custom node may check its values by itself. So does a node that reads files: it also takes those in folders
-    # ("a/b.png") and of other kinds ("a.png [output]"), which are not listed.
-    if not is_core or (is_text and (not value or value.endswith("]") or "/" in value or "\\" in value)):
+    # A custom node may check its values by itself. So does a node that reads files: it also takes
+    # those in folders ("a/b.png") and of other kinds ("a.png [output]"), which are not listed.
+    if not is_core or (
+        is_text and (not value or value.endswith("]") or "/" in value or "\\" in value)
+    ):
         return None
     return ReasonCode.FILE_MISSING if declared.is_upload else ReasonCode.VALUE_INVALID
 

@@ -1,10 +1,11 @@
 """Sets the ``parameters`` of a submission in a workflow.
 
-A plain name (``"steps"``) sets that input of every node that has it as a literal. ``"3.steps"``, split at the
-last dot, or ``{"3": {"steps": 20}}`` addresses one node by its id, or by a title that only one node has.
-Addressed parameters are applied last and win.
+A plain name (``"steps"``) sets that input of every node that has it as a literal. ``"3.steps"``,
+split at the last dot, or ``{"3": {"steps": 20}}`` addresses one node by its id, or by a title that
+only one node has. Addressed parameters are applied last and win.
 
-A link is never overwritten. A parameter without a match causes a warning, a value of the wrong type an error.
+A link is never overwritten. A parameter without a match causes a warning, a value of the wrong type
+an error.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ from jobgroups.workflow.validation import shown_key
 
 SEED_INPUTS: Final = ("seed", "noise_seed")
 
-#: Names of other programs → ComfyUI's names, tried in order if no node has the exact name as a literal.
+#: Names of other programs → ComfyUI's names, tried in order if no node has the exact name as a
+#: literal.
 ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "batch": ("batch_size",),
     "cfg_scale": ("cfg",),
@@ -43,8 +45,8 @@ ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "vae": ("vae_name",),
 }
 
-#: Inputs that are integers in every node of ComfyUI's own. In other inputs an integer literal may be a float:
-#: JavaScript exports a ``cfg`` of 7.0 as ``7``, and 7.5 must be able to replace it.
+#: Inputs that are integers in every node of ComfyUI's own. In other inputs an integer literal may
+#: be a float: JavaScript exports a ``cfg`` of 7.0 as ``7``, and 7.5 must be able to replace it.
 INTEGER_INPUTS: Final = frozenset(
     {
         *("amount", "batch_index", "batch_size", "compression", "context_length", "end_at_step"),
@@ -72,13 +74,17 @@ class Applied:
     """The result of applying parameters."""
 
     ignored: dict[str, str] = field(default_factory=dict)  #: Parameters that set no input, and why.
-    addressed: set[tuple[str, str]] = field(default_factory=set)  #: Inputs that addressed ones have set: (node, name).
+    addressed: set[tuple[str, str]] = field(
+        default_factory=set
+    )  #: Inputs that addressed ones have set: (node, name).
 
     @property
     def warnings(self) -> list[str]:
         """A sentence for each ignored parameter."""
         # In quotes: a name may end in a dot or be empty.
-        return [f'The parameter "{name}" is ignored: {reason}' for name, reason in self.ignored.items()]
+        return [
+            f'The parameter "{name}" is ignored: {reason}' for name, reason in self.ignored.items()
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,16 +113,20 @@ class Target:
 
 
 def apply_parameters(copy: WorkflowCopy, parameters: object) -> Applied:
-    """Set in ``copy``, of a workflow that ``check_workflow`` has passed, what ``parameters`` contain.
+    """Set in ``copy``, of a workflow that ``check_workflow`` has passed, what ``parameters``
+    contain.
 
-    Raises ``ParameterInvalid`` for what is not an object, an ambiguous title, or a value of the wrong type.
+    Raises ``ParameterInvalid`` for what is not an object, an ambiguous title, or a value of the
+    wrong type.
     """
     if parameters is None:
         return Applied()
     if not isinstance(parameters, dict):
         raise ParameterInvalid("parameters", "Must be an object of names and values.")
     applied, targets = Applied(), Targets(copy.nodes)
-    for keys, target, value in sorted(targets.read(parameters), key=lambda each: each[1].is_addressed):
+    for keys, target, value in sorted(
+        targets.read(parameters), key=lambda each: each[1].is_addressed
+    ):
         shown = ".".join(map(shown_key, keys))
         if target.problem:
             applied.ignored[shown] = target.problem
@@ -131,7 +141,9 @@ def apply_parameters(copy: WorkflowCopy, parameters: object) -> Applied:
 
 
 class Targets:
-    """Finds what parameters set in a workflow. Each name is looked up once: setting a literal never makes it a link."""
+    """Finds what parameters set in a workflow. Each name is looked up once: setting a literal never
+    makes it a link.
+    """
 
     def __init__(self, nodes: Workflow) -> None:
         self._nodes = nodes
@@ -148,7 +160,8 @@ class Targets:
         self._of_input: dict[tuple[str | None, str], Target] = {}
 
     def read(self, parameters: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Target, Any]]:
-        """Yield the keys of each parameter, what it sets and its value; raise ``ParameterInvalid`` for ambiguous titles.
+        """Yield the keys of each parameter, what it sets and its value; raise ``ParameterInvalid``
+        for ambiguous titles.
 
         Plain parameters are distinguished from addressed ones by the workflow's ids and titles.
         """
@@ -163,7 +176,8 @@ class Targets:
             if target is None:
                 address, _, name = key.rpartition(".")
                 node_id = self._find(address, key) if address and name else None
-                # Input names may contain dots (the merge nodes' "time_embed."): a key that addresses no node is a name.
+                # Input names may contain dots (the merge nodes' "time_embed."): a key that
+                # addresses no node is a name.
                 target = self._of_key[key] = self._target(node_id, key if node_id is None else name)
             yield (key,), target, value
 
@@ -206,11 +220,18 @@ class Targets:
                 kinds.setdefault(_kind(self._nodes[each]["inputs"][name]), each)
             return Target(name, node_ids, is_addressed, kinds=kinds)
         is_there = "the input is a link, which is never overwritten."
-        return Target(given, (), is_addressed, is_there if is_linked else "it matches no input of the workflow.")
+        return Target(
+            given,
+            (),
+            is_addressed,
+            is_there if is_linked else "it matches no input of the workflow.",
+        )
 
 
 def _fits(name: str, wanted: str, kind: str) -> bool:
-    """Return whether a value has the literal's kind, or one of its numbers; any may replace ``null``."""
+    """Return whether a value has the literal's kind, or one of its numbers; any may replace
+    ``null``.
+    """
     if wanted == "null":
         return kind != "list"
     if wanted == "integer" and kind == "number":

@@ -1,10 +1,11 @@
-"""Percent of a whole workflow, from ComfyUI's node events: the finished weight divided by the total weight.
+"""Percent of a whole workflow, from ComfyUI's node events: the finished weight divided by the total
+weight.
 
 A node's weight is the steps that it will report, if the graph contains them, else 1.
 
-Only ComfyUI knows which nodes it will run. All nodes count except cached ones, and except nodes without
-links in a graph that has links (left over in the editor) until a frame names them. Therefore the percentage
-may end early; it is 100 when the child has completed.
+Only ComfyUI knows which nodes it will run. All nodes count except cached ones, and except nodes
+without links in a graph that has links (left over in the editor) until a frame names them.
+Therefore the percentage may end early; it is 100 when the child has completed.
 """
 
 from bisect import bisect_right
@@ -26,10 +27,12 @@ from jobgroups.workflow.graph import (
     only_integer_input,
 )
 
-CEILING: Final = 99.9  #: The maximum before the result is stored: only the history decides about success.
+#: The maximum before the result is stored: only the history decides about success.
+CEILING: Final = 99.9
 #: The part of a node that its expanded nodes can fill: their number is not known in advance.
 EXPANSION_CEILING: Final = 0.95
-MAX_WEIGHT: Final = 10_000  #: The maximum weight, so that an absurd ``steps`` cannot hide all other nodes.
+#: The maximum weight, so that an absurd ``steps`` cannot hide all other nodes.
+MAX_WEIGHT: Final = 10_000
 
 _SIGMAS: Final = "sigmas"
 _ROUNDING: Final = 0.01  #: Percent: stored percentages have two decimals.
@@ -52,8 +55,8 @@ class _Report(NamedTuple):
 class ProgressTracker:
     """The progress of one attempt, from the frames of its prompt.
 
-    The methods take node ids of frames. The id of an expanded node (``1.0.0.1``) counts for the node of the
-    workflow that it belongs to (``1``).
+    The methods take node ids of frames. The id of an expanded node (``1.0.0.1``) counts for the
+    node of the workflow that it belongs to (``1``).
     """
 
     def __init__(self, workflow: Workflow) -> None:
@@ -81,11 +84,17 @@ class ProgressTracker:
 
     @property
     def current_step(self) -> str | None:
-        """The class of the current node, with what it does if ComfyUI says so; None before the first frame."""
+        """The class of the current node, with what it does if ComfyUI says so; None before the
+        first frame.
+        """
         owner = self._owner(self._current) if self._current is not None else None
         if owner is None:
             return None
-        return f"{self._classes[owner]}: {self._activity}"[:200] if self._activity else self._classes[owner]
+        return (
+            f"{self._classes[owner]}: {self._activity}"[:200]
+            if self._activity
+            else self._classes[owner]
+        )
 
     @property
     def steps_completed(self) -> int:
@@ -123,7 +132,8 @@ class ProgressTracker:
     def progress_state(self, states: Mapping[str, NodeState]) -> None:
         """Record all started nodes of the prompt (``progress_state``).
 
-        The frame is cumulative: after a reconnect the first one contains everything that was missed.
+        The frame is cumulative: after a reconnect the first one contains everything that was
+        missed.
         """
         self._has_state_frames = True
         for node, state in states.items():
@@ -175,7 +185,9 @@ class ProgressTracker:
         return self._current or next(reversed(known), None)
 
     def _finish_previous(self, node: str) -> None:
-        """Mark the previous node as finished, if it runs one after the other: without ``progress_state`` frames."""
+        """Mark the previous node as finished, if it runs one after the other: without
+        ``progress_state`` frames.
+        """
         previous = self._owner(self._current) if self._current is not None else None
         if self._has_state_frames or previous is None or previous == self._owner(node):
             return
@@ -193,7 +205,9 @@ class ProgressTracker:
         self._raise(node, report.fraction, stepwise=report.maximum > 1)
 
     def _raise(self, node: str, fraction: float, *, stepwise: bool) -> None:
-        """Raise the finished part of the workflow's node; of its expanded nodes, those that report steps count."""
+        """Raise the finished part of the workflow's node; of its expanded nodes, those that report
+        steps count.
+        """
         owner = self._count(node)
         if owner is None:
             return
@@ -209,7 +223,12 @@ class ProgressTracker:
 
 
 def _counted(workflow: Workflow) -> set[str]:
-    linked = {end for node_id, _, source in links(workflow) if source in workflow for end in (node_id, source)}
+    linked = {
+        end
+        for node_id, _, source in links(workflow)
+        if source in workflow
+        for end in (node_id, source)
+    }
     return linked or set(workflow)
 
 
@@ -224,8 +243,8 @@ class Position(NamedTuple):
 def position(workflow: Workflow, percent: float, current_step: str | None) -> Position:
     """Return the finished nodes and the current one that a stored percentage and step stand for.
 
-    The nodes are taken in an order in which ComfyUI can execute them, each with its weight. So the result is about right
-    if ComfyUI took another order or had some of them cached.
+    The nodes are taken in an order in which ComfyUI can execute them, each with its weight. So the
+    result is about right if ComfyUI took another order or had some of them cached.
     """
     weights, counted = node_weights(workflow), _counted(workflow)
     sources: dict[str, set[str]] = {node_id: set() for node_id in workflow}
@@ -233,7 +252,9 @@ def position(workflow: Workflow, percent: float, current_step: str | None) -> Po
         if source in workflow:
             sources[node_id].add(source)
     try:
-        order = [node_id for node_id in TopologicalSorter(sources).static_order() if node_id in counted]
+        order = [
+            node_id for node_id in TopologicalSorter(sources).static_order() if node_id in counted
+        ]
     except CycleError:
         order = [node_id for node_id in workflow if node_id in counted]
     ends = list(accumulate(weights[node_id] for node_id in order))
@@ -249,8 +270,8 @@ def position(workflow: Workflow, percent: float, current_step: str | None) -> Po
 def node_weights(workflow: Workflow) -> dict[str, int]:
     """Return the expected steps of each node, at least 1.
 
-    ``steps`` may be a literal or a link to a node with one integer. A sampler that reads ``sigmas`` has the
-    steps of the scheduler at the other end of the chain, which itself takes no time.
+    ``steps`` may be a literal or a link to a node with one integer. A sampler that reads ``sigmas``
+    has the steps of the scheduler at the other end of the chain, which itself takes no time.
     """
     read_as = input_names_by_source(workflow)
     return {

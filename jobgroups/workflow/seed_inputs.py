@@ -14,19 +14,25 @@ from jobgroups.workflow.graph import (
 from jobgroups.workflow.parameters import SEED_INPUTS
 from jobgroups.workflow.validation import shown_key
 
-NO_SEED: Final = "The workflow has no seed that can be set: all its jobs would make the same output."
+NO_SEED: Final = (
+    "The workflow has no seed that can be set: all its jobs would make the same output."
+)
 
-_MAX_CHAIN: Final = 16  #: Nodes through which a linked seed is followed; also the end of a loop of links.
+#: Nodes through which a linked seed is followed; also the end of a loop of links.
+_MAX_CHAIN: Final = 16
 
 Slot = tuple[str, str]  #: One input of one node: (node id, name).
 
 
-def find_seed_inputs(workflow: Workflow, addressed: Collection[Slot] = ()) -> tuple[tuple[Slot, ...], list[str]]:
-    """Return each literal ``seed`` and ``noise_seed``, the integers behind links, and warnings about other seeds.
+def find_seed_inputs(
+    workflow: Workflow, addressed: Collection[Slot] = ()
+) -> tuple[tuple[Slot, ...], list[str]]:
+    """Return each literal ``seed`` and ``noise_seed``, the integers behind links, and warnings
+    about other seeds.
 
-    A linked seed is set at its source if that node has one literal integer and only seed inputs read it, directly or
-    through nodes that return one value. An input that an addressed parameter has set stays. The workflow has passed
-    ``check_workflow``.
+    A linked seed is set at its source if that node has one literal integer and only seed inputs
+    read it, directly or through nodes that return one value. An input that an addressed parameter
+    has set stays. The workflow has passed ``check_workflow``.
     """
     pinned = {node_id for node_id, name in addressed if name in SEED_INPUTS}
     shared = _shared_nodes(workflow)
@@ -51,7 +57,9 @@ def find_seed_inputs(workflow: Workflow, addressed: Collection[Slot] = ()) -> tu
 
 
 def _behind(workflow: Workflow, source_id: str | None, shared: set[str]) -> list[Slot] | None:
-    """Return the integer behind a linked seed, none if there is nothing to set; None if it cannot be set."""
+    """Return the integer behind a linked seed, none if there is nothing to set; None if it cannot
+    be set.
+    """
     for _ in range(_MAX_CHAIN):
         source = workflow.get(source_id) if source_id is not None else None
         if source is None or source_id is None:

@@ -1,7 +1,8 @@
 """The seeds of a group's children: different integers that depend on base and strategy only.
 
-Every seed is in 0 … 2⁵³−1, the integers that a JavaScript client reads exactly. The first seed is the base; the seeds
-for ``n`` children are a prefix of those for ``n + 1``. ``random`` is a hash, so every strategy is reproducible.
+Every seed is in 0 … 2⁵³−1, the integers that a JavaScript client reads exactly. The first seed is
+the base; the seeds for ``n`` children are a prefix of those for ``n + 1``. ``random`` is a hash, so
+every strategy is reproducible.
 """
 
 import secrets
@@ -14,7 +15,8 @@ from math import isqrt
 from typing import Final
 
 MAX_SEED: Final = 2**53 - 1
-MIN_DISTANCE: Final = 1_000_000  #: The minimum difference between two seeds of ``random``, without wrapping.
+#: The minimum difference between two seeds of ``random``, without wrapping.
+MIN_DISTANCE: Final = 1_000_000
 
 _MODULUS: Final = MAX_SEED + 1
 
@@ -29,7 +31,9 @@ class SeedStrategy(StrEnum):
 
 
 def seeds(strategy: SeedStrategy, base: int, count: int) -> list[int]:
-    """Return ``count`` different seeds; the first is ``base``, 0 … ``MAX_SEED``. Raises ``ValueError`` out of range."""
+    """Return ``count`` different seeds; the first is ``base``, 0 … ``MAX_SEED``. Raises
+    ``ValueError`` out of range.
+    """
     if not 0 <= base <= MAX_SEED:
         raise ValueError(f"base must be an integer from 0 to {MAX_SEED}")
     if count < 0:
@@ -63,7 +67,9 @@ def _random(base: int) -> Iterator[int]:
 
 
 def _is_far(seed: int, taken: list[int]) -> bool:
-    """Return whether ``seed`` differs by ``MIN_DISTANCE`` from its neighbours in the sorted ``taken``."""
+    """Return whether ``seed`` differs by ``MIN_DISTANCE`` from its neighbours in the sorted
+    ``taken``.
+    """
     at = bisect_left(taken, seed)
     return all(abs(seed - near) >= MIN_DISTANCE for near in taken[max(at - 1, 0) : at + 1])
 

@@ -1,6 +1,8 @@
-"""What a workflow makes, as users read it: its prompts, model, size and the values of its sampler. Pure.
+"""What a workflow makes, as users read it: its prompts, model, size and the values of its sampler.
+Pure.
 
-A value that is not found is absent. No value is refused here: a workflow of unknown nodes has an empty summary.
+A value that is not found is absent. No value is refused here: a workflow of unknown nodes has an
+empty summary.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,23 +11,45 @@ from typing import Any, Final
 from jobgroups.workflow.graph import Workflow, is_literal, linked_node
 
 MAX_PROMPT: Final = 10_000  #: Characters of a prompt; the rest is left out.
-_TEXTS: Final = ("text", "prompt", "text_g", "clip_l", "t5xxl", "string", "value")  #: Inputs with a prompt.
-_MODELS: Final = ("ckpt_name", "unet_name", "model_name")  #: Inputs that name a model, the most telling first.
-_NUMBERS: Final = ("steps", "cfg", "sampler_name", "scheduler", "denoise")  #: Inputs that are named unchanged.
+_TEXTS: Final = (
+    "text",
+    "prompt",
+    "text_g",
+    "clip_l",
+    "t5xxl",
+    "string",
+    "value",
+)  #: Inputs with a prompt.
+_MODELS: Final = (
+    "ckpt_name",
+    "unet_name",
+    "model_name",
+)  #: Inputs that name a model, the most telling first.
+_NUMBERS: Final = (
+    "steps",
+    "cfg",
+    "sampler_name",
+    "scheduler",
+    "denoise",
+)  #: Inputs that are named unchanged.
 
 
 def summary(workflow: Workflow) -> dict[str, Any]:
-    """Return ``prompt``, ``negative``, ``model``, ``width``, ``height``, ``steps``, ``cfg`` … as far as they are found.
+    """Return ``prompt``, ``negative``, ``model``, ``width``, ``height``, ``steps``, ``cfg`` … as
+    far as they are found.
 
     The workflow has its parameters set, and has passed ``check_workflow``.
     """
     found: dict[str, Any] = {
-        "prompt": _prompt(workflow, ("positive", "conditioning", "prompt")) or _first_prompt(workflow),
+        "prompt": _prompt(workflow, ("positive", "conditioning", "prompt"))
+        or _first_prompt(workflow),
         "negative": _prompt(workflow, ("negative",)),
         "model": _model(workflow),
     }
     found |= {name: next(_literals(workflow, name), None) for name in _NUMBERS}
-    found["cfg"] = next(_literals(workflow, "cfg"), None) or next(_literals(workflow, "guidance"), None)
+    found["cfg"] = next(_literals(workflow, "cfg"), None) or next(
+        _literals(workflow, "guidance"), None
+    )
     found |= _size(workflow)
     found["file"] = next(_literals(workflow, "filename_prefix"), None)
     return {name: value for name, value in found.items() if value not in (None, "")}
@@ -62,7 +86,9 @@ def _first_prompt(workflow: Workflow) -> str:
     """Return the text of the first node that encodes one or is called a prompt."""
     for node in workflow.values():
         if any(part in node["class_type"] for part in ("Encode", "Prompt", "TextTo", "Text to")):
-            text = next((node["inputs"][one] for one in _TEXTS if _is_text(node["inputs"].get(one))), "")
+            text = next(
+                (node["inputs"][one] for one in _TEXTS if _is_text(node["inputs"].get(one))), ""
+            )
             if text:
                 return str(text)[:MAX_PROMPT]
     return ""

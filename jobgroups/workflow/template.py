@@ -11,7 +11,8 @@ from jobgroups.workflow.graph import Workflow, WorkflowCopy
 from jobgroups.workflow.parameters import apply_parameters
 from jobgroups.workflow.seed_inputs import Slot, find_seed_inputs
 
-MAX_WARNINGS: Final = 50  #: Warnings of a submission at most: a request can cause any number of them.
+#: Warnings of a submission at most: a request can cause any number of them.
+MAX_WARNINGS: Final = 50
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class WorkflowTemplate:
     warnings: tuple[str, ...]
     seed_slots: tuple[Slot, ...]
     ignored: Mapping[str, str]  #: Parameters that set no input, and why.
-    addressed: frozenset[Slot] = frozenset()  #: Inputs that addressed parameters have set: a seed among them stays.
+    addressed: frozenset[Slot] = (
+        frozenset()
+    )  #: Inputs that addressed parameters have set: a seed among them stays.
 
     @cached_property
     def digests(self) -> tuple[str, str]:
@@ -35,10 +38,14 @@ class WorkflowTemplate:
         return list(reference_paths(self.workflow))
 
 
-def build_template(workflow: Workflow, parameters: object = None, variation: object = None) -> WorkflowTemplate:
-    """Apply ``parameters`` and find the inputs that take the seed, in a workflow that ``check_workflow`` has passed.
+def build_template(
+    workflow: Workflow, parameters: object = None, variation: object = None
+) -> WorkflowTemplate:
+    """Apply ``parameters`` and find the inputs that take the seed, in a workflow that
+    ``check_workflow`` has passed.
 
-    ``variation`` are the parameters of one job of a batch. Raises the error of ``apply_parameters``.
+    ``variation`` are the parameters of one job of a batch. Raises the error of
+    ``apply_parameters``.
     """
     copy = WorkflowCopy(workflow)
     applied = apply_parameters(copy, parameters)
@@ -48,19 +55,25 @@ def build_template(workflow: Workflow, parameters: object = None, variation: obj
     if more > 0:
         last = f"… and {more} more warning{'s' if more > 1 else ''}."
         warnings = [*warnings[:MAX_WARNINGS], last]
-    built = WorkflowTemplate(copy.nodes, tuple(warnings), slots, applied.ignored, frozenset(applied.addressed))
+    built = WorkflowTemplate(
+        copy.nodes, tuple(warnings), slots, applied.ignored, frozenset(applied.addressed)
+    )
     return varied(built, variation)
 
 
 def varied(template: WorkflowTemplate, variation: object) -> WorkflowTemplate:
-    """Return the template of a job that sets inputs beside those of its group; the same without a variation."""
+    """Return the template of a job that sets inputs beside those of its group; the same without a
+    variation.
+    """
     if variation is None:
         return template
     copy = WorkflowCopy(template.workflow)
     return changed(template, copy, apply_parameters(copy, variation).addressed)
 
 
-def changed(template: WorkflowTemplate, copy: WorkflowCopy, addressed: Collection[Slot]) -> WorkflowTemplate:
+def changed(
+    template: WorkflowTemplate, copy: WorkflowCopy, addressed: Collection[Slot]
+) -> WorkflowTemplate:
     """Return a template with the nodes of a changed copy, of which these inputs were addressed."""
     fixed = template.addressed.union(addressed)
     slots, _ = find_seed_inputs(copy.nodes, fixed)

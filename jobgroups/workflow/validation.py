@@ -1,7 +1,7 @@
 """Checks of submitted text and graphs, which ComfyUI does not make.
 
-Refused is what would break a ComfyUI that answered 200 (comfyui-protocol.md, trap 1), and what no JSON or database
-can carry.
+Refused is what would break a ComfyUI that answered 200 (comfyui-protocol.md, trap 1), and what no
+JSON or database can carry.
 """
 
 import math
@@ -11,8 +11,8 @@ from typing import Any, Final, TypeGuard
 
 from backends.errors import FieldInvalid
 
-#: Maximum depth of objects and lists. ComfyUI's own graphs have about 5 levels; Python's JSON writer, here and
-#: in ComfyUI, fails at some hundreds.
+#: Maximum depth of objects and lists. ComfyUI's own graphs have about 5 levels; Python's JSON
+#: writer, here and in ComfyUI, fails at some hundreds.
 MAX_DEPTH: Final = 100
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
@@ -33,17 +33,21 @@ class TextInvalid(FieldInvalid):
 def check_workflow(workflow: object, *, field: str = "workflow_json") -> None:
     """Refuse everything but a non-empty object of node id → ``{class_type: str, inputs: object}``.
 
-    Raises ``WorkflowInvalid`` with the path of the first invalid part. A node without ``inputs`` kills the worker thread
-    of a ComfyUI that had answered 200 (comfyui-protocol.md, trap 1b).
+    Raises ``WorkflowInvalid`` with the path of the first invalid part. A node without ``inputs``
+    kills the worker thread of a ComfyUI that had answered 200 (comfyui-protocol.md, trap 1b).
     """
     if not isinstance(workflow, dict):
         raise WorkflowInvalid(field, "Must be an object of node ids and nodes.")
     if not workflow:
         raise WorkflowInvalid(field, "Must have at least one node.")
     if is_editor_format(workflow):
-        raise WorkflowInvalid(field, "This is the editor's format: convert it with POST /api/workflows/convert.")
+        raise WorkflowInvalid(
+            field, "This is the editor's format: convert it with POST /api/workflows/convert."
+        )
     if _is_request(workflow):
-        raise WorkflowInvalid(field, 'This is a request to ComfyUI: send what is inside "prompt", and that alone.')
+        raise WorkflowInvalid(
+            field, 'This is a request to ComfyUI: send what is inside "prompt", and that alone.'
+        )
     for node_id, node in workflow.items():
         _check_node(node, f"{field}.{shown_key(node_id)}")
 
@@ -51,8 +55,8 @@ def check_workflow(workflow: object, *, field: str = "workflow_json") -> None:
 def check_text(value: object, *, field: str, outer: int = 0) -> None:
     """Refuse NUL, lone surrogates, infinite numbers (``1e999``) and deep nesting, also in keys.
 
-    The search needs memory for the current path only: a body of 16 MB can have 8 million elements. Raises
-    ``TextInvalid`` with the path of the first invalid part.
+    The search needs memory for the current path only: a body of 16 MB can have 8 million elements.
+    Raises ``TextInvalid`` with the path of the first invalid part.
 
     Args:
         field: The path of ``value``, for the error.
@@ -60,7 +64,9 @@ def check_text(value: object, *, field: str, outer: int = 0) -> None:
     """
     if problem := _find_problem(value, outer):
         message, keys = problem
-        raise TextInvalid(".".join([field, *(shown_key(str(key)) for key in reversed(keys))]), message)
+        raise TextInvalid(
+            ".".join([field, *(shown_key(str(key)) for key in reversed(keys))]), message
+        )
 
 
 def shown_key(key: str) -> str:
@@ -78,7 +84,9 @@ def is_editor_format(workflow: object) -> TypeGuard[dict[str, Any]]:
 
 
 def _is_request(workflow: Mapping[str, Any]) -> bool:
-    """Return whether it is a body of ``POST /prompt`` (comfyui-protocol.md, "HTTP") instead of its graph."""
+    """Return whether it is a body of ``POST /prompt`` (comfyui-protocol.md, "HTTP") instead of its
+    graph.
+    """
     prompt = workflow.get("prompt")
     return isinstance(prompt, dict) and "class_type" not in prompt and "inputs" not in prompt
 

@@ -24,7 +24,9 @@ def _endless(conn: socket.socket, gone: threading.Event) -> None:
 
 
 def _tiny_pieces(conn: socket.socket, gone: threading.Event) -> None:
-    conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+    conn.sendall(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     while not gone.is_set():
         conn.sendall(b"1\r\n \r\n" * 10_000)
 

@@ -29,8 +29,8 @@ GRAPH: dict[str, Any] = {
     "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
 }
 
-#: Beyond the test's end: on a busy machine its first request alone may take the 10 s for which a heartbeat or an
-#: observation lasts.
+#: Beyond the test's end: on a busy machine its first request alone may take the 10 s for which a
+#: heartbeat or an observation lasts.
 LATER = dt.timedelta(minutes=5)
 
 Made = Callable[..., Backend]
@@ -48,7 +48,13 @@ class Api:
         sent.setdefault("content-type", "application/json")
         answer = self.client.generic(method, path, _bytes(body), sent["content-type"], headers=sent)
         if not answer.streaming:
-            check_answer(method, path, answer.status_code, answer.headers.get("Content-Type", ""), answer.content)
+            check_answer(
+                method,
+                path,
+                answer.status_code,
+                answer.headers.get("Content-Type", ""),
+                answer.content,
+            )
         return answer
 
     def get(self, path: str, **headers: str) -> Any:
@@ -138,7 +144,9 @@ def client() -> Client:
 def notified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Records each notification of the runners about a changed backend."""
     found: list[str] = []
-    monkeypatch.setattr(log, "notify_runners_on_commit", lambda work_only=False: work_only or found.append("wake"))
+    monkeypatch.setattr(
+        log, "notify_runners_on_commit", lambda work_only=False: work_only or found.append("wake")
+    )
     return found
 
 
@@ -154,7 +162,9 @@ def make_backend(db: None) -> Made:
     """Makes backends that were seen online; a dead port is behind each."""
     ports = itertools.count(10_001)
 
-    def make(backend_id: str | None = None, *, seen: bool = True, url: str | None = None, **said: Any) -> Backend:
+    def make(
+        backend_id: str | None = None, *, seen: bool = True, url: str | None = None, **said: Any
+    ) -> Backend:
         observed = {key: said.pop(key) for key in ("version", "devices") if key in said}
         address = url or f"http://gpu.invalid:{next(ports)}"
         row = backend_create(url=address, backend_id=backend_id, **said)

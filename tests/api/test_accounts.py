@@ -63,7 +63,8 @@ def browser() -> Client:
     return Client(headers={"host": "localhost:9820", "origin": HERE}, enforce_csrf_checks=True)
 
 
-# --- every path --------------------------------------------------------------------------------------
+# --- every path
+# --------------------------------------------------------------------------------------
 
 #: What each change needs, by path. A path that is neither here nor in ``READ_ONLY`` fails the test.
 CHANGES: Final = {
@@ -123,7 +124,9 @@ READ_ONLY: Final = re.compile(
 )
 
 
-PATHS: Final = sorted({path for one in served_paths() if not PUBLIC.fullmatch(path := one.rstrip("/") or "/")})
+PATHS: Final = sorted(
+    {path for one in served_paths() if not PUBLIC.fullmatch(path := one.rstrip("/") or "/")}
+)
 LISTED: Final = {path: right for right, paths in CHANGES.items() for path in paths}
 
 
@@ -165,13 +168,17 @@ def test_role_decides_at_every_path(role: Role, browser: Client, instead_of_view
             wrong.append(("GET", path, answer.status_code))
         if path in LISTED and path != "/sign-out":
             # A method that the path does not have is 405 for everybody.
-            answers = {browser.generic(method, path, b"{}").status_code for method in METHODS} - {405}
+            answers = {browser.generic(method, path, b"{}").status_code for method in METHODS} - {
+                405
+            }
             if answers != ({416} if RIGHTS[role] >= LISTED[path] else {403}):
                 wrong.append(("change", path, answers))
     assert wrong == []
 
 
-def test_stranger_and_invalid_tokens_are_refused_everywhere(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stranger_and_invalid_tokens_are_refused_everywhere(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sign_in, "ALLOWED", 10**9)
     monkeypatch.setattr(sign_in, "throttle", sign_in.Throttle())
     expired = token_of("anna", expires_at=now() + dt.timedelta(hours=1))
@@ -198,25 +205,41 @@ def test_scope_is_the_limit_of_a_token(api: Api, make_backend: Made) -> None:
     submitting = bearer(token_of("olga", Role.OPERATOR, Scope.SUBMIT))
     error_of(api.post("/api/backends/gpu-1/pause", {}, **submitting), 403, "not_allowed")
     operating = bearer(token_of("olga", Role.OPERATOR, Scope.OPERATE))
-    assert api.post("/api/backends/gpu-1/pause", {"by": "else@host"}, **operating).json()["status_by"] == "olga"
+    assert (
+        api.post("/api/backends/gpu-1/pause", {"by": "else@host"}, **operating).json()["status_by"]
+        == "olga"
+    )
 
 
-# --- own work ----------------------------------------------------------------------------------------
+# --- own work
+# ----------------------------------------------------------------------------------------
 
 
 def _submit(api: Api, token: str, **fields: Any) -> Any:
     body = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"], **fields}
-    return api.post("/api/job-group", body, **bearer(token), **({"idempotency_key": "k"} if "key" in fields else {}))
+    return api.post(
+        "/api/job-group",
+        body,
+        **bearer(token),
+        **({"idempotency_key": "k"} if "key" in fields else {}),
+    )
 
 
 @pytest.mark.django_db(transaction=True)
-def test_artist_manages_own_groups_and_not_those_of_others(api: Api, make_backend: Made, runner: Any) -> None:
+def test_artist_manages_own_groups_and_not_those_of_others(
+    api: Api, make_backend: Made, runner: Any
+) -> None:
     make_backend("gpu-1")
     anna, boris, olga = token_of("anna"), token_of("boris"), token_of("olga", Role.OPERATOR)
     group = _submit(api, anna, submitter="anna").json()["job_group_id"]
     path = f"/api/job-groups/{group}"
     assert api.get(path, **bearer(boris)).json()["job_group_id"] == group
-    for method, one in (("PATCH", path), ("DELETE", path), ("POST", f"{path}/retry"), ("POST", f"{path}/delete")):
+    for method, one in (
+        ("PATCH", path),
+        ("DELETE", path),
+        ("POST", f"{path}/retry"),
+        ("POST", f"{path}/delete"),
+    ):
         detail = error_of(api.ask(method, one, {}, **bearer(boris)), 403, "not_allowed")["detail"]
         assert "boris has the role artist" in detail
     assert api.patch(path, {"name": "forest"}, **bearer(anna)).json()["name"] == "forest"
@@ -238,23 +261,33 @@ def test_idempotency_key_belongs_to_the_account(api: Api, make_backend: Made, ru
     make_backend("gpu-1")
     body = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"]}
     made_by = [
-        api.post("/api/job-group", body, **bearer(token_of(name)), idempotency_key="one").json()["job_group_id"]
+        api.post("/api/job-group", body, **bearer(token_of(name)), idempotency_key="one").json()[
+            "job_group_id"
+        ]
         for name in ("anna", "anna", "boris")
     ]
     assert made_by[0] == made_by[1] != made_by[2]
 
 
 @pytest.mark.django_db(transaction=True)
-def test_group_from_before_accounts_is_for_operators(api: Api, make_backend: Made, runner: Any, settings: Any) -> None:
+def test_group_from_before_accounts_is_for_operators(
+    api: Api, make_backend: Made, runner: Any, settings: Any
+) -> None:
     make_backend("gpu-1")
     settings.DIRECTOR_ACCOUNTS = False
     group = api.submit("gpu-1", submitter="anna")["job_group_id"]
     settings.DIRECTOR_ACCOUNTS = True
     error_of(api.delete(f"/api/job-groups/{group}", **bearer(token_of("anna"))), 403, "not_allowed")
-    assert api.delete(f"/api/job-groups/{group}", **bearer(token_of("olga", Role.OPERATOR))).status_code == 200
+    assert (
+        api.delete(
+            f"/api/job-groups/{group}", **bearer(token_of("olga", Role.OPERATOR))
+        ).status_code
+        == 200
+    )
 
 
-# --- tokens ------------------------------------------------------------------------------------------
+# --- tokens
+# ------------------------------------------------------------------------------------------
 
 
 def test_token_is_shown_once_and_makes_only_smaller_ones_that_end_with_it(api: Api) -> None:
@@ -272,7 +305,9 @@ def test_token_is_shown_once_and_makes_only_smaller_ones_that_end_with_it(api: A
     api.post("/api/tokens", {"name": "other", "scope": "read"}, **session)
     wide = api.post("/api/tokens", {"name": "n", "scope": "operate"}, **bearer(first["token"]))
     error_of(wide, 400, "invalid_request")
-    second = api.post("/api/tokens", {"name": "n", "scope": "read"}, **bearer(first["token"])).json()
+    second = api.post(
+        "/api/tokens", {"name": "n", "scope": "read"}, **bearer(first["token"])
+    ).json()
     assert second["expires_at"] == first["expires_at"]
     narrow = api.post("/api/tokens", {"name": "n", "scope": "submit"}, **bearer(second["token"]))
     error_of(narrow, 400, "invalid_request")
@@ -299,15 +334,23 @@ def test_token_of_another_account_is_not_found(api: Api) -> None:
     assert api.delete(path, **cookie("vera", Role.ADMINISTRATOR)).status_code == 204
 
 
-def test_disabled_account_and_a_smaller_role_count_at_once_for_the_next_read(api: Api, make_backend: Made) -> None:
+def test_disabled_account_and_a_smaller_role_count_at_once_for_the_next_read(
+    api: Api, make_backend: Made
+) -> None:
     make_backend("gpu-1")
     token = token_of("olga", Role.OPERATOR)
     token_of("vera", Role.ADMINISTRATOR)
     assert api.post("/api/backends/gpu-1/pause", {}, **bearer(token)).status_code == 200
     administrator = cookie("vera")
-    assert api.patch("/api/people/olga", {"role": "artist"}, **administrator).json()["role"] == "artist"
+    assert (
+        api.patch("/api/people/olga", {"role": "artist"}, **administrator).json()["role"]
+        == "artist"
+    )
     error_of(api.post("/api/backends/gpu-1/resume", {}, **bearer(token)), 403, "not_allowed")
-    assert api.patch("/api/people/olga", {"is_active": False}, **administrator).json()["is_active"] is False
+    assert (
+        api.patch("/api/people/olga", {"is_active": False}, **administrator).json()["is_active"]
+        is False
+    )
     error_of(api.get("/api/backends", **bearer(token)), 401, "sign_in_required")
     last = api.patch("/api/people/vera", {"role": "viewer"}, **administrator)
     error_of(last, 409, "last_administrator")
@@ -320,7 +363,8 @@ def test_token_is_read_once_within_some_seconds(api: Api, django_assert_num_quer
         assert api.get("/api/whoami", **bearer(token)).status_code == 200
 
 
-# --- people and passwords ----------------------------------------------------------------------------
+# --- people and passwords
+# ----------------------------------------------------------------------------
 
 
 def _path(link: str) -> str:
@@ -361,10 +405,15 @@ def test_first_administrator_is_made_by_the_code_and_only_once(browser: Client) 
     answer = browser.post(path, {"name": "vera", "password": PASSWORD, "again": PASSWORD})
     assert answer.headers["Location"] == "/"
     assert b"vera" in browser.get("/people").content
-    assert browser.post(path, {"name": "eve", "password": PASSWORD, "again": PASSWORD}).status_code == 404
+    assert (
+        browser.post(path, {"name": "eve", "password": PASSWORD, "again": PASSWORD}).status_code
+        == 404
+    )
 
 
-def test_wrong_passwords_are_slowed_for_the_account_in_every_process(browser: Client, settings: Any) -> None:
+def test_wrong_passwords_are_slowed_for_the_account_in_every_process(
+    browser: Client, settings: Any
+) -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     user = people.person_add("anna", Role.ARTIST)
     user.set_password(PASSWORD)
@@ -412,18 +461,28 @@ async def test_socket_needs_an_account(settings: Any) -> None:
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
 
-        scope = {"type": "websocket", "path": "/ws/monitor", "query_string": b"", "client": ["127.0.0.1", 1]}
+        scope = {
+            "type": "websocket",
+            "path": "/ws/monitor",
+            "query_string": b"",
+            "client": ["127.0.0.1", 1],
+        }
         await guard_sockets(application)({**scope, "headers": headers}, receive, send)
         return sent
 
-    assert (await connect([(b"authorization", b"Bearer " + token.encode())]))[-1]["type"] == "websocket.accept"
+    assert (await connect([(b"authorization", b"Bearer " + token.encode())]))[-1][
+        "type"
+    ] == "websocket.accept"
     assert (await connect([]))[-1] == {"type": "websocket.close", "code": 4401}
 
 
-# --- commands ----------------------------------------------------------------------------------------
+# --- commands
+# ----------------------------------------------------------------------------------------
 
 
-def test_commands_make_people_and_tokens(api: Api, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_make_people_and_tokens(
+    api: Api, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("director.server.startup.open_tables", lambda _: None)
     call_command("people", "add", "anna", "--role", "artist")
     assert "/sign-in/password/" in capsys.readouterr().out.splitlines()[-1]

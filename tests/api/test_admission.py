@@ -66,7 +66,9 @@ def _stored_bytes(served: Served) -> int:
 
 
 @pytest.mark.parametrize("expects", [(), ("Expect: 100-continue",)], ids=["sends", "asks"])
-@pytest.mark.parametrize(("headers", "path", "refused"), cases(__file__, "body_is_refused_before_any_of_it_is_sent"))
+@pytest.mark.parametrize(
+    ("headers", "path", "refused"), cases(__file__, "body_is_refused_before_any_of_it_is_sent")
+)
 def test_body_is_refused_before_any_of_it_is_sent(
     served: Served, headers: Sequence[str], path: str, refused: list[Any], expects: Sequence[str]
 ) -> None:
@@ -96,7 +98,10 @@ def test_refusal_is_what_the_application_answers_to_a_short_body(served: Served)
 
 @pytest.mark.parametrize("length", [2, 100_000])
 def test_content_type_that_cannot_be_read_is_answered(served: Served, length: int) -> None:
-    headers = {"content-type": "text/plain; charset*=foo'en'bar", "authorization": f"Bearer {TOKEN}"}
+    headers = {
+        "content-type": "text/plain; charset*=foo'en'bar",
+        "authorization": f"Bearer {TOKEN}",
+    }
     for path, status in ((PATH, 415), ("/admin/login/", 403)):
         answer = served.ask("POST", path, content=b" " * length, headers=headers)
         assert answer.status_code == status
@@ -167,9 +172,15 @@ def test_admitted_client_is_told_to_continue(served: Served) -> None:
         assert _answer(connection)[0] == 400
 
 
-@pytest.mark.parametrize(("path", "header", "status", "code"), cases(__file__, "request_with_long_headers_is_refused"))
-def test_request_with_long_headers_is_refused(served: Served, path: str, header: str, status: int, code: str) -> None:
-    answer = served.ask("GET", path.replace("LONG", "x" * 60_000), headers={"X-Long": header * 20_000})
+@pytest.mark.parametrize(
+    ("path", "header", "status", "code"), cases(__file__, "request_with_long_headers_is_refused")
+)
+def test_request_with_long_headers_is_refused(
+    served: Served, path: str, header: str, status: int, code: str
+) -> None:
+    answer = served.ask(
+        "GET", path.replace("LONG", "x" * 60_000), headers={"X-Long": header * 20_000}
+    )
     body = answer.json()
     assert (answer.status_code, body.get("code") or body["error"]["code"]) == (status, code)
     assert answer.headers["connection"] == "close"
@@ -186,7 +197,9 @@ def test_connections_without_a_request_do_not_stop_the_service(served: Served) -
             for _ in range(300):
                 connection = stack.enter_context(_connected(served))
                 connection.sendall(b"GET /api/backends HTTP/1.1\r\nHost: localhost\r\n")
-            answer = served.ask("GET", "/api/backends", headers={"authorization": f"Bearer {TOKEN}"})
+            answer = served.ask(
+                "GET", "/api/backends", headers={"authorization": f"Bearer {TOKEN}"}
+            )
             assert answer.status_code == 200
             assert len(list(Path(f"/proc/{served.process.pid}/fd").iterdir())) < 0.85 * 256
             connection.sendall(BEARER.encode() + b"\r\n\r\n")

@@ -47,7 +47,11 @@ def upload(served: Served, content: bytes, name: str = "cat.png", **fields: str)
 def files_of(served: Served) -> list[Path]:
     """Return the files of assets, stored or being received."""
     found = (served.data / "files").rglob("*")
-    return sorted(one for one in found if one.is_file() and one.suffix != ".lock" and one.parent.name != "runners")
+    return sorted(
+        one
+        for one in found
+        if one.is_file() and one.suffix != ".lock" and one.parent.name != "runners"
+    )
 
 
 def begin(served: Served, *headers: str, body: bytes = b"") -> socket.socket:
@@ -67,7 +71,9 @@ def answer_on(connection: socket.socket) -> tuple[int, Any]:
 
 
 AUTHORIZED: Final = f"Authorization: {BEARER['authorization']}"
-PART: Final = (f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n').encode()
+PART: Final = (
+    f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+).encode()
 
 
 def test_asset_is_stored_once_and_read_in_parts(served: Served) -> None:
@@ -77,7 +83,11 @@ def test_asset_is_stored_once_and_read_in_parts(served: Served) -> None:
     assert made.status_code == 201
     assert asset.pop("created_new") is True
     assert asset["hash"] == f"blake3:{blake3(content).hexdigest()}"
-    assert (asset["name"], asset["content_type"], asset["size_bytes"]) == ("cat.png", "image/png", len(content))
+    assert (asset["name"], asset["content_type"], asset["size_bytes"]) == (
+        "cat.png",
+        "image/png",
+        len(content),
+    )
     again = upload(served, content, "other.png", hash=asset["hash"])
     assert (again.status_code, again.json()["id"]) == (200, asset["id"])
     assert again.json()["created_new"] is False
@@ -103,7 +113,9 @@ def test_asset_is_stored_once_and_read_in_parts(served: Served) -> None:
 
 def test_file_whose_job_is_searched_is_not_kept(served: Served) -> None:
     def search(content: bytes) -> Any:
-        return served.ask("POST", "/api/provenance", files={"file": ("a.png", content)}, headers=BEARER)
+        return served.ask(
+            "POST", "/api/provenance", files={"file": ("a.png", content)}, headers=BEARER
+        )
 
     before = files_of(served)
     assert search(png() + bytes(LIMIT // 2)).json()["code"] == "provenance_unknown"
@@ -144,8 +156,12 @@ def test_any_name_is_stored_as_data(served: Served, name: str, stored: str) -> N
     served.ask("DELETE", f"/api/assets/{asset['id']}", headers=BEARER)
 
 
-@pytest.mark.parametrize(("headers", "status", "code"), cases(__file__, "upload_is_refused_before_it_is_read"))
-def test_upload_is_refused_before_it_is_read(served: Served, headers: list[str], status: int, code: str) -> None:
+@pytest.mark.parametrize(
+    ("headers", "status", "code"), cases(__file__, "upload_is_refused_before_it_is_read")
+)
+def test_upload_is_refused_before_it_is_read(
+    served: Served, headers: list[str], status: int, code: str
+) -> None:
     with begin(served, *headers, "Content-Length: 99999999") as connection:
         found, body = answer_on(connection)
     assert (found, body["code"]) == (status, code)
@@ -221,7 +237,9 @@ def test_client_uploads_once_lists_and_deletes(served: Served, tmp_path: Path) -
 
 
 def test_asset_in_a_bucket(tmp_path: Path, bucket: BucketServer) -> None:
-    url = "s3://{bucket_name}/{location}?endpoint_url={endpoint_url}&region_name={region_name}".format(**bucket.options)
+    url = "s3://{bucket_name}/{location}?endpoint_url={endpoint_url}&region_name={region_name}".format(
+        **bucket.options
+    )
     environment = {"DIRECTOR_TOKEN": "correct-horse-battery", "DIRECTOR_FILES_STORAGE": url}
     director = Served(tmp_path, environment=environment)
     try:
@@ -239,11 +257,16 @@ def _asset_in_a_bucket(director: Served, bucket: BucketServer) -> None:
     bucket.refuses = set()
     asset = upload(director, content).json()
     assert (asset["created_new"], upload(director, content).json()["created_new"]) == (True, False)
-    assert director.ask("HEAD", f"/api/assets/by-hash/{asset['hash']}", headers=BEARER).status_code == 200
+    assert (
+        director.ask("HEAD", f"/api/assets/by-hash/{asset['hash']}", headers=BEARER).status_code
+        == 200
+    )
     path = f"/api/assets/{asset['id']}"
     part = director.ask("GET", f"{path}/content", headers={**BEARER, "range": "bytes=-5"})
     assert (part.status_code, part.content) == (206, content[-5:])
-    assert [one for one in bucket.objects if one.startswith("assets/")] == [f"assets/{asset['hash'][7:]}-{asset['id']}"]
+    assert [one for one in bucket.objects if one.startswith("assets/")] == [
+        f"assets/{asset['hash'][7:]}-{asset['id']}"
+    ]
     assert {one.suffix for one in files_of(director)} <= {".mark"}
     bucket.refuses = {"GET", "HEAD"}
     away = director.ask("GET", f"{path}/content", headers=BEARER)

@@ -112,10 +112,14 @@ def test_draining_or_quarantined_backend_is_skipped_with_its_reason(api: Api) ->
 
 
 @pytest.mark.django_db(transaction=True)
-def test_queue_positions_need_as_many_queries_for_a_thousand_jobs(api: Api, django_assert_max_num_queries: Any) -> None:
+def test_queue_positions_need_as_many_queries_for_a_thousand_jobs(
+    api: Api, django_assert_max_num_queries: Any
+) -> None:
     body = {"workflow_json": WORKFLOW, "backend_ids": ["gpu-1"] * 1000}
     group = api.post("/api/job-group", body).json()["job_group_id"]
-    with django_assert_max_num_queries(14):  # six of them read the line again, for the new group's estimate
+    with django_assert_max_num_queries(
+        14
+    ):  # six of them read the line again, for the new group's estimate
         children = api.get(f"/api/job-groups/{group}").json()["child_jobs"]
     assert children[0]["waiting_reason"] == "1st in line for gpu-1."
     assert children[999]["waiting_reason"] == "1000th in line for gpu-1."

@@ -38,7 +38,9 @@ def _post(api: Api, *backend_ids: str, **fields: Any) -> Any:
     return api.post(PATH, {"workflow_json": GRAPH, "backend_ids": list(backend_ids), **fields})
 
 
-def test_new_backend_is_probed_and_the_result_is_stored(api: Api, runner: Runner, make_backend: Made) -> None:
+def test_new_backend_is_probed_and_the_result_is_stored(
+    api: Api, runner: Runner, make_backend: Made
+) -> None:
     with SimulatorThread(vram_gb=24.0, version="0.9.1") as sims:
         make_backend("gpu-1", url=sims.url, seen=False)
         api.submit("gpu-1", required_capabilities=["comfyui:0.9"])
@@ -62,7 +64,9 @@ def test_backend_is_probed_ten_seconds_after_its_last_response(
         assert _reason(_post(api, "gpu-1")).startswith("Offline: ")
 
 
-def test_unreachable_backend_is_probed_and_an_unfit_one_is_not(api: Api, runner: Runner, make_backend: Made) -> None:
+def test_unreachable_backend_is_probed_and_an_unfit_one_is_not(
+    api: Api, runner: Runner, make_backend: Made
+) -> None:
     with SimulatorThread() as sims:
         make_backend("gpu-1", url=sims.url)
         _set_last_response("gpu-1", 2)
@@ -73,7 +77,9 @@ def test_unreachable_backend_is_probed_and_an_unfit_one_is_not(api: Api, runner:
         assert _reason(_post(api, "gpu-1")) == "Offline: nothing runs"
 
 
-def test_silent_backends_are_probed_side_by_side(api: Api, runner: Runner, make_backend: Made) -> None:
+def test_silent_backends_are_probed_side_by_side(
+    api: Api, runner: Runner, make_backend: Made
+) -> None:
     """Together with servers that answer wrongly, each in one way."""
     with contextlib.ExitStack() as stack:
         wrong = [*WRONGS, *["nothing"] * 20]
@@ -95,7 +101,9 @@ def test_silent_backends_are_probed_side_by_side(api: Api, runner: Runner, make_
 
 
 def test_silence_beside_a_recent_response_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy host 200 probes of a submission marked healthy backends as offline: the process itself was late."""
+    """On a busy host 200 probes of a submission marked healthy backends as offline: the process
+    itself was late.
+    """
     monkeypatch.setattr(probes, "_PROBE_TIMEOUT", 0.3)
     stored: list[probes.Observation] = []
     with bad_server("nothing") as url:
@@ -119,7 +127,9 @@ def test_pool_does_not_probe_backends_that_were_online(
         assert Backend.objects.get().reachability == Reachability.ONLINE
 
 
-def test_probes_at_the_same_time_are_one_and_are_stored_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_at_the_same_time_are_one_and_are_stored_in_one_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(probes, "_PROBE_TIMEOUT", 0.3)
     stored: list[Collection[probes.Observation]] = []
     with dead_port() as url:
@@ -143,14 +153,18 @@ def test_disabled_backend_is_not_probed(api: Api, runner: Runner, make_backend: 
         assert Backend.objects.get().reachability == Reachability.UNKNOWN
 
 
-def test_backend_without_a_required_capability_is_skipped(api: Api, runner: Runner, make_backend: Made) -> None:
+def test_backend_without_a_required_capability_is_skipped(
+    api: Api, runner: Runner, make_backend: Made
+) -> None:
     rtx = [{"name": "cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync"}]
     make_backend("big", tags=["flux", "sdxl"], devices=rtx, version="0.3.64")
     make_backend("small", tags=["sdxl"], version="0.3.10")
     needed = ["sdxl", "flux", "gpu:rtx-4090", "comfyui:0.3"]
     made = api.submit("big", "small", required_capabilities=needed)
     assert [one["backend_id"] for one in made["child_jobs"]] == ["big"]
-    assert made["skipped_backends"] == [{"backend_id": "small", "reason": "Lacks flux, gpu:rtx-4090."}]
+    assert made["skipped_backends"] == [
+        {"backend_id": "small", "reason": "Lacks flux, gpu:rtx-4090."}
+    ]
     assert JobGroup.objects.get().required_capabilities == needed
 
 
@@ -188,7 +202,9 @@ def test_an_unknown_backend_has_no_exclusions(api: Api, method: str) -> None:
     error_of(api.ask(method, "/api/backends/none/exclusions"), 404, "backend_not_found")
 
 
-def test_a_submission_skips_excluded_candidates_and_needs_one_that_is_left(api: Api, farm: list[str]) -> None:
+def test_a_submission_skips_excluded_candidates_and_needs_one_that_is_left(
+    api: Api, farm: list[str]
+) -> None:
     digest = JobGroup.objects.get(pk=api.submit("gpu-1")["job_group_id"]).workflow_digest
     exclude("gpu-1", digest)
     made = api.submit("gpu-1", "gpu-2", count=2)

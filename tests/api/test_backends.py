@@ -81,10 +81,16 @@ def test_wrong_field_of_a_backend_is_named(api: Api) -> None:
     assert Backend.objects.count() == 0
 
 
-def test_link_local_address_is_refused_wherever_it_is_given_unless_allowed(api: Api, make_backend: Made) -> None:
+def test_link_local_address_is_refused_wherever_it_is_given_unless_allowed(
+    api: Api, make_backend: Made
+) -> None:
     make_backend("gpu-1")
     url = {"url": "http://169.254.169.254:8188"}
-    for answer in (api.post(PATH, url), api.patch(f"{PATH}/gpu-1", url), api.post(f"{PATH}/test", url)):
+    for answer in (
+        api.post(PATH, url),
+        api.patch(f"{PATH}/gpu-1", url),
+        api.post(f"{PATH}/test", url),
+    ):
         assert "DIRECTOR_ALLOW_LINK_LOCAL" in wrong_fields(answer)["url"]
     with pytest.raises(FieldInvalid, match="Address 1: The address is link-local"):
         backends_ensure([url["url"]])
@@ -155,7 +161,9 @@ def test_offline_backend_shows_reason_and_time(api: Api, make_backend: Made) -> 
     assert _status(api)["status"] == "disabled"
 
 
-def test_change_affects_only_the_named_fields(api: Api, make_backend: Made, notified: list[str]) -> None:
+def test_change_affects_only_the_named_fields(
+    api: Api, make_backend: Made, notified: list[str]
+) -> None:
     make_backend("gpu-1", tags=["a"], headers={"X-A": "1"}, name="One")
     before = api.get(f"{PATH}/gpu-1").json()
     same = {"backend_id": "gpu-1", "url": before["url"], "enabled": True}
@@ -224,7 +232,9 @@ def test_offline_backend_is_removed_with_its_pending_stops(api: Api, farm: list[
 
 
 @pytest.mark.django_db(transaction=True)
-def test_jobs_keep_the_id_of_a_removed_backend(api: Api, farm: list[str], notified: list[str]) -> None:
+def test_jobs_keep_the_id_of_a_removed_backend(
+    api: Api, farm: list[str], notified: list[str]
+) -> None:
     group = api.submit("gpu-1")["job_group_id"]
     fence, claim = _claim("gpu-1")
     factories.finish(claim, fence)
@@ -254,7 +264,10 @@ START = now()
 
 def _observe(second: int, *, reachable: bool, **observed: int) -> Backend:
     services.backend_observed(
-        backend_id="gpu-1", reachable=reachable, seen_at=START + dt.timedelta(seconds=second), **observed
+        backend_id="gpu-1",
+        reachable=reachable,
+        seen_at=START + dt.timedelta(seconds=second),
+        **observed,
     )
     return Backend.objects.get()
 
@@ -270,7 +283,9 @@ def test_unreachable_since_starts_once_and_ends_with_a_response(make_backend: Ma
     assert [seen for _, seen in times[2:]] == [at[2], at[2]]
 
 
-def test_status_since_is_the_last_change_between_offline_online_and_busy(make_backend: Made) -> None:
+def test_status_since_is_the_last_change_between_offline_online_and_busy(
+    make_backend: Made,
+) -> None:
     make_backend("gpu-1", seen=False)
     observations = [(True, 0), (True, 1), (True, 2), (True, 0), (True, 0), (False, 0), (True, 1)]
     # A runner that has just started did not read the queue that was lost with the backend.

@@ -18,7 +18,10 @@ pytestmark = pytest.mark.django_db
     ("body", "says"),
     [
         ('{"a": "ü"}'.encode("latin-1"), "is not UTF-8."),
-        *(("".join(body).encode(), says) for body, says in cases(__file__, "invalid_json_is_described_in_a_sentence")),
+        *(
+            ("".join(body).encode(), says)
+            for body, says in cases(__file__, "invalid_json_is_described_in_a_sentence")
+        ),
     ],
     ids=lambda value: repr(value[:24]),
 )
@@ -35,15 +38,24 @@ def test_unstorable_value_is_refused_with_its_path(api: Api) -> None:
     for body, field, message in (
         (b'{"metadata": {"a": "\\u0000"}}', "metadata.a", "Must not contain NUL."),
         (b'{"\\u0000": 1}', "body", "Must not have a key that contains NUL."),
-        (b'{"metadata": {"\\ud800": 1}}', "metadata", "Must not have a key that contains a lone surrogate."),
-        (b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", "a" + ".0" * 99, "Must not be nested more than 100 levels deep."),
+        (
+            b'{"metadata": {"\\ud800": 1}}',
+            "metadata",
+            "Must not have a key that contains a lone surrogate.",
+        ),
+        (
+            b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}",
+            "a" + ".0" * 99,
+            "Must not be nested more than 100 levels deep.",
+        ),
     ):
         assert wrong_fields(api.post(PATH, body)) == {field: message}
 
 
 def test_surrogate_pair_is_stored(api: Api, farm: list[str]) -> None:
     body = json.dumps(
-        {"workflow_json": GRAPH, "backend_ids": ["gpu-1"], "metadata": {"scene": "🎬"}}, ensure_ascii=True
+        {"workflow_json": GRAPH, "backend_ids": ["gpu-1"], "metadata": {"scene": "🎬"}},
+        ensure_ascii=True,
     )
     made = api.post(PATH, body.encode())
     assert made.status_code == 201
@@ -54,7 +66,9 @@ BOUNDARY = "multipart/form-data; boundary=x"
 CHARSET = "application/json; charset="
 
 
-@pytest.mark.parametrize("media_type", ["", "text/plain", BOUNDARY, "*/*", f"{CHARSET}utf-16", f"{CHARSET}nonsense"])
+@pytest.mark.parametrize(
+    "media_type", ["", "text/plain", BOUNDARY, "*/*", f"{CHARSET}utf-16", f"{CHARSET}nonsense"]
+)
 def test_body_must_be_declared_as_json_in_utf8(api: Api, media_type: str) -> None:
     answer = api.post(PATH, b"{}", **{"content-type": media_type})
     error_of(answer, 415, "unsupported_media_type")

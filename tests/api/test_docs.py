@@ -43,7 +43,9 @@ def test_docs_list_every_error_code() -> None:
     listed = {code for cell in first_cells for code in re.findall(r"`(\w+)`", cell)}
     known = _codes(RequestError) | {code for code, _ in _PLAIN.values()}
     known |= {"origin_not_allowed", "database_unavailable", "sign_in_required"}
-    assert listed == known - _UNUSED - {one.code for one in ComfyApiError.__subclasses__()} | {"asset_in_use"}
+    assert listed == known - _UNUSED - {one.code for one in ComfyApiError.__subclasses__()} | {
+        "asset_in_use"
+    }
 
 
 def test_limits_of_the_docs_are_those_of_the_settings(settings: Settings) -> None:

@@ -23,7 +23,9 @@ from tests.harness.cases import cases
 pytestmark = pytest.mark.django_db
 
 #: Ids as they stand in a path, percent-encoded or not.
-ODD = "%00|a%00b|%0a|%ff%fe|%ed%a0%80|ü|🎬|a b|..|%2e%2e|'; DROP TABLE x; --|<script>|%25s%s%d|{id}|-"
+ODD = (
+    "%00|a%00b|%0a|%ff%fe|%ed%a0%80|ü|🎬|a b|..|%2e%2e|'; DROP TABLE x; --|<script>|%25s%s%d|{id}|-"
+)
 IDS = [*ODD.split("|"), "x" * 5000, "jg_ABC", "null"]
 
 PATHS = {path: (methods, code) for path, methods, code in cases(__file__, "paths")}
@@ -120,7 +122,11 @@ def _breaking(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_unexpected_error_is_a_500_with_a_traceback_in_the_log_only(
-    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, settings: Settings, debug: bool
+    api: Api,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    settings: Settings,
+    debug: bool,
 ) -> None:
     settings.DEBUG = debug
     # It warns in debug mode unless it is an app as well.
@@ -136,11 +142,16 @@ def test_unexpected_error_is_a_500_with_a_traceback_in_the_log_only(
     error_of(api.get("/api/job-groups", host="evil.example"), 400, "bad_request")
 
 
-#: PostgreSQL's code for who was idle in a transaction for too long is an internal error to the driver.
+#: PostgreSQL's code for who was idle in a transaction for too long is an internal error to the
+#: driver.
 @pytest.mark.parametrize("kind", [OperationalError, InterfaceError, InternalError])
 @pytest.mark.parametrize("path", ["/api/job-groups", "/"])
 def test_database_error_is_a_503_without_a_traceback(
-    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: type[Exception], path: str
+    api: Api,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[Exception],
+    path: str,
 ) -> None:
     _breaking(monkeypatch, kind("could not connect to host db.internal"))
     answer = api.get(path)
@@ -154,7 +165,9 @@ def test_database_error_is_a_503_without_a_traceback(
     assert "Traceback" not in caplog.text
 
 
-def test_refused_write_stores_nothing(api: Api, farm: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_write_stores_nothing(
+    api: Api, farm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_arguments: Any, **_named: Any) -> None:
         raise OperationalError("database or disk is full")
 

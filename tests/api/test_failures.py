@@ -118,7 +118,10 @@ def test_failed_job_counts_for_its_last_failure(api: Api) -> None:
     attempt(waits, FailureClass.OUT_OF_MEMORY)
     lose(child, FailureClass.TIMEOUT, backend="gpu-2")
     rows = report(api)["results"]
-    assert keys(rows) == [(FailureClass.TIMEOUT, "gpu-2", 1, 1), (FailureClass.OUT_OF_MEMORY, "gpu-1", 2, 0)]
+    assert keys(rows) == [
+        (FailureClass.TIMEOUT, "gpu-2", 1, 1),
+        (FailureClass.OUT_OF_MEMORY, "gpu-1", 2, 0),
+    ]
     assert [row["retrying"] for row in rows] == [0, 1]
 
 
@@ -174,7 +177,10 @@ def test_failed_jobs_of_a_row_are_listed_by_group(api: Api) -> None:
     end(unsent, ChildStatus.FAILED, cause=FailureClass.NODE_ERROR)
     (elsewhere,) = group("gpu-1", workflow="b" * 16, name="c")
     lose(elsewhere, FailureClass.NODE_ERROR)
-    rows = [(unsent.group_id, "shot_002", False, [unsent.id]), (ended.group_id, "shot_001", True, [ended.id])]
+    rows = [
+        (unsent.group_id, "shot_002", False, [unsent.id]),
+        (ended.group_id, "shot_001", True, [ended.id]),
+    ]
     assert listed(f"&workflow={'a' * 16}") == rows
     assert listed() == [(elsewhere.group_id, "c", False, [elsewhere.id]), *rows]
     assert listed("&workflow=") == []
@@ -281,7 +287,12 @@ _STATES: dict[str, tuple[list[Step], int, int, int]] = {
     "given up, sent": ([_queue(), factories.accept, _give_up()], 1, 1, 0),
     "stalled, sent": ([_queue(), factories.accept, _give_up(kind=FailureClass.STALLED)], 1, 1, 0),
     "given up, not sent": ([_queue(), _give_up()], 1, 1, 0),
-    "disabled, not sent": ([_queue(), lambda fence: expiry.children_fail_disabled(fence=fence)], 1, 1, 0),
+    "disabled, not sent": (
+        [_queue(), lambda fence: expiry.children_fail_disabled(fence=fence)],
+        1,
+        1,
+        0,
+    ),
     "queued for too long": ([_queue(), _expire], 1, 1, 0),
     "queued for too long, sent": ([_queue(), factories.claim, _expire], 1, 1, 0),
     "recovered": ([*_WAITING, _SUCCEED], 0, 0, 1),

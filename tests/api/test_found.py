@@ -194,7 +194,9 @@ def test_adopted_backend_with_jobs_is_never_removed(api: Api) -> None:
     group_cancel(group_id=factories.submit("localhost_8188").id)
     leave("localhost_8188")
     assert not depart(URLS[0])
-    page = api.client.get("/backends/localhost_8188", headers={"host": "localhost:9820"}).content.decode()
+    page = api.client.get(
+        "/backends/localhost_8188", headers={"host": "localhost:9820"}
+    ).content.decode()
     assert "Remove it if it does not come back." in page
     assert 'data-act="remove"' in page
     assert JobGroup.objects.count() == 1
@@ -205,7 +207,8 @@ def test_pages_offer_found_comfyuis(api: Api) -> None:
     answer(NEW, URLS[0])
     discovery.found_ignore(url=URLS[0], ignored=True)
     home, backends = (
-        api.client.get(path, headers={"host": "localhost:9820"}).content.decode() for path in ("/", "/backends")
+        api.client.get(path, headers={"host": "localhost:9820"}).content.decode()
+        for path in ("/", "/backends")
     )
     assert "Found <strong>localhost:8198</strong>, which is not registered." in home
     assert "localhost:8188" not in home

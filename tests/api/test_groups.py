@@ -129,7 +129,9 @@ def test_cancel_of_one_job_leaves_the_others(api: Api, farm: list[str]) -> None:
     assert status["status"] == "running"
 
 
-def test_cancel_counts_jobs_and_requests_the_stop_of_a_running_one(api: Api, mixed: dict[str, Any]) -> None:
+def test_cancel_counts_jobs_and_requests_the_stop_of_a_running_one(
+    api: Api, mixed: dict[str, Any]
+) -> None:
     assert _counts(api.delete(_path(mixed))) == (True, 1, 1, 1)
     assert Attempt.objects.get(ended_at=None).stop_requested_at is not None
     status = api.get(_path(mixed)).json()
@@ -209,7 +211,10 @@ def test_group_is_renamed_and_archived(api: Api, farm: list[str]) -> None:
     before = api.get(path).json()
     named = api.patch(path, {"name": " owl, second take "}).json()
     assert named["child_jobs"] == []
-    assert (named["name"], named["title"], named["archived_at"]) == (*["owl, second take"] * 2, None)
+    assert (named["name"], named["title"], named["archived_at"]) == (
+        *["owl, second take"] * 2,
+        None,
+    )
     assert (named["seq"], named["revision"]) == (before["seq"], before["revision"] + 1)
     archived = api.patch(path, {"archived": True}).json()
     assert archived["name"] == "owl, second take"
@@ -220,7 +225,11 @@ def test_group_is_renamed_and_archived(api: Api, farm: list[str]) -> None:
     assert api.patch(path, {"archived": False}).json()["archived_at"] is None
     assert api.get(path).json()["revision"] == before["revision"] + 4
     named = {"name": "x"}
-    for body, field in ({}, "name"), ({"name": "x" * 201}, "name"), ({**named, "archived": 1}, "archived"):
+    for body, field in (
+        ({}, "name"),
+        ({"name": "x" * 201}, "name"),
+        ({**named, "archived": 1}, "archived"),
+    ):
         assert list(wrong_fields(api.patch(path, body))) == [field]
     assert list(wrong_fields(api.patch(path, {**named, "title": "x"}))) == ["title"]
     error_of(api.patch("/api/job-groups/jg_000000000000", named), 404, "group_not_found")
@@ -234,31 +243,62 @@ def test_deleted_group_is_unknown_everywhere(api: Api, farm: list[str]) -> None:
     error_of(api.post(f"{path}/delete", {}), 409, "group_open")
     play("gpu-1")
     api.delete(path)
-    assert "may still run at gpu-1" in error_of(api.get(f"{path}/delete"), 409, "group_stopping")["detail"]
+    assert (
+        "may still run at gpu-1"
+        in error_of(api.get(f"{path}/delete"), 409, "group_stopping")["detail"]
+    )
     Attempt.objects.update(ended_at=now(), state="interrupted")
     etag = api.get(path).headers["ETag"]
     what = {"jobs": 1, "starred": 0, "files": 0, "bytes": 0, "kept_at_backends": False}
     assert api.get(f"{path}/delete").json() == what
     assert list(wrong_fields(api.post(f"{path}/delete", {"force": True}))) == ["force"]
     assert api.post(f"{path}/delete", None).json() == what
-    tails = ("", "?children=0", "?limit=1", "/workflow", "/events", "/delete", "/outputs.zip", "/sheet.webp")
-    for answer in [api.get(path, if_none_match=etag), *(api.get(f"{path}{tail}") for tail in tails)]:
-        assert (answer.status_code, answer.json()["code"]) in ((404, "group_not_found"), (404, "no_outputs")), answer
+    tails = (
+        "",
+        "?children=0",
+        "?limit=1",
+        "/workflow",
+        "/events",
+        "/delete",
+        "/outputs.zip",
+        "/sheet.webp",
+    )
+    for answer in [
+        api.get(path, if_none_match=etag),
+        *(api.get(f"{path}{tail}") for tail in tails),
+    ]:
+        assert (answer.status_code, answer.json()["code"]) in (
+            (404, "group_not_found"),
+            (404, "no_outputs"),
+        ), answer
     error_of(api.get(_path(made, 0)), 404, "group_not_found")
     job = f"{page}/parts/cards/{made['child_jobs'][0]['job_id']}"
     for shown in (page, f"{page}/parts/head", job, f"/parts{page}"):
         assert api.get(shown).status_code == 404
     error_of(api.post("/api/job-group", fields, idempotency_key="take-1"), 410, "group_deleted")
-    error_of(api.post("/api/job-group", fields | {"count": 1}, idempotency_key="take-1"), 409, "idempotency_conflict")
+    error_of(
+        api.post("/api/job-group", fields | {"count": 1}, idempotency_key="take-1"),
+        409,
+        "idempotency_conflict",
+    )
 
 
-def test_list_finds_words_and_seeds_and_leaves_out_archived_groups(api: Api, farm: list[str]) -> None:
+def test_list_finds_words_and_seeds_and_leaves_out_archived_groups(
+    api: Api, farm: list[str]
+) -> None:
     graph = GRAPH | {
-        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": 'A "red" fox,\nat night', "clip": ["4", 1]}}
+        "6": {
+            "class_type": "CLIPTextEncode",
+            "inputs": {"text": 'A "red" fox,\nat night', "clip": ["4", 1]},
+        }
     }
     fox = api.submit("gpu-1", workflow_json=graph, base_seed=4242)["job_group_id"]
-    named = api.submit("gpu-1", "gpu-2", name="Owl 50%", base_seed=7, seed_strategy="sequential")["job_group_id"]
-    tagged = api.submit("gpu-1", metadata={"scene": 'the "old" house'}, submitter="ann", base_seed=1)["job_group_id"]
+    named = api.submit("gpu-1", "gpu-2", name="Owl 50%", base_seed=7, seed_strategy="sequential")[
+        "job_group_id"
+    ]
+    tagged = api.submit(
+        "gpu-1", metadata={"scene": 'the "old" house'}, submitter="ann", base_seed=1
+    )["job_group_id"]
     hidden = api.submit("gpu-1", name="hidden owl", base_seed=8)["job_group_id"]
     _spread([fox, named, tagged, hidden])
     api.patch(f"/api/job-groups/{hidden}", {"archived": True})
@@ -283,7 +323,9 @@ def test_list_finds_words_and_seeds_and_leaves_out_archived_groups(api: Api, far
     pages["text=8"] = [one for one in pages["text=8"] if "8" not in one or one == named]
     assert pages == wanted
     assert list(wrong_fields(api.get("/api/job-groups?archived=maybe"))) == ["archived"]
-    shown = api.client.get("/?archived=yes", headers={"host": "localhost"}).context["listing"]["rows"]
+    shown = api.client.get("/?archived=yes", headers={"host": "localhost"}).context["listing"][
+        "rows"
+    ]
     assert [row["id"] for row in shown] == [hidden]
 
 
@@ -291,7 +333,10 @@ def test_lists_of_archived_and_of_other_groups_use_their_indexes() -> None:
     if connection.vendor == "postgresql":
         pytest.skip("PostgreSQL chooses indexes by statistics, which an empty table lacks")
     for archived, index in ((False, "group_listed"), (True, "group_archived")):
-        assert index in filtered(GroupFilter(archived=archived)).order_by("-created_at", "-id").explain()
+        assert (
+            index
+            in filtered(GroupFilter(archived=archived)).order_by("-created_at", "-id").explain()
+        )
 
 
 def test_wrong_query_is_refused(api: Api) -> None:
@@ -300,7 +345,9 @@ def test_wrong_query_is_refused(api: Api) -> None:
         "ZnwyMDI2LTAxLTAxfGpnXzAxMjM0NTY3ODlhYg==",
         "ZnwyMDI2LTAxLTAxVDAwOjAwOjAwLjAwMFp8amdfMDEyMzQ1Njc4OWEA",
     )
-    wrong = {f"?cursor={one}": "cursor" for one in ("nonsense", "%ff", without_time, with_nul, forged)}
+    wrong = {
+        f"?cursor={one}": "cursor" for one in ("nonsense", "%ff", without_time, with_nul, forged)
+    }
     for query, field in {"?page=2": "page", "/jg_1/events?page=2": "page", **wrong}.items():
         assert list(wrong_fields(api.get(f"/api/job-groups{query}"))) == [field]
 

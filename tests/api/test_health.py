@@ -69,18 +69,31 @@ def test_backends_are_degraded_when_all_are_paused() -> None:
     assert (check.status, check.detail) == (WORSE, "2 of 2 are paused: gpu-1, gpu-2.")
 
 
-def test_health_is_degraded_without_enabled_backends(api: Api, runner: Runner, make_backend: Made) -> None:
+def test_health_is_degraded_without_enabled_backends(
+    api: Api, runner: Runner, make_backend: Made
+) -> None:
     assert _states(_health(api, 200)) == [WORSE, OK, OK, OK, WORSE, OK, OK, OK]
     make_backend("off", enabled=False)
     assert _health(api, 200)["checks"]["backends"]["status"] == WORSE
 
 
 @pytest.mark.parametrize("accepted", [False, True])
-def test_health_is_down_without_a_runner(api: Api, make_backend: Made, settings: Settings, accepted: bool) -> None:
+def test_health_is_down_without_a_runner(
+    api: Api, make_backend: Made, settings: Settings, accepted: bool
+) -> None:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = accepted
     make_backend("gpu-1")
     status = WORSE if accepted else DOWN
-    assert _states(_health(api, 200 if accepted else 503)) == [status, OK, OK, status, OK, OK, OK, OK]
+    assert _states(_health(api, 200 if accepted else 503)) == [
+        status,
+        OK,
+        OK,
+        status,
+        OK,
+        OK,
+        OK,
+        OK,
+    ]
 
 
 def test_health_is_down_without_a_recent_heartbeat(api: Api, farm: list[str]) -> None:
@@ -99,7 +112,9 @@ def test_health_is_degraded_after_a_restart_of_the_runner(api: Api, farm: list[s
     assert _health(api, 200)["status"] == "ok"
 
 
-def test_health_is_degraded_while_the_disk_is_almost_full(api: Api, farm: list[str], settings: Settings) -> None:
+def test_health_is_degraded_while_the_disk_is_almost_full(
+    api: Api, farm: list[str], settings: Settings
+) -> None:
     settings.DIRECTOR_MIN_FREE_BYTES = 2**60
     check = _health(api, 200)["checks"]["storage"]
     assert (check["status"], "outputs are not copied" in check["detail"]) == (WORSE, True)
@@ -108,7 +123,9 @@ def test_health_is_degraded_while_the_disk_is_almost_full(api: Api, farm: list[s
     assert "DIRECTOR_MIN_FREE_BYTES" in refused.json()["detail"]
 
 
-def test_health_is_degraded_while_an_output_is_not_copied_for_long(api: Api, farm: list[str]) -> None:
+def test_health_is_degraded_while_an_output_is_not_copied_for_long(
+    api: Api, farm: list[str]
+) -> None:
     api.submit("gpu-1")
     play_to_the_end("gpu-1")
     capture = Capture.objects.get()
@@ -127,14 +144,23 @@ def test_health_and_metrics_show_the_processes_of_files(
     for instance in ("a", "b"):
         files_heartbeat(instance=instance, version=settings.DIRECTOR_VERSION)
     captures = _health(api, 200)["checks"]["captures"]
-    assert captures == {"status": OK, "detail": "No output waits to be copied. Alive processes of `files`: 2."}
+    assert captures == {
+        "status": OK,
+        "detail": "No output waits to be copied. Alive processes of `files`: 2.",
+    }
     assert farm_gauges()["files_processes"] == {(): 2}
     FilesProcess.objects.filter(pk="a").update(started_at=now() - dt.timedelta(minutes=2))
     storage = _health(api, 503)["checks"]["storage"]
-    assert (storage["status"], FilesProcess.objects.get(pk="a").name in storage["detail"]) == (DOWN, True)
+    assert (storage["status"], FilesProcess.objects.get(pk="a").name in storage["detail"]) == (
+        DOWN,
+        True,
+    )
     FilesProcess.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
     captures = _health(api, 200)["checks"]["captures"]
-    assert (captures["status"], captures["detail"].endswith("; the runners copy outputs.")) == (WORSE, True)
+    assert (captures["status"], captures["detail"].endswith("; the runners copy outputs.")) == (
+        WORSE,
+        True,
+    )
     assert farm_gauges()["files_processes"] == {(): 0}
     for instance in ("a", "b"):
         files_end(instance=instance)
@@ -149,16 +175,18 @@ def test_health_is_degraded_while_nothing_that_copies_outputs_is_alive(
     play_to_the_end("gpu-1")
     Runner.objects.update(stopped_at=now())
     captures = _health(api, 200)["checks"]["captures"]
-    assert (captures["status"], "Neither a runner nor a process of `files` is alive" in captures["detail"]) == (
-        WORSE,
-        True,
-    )
+    assert (
+        captures["status"],
+        "Neither a runner nor a process of `files` is alive" in captures["detail"],
+    ) == (WORSE, True)
 
 
 def test_health_is_down_while_a_runner_uses_another_storage(
     api: Api, farm: list[str], files_folder: Path, settings: Settings
 ) -> None:
-    Runner.objects.update(started_at=now() - dt.timedelta(minutes=2), version=settings.DIRECTOR_VERSION)
+    Runner.objects.update(
+        started_at=now() - dt.timedelta(minutes=2), version=settings.DIRECTOR_VERSION
+    )
     runner = Runner.objects.get()
     stored_files.marker_write(runner=runner.name, instance="of an earlier start")
     check = _health(api, 503)["checks"]["storage"]
@@ -200,14 +228,25 @@ def test_unreachable_or_silent_redis_degrades(
     monkeypatch.setattr(health, "REDIS_SECONDS", 0.2)
     with dead_port() as url:
         settings.DIRECTOR_REDIS_URL = url.replace("http:", "redis:")
-        assert _states(_health(api, 200)) == ["degraded", "ok", "degraded", "ok", "ok", "ok", "ok", "ok"]
+        assert _states(_health(api, 200)) == [
+            "degraded",
+            "ok",
+            "degraded",
+            "ok",
+            "ok",
+            "ok",
+            "ok",
+            "ok",
+        ]
     with bad_server("nothing") as url:
         settings.DIRECTOR_REDIS_URL = url.replace("http:", "redis:")
         assert _health(api, 200)["checks"]["channel_layer"]["status"] == "degraded"
 
 
 @pytest.mark.redis
-def test_health_is_ok_when_a_message_comes_back_through_redis(api: Api, farm: list[str], settings: Settings) -> None:
+def test_health_is_ok_when_a_message_comes_back_through_redis(
+    api: Api, farm: list[str], settings: Settings
+) -> None:
     settings.DIRECTOR_REDIS_URL = "redis://127.0.0.1:6379/0"
     body = _health(api, 200)
     assert body["checks"]["channel_layer"]["detail"] == "A message was received through Redis."
@@ -220,7 +259,9 @@ def _probed(path: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, bytes]:
     """Return status and body for a client without the token, at an address that is no allowed host."""
     monkeypatch.setattr(probes, "_check", None)
     monkeypatch.setattr(health, "_has_tables", threading.Event())
-    status, _, body = asyncio.run(asgi_answer(application, "GET", path, None, {"host": "10.0.0.7:9820"}))
+    status, _, body = asyncio.run(
+        asgi_answer(application, "GET", path, None, {"host": "10.0.0.7:9820"})
+    )
     return status, body
 
 

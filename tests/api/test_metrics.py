@@ -25,8 +25,12 @@ def read_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def _gauges(answer: Any) -> dict[tuple[str, ...], float]:
     assert answer.status_code == 200, answer.content
     families = text_string_to_metric_families(answer.content.decode())
-    samples = [one for family in families for one in family.samples if one.name.startswith("director_")]
-    return {(one.name.removeprefix("director_"), *one.labels.values()): one.value for one in samples}
+    samples = [
+        one for family in families for one in family.samples if one.name.startswith("director_")
+    ]
+    return {
+        (one.name.removeprefix("director_"), *one.labels.values()): one.value for one in samples
+    }
 
 
 def test_gauges_show_queue_prompts_and_states(api: Api, farm: list[str]) -> None:

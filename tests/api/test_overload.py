@@ -1,4 +1,6 @@
-"""Submissions and retries that cannot begin in time, or whose client has gone: refused, or begun, and never both."""
+"""Submissions and retries that cannot begin in time, or whose client has gone: refused, or begun,
+and never both.
+"""
 
 import asyncio
 import contextlib
@@ -42,7 +44,11 @@ class Post:
         self.sent: list[dict[str, Any]] = []
         self._left = asyncio.Event()
         content = json.dumps(body).encode()
-        headers = {"host": "localhost:9820", "content-type": "application/json", "content-length": str(len(content))}
+        headers = {
+            "host": "localhost:9820",
+            "content-type": "application/json",
+            "content-length": str(len(content)),
+        }
         self._scope = {
             "type": "http",
             "method": "POST",
@@ -95,7 +101,9 @@ def blocked_writes() -> Iterator[None]:
         with transaction.atomic():
             if connection.vendor == "postgresql":
                 with connection.cursor() as cursor:
-                    cursor.execute("LOCK TABLE backends_backend, jobgroups_jobgroup IN ACCESS EXCLUSIVE MODE")
+                    cursor.execute(
+                        "LOCK TABLE backends_backend, jobgroups_jobgroup IN ACCESS EXCLUSIVE MODE"
+                    )
             is_blocked.set()
             is_over.wait(60)
 

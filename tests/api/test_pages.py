@@ -32,14 +32,25 @@ def test_above_fifty_children_a_segment_stands_for_a_status() -> None:
     bar = group_list.bar_of(children)
     assert [tuple(one.values()) for one in bar["blocks"]] == [("failed", 0, 26), ("queued", 26, 25)]
     assert bar["label"] == "26 failed, 25 queued"
-    stopped = [ChildJob(id=f"j_{n}", status="cancelled", stopped_by="stop_when" if n else "") for n in range(3)]
+    stopped = [
+        ChildJob(id=f"j_{n}", status="cancelled", stopped_by="stop_when" if n else "")
+        for n in range(3)
+    ]
     assert group_list.bar_of(stopped)["label"] == "1 cancelled, 2 not needed"
     assert group_list.bar_of([])["label"] == "no jobs"
 
 
-@pytest.mark.parametrize(("fields", "title"), cases(__file__, "a_group_is_called_by_its_name_metadata_prompt_or_file"))
-def test_a_group_is_called_by_its_name_metadata_prompt_or_file(fields: dict[str, Any], title: str) -> None:
-    columns = {f"{name}_json": json.dumps(fields[name]) for name in ("metadata", "summary") if name in fields}
+@pytest.mark.parametrize(
+    ("fields", "title"), cases(__file__, "a_group_is_called_by_its_name_metadata_prompt_or_file")
+)
+def test_a_group_is_called_by_its_name_metadata_prompt_or_file(
+    fields: dict[str, Any], title: str
+) -> None:
+    columns = {
+        f"{name}_json": json.dumps(fields[name])
+        for name in ("metadata", "summary")
+        if name in fields
+    }
     assert JobGroup(id="jg_1", name=fields.get("name", ""), **columns).title == title
 
 
@@ -52,22 +63,32 @@ def names(client: Client, query: str) -> set[str]:
 def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: Client) -> None:
     factories.backend()
     skipped = [{"backend_id": "gpu-9", "reason": "It is offline"}] * 5
-    group = factories.submit("gpu-1", skipped_backends=[*skipped, {**skipped[0], "backend_id": "gpu-8"}])
+    group = factories.submit(
+        "gpu-1", skipped_backends=[*skipped, {**skipped[0], "backend_id": "gpu-8"}]
+    )
     page = client.get(f"/groups/{group.id}").content.decode()
     assert "2 backends left out: 6 jobs fewer" in page
     assert "<code>gpu-9</code> (named 5 times): It is offline" in page
     assert "<code>gpu-8</code>: It is offline" in page
 
 
-@pytest.mark.parametrize(("outputs", "offered"), cases(__file__, "downloads_are_offered_where_there_are_files"))
-def test_downloads_are_offered_where_there_are_files(client: Client, outputs: dict[str, Any], offered: bool) -> None:
+@pytest.mark.parametrize(
+    ("outputs", "offered"), cases(__file__, "downloads_are_offered_where_there_are_files")
+)
+def test_downloads_are_offered_where_there_are_files(
+    client: Client, outputs: dict[str, Any], offered: bool
+) -> None:
     group, _ = ended_page(client, end=factories.end(outputs=outputs))
     ChildJob.objects.update(starred=True)
     page = client.get(f"/groups/{group.id}").content.decode()
-    assert [name in page for name in (">Download all</a>", "Contact sheet", "Download 1 starred")] == [offered] * 3
+    assert [
+        name in page for name in (">Download all</a>", "Contact sheet", "Download 1 starred")
+    ] == [offered] * 3
 
 
-def ended_page(client: Client, *backend_ids: str, end: AttemptResult, **fields: Any) -> tuple[JobGroup, str]:
+def ended_page(
+    client: Client, *backend_ids: str, end: AttemptResult, **fields: Any
+) -> tuple[JobGroup, str]:
     runners.runner_register(name="runner", instance="x", version="0")
     fence = factories.online()
     group = factories.submit(*backend_ids, **fields)
@@ -136,18 +157,35 @@ def test_filter_shows_pages_of_some_jobs(client: Client) -> None:
         ("show=other&page=3", [*range(241, 261)], 3),
     ):
         shown = client.get(f"/groups/{group.id}?{query}").context["shown"]
-        assert ([card["position"] for card in shown["cards"]], shown["pages"]) == (positions, pages), query
+        assert ([card["position"] for card in shown["cards"]], shown["pages"]) == (
+            positions,
+            pages,
+        ), query
 
 
-def test_page_shows_what_was_submitted_without_the_inputs_that_a_sweep_varies(client: Client) -> None:
+def test_page_shows_what_was_submitted_without_the_inputs_that_a_sweep_varies(
+    client: Client,
+) -> None:
     factories.backend()
     group = factories.submit()
-    summary = {"prompt": "an owl " * 30, "model": "sdxl", "width": 1024, "height": 768, "steps": 20, "cfg": 7}
+    summary = {
+        "prompt": "an owl " * 30,
+        "model": "sdxl",
+        "width": 1024,
+        "height": 768,
+        "steps": 20,
+        "cfg": 7,
+    }
     sweep = {"mode": "product", "axes": [{"input": "3.cfg", "values": [5, 7]}]}
     JobGroup.objects.update(summary_json=json.dumps(summary), sweep_json=json.dumps(sweep))
     page = client.get(f"/groups/{group.id}").content.decode()
     assert f"<summary>{summary['prompt']}</summary>" in page
-    for text in ("Model</dt><dd>sdxl", "Size</dt><dd>1024 × 768", "Steps</dt><dd>20", "CFG</dt><dd>varied"):
+    for text in (
+        "Model</dt><dd>sdxl",
+        "Size</dt><dd>1024 × 768",
+        "Steps</dt><dd>20",
+        "CFG</dt><dd>varied",
+    ):
         assert text in page
 
 
@@ -163,7 +201,9 @@ def test_head_offers_a_retry_of_a_failed_job_while_the_group_runs(client: Client
 
 
 def test_a_card_says_in_words_what_an_error_means_before_what_comfyui_said(client: Client) -> None:
-    failed = factories.end(AttemptState.ERROR, failure=FailureClass.OUT_OF_MEMORY, error_message="Allocation <b>")
+    failed = factories.end(
+        AttemptState.ERROR, failure=FailureClass.OUT_OF_MEMORY, error_message="Allocation <b>"
+    )
     _, page = ended_page(client, end=failed)
     stage = page[page.index("error-words") : page.index("card-body")]
     assert stage.index("or more GPU memory.") < stage.index("Allocation &lt;b&gt;")
@@ -205,12 +245,17 @@ def test_page_of_a_backend_lists_what_it_cannot_run(client: Client) -> None:
     moment = now()
     fields: dict[str, Any] = {"kind": "missing", "since": moment, "last_at": moment}
     rows = [
-        Exclusion.objects.create(backend_id="gpu-1", workflow_digest=str(number), reason=f"lacks <{number}>", **fields)
+        Exclusion.objects.create(
+            backend_id="gpu-1", workflow_digest=str(number), reason=f"lacks <{number}>", **fields
+        )
         for number in range(4)
     ]
     page = client.get("/backends/gpu-1").content.decode()
     assert "<li><span>Cannot run this workflow: lacks &lt;0&gt;." in page
-    assert f'/groups/{group.id}" title="The newest group with this workflow">Posters &lt;1&gt;</a>: Cannot run' in page
+    assert (
+        f'/groups/{group.id}" title="The newest group with this workflow">Posters &lt;1&gt;</a>: '
+        "Cannot run" in page
+    )
     assert f'data-act="lift" data-exclusion="{rows[3].id}"' in page
     assert "Cannot run 4 workflows" in client.get("/backends").content.decode()
     Exclusion.objects.all().delete()
@@ -226,12 +271,18 @@ def test_page_of_a_backend_shows_what_it_did_and_failed_at(client: Client) -> No
     assert "1 Out of memory" in texts(client, "/backends/gpu-1")
     assert "Raised an error out of memory" in texts(client, "/backends/gpu-1")
     assert "No failures." in texts(client, "/backends/gpu-2")
-    for path, count in (("/failures?backend=gpu-1", 1), ("/failures?backend=gpu-2", 0), ("/failures?backend=%00", 1)):
+    for path, count in (
+        ("/failures?backend=gpu-1", 1),
+        ("/failures?backend=gpu-2", 0),
+        ("/failures?backend=%00", 1),
+    ):
         assert len(client.get(path).context["shown"]["causes"]) == count
     for _ in range(24):
         factories.finish(factories.begin(fence), fence)
     page = client.get("/backends/gpu-1")
-    assert [one.child.position for one in page.context["shown"]["attempts"]] == list(range(24, 4, -1))
+    assert [one.child.position for one in page.context["shown"]["attempts"]] == list(
+        range(24, 4, -1)
+    )
     assert page.content.decode().count(f"/groups/{group.id}?job=") == 20
     assert ">Shot &lt;1&gt;</a>" in page.content.decode()
 
@@ -261,10 +312,13 @@ def test_table_of_backends_is_sorted_by_any_column(client: Client) -> None:
 
     def order(sort: str) -> list[str]:
         return [
-            one["id"].removeprefix("gpu-") for one in client.get(f"/backends?sort={sort}").context["listing"]["rows"]
+            one["id"].removeprefix("gpu-")
+            for one in client.get(f"/backends?sort={sort}").context["listing"]["rows"]
         ]
 
-    assert order("") == order("nonsense") == order("status") == ["10", "1", "9"], "problems first, then by id"
+    assert order("") == order("nonsense") == order("status") == ["10", "1", "9"], (
+        "problems first, then by id"
+    )
     assert order("name") == ["1", "9", "10"]
     assert order("-name") == ["10", "9", "1"]
     assert order("version") == ["1", "10", "9"]
@@ -304,7 +358,14 @@ def test_filters_in_the_url_narrow_the_list(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["?state=%00", "?before=x", "?text=%00", "?before=2026-13-01T00:00:00.000Z_jg_0123456789ab", "?page=-1"]
+    "query",
+    [
+        "?state=%00",
+        "?before=x",
+        "?text=%00",
+        "?before=2026-13-01T00:00:00.000Z_jg_0123456789ab",
+        "?page=-1",
+    ],
 )
 def test_a_query_that_makes_no_sense_counts_as_left_out(client: Client, query: str) -> None:
     factories.backend()
@@ -338,7 +399,9 @@ def test_links_between_documents_lead_to_their_headings(client: Client) -> None:
     pages = {name: client.get(f"/docs/{name}").content.decode() for name in documents.titles()}
     assert client.get("/docs/").content.decode() == pages["first-pictures"]
     for name, page in pages.items():
-        for other, anchor in re.findall(r'href="(?:/docs/([a-z0-9-]+))?(?:#([^"]+))?"', page.partition("<article")[2]):
+        for other, anchor in re.findall(
+            r'href="(?:/docs/([a-z0-9-]+))?(?:#([^"]+))?"', page.partition("<article")[2]
+        ):
             assert not anchor or f'id="{anchor}"' in pages[other or name], (name, other, anchor)
 
 

@@ -16,7 +16,10 @@ from tests.harness.simulator_thread import SimulatorThread
 KEY = "comfyui-0123456789abcdef0123456789abcdef"
 FORBIDDEN = "Not confirmed for partner nodes: allow them on this backend."
 OLD = "ComfyUI 0.3.67 shows the key of partner nodes to its other users: update it to 0.3.68."
-UNKNOWN = "ComfyUI of unknown version shows the key of partner nodes to its other users: update it to 0.3.68."
+UNKNOWN = (
+    "ComfyUI of unknown version shows the key of partner nodes to its other users: update it to "
+    "0.3.68."
+)
 NO_KEY = "Partner nodes need an API key of Comfy.org: set DIRECTOR_COMFY_ORG_API_KEY."
 pytestmark = pytest.mark.django_db
 
@@ -40,7 +43,11 @@ def gpus(sims: SimulatorThread, make_backend: Made) -> list[str]:
     """Register gpu-1, which is confirmed for partner nodes, and gpu-2, which is not."""
     rows = [
         make_backend(
-            f"gpu-{number}", url=url, version="0.33.0", partner_nodes_allowed=number == 1, tags=["partner-nodes"]
+            f"gpu-{number}",
+            url=url,
+            version="0.33.0",
+            partner_nodes_allowed=number == 1,
+            tags=["partner-nodes"],
         )
         for number, url in enumerate(sims.urls, start=1)
     ]
@@ -48,11 +55,17 @@ def gpus(sims: SimulatorThread, make_backend: Made) -> list[str]:
 
 
 def submission(graph: dict[str, Any], count: int | None, *backend_ids: str) -> dict[str, Any]:
-    return {"workflow_json": graph, "backend_ids": list(backend_ids), **({"count": count} if count else {})}
+    return {
+        "workflow_json": graph,
+        "backend_ids": list(backend_ids),
+        **({"count": count} if count else {}),
+    }
 
 
 @pytest.mark.parametrize("count", [None, 2])
-def test_only_confirmed_backends_are_selected_for_partner_nodes(api: Api, gpus: list[str], count: int | None) -> None:
+def test_only_confirmed_backends_are_selected_for_partner_nodes(
+    api: Api, gpus: list[str], count: int | None
+) -> None:
     answer = api.post("/api/job-group", submission(partner(), count, *gpus))
     assert answer.status_code == 201
     assert answer.json()["skipped_backends"] == [{"backend_id": "gpu-2", "reason": FORBIDDEN}]
@@ -84,8 +97,12 @@ def test_submission_that_no_backend_may_pay_for_is_refused(
     count: int | None,
 ) -> None:
     settings.DIRECTOR_COMFY_ORG_API_KEY = key
-    make_backend("gpu-1", url=sims.url, **{"version": "0.33.0", "partner_nodes_allowed": True, **fields})
-    refused = error_of(api.post("/api/job-group", submission(partner(), count, "gpu-1")), 400, "no_online_backends")
+    make_backend(
+        "gpu-1", url=sims.url, **{"version": "0.33.0", "partner_nodes_allowed": True, **fields}
+    )
+    refused = error_of(
+        api.post("/api/job-group", submission(partner(), count, "gpu-1")), 400, "no_online_backends"
+    )
     assert refused["skipped_backends"] == [{"backend_id": "gpu-1", "reason": reason}]
     assert not JobGroup.objects.exists()
     checked = api.post("/api/workflows/check", {"workflow_json": partner()}).json()["backends"]
@@ -111,17 +128,25 @@ def test_workflow_of_a_silent_backend_is_left_to_the_runner(api: Api, make_backe
 def test_confirmation_is_changed_and_lifts_exclusions(api: Api, make_backend: Made) -> None:
     path = f"/api/backends/{make_backend('gpu-1').id}"
     assert api.get(path).json()["partner_nodes_allowed"] is False
-    Exclusion.objects.create(backend_id="gpu-1", workflow_digest="a", kind="missing", since=now(), last_at=now())
+    Exclusion.objects.create(
+        backend_id="gpu-1", workflow_digest="a", kind="missing", since=now(), last_at=now()
+    )
     assert api.patch(path, {"partner_nodes_allowed": True}).json()["partner_nodes_allowed"] is True
     assert not Exclusion.objects.exists()
     assert api.patch(path, {"name": "Attic"}).json()["partner_nodes_allowed"] is True
-    assert api.patch(path, {"partner_nodes_allowed": False}).json()["partner_nodes_allowed"] is False
-    assert list(wrong_fields(api.patch(path, {"partner_nodes_allowed": "yes"}))) == ["partner_nodes_allowed"]
+    assert (
+        api.patch(path, {"partner_nodes_allowed": False}).json()["partner_nodes_allowed"] is False
+    )
+    assert list(wrong_fields(api.patch(path, {"partner_nodes_allowed": "yes"}))) == [
+        "partner_nodes_allowed"
+    ]
 
 
 def test_another_address_is_not_confirmed(api: Api, make_backend: Made) -> None:
     path = f"/api/backends/{make_backend('gpu-1', partner_nodes_allowed=True).id}"
     moved = api.patch(path, {"url": "http://gpu.invalid:9001"}).json()
     assert moved["partner_nodes_allowed"] is False
-    moved = api.patch(path, {"url": "http://gpu.invalid:9002", "partner_nodes_allowed": True}).json()
+    moved = api.patch(
+        path, {"url": "http://gpu.invalid:9002", "partner_nodes_allowed": True}
+    ).json()
     assert moved["partner_nodes_allowed"] is True

@@ -22,8 +22,12 @@ BODY: dict[str, Any] = {"workflow_json": GRAPH, "backend_ids": ["*"], "count": 2
 pytestmark = pytest.mark.django_db
 
 
-@pytest.mark.parametrize(("candidates", "count", "message"), cases(__file__, "wrong_candidates_are_refused"))
-def test_wrong_candidates_are_refused(candidates: list[str], count: int | None, message: str) -> None:
+@pytest.mark.parametrize(
+    ("candidates", "count", "message"), cases(__file__, "wrong_candidates_are_refused")
+)
+def test_wrong_candidates_are_refused(
+    candidates: list[str], count: int | None, message: str
+) -> None:
     assert submission_errors(backend_ids=candidates, count=count) == {"backend_ids": message}
 
 
@@ -40,7 +44,11 @@ def test_retry_elsewhere_is_refused_unless_it_is_the_candidates(where: Any) -> N
 @pytest.mark.django_db(transaction=True)
 def test_jobs_of_the_pool_have_no_backend_yet(api: Api, farm: list[str]) -> None:
     made = api.submit("*", count=3, seed_strategy="sequential", base_seed=5)
-    assert [(job["backend_id"], job["seed"]) for job in made["child_jobs"]] == [(None, 5), (None, 6), (None, 7)]
+    assert [(job["backend_id"], job["seed"]) for job in made["child_jobs"]] == [
+        (None, 5),
+        (None, 6),
+        (None, 7),
+    ]
     assert made["skipped_backends"] == []
     path = f"/api/job-groups/{made['job_group_id']}"
     status = api.get(path).json()
@@ -72,7 +80,9 @@ def test_attempts_of_the_pool_are_at_least_two_by_default(
     assert JobGroup.objects.get(pk=made["job_group_id"]).max_attempts == shown
 
 
-def test_candidates_that_can_take_no_job_are_listed_and_stay(api: Api, farm: list[str], make_backend: Made) -> None:
+def test_candidates_that_can_take_no_job_are_listed_and_stay(
+    api: Api, farm: list[str], make_backend: Made
+) -> None:
     make_backend("off", enabled=False)
     Backend.objects.filter(pk="gpu-2").update(tags=["4090"])
     made = api.submit("tag:4090", "tag:unknown", "off", "unknown", count=1)
@@ -88,7 +98,8 @@ def test_candidates_that_can_take_no_job_are_listed_and_stay(api: Api, farm: lis
 
 
 @pytest.mark.parametrize(
-    ("candidates", "reasons"), cases(__file__, "submission_that_no_candidate_can_take_is_refused_with_all_reasons")
+    ("candidates", "reasons"),
+    cases(__file__, "submission_that_no_candidate_can_take_is_refused_with_all_reasons"),
 )
 def test_submission_that_no_candidate_can_take_is_refused_with_all_reasons(
     api: Api, runner: Runner, make_backend: Made, candidates: list[str], reasons: dict[str, str]
@@ -106,7 +117,9 @@ def test_pool_without_any_backend_is_refused(api: Api, runner: Runner) -> None:
     assert error_of(api.post(PATH, BODY), 400, "no_online_backends")["skipped_backends"] == []
 
 
-def test_failure_of_a_job_that_no_candidate_took_is_reported_without_a_backend(api: Api, farm: list[str]) -> None:
+def test_failure_of_a_job_that_no_candidate_took_is_reported_without_a_backend(
+    api: Api, farm: list[str]
+) -> None:
     made = api.submit("*", count=2)
     failed = {"status": "failed", "failure_class": "unreachable", "error_message": "No candidate."}
     ChildJob.objects.update(**failed, error_type="ConnectionError", completed_at=now())
@@ -130,7 +143,8 @@ def test_replay_answers_without_backends_also_when_jobs_have_one(api: Api, farm:
 
 
 def test_10000_jobs_are_answered_within_two_seconds(api: Api, farm: list[str]) -> None:
-    # CPU time, since other test processes share the cores, and three times of what an idle machine takes.
+    # CPU time, since other test processes share the cores, and three times of what an idle machine
+    # takes.
     began = time.process_time()
     made = api.submit("*", count=10_000)
     assert time.process_time() - began < 6.0

@@ -28,7 +28,9 @@ def card(client: Client, child: ChildJob) -> str:
     return shown(client, f"/groups/{child.group_id}/parts/cards/{child.pk}")
 
 
-def test_card_names_the_backend_from_the_start_of_a_job_until_it_is_queued_again(client: Client) -> None:
+def test_card_names_the_backend_from_the_start_of_a_job_until_it_is_queued_again(
+    client: Client,
+) -> None:
     fence = factories.online("gpu-1")
     group = factories.submit_to_pool(1)
     job = factories.only(group)
@@ -62,7 +64,10 @@ def test_head_says_which_backend_completed_how_many_jobs(client: Client) -> None
 
 @pytest.mark.parametrize(
     ("candidates", "said"),
-    [(["*"], "any backend"), (["gpu-1", "tag:big one"], "any of: backends with the tag big one, gpu-1")],
+    [
+        (["*"], "any backend"),
+        (["gpu-1", "tag:big one"], "any of: backends with the tag big one, gpu-1"),
+    ],
 )
 def test_candidates_are_named(client: Client, candidates: list[str], said: str) -> None:
     assert text.candidates_text(candidates) == said
@@ -90,16 +95,29 @@ def test_form_repeats_a_group_of_the_pool() -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "variation"),
-    [({"3.cfg": 5}, {"cfg": 7}), ({"cfg": 5}, {"3": {"cfg": 7}}), ({}, {"cfg_scale": 6, "3.cfg": 7})],
+    [
+        ({"3.cfg": 5}, {"cfg": 7}),
+        ({"cfg": 5}, {"3": {"cfg": 7}}),
+        ({}, {"cfg_scale": 6, "3.cfg": 7}),
+    ],
 )
-def test_form_repeats_a_job_with_its_own_inputs(parameters: dict[str, Any], variation: dict[str, Any]) -> None:
+def test_form_repeats_a_job_with_its_own_inputs(
+    parameters: dict[str, Any], variation: dict[str, Any]
+) -> None:
     template = workflow.build_template(factories.WORKFLOW, parameters)
-    batch = jobs_of(template, [{"seed": 5}, {"seed": 5, "parameters": variation}], "random", 1, 1000)
+    batch = jobs_of(
+        template, [{"seed": 5}, {"seed": 5, "parameters": variation}], "random", 1, 1000
+    )
     group = factories.submit_to_pool(2, batch=batch, parameters=parameters)
     job = group.children.order_by("position")[1]
     one = new_group.from_group(group.id, "", job.id)
     assert one is not None
-    assert (one["count"], one["base_seed"], one["parameters"], one["sweep"]) == (1, 5, {"3.cfg": 7}, None)
+    assert (one["count"], one["base_seed"], one["parameters"], one["sweep"]) == (
+        1,
+        5,
+        {"3.cfg": 7},
+        None,
+    )
 
 
 def test_lists_cope_with_jobs_that_no_backend_has(client: Client) -> None:
@@ -135,7 +153,9 @@ def test_failures_without_a_backend_have_a_row(client: Client) -> None:
     assert "no backend" in card(client, group.children.all()[0])
 
 
-def test_reading_one_card_of_many_jobs_takes_few_queries(client: Client, django_assert_max_num_queries: object) -> None:
+def test_reading_one_card_of_many_jobs_takes_few_queries(
+    client: Client, django_assert_max_num_queries: object
+) -> None:
     factories.online("gpu-1")
     groups = [factories.submit_to_pool(150), factories.submit(*["gpu-1"] * 150)]
     for group in groups:

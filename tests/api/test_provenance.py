@@ -45,26 +45,47 @@ def huge(mark: str) -> bytes:
 
 def test_marked_picture_finds_its_job_until_that_is_deleted(api: Api, farm: list[str]) -> None:
     made = api.submit("gpu-1")
-    found = {"job_group_id": made["job_group_id"], "job_id": made["child_jobs"][0]["job_id"], "attempt": 2}
+    found = {
+        "job_group_id": made["job_group_id"],
+        "job_id": made["child_jobs"][0]["job_id"],
+        "attempt": 2,
+    }
     mark = json.dumps({"group": found["job_group_id"], "job": found["job_id"], "attempt": 2})
     for picture in (png(prompt="{}", director=mark, workflow="{}"), huge(mark)):
         assert search(api, picture).json() == {**found, "found_by": "mark"}
     JobGroup.objects.all().delete()
     said = error_of(search(api, huge(mark)), 404, "provenance_unknown")["detail"]
-    assert f"made by job {found['job_id']} of group {found['job_group_id']}, which is not known here" in said
+    assert (
+        f"made by job {found['job_id']} of group {found['job_group_id']}, which is not known here"
+        in said
+    )
 
 
-def test_captured_file_of_any_kind_finds_the_first_job_with_its_content(api: Api, farm: list[str]) -> None:
+def test_captured_file_of_any_kind_finds_the_first_job_with_its_content(
+    api: Api, farm: list[str]
+) -> None:
     made = api.submit("gpu-1", "gpu-1")
     first, second = (job["job_id"] for job in made["child_jobs"])
     renamed = png(director=json.dumps(UNKNOWN))
     for number, content in enumerate([b"a video", renamed]):
         digest = blake3(content).hexdigest()
-        fields = {"blake3": digest, "sha256": digest, "size_bytes": len(content), "created_at": now()}
+        fields = {
+            "blake3": digest,
+            "sha256": digest,
+            "size_bytes": len(content),
+            "created_at": now(),
+        }
         stored = StoredFile.objects.create(id=str(number), **fields)
         for job in (first, second):
-            Capture.objects.create(child_id=job, number=number, backend_id="gpu-1", created_at=now(), file=stored)
-        found = {"job_group_id": made["job_group_id"], "job_id": first, "attempt": None, "found_by": "hash"}
+            Capture.objects.create(
+                child_id=job, number=number, backend_id="gpu-1", created_at=now(), file=stored
+            )
+        found = {
+            "job_group_id": made["job_group_id"],
+            "job_id": first,
+            "attempt": None,
+            "found_by": "hash",
+        }
         assert search(api, content).json() == found
     mark = json.dumps({"group": made["job_group_id"], "job": second, "attempt": 1})
     assert search(api, png(director=mark)).json()["job_id"] == second
@@ -84,7 +105,9 @@ def test_captured_file_of_any_kind_finds_the_first_job_with_its_content(api: Api
     ],
     ids=["gif", "cut", "none", "text", "deep", "nul", "types", "invented"],
 )
-def test_file_of_no_known_job_is_not_found(api: Api, farm: list[str], content: bytes, says: str) -> None:
+def test_file_of_no_known_job_is_not_found(
+    api: Api, farm: list[str], content: bytes, says: str
+) -> None:
     assert says in error_of(search(api, content), 404, "provenance_unknown")["detail"]
 
 

@@ -31,7 +31,9 @@ _NAMED: dict[str, list[Any]] = cases(__file__, "wrong_values")
 def _values(values: list[Any]) -> Iterator[Any]:
     """Yield each value, and for "$name" those of this name."""
     for value in values:
-        yield from _NAMED[value[1:]] if isinstance(value, str) and value.startswith("$") else [value]
+        yield from (
+            _NAMED[value[1:]] if isinstance(value, str) and value.startswith("$") else [value]
+        )
 
 
 def errors_of(read: Any, *arguments: Any) -> dict[str, str]:
@@ -68,7 +70,9 @@ _MANY = {"headers": {f"X-{n}": "1" for n in range(51)}}
 _FIELDS.append((_read, payloads.BackendRequest, _MANY, "headers", "Must have at most 50 entries."))
 
 
-@pytest.mark.parametrize(("read", "serializer", "given", "path", "message"), [*_FIELDS, *_PARAMETERS])
+@pytest.mark.parametrize(
+    ("read", "serializer", "given", "path", "message"), [*_FIELDS, *_PARAMETERS]
+)
 def test_wrong_field_or_parameter_is_refused_with_its_path(
     read: Any, serializer: Any, given: Any, path: str, message: str
 ) -> None:
@@ -76,7 +80,13 @@ def test_wrong_field_or_parameter_is_refused_with_its_path(
 
 
 @pytest.mark.parametrize(
-    "serializer", [query_params.EventsQuery, query_params.OutputQuery, query_params.SeedsQuery, query_params.ZipQuery]
+    "serializer",
+    [
+        query_params.EventsQuery,
+        query_params.OutputQuery,
+        query_params.SeedsQuery,
+        query_params.ZipQuery,
+    ],
 )
 def test_unknown_parameter_is_refused(serializer: type[query_params.QuerySerializer]) -> None:
     assert errors_of(serializer.read_query, QueryDict("odd%07=1")) == {"odd?": UNKNOWN}
@@ -133,7 +143,9 @@ def test_null_counts_as_absent_and_unknown_fields_are_warnings() -> None:
     ]
 
 
-@pytest.mark.parametrize(("fields", "read"), cases(__file__, "value_at_the_limit_is_read"), ids=repr)
+@pytest.mark.parametrize(
+    ("fields", "read"), cases(__file__, "value_at_the_limit_is_read"), ids=repr
+)
 def test_value_at_the_limit_is_read(fields: dict[str, Any], read: dict[str, Any]) -> None:
     found = payloads.submission({**SUBMISSION, **fields}, None)
     expected = {**fields, **read}

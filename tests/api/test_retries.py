@@ -99,11 +99,15 @@ def test_retry_is_refused_where_no_other_backend_works(api: Api, ended: dict[str
     assert JobGroup.objects.get().run == 1
 
 
-def test_retry_at_an_unregistered_or_disabled_backend_is_refused(api: Api, ended: dict[str, Any]) -> None:
+def test_retry_at_an_unregistered_or_disabled_backend_is_refused(
+    api: Api, ended: dict[str, Any]
+) -> None:
     for name in ("gpu-9", "gpu 1", "../gpu-1", "gpu-1 "):
         error_of(api.post(_path(ended), {"backend_id": name}), 404, "backend_not_found")
         # The fields come first.
-        error_of(api.post(_path(ended), {"backend_id": name, "max_attempts": 3}), 400, "invalid_request")
+        error_of(
+            api.post(_path(ended), {"backend_id": name, "max_attempts": 3}), 400, "invalid_request"
+        )
     api.patch("/api/backends/gpu-1", {"enabled": False})
     body = error_of(api.post(_path(ended), {"backend_id": "gpu-1"}), 409, "backend_unavailable")
     assert body["unavailable_backends"][0]["backend_id"] == "gpu-1"

@@ -1,4 +1,6 @@
-"""The OpenAPI document. All tests of the API compare the answers that they get with it: ``tests.harness.contract``."""
+"""The OpenAPI document. All tests of the API compare the answers that they get with it:
+``tests.harness.contract``.
+"""
 
 import inspect
 import re
@@ -18,7 +20,9 @@ from tests.harness.contract import problems
 
 DOCUMENT = contract.document()
 OPERATIONS = {
-    f"{method.upper()} {path}": one for path, methods in DOCUMENT["paths"].items() for method, one in methods.items()
+    f"{method.upper()} {path}": one
+    for path, methods in DOCUMENT["paths"].items()
+    for method, one in methods.items()
 }
 
 #: Of these the page has some fields elsewhere.
@@ -36,7 +40,9 @@ def group(api: Api, farm: list[str]) -> str:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_answers_have_the_fields_of_the_document(api: Api, group: str, reading_threads: None) -> None:
+def test_answers_have_the_fields_of_the_document(
+    api: Api, group: str, reading_threads: None
+) -> None:
     jobs = api.get(group).json()["child_jobs"]
     assert [one["status"] for one in jobs] == ["completed", "failed", "running", "queued"]
     for path in ("", "?limit=2", "?children=0", "/workflow", "/events", "/delete", "/outputs/x"):
@@ -48,13 +54,23 @@ def test_answers_have_the_fields_of_the_document(api: Api, group: str, reading_t
     boundary = "multipart/form-data; boundary=b"
     form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\nabc\r\n--b--\r\n'
     assert api.post("/api/assets", form, content_type=boundary).status_code == 201
-    for path in ("job-groups", "backends", "assets", "backends/gpu-1/status", "failures", "seeds", "health"):
+    for path in (
+        "job-groups",
+        "backends",
+        "assets",
+        "backends/gpu-1/status",
+        "failures",
+        "seeds",
+        "health",
+    ):
         assert api.get(f"/api/{path}").status_code in (200, 503)
 
 
 def test_a_field_that_only_the_answer_or_the_document_has_is_found() -> None:
     of_job = {"$ref": "#/components/schemas/Child"}
-    answer = OPERATIONS["GET /api/job-groups/{group_id}"]["responses"]["200"]["content"]["application/json"]
+    answer = OPERATIONS["GET /api/job-groups/{group_id}"]["responses"]["200"]["content"][
+        "application/json"
+    ]
     job = answer["example"]["child_jobs"][0]
     assert problems(of_job, job) == []
     assert problems(of_job, {**job, "new": 1})
@@ -70,12 +86,23 @@ def test_every_type_of_the_log_is_described() -> None:
     """The tests of the sockets compare each frame that they receive with its description."""
     source = inspect.getsource(log)
     named = set(re.findall(r"shapes\.((?:Group|Child)\w+)", source)) - {"ChildEvent", "ChildResult"}
-    made = {events.type_of(getattr(events, name)) for name in named} | set(re.findall(r'"(child_[a-z]+)"', source))
-    listed = DOCUMENT["components"]["schemas"]["EventPage"]["properties"]["events"]["items"]["anyOf"]
+    made = {events.type_of(getattr(events, name)) for name in named} | set(
+        re.findall(r'"(child_[a-z]+)"', source)
+    )
+    listed = DOCUMENT["components"]["schemas"]["EventPage"]["properties"]["events"]["items"][
+        "anyOf"
+    ]
     of_rest = {one["$ref"].rpartition("/")[2] for one in listed}
     assert {BY_TYPE[name].__name__ for name in made} == of_rest
     of_stream = set(contract.document("asyncapi")["channels"]["job-group"]["messages"])
-    assert of_stream - made == {"initial_state", "child_progress", "child_preview", "error", "pong", "message"}
+    assert of_stream - made == {
+        "initial_state",
+        "child_progress",
+        "child_preview",
+        "error",
+        "pong",
+        "message",
+    }
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -85,13 +112,21 @@ def test_examples_have_the_fields_of_their_schemas(name: str) -> None:
         media = one.get("content", {}).get("application/json", {})
         if "example" in media:
             found = problems(media["schema"], media["example"])
-            assert [text for text in found if name not in SHORTENED or "is a required property" not in text] == []
+            assert [
+                text
+                for text in found
+                if name not in SHORTENED or "is a required property" not in text
+            ] == []
 
 
 def test_document_is_served_as_yaml_and_json(api: Api) -> None:
     text = api.get("/api/schema")
     assert text.headers["Content-Type"] == "application/yaml"
-    assert yaml.load(text.content, yaml.CSafeLoader) == DOCUMENT == api.get("/api/schema?format=json").json()
+    assert (
+        yaml.load(text.content, yaml.CSafeLoader)
+        == DOCUMENT
+        == api.get("/api/schema?format=json").json()
+    )
 
 
 @pytest.mark.django_db

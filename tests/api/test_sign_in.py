@@ -85,16 +85,27 @@ CREDENTIALS: list[tuple[bool, dict[str, str]]] = [
 
 
 def test_paths_are_those_of_the_url_table() -> None:
-    assert {"/", "/failures", "/api/failures/jobs", "/api/backends/x/drain", "/admin", "/api/v2/assets"} <= {*PATHS}
+    assert {
+        "/",
+        "/failures",
+        "/api/failures/jobs",
+        "/api/backends/x/drain",
+        "/admin",
+        "/api/v2/assets",
+    } <= {*PATHS}
 
 
 def _is_refused(api: Api, method: str, path: str, **headers: str) -> bool:
     answer = api.ask(method, path, b"{}", origin="http://localhost:9820", **headers)
-    return answer.status_code == 401 or answer.headers.get("Location", "").startswith("/sign-in?next=")
+    return answer.status_code == 401 or answer.headers.get("Location", "").startswith(
+        "/sign-in?next="
+    )
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_every_method_of_a_path_requires_credentials(api: Api, path: str, reading_threads: None) -> None:
+def test_every_method_of_a_path_requires_credentials(
+    api: Api, path: str, reading_threads: None
+) -> None:
     assert [method for method in METHODS if not _is_refused(api, method, path)] == []
     assert not _is_refused(api, "GET", path, authorization=f"Bearer {TOKEN}")
 
@@ -111,7 +122,9 @@ def test_wrong_credentials_are_refused_and_right_ones_are_not(
         assert _is_refused(api, method, path, **headers) is not is_right, (method, given)
 
 
-def test_ten_wrong_tokens_block_that_address_only(api: Api, phone: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ten_wrong_tokens_block_that_address_only(
+    api: Api, phone: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = f"Bearer {TOKEN}"
     for _ in range(sign_in.ALLOWED):
         error_of(api.get("/api/backends", authorization="Bearer wrong"), 401, "sign_in_required")
@@ -128,7 +141,11 @@ def test_wrong_tokens_behind_a_trusted_proxy_block_one_client_only(settings: Any
     settings.DIRECTOR_TRUSTED_PROXIES = ["10.0.0.1"]
 
     def ask(token: str, named: str, peer: str = "10.0.0.1") -> int:
-        headers = {"host": "localhost", "authorization": f"Bearer {token}", "x-forwarded-for": named}
+        headers = {
+            "host": "localhost",
+            "authorization": f"Bearer {token}",
+            "x-forwarded-for": named,
+        }
         return Client(REMOTE_ADDR=peer).get("/api/backends", headers=headers).status_code
 
     for _ in range(sign_in.ALLOWED):

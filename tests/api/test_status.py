@@ -51,7 +51,11 @@ def test_status_and_job_have_validators(api: Api, group: dict[str, Any]) -> None
         first = api.get(path)
         assert (first.status_code, first.headers["Cache-Control"]) == (200, "no-cache")
         again = api.get(path, if_none_match=f'"other", {first.headers["ETag"]}')
-        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+        assert (again.status_code, again.content, again.headers["ETag"]) == (
+            304,
+            b"",
+            first.headers["ETag"],
+        )
         error_of(api.get(path, if_match='"other"'), 412, "precondition_failed")
     before = api.get(job).headers["ETag"]
     api.ask("PUT", f"{job}/star")
@@ -68,12 +72,17 @@ def test_status_has_no_jobs_or_a_page_of_them(api: Api, group: dict[str, Any]) -
     assert [one["job_id"] for one in page["child_jobs"]] == jobs[:2]
     assert page["children_next"] == f"http://localhost:9820{_path(group)}?limit=2&children_after=1"
     last = api.get(page["children_next"].removeprefix("http://localhost:9820")).json()
-    assert ([one["job_id"] for one in last["child_jobs"]], last["children_next"]) == (jobs[2:], None)
+    assert ([one["job_id"] for one in last["child_jobs"]], last["children_next"]) == (
+        jobs[2:],
+        None,
+    )
     assert "children_next" not in api.get(_path(group)).json()
 
 
 @pytest.mark.parametrize(("count", "listed"), [(1_000, 1_000), (1_001, 0)])
-def test_more_than_a_thousand_jobs_are_only_on_pages(api: Api, farm: list[str], count: int, listed: int) -> None:
+def test_more_than_a_thousand_jobs_are_only_on_pages(
+    api: Api, farm: list[str], count: int, listed: int
+) -> None:
     body = {"workflow_json": GRAPH, "backend_ids": ["*"], "count": count}
     made, again = (api.post("/api/job-group", body, idempotency_key="key").json() for _ in range(2))
     assert made == again
@@ -82,8 +91,15 @@ def test_more_than_a_thousand_jobs_are_only_on_pages(api: Api, farm: list[str], 
     _, frame = group_stream_start(made["job_group_id"], None)
     assert len(frame or "") < MAX_FRAME_BYTES
     first, origin = f"{_path(made)}?limit=200", "http://localhost:9820"
-    for answer, link in ((made, origin + first), (status, origin + first), (json.loads(frame or ""), first)):
-        assert (len(answer["child_jobs"]), answer.get("children_next")) == (listed, None if listed else link)
+    for answer, link in (
+        (made, origin + first),
+        (status, origin + first),
+        (json.loads(frame or ""), first),
+    ):
+        assert (len(answer["child_jobs"]), answer.get("children_next")) == (
+            listed,
+            None if listed else link,
+        )
     jobs: list[str] = []
     following: Any = first
     while following:
@@ -94,7 +110,9 @@ def test_more_than_a_thousand_jobs_are_only_on_pages(api: Api, farm: list[str], 
 
 
 @pytest.mark.parametrize(("query", "field"), cases(__file__, "wrong_parameter_is_refused"))
-def test_wrong_parameter_is_refused(api: Api, group: dict[str, Any], query: str, field: str) -> None:
+def test_wrong_parameter_is_refused(
+    api: Api, group: dict[str, Any], query: str, field: str
+) -> None:
     assert set(wrong_fields(api.get(f"{_path(group)}?{query}"))) == {field}
 
 
@@ -132,13 +150,20 @@ async def test_long_poll_is_answered_by_the_next_event(group: dict[str, Any]) ->
     assert (await _get(f"{path}?since={seq}")) == (304, None)
     assert (await _get(f"{path}?since={seq - 1}&wait=60"))[0] == 200, "it has moved before"
     assert (await _get(f"{path}?since={seq + 1}&wait=60"))[0] == 200, "the log of another database"
-    polls = [asyncio.create_task(_get(f"{path}?since={seq}&wait=60{also}")) for also in ("", "&children=0")]
+    polls = [
+        asyncio.create_task(_get(f"{path}?since={seq}&wait=60{also}"))
+        for also in ("", "&children=0")
+    ]
     await _until_waiting(waiting.long_polls, 2)
     await in_thread(child_star)(group_id=group["job_group_id"], job_id=job_id, starred=True)
     await in_thread(child_cancel)(group_id=group["job_group_id"], job_id=job_id)
     async with asyncio.timeout(10):
         whole, head = await asyncio.gather(*polls)
-    assert (whole[0], whole[1]["seq"], whole[1]["child_jobs"][1]["status"]) == (200, seq + 1, "cancelled")
+    assert (whole[0], whole[1]["seq"], whole[1]["child_jobs"][1]["status"]) == (
+        200,
+        seq + 1,
+        "cancelled",
+    )
     assert (head[0], head[1]["seq"], head[1]["child_jobs"]) == (200, seq + 1, [])
     assert not waiting.long_polls._waiting
 
@@ -193,7 +218,9 @@ def test_change_is_made_although_its_client_has_gone() -> None:
 
 
 def test_status_does_not_wait_for_marks_that_wait_for_a_lock(group: dict[str, Any]) -> None:
-    file = OutputFile("gpu-1", "", {}, "", "a.png", "", "output", 0, job_id=group["child_jobs"][0]["job_id"])
+    file = OutputFile(
+        "gpu-1", "", {}, "", "a.png", "", "output", 0, job_id=group["child_jobs"][0]["job_id"]
+    )
 
     async def work() -> None:
         marks = [asyncio.create_task(async_base.note_replaced(file)) for _ in range(4)]
@@ -230,7 +257,9 @@ async def test_requests_that_still_join_the_channel_layer_count_as_waiting(
 async def test_client_that_disconnects_ends_its_wait(group: dict[str, Any]) -> None:
     query = f"since={(await _get(_path(group)))[1]['seq']}&wait=60".encode()
     scope = {"type": "http", "method": "GET", "path": _path(group), "query_string": query}
-    request = ApplicationCommunicator(application, {**scope, "headers": [(b"host", b"localhost:9820")]})
+    request = ApplicationCommunicator(
+        application, {**scope, "headers": [(b"host", b"localhost:9820")]}
+    )
     await request.send_input({"type": "http.request"})
     await _until_waiting(waiting.long_polls, 1)
     await request.send_input({"type": "http.disconnect"})

@@ -34,7 +34,9 @@ def test_submission_stores_group_jobs_and_event_1(api: Api, farm: list[str]) -> 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_skipped_backends_are_listed_and_get_no_seed(api: Api, farm: list[str], make_backend: Made) -> None:
+def test_skipped_backends_are_listed_and_get_no_seed(
+    api: Api, farm: list[str], make_backend: Made
+) -> None:
     make_backend("off", enabled=False)
     odd = ["../etc", "ü", "x" * 200]
     made = api.submit("gpu-1", "off", *odd, "gpu-2", seed_strategy="sequential", base_seed=5)
@@ -72,7 +74,9 @@ def test_runner_counts_for_ten_seconds_after_a_heartbeat(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_setting_accepts_a_group_without_a_runner_as_pending(api: Api, make_backend: Made, settings: Settings) -> None:
+def test_setting_accepts_a_group_without_a_runner_as_pending(
+    api: Api, make_backend: Made, settings: Settings
+) -> None:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = True
     make_backend("gpu-1")
     made = api.submit("gpu-1")
@@ -154,7 +158,9 @@ def test_ignored_parameters_and_fields_are_named_in_warnings(api: Api, farm: lis
     made = api.submit("gpu-1", parameters={"3.": 1, "seed": 7}, panel=3)
     status = api.get(f"/api/job-groups/{made['job_group_id']}").json()
     assert made["warnings"] == status["warnings"]
-    named = zip(("field panel", 'parameter "3."', 'parameter "seed"'), made["warnings"], strict=True)
+    named = zip(
+        ("field panel", 'parameter "3."', 'parameter "seed"'), made["warnings"], strict=True
+    )
     assert all(name in warning for name, warning in named)
 
 
@@ -163,7 +169,11 @@ def test_status_shows_the_policy_and_the_submitter(api: Api, farm: list[str]) ->
     plain = {"max_attempts": 1, "retry_elsewhere": False, "retry_on": None, "submitter": None}
     plain |= {"partial_outputs": "accept", "stop_when": None, "stopped_at": None, "webhook": None}
     chosen = {"max_attempts": 10, "retry_elsewhere": "group", "submitter": "Ann O'Hara ⛰"}
-    chosen |= {"retry_on": ["cuda_fatal", "timeout"], "partial_outputs": "fail", "stop_when": {"completed": 4}}
+    chosen |= {
+        "retry_on": ["cuda_fatal", "timeout"],
+        "partial_outputs": "fail",
+        "stop_when": {"completed": 4},
+    }
     chosen["webhook"] = {"url": "https://a.example/", "events": ["child_failed", "group_complete"]}
     given = {"retry_elsewhere": True, "submitter": "  Ann O'Hara ⛰ "}
     for fields, shown in (({}, plain), ({**chosen, **given}, chosen)):
@@ -188,7 +198,9 @@ def test_stall_seconds_replace_the_default_timeout(api: Api, farm: list[str]) ->
 
 
 @pytest.mark.django_db(transaction=True)
-def test_status_shows_when_the_days_of_a_group_are_over(api: Api, farm: list[str], settings: Settings) -> None:
+def test_status_shows_when_the_days_of_a_group_are_over(
+    api: Api, farm: list[str], settings: Settings
+) -> None:
     ids = [api.submit("gpu-1", **fields)["job_group_id"] for fields in ({}, {"retention_days": 7})]
     ended = {"status": "completed", "completed_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}
     steps = ((30, {}, [None, None]), (0, ended, [None, "08"]), (30, {}, ["31", "08"]))
@@ -201,7 +213,9 @@ def test_status_shows_when_the_days_of_a_group_are_over(api: Api, farm: list[str
 
 
 def test_groups_are_listed_by_the_exact_submitter(api: Api, farm: list[str]) -> None:
-    ann, anna, anonymous = (api.submit("gpu-1", submitter=name)["job_group_id"] for name in ("ann", "anna", None))
+    ann, anna, anonymous = (
+        api.submit("gpu-1", submitter=name)["job_group_id"] for name in ("ann", "anna", None)
+    )
     wanted = {"ann": [ann], "%20anna%20": [anna], "Ann": [], "": [anonymous, anna, ann]}
     for name, ids in wanted.items():
         rows = api.get(f"/api/job-groups?submitter={name}").json()["results"]

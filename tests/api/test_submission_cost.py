@@ -30,7 +30,9 @@ ONCE = (
 
 @contextmanager
 def _counted_calls() -> Iterator[Counter[str]]:
-    """Count the calls of the functions of ``ONCE`` in this thread; a generator counts at its first value."""
+    """Count the calls of the functions of ``ONCE`` in this thread; a generator counts at its first
+    value.
+    """
     names: dict[Any, str] = {function.__code__: function.__name__ for function in ONCE}
     calls: Counter[str] = Counter()
 
@@ -47,7 +49,12 @@ def _counted_calls() -> Iterator[Counter[str]]:
 
 @pytest.mark.parametrize("fields", [{}, {"count": 3, "backend_ids": ["*"]}], ids=["bound", "pool"])
 def test_submission_is_computed_once(api: Api, farm: list[str], fields: dict[str, Any]) -> None:
-    body = {"workflow_json": GRAPH, "backend_ids": farm, "metadata": {"scene": "shot_001"}, **fields}
+    body = {
+        "workflow_json": GRAPH,
+        "backend_ids": farm,
+        "metadata": {"scene": "shot_001"},
+        **fields,
+    }
     with _counted_calls() as calls:
         assert api.post(PATH, body, idempotency_key="take-1").status_code == 201
     assert calls == {function.__name__: 1 for function in ONCE}

@@ -28,13 +28,17 @@ GOOD = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"]}
 
 def _both(request: tuple[str, str, Any, dict[str, str]]) -> list[Any]:
     async def ask() -> list[Any]:
-        return [await asgi_answer(handler(), *request) for handler in (ThreadedHandler, ASGIHandler)]
+        return [
+            await asgi_answer(handler(), *request) for handler in (ThreadedHandler, ASGIHandler)
+        ]
 
     return asyncio.run(ask())
 
 
 @pytest.mark.parametrize("token", ["", "a-token-of-some-length"])
-def test_response_equals_that_of_djangos_handler(farm: list[str], settings: Settings, token: str) -> None:
+def test_response_equals_that_of_djangos_handler(
+    farm: list[str], settings: Settings, token: str
+) -> None:
     key = {"idempotency-key": "again"}
     made = asyncio.run(asgi_answer(ThreadedHandler(), "POST", "/api/job-group", GOOD, key))
     assert made[0] == 201, made
@@ -58,17 +62,23 @@ def test_api_has_all_middleware_except_that_of_pages() -> None:
         "django.contrib.messages.middleware.MessageMiddleware",
         "axes.middleware.AxesMiddleware",
     }
-    assert [name for name in current.MIDDLEWARE if name not in pages] == (current.DIRECTOR_API_MIDDLEWARE)
+    assert [name for name in current.MIDDLEWARE if name not in pages] == (
+        current.DIRECTOR_API_MIDDLEWARE
+    )
 
 
-def test_unexpected_error_has_djangos_response(farm: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_has_djangos_response(
+    farm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("jobgroups.queries.groups.group_list", lambda **_: 1 / 0)
     here, there = _both(("GET", "/api/job-groups", None, {}))
     assert here == there
     assert (here[0], json.loads(here[2])["code"]) == (500, "internal_error")
 
 
-def test_requests_share_a_few_threads_and_connections(farm: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_share_a_few_threads_and_connections(
+    farm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[str, int]] = []
     plain = ThreadedHandler.get_response
 
@@ -141,7 +151,9 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
                 while sum(one.done() for one in probes) < 64 - accepted:
                     await asyncio.sleep(0.01)
             assert (await _timed("POST", "/api/job-group", GOOD, {}))[1] == 201
-            assert sum(one.done() for one in probes) == 64 - accepted, "the submission waited for probes"
+            assert sum(one.done() for one in probes) == 64 - accepted, (
+                "the submission waited for probes"
+            )
             silent.close()  # resets their connections
         return [one.result() for one in probes]
 
@@ -161,7 +173,9 @@ def test_large_body_of_a_probe_is_refused(farm: list[str]) -> None:
         assert (status, json.loads(body)["code"]) == (413, "payload_too_large")
 
 
-def test_large_bodies_have_threads_of_their_own(farm: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_bodies_have_threads_of_their_own(
+    farm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Six at once took 8 GB; and they must not occupy the threads that submissions need."""
     large = {"metadata": {"x": "y" * handlers.LARGE_BYTES}}
     plain = ThreadedHandler.get_response

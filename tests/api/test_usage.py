@@ -24,8 +24,19 @@ MIDNIGHT = dt.datetime(2026, 5, 4, tzinfo=dt.UTC)
 def attempt(child: ChildJob, ended_at: dt.datetime | None, **fields: Any) -> None:
     """Store an attempt that ran for 90.5 s."""
     began = (ended_at or MIDNIGHT) - dt.timedelta(seconds=90.5)
-    values = {"number": 1, "run": 1, "epoch": 1, "client_id": "c", "backend_id": child.backend_id, "started_at": began}
-    values |= {"prompt_id": f"p-{Attempt.objects.count()}", "state": "success" if ended_at else "running", **fields}
+    values = {
+        "number": 1,
+        "run": 1,
+        "epoch": 1,
+        "client_id": "c",
+        "backend_id": child.backend_id,
+        "started_at": began,
+    }
+    values |= {
+        "prompt_id": f"p-{Attempt.objects.count()}",
+        "state": "success" if ended_at else "running",
+        **fields,
+    }
     Attempt.objects.create(child=child, created_at=began, ended_at=ended_at, **values)
 
 
@@ -33,7 +44,9 @@ def attempt(child: ChildJob, ended_at: dt.datetime | None, **fields: Any) -> Non
 def bad_day() -> JobGroup:
     factories.backend("gpu-1")
     factories.backend("gpu-gone")
-    ann = factories.submit("gpu-1", "gpu-gone", submitter="ann", metadata={"show": "castle", "shot": 1})
+    ann = factories.submit(
+        "gpu-1", "gpu-gone", submitter="ann", metadata={"show": "castle", "shot": 1}
+    )
     others = factories.submit(*["gpu-1"] * 38, submitter=FORMULA)
     first, gone = ann.children.order_by("position")
     attempt(gone, None, number=3)
@@ -57,7 +70,14 @@ def rows(
     assert answer.status_code == 200, answer.content
     found = parser(Usage)(answer.json())
     return [
-        (*one.dimensions.values(), one.gpu_seconds, one.attempts, one.jobs, one.failures, one.retries)
+        (
+            *one.dimensions.values(),
+            one.gpu_seconds,
+            one.attempts,
+            one.jobs,
+            one.failures,
+            one.retries,
+        )
         for one in found.results
     ]
 
@@ -68,7 +88,11 @@ def rows(
     [
         (
             "day",
-            [("2026-05-05", 452.5, 5, 5, 0, 5), ("2026-05-04", 3439.0, 39, 39, 5, 0), ("2026-05-03", 90.5, 1, 1, 0, 0)],
+            [
+                ("2026-05-05", 452.5, 5, 5, 0, 5),
+                ("2026-05-04", 3439.0, 39, 39, 5, 0),
+                ("2026-05-03", 90.5, 1, 1, 0, 0),
+            ],
         ),
         ("submitter", [(FORMULA, 3891.5, 43, 38, 5, 5), ("ann", 90.5, 2, 2, 0, 0)]),
         ("backend", [("gpu-1", 3982.0, 44, 39, 5, 5), ("gpu-gone", 0.0, 1, 1, 0, 0)]),
@@ -88,7 +112,9 @@ def test_usage_sums_ended_attempts_by_dimensions(api: Api, by: str, expected: li
 
 @pytest.mark.usefixtures("bad_day")
 def test_days_bound_what_is_counted_and_pages_have_all_rows(api: Api) -> None:
-    assert rows(api, first="2026-05-04", last="2026-05-04") == [("2026-05-04", 3439.0, 39, 39, 5, 0)]
+    assert rows(api, first="2026-05-04", last="2026-05-04") == [
+        ("2026-05-04", 3439.0, 39, 39, 5, 0)
+    ]
     assert rows(api, first="2026-05-06", last="2026-05-06") == []
     assert api.get("/api/usage").json()["results"] == []  # of the last 30 days
     paged, path = [], "/api/usage?by=day&from=2026-05-03&to=2026-05-05&limit=2"
@@ -103,17 +129,31 @@ def test_csv_file_has_no_formulas(api: Api, bad_day: JobGroup) -> None:
     path = "/api/usage?by=submitter,metadata.show&from=2026-05-03&to=2026-05-05&limit=1"
     for answer in (api.get(f"{path}&format=csv"), api.get(path, accept="text/csv")):
         assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
-        assert answer.headers["Content-Disposition"] == 'attachment; filename="usage-2026-05-03-2026-05-05.csv"'
+        assert (
+            answer.headers["Content-Disposition"]
+            == 'attachment; filename="usage-2026-05-03-2026-05-05.csv"'
+        )
         assert "offset=1" in answer.headers["Link"]
         head, row = csv.reader(answer.content.decode().splitlines())
-        assert head == ["submitter", "metadata.show", "gpu_seconds", "attempts", "jobs", "failures", "retries"]
+        assert head == [
+            "submitter",
+            "metadata.show",
+            "gpu_seconds",
+            "attempts",
+            "jobs",
+            "failures",
+            "retries",
+        ]
         assert row == [f"'{FORMULA}", "", "3891.5", "43", "38", "5", "5"]
 
 
 @pytest.mark.parametrize(
     ("query", "field"),
     [
-        *((f"by={by}", "by") for by in ("colour", "day,day", "metadata.", "day,submitter,backend,metadata.show")),
+        *(
+            (f"by={by}", "by")
+            for by in ("colour", "day,day", "metadata.", "day,submitter,backend,metadata.show")
+        ),
         *(("from=2026-05-03&to=2026-05-02", "from"), ("from=2025-05-02&to=2026-05-03", "from")),
         *((f"to={day}", "to") for day in ("yesterday", "0001-01-01", "9999-12-31")),
         ("limit=10001", "limit"),
@@ -124,12 +164,19 @@ def test_invalid_usage_is_refused(api: Api, query: str, field: str) -> None:
     assert field in wrong_fields(api.get(f"/api/usage?{query}"))
 
 
-def test_page_shows_rows_the_choice_and_since_when_groups_are_stored(client: Client, bad_day: JobGroup) -> None:
+def test_page_shows_rows_the_choice_and_since_when_groups_are_stored(
+    client: Client, bad_day: JobGroup
+) -> None:
     assert "Nothing was rendered in these days" in client.get("/usage").content.decode()
-    page = client.get("/usage?by=backend&metadata=show&from=2026-05-03&to=2026-05-05").content.decode()
+    page = client.get(
+        "/usage?by=backend&metadata=show&from=2026-05-03&to=2026-05-05"
+    ).content.decode()
     assert "<td>gpu-1</td><td>castle</td>" in page
     assert '<td class="n">1.08</td>' in page  # 3,891.5 s
-    assert "by=backend%2Cmetadata.show&amp;from=2026-05-03&amp;to=2026-05-05&amp;limit=10000&amp;format=csv" in page
+    assert (
+        "by=backend%2Cmetadata.show&amp;from=2026-05-03&amp;to=2026-05-05&amp;limit=10000&amp;format=csv"
+        in page
+    )
     assert f"{now():%Y-%m-%d}</time>; deleted groups are not counted" in page
     wrong = client.get("/usage?by=colour&from=x").content.decode()
     assert "by: Must be one to three of" in wrong

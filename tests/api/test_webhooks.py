@@ -18,11 +18,17 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def group(api: Api, farm: list[str]) -> str:
     """A group with a delivery that is pending, one that is delivered and one that is given up."""
     events = ["child_cancelled", "group_created", "group_complete"]
-    group_id: str = api.submit("gpu-1", webhook={"url": "https://a.example/", "events": events})["job_group_id"]
+    group_id: str = api.submit("gpu-1", webhook={"url": "https://a.example/", "events": events})[
+        "job_group_id"
+    ]
     api.delete(f"/api/job-groups/{group_id}")
     rows = WebhookDelivery.objects
-    rows.filter(type="group_created").update(due_at=None, delivered_at="2026-02-01T07:00:00Z", last_status=204)
-    rows.filter(type="child_cancelled").update(due_at=None, last_status=500, last_error="Given up: <b>")
+    rows.filter(type="group_created").update(
+        due_at=None, delivered_at="2026-02-01T07:00:00Z", last_status=204
+    )
+    rows.filter(type="child_cancelled").update(
+        due_at=None, last_status=500, last_error="Given up: <b>"
+    )
     return group_id
 
 
@@ -32,7 +38,9 @@ def test_deliveries_are_listed_by_group_and_state_in_pages(api: Api, group: str)
     rest = api.get(listed["next"].partition("localhost:9820")[2]).json()
     assert [one["state"] for one in rest["results"]] == ["delivered"]
     for state in ("pending", "delivered", "given_up"):
-        assert [one["state"] for one in api.get(f"{PATH}?state={state}").json()["results"]] == [state]
+        assert [one["state"] for one in api.get(f"{PATH}?state={state}").json()["results"]] == [
+            state
+        ]
     assert api.get(f"{PATH}?group=jg_other").json()["results"] == []
     assert set(wrong_fields(api.get(f"{PATH}?state=lost&order=id"))) == {"state", "order"}
     cursor = "Znwy" + "MDI2LTAyLTAxVDA3OjAwOjAwLjAwMFp8YWJj"  # of a list whose ids are texts
@@ -52,7 +60,9 @@ def test_replay_makes_a_delivery_pending_again(api: Api, group: str) -> None:
 
 
 def test_test_message_shows_what_the_target_answers(api: Api, settings: Settings) -> None:
-    assert set(wrong_fields(api.post("/api/webhooks/test", {"url": "http://127.0.0.1/"}))) == {"url"}
+    assert set(wrong_fields(api.post("/api/webhooks/test", {"url": "http://127.0.0.1/"}))) == {
+        "url"
+    }
     settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES = True
     with contextlib.closing(Receiver(lambda path: 204 if path == "/hook" else 401)) as hook:
         found = api.post("/api/webhooks/test", {"url": hook.url}).json()

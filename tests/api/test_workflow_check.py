@@ -96,7 +96,9 @@ def test_check_lists_choices_and_the_usual_time(api: Api, make_backend: Made) ->
     with two_machines(make_backend):
         assert check(api, graph_with())["usual_seconds"] is None
         name = workflow.build_template(graph_with(), {}).digests[0]
-        Timing.objects.create(workflow_digest=name, backend_id="gpu-1", seconds=42, updated_at=now())
+        Timing.objects.create(
+            workflow_digest=name, backend_id="gpu-1", seconds=42, updated_at=now()
+        )
         found = check(api, graph_with())
         one = check(api, graph_with(), backend_ids=["gpu-2"])
     files = found["choices"]["4.ckpt_name"]
@@ -130,7 +132,10 @@ def test_state_and_capabilities_are_reasons(api: Api, make_backend: Made) -> Non
         found = entries(api, graph_with(), **named, required_capabilities=["fast"])
         assert sorted(entries(api, graph_with())) == ["gpu-1", "gpu-3"]
     assert found["gpu-1"]["can_run"]
-    reasons = {name: [(reason["code"], reason["message"]) for reason in one["reasons"]] for name, one in found.items()}
+    reasons = {
+        name: [(reason["code"], reason["message"]) for reason in one["reasons"]]
+        for name, one in found.items()
+    }
     lacks = ("capability_missing", "Lacks fast.")
     assert reasons == {
         "gpu-1": [],
@@ -142,14 +147,23 @@ def test_state_and_capabilities_are_reasons(api: Api, make_backend: Made) -> Non
     assert found["gpu-2"]["state_reason"] == "Disabled."
 
 
-def test_editor_format_is_converted_by_the_backends_descriptions(api: Api, runner: Runner, make_backend: Made) -> None:
+def test_editor_format_is_converted_by_the_backends_descriptions(
+    api: Api, runner: Runner, make_backend: Made
+) -> None:
     editor = EDITOR_FILE.read_text(encoding="utf-8")
-    body = {"workflow_json": json.loads(editor), "backend_ids": ["*"], "count": 1, "submitter": " ann "}
+    body = {
+        "workflow_json": json.loads(editor),
+        "backend_ids": ["*"],
+        "count": 1,
+        "submitter": " ann ",
+    }
     with SimulatorThread() as sim:
         make_backend("gpu-1", url=sim.url)
         found = api.post("/api/workflows/convert", {"workflow_json": body["workflow_json"]}).json()
         assert (found["workflow"], found["warnings"]) == (text_to_image(), [])
-        from_png = api.ask("POST", "/api/workflow-from-png", png(workflow=editor), content_type="image/png")
+        from_png = api.ask(
+            "POST", "/api/workflow-from-png", png(workflow=editor), content_type="image/png"
+        )
         assert from_png.json() == {"workflow_json": text_to_image()}
         assert check(api, body["workflow_json"], parameters={"steps": 3})["can_run"] == 1
         assert api.post("/api/job-groups/plan", body).json()["total_count"] == 1
@@ -161,10 +175,19 @@ def test_editor_format_is_converted_by_the_backends_descriptions(api: Api, runne
         wrong = api.post("/api/job-group", body)
         # No class is described, and the check is answered.
         [field] = wrong_fields(wrong)
-        assert (field, "Mine: No backend has this node class." in wrong.json()["detail"]) == ("workflow_json.4", True)
+        assert (field, "Mine: No backend has this node class." in wrong.json()["detail"]) == (
+            "workflow_json.4",
+            True,
+        )
     backend_observed(backend_id="gpu-1", reachable=False, responded=False, reason="gone")
-    error_of(api.post("/api/workflows/convert", {"workflow_json": json.loads(editor)}), 503, "nothing_described")
-    again = api.post("/api/job-group", body | {"workflow_json": json.loads(editor)}, idempotency_key="a")
+    error_of(
+        api.post("/api/workflows/convert", {"workflow_json": json.loads(editor)}),
+        503,
+        "nothing_described",
+    )
+    again = api.post(
+        "/api/job-group", body | {"workflow_json": json.loads(editor)}, idempotency_key="a"
+    )
     assert (again.json()["job_group_id"], again["Idempotency-Replayed"]) == (group, "true")
 
 
@@ -183,7 +206,9 @@ def test_long_names_are_cut(api: Api, runner: Runner, make_backend: Made) -> Non
 def test_exclusion_from_the_workflow_is_a_reason(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
     digest = workflow.build_template(GRAPH, {}).digests[0]
-    Exclusion.objects.create(backend_id="gpu-1", workflow_digest=digest, kind="missing", since=now(), last_at=now())
+    Exclusion.objects.create(
+        backend_id="gpu-1", workflow_digest=digest, kind="missing", since=now(), last_at=now()
+    )
     found = entries(api, GRAPH)["gpu-1"]
     assert [reason["code"] for reason in found["reasons"]] == ["excluded"]
     assert (found["can_run"], found["state_reason"]) == (False, None)
@@ -258,7 +283,10 @@ def test_threads_that_check_at_once_read_each_class_once() -> None:
         with ThreadPoolExecutor(8) as pool:
             found = list(
                 pool.map(
-                    lambda _: inventory.node_classes({backend: ["A", "B"]}, since=start, until=start + 5), range(8)
+                    lambda _: inventory.node_classes(
+                        {backend: ["A", "B"]}, since=start, until=start + 5
+                    ),
+                    range(8),
                 )
             )
         server.shutdown()
@@ -273,7 +301,9 @@ def test_backend_that_was_read_is_free_for_other_threads_at_once() -> None:
         start = time.monotonic()
 
         def read(backends: list[Backend]) -> dict[str, inventory.Classes]:
-            return inventory.node_classes(dict.fromkeys(backends, ("KSampler",)), since=start, until=start + 60)
+            return inventory.node_classes(
+                dict.fromkeys(backends, ("KSampler",)), since=start, until=start + 60
+            )
 
         both = pool.submit(read, rows)
         until(lambda: "silent" in inventory._READERS._busy, 60)
@@ -320,7 +350,9 @@ def test_submission_to_the_pool_leaves_out_what_cannot_run_it(
 
 def test_sixty_four_backends_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     all_wait = threading.Barrier(64)
-    monkeypatch.setattr(inventory, "_TIMEOUTS", Timeouts(connect_s=60.0, silence_s=60.0, total_s=60.0))
+    monkeypatch.setattr(
+        inventory, "_TIMEOUTS", Timeouts(connect_s=60.0, silence_s=60.0, total_s=60.0)
+    )
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -343,18 +375,25 @@ def test_sixty_four_backends_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -
         serving.start()
         url, start = f"http://127.0.0.1:{server.server_port}", time.monotonic()
         backends = [Backend(id=f"gpu-{number}", url=f"{url}/{number}") for number in range(64)]
-        found = inventory.node_classes({one: ["A"] for one in backends}, since=start, until=start + 60.0)
+        found = inventory.node_classes(
+            {one: ["A"] for one in backends}, since=start, until=start + 60.0
+        )
         server.shutdown()
         serving.join()
     assert [list(classes) for classes in found.values()] == [["A"]] * 64
 
 
-def test_silent_backend_leaves_time_for_the_verdict_on_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_backend_leaves_time_for_the_verdict_on_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = 0.0
 
     def node_classes(wanted: Any, *, since: float, until: float) -> dict[str, Any]:
         nonlocal clock
-        missing = {row.id: dict.fromkeys(names) if row.id == "answers" else {} for row, names in wanted.items()}
+        missing = {
+            row.id: dict.fromkeys(names) if row.id == "answers" else {}
+            for row, names in wanted.items()
+        }
         if "silent" in missing:
             clock = until
         return missing
@@ -363,4 +402,7 @@ def test_silent_backend_leaves_time_for_the_verdict_on_another(monkeypatch: pyte
     monkeypatch.setattr(workflow_check, "time", SimpleNamespace(monotonic=lambda: clock))
     rows = [Backend(id="answers"), Backend(id="silent")]
     verdicts = JobKinds(workflow.build_template(GRAPH, {})).verdicts(rows, 2.0, in_part=False)
-    assert {name: list(verdict.refused) for name, verdict in verdicts.items()} == {"answers": [0], "silent": []}
+    assert {name: list(verdict.refused) for name, verdict in verdicts.items()} == {
+        "answers": [0],
+        "silent": [],
+    }

@@ -1,4 +1,6 @@
-"""The copies of files of completed jobs: their CPU and statements, and their growth if all files are alike."""
+"""The copies of files of completed jobs: their CPU and statements, and their growth if all files
+are alike.
+"""
 
 import json
 from pathlib import Path
@@ -16,12 +18,17 @@ _EACH: Final = 100  #: Captures that become due at once.
 _WITHIN: Final = 900.0  #: Seconds for the rows and the copies of one database, on a busy machine.
 
 
-def measure(folder: Path, *, alike: int = 10_000, others: int = 2_000, with_postgres: bool = True) -> list[Figure]:
+def measure(
+    folder: Path, *, alike: int = 10_000, others: int = 2_000, with_postgres: bool = True
+) -> list[Figure]:
     path = folder / "black.png"
     Image.new("RGB", (512, 512)).save(path)
     found: list[Figure] = []
     with running("pictures", str(path)) as url:
-        for prefix, count, title in (("mask", alike, "one content"), ("image", others, "contents of their own")):
+        for prefix, count, title in (
+            ("mask", alike, "one content"),
+            ("image", others, "contents of their own"),
+        ):
             place = subfolder(folder, prefix)
             for where, data, settings in databases(place, with_postgres=with_postgres):
                 name = f"capture of {count:,} files with {title}, {where}"
@@ -29,9 +36,13 @@ def measure(folder: Path, *, alike: int = 10_000, others: int = 2_000, with_post
     return found
 
 
-def _figures(name: str, folder: Path, url: str, count: int, prefix: str, **environment: str) -> list[Figure]:
+def _figures(
+    name: str, folder: Path, url: str, count: int, prefix: str, **environment: str
+) -> list[Figure]:
     urls = [url, url.replace("127.0.0.1", "localhost")]
-    script = f"from tests.bench import captured_rows as rows; rows.fill({count}, {urls}, {prefix!r}); "
+    script = (
+        f"from tests.bench import captured_rows as rows; rows.fill({count}, {urls}, {prefix!r}); "
+    )
     parts: list[tuple[float, float]] = json.loads(
         filled(folder, f"{script}rows.measure({_EACH})", within=_WITHIN, **environment)
     )
@@ -40,5 +51,12 @@ def _figures(name: str, folder: Path, url: str, count: int, prefix: str, **envir
     return [
         Figure(f"{name}: CPU of each", mean(cpu for cpu, _ in parts[1:]) * 1000),
         Figure(f"{name}: statements of each", mean(statements for _, statements in parts[1:]), ""),
-        Figure(f"{name}: CPU of the last {_EACH}", last * 1000, floor=first * 1000, of_floor=True, gate=1.2, goal=1.0),
+        Figure(
+            f"{name}: CPU of the last {_EACH}",
+            last * 1000,
+            floor=first * 1000,
+            of_floor=True,
+            gate=1.2,
+            goal=1.0,
+        ),
     ]

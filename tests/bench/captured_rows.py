@@ -1,4 +1,6 @@
-"""Completed jobs whose files are to be copied, and what that costs, in a process with Django: see ``captured``."""
+"""Completed jobs whose files are to be copied, and what that costs, in a process with Django: see
+``captured``.
+"""
 
 import asyncio
 import contextlib
@@ -33,7 +35,10 @@ def fill(count: int, urls: list[str], prefix: str) -> None:
     for first in range(0, count, _OF_GROUP):
         factories.submit(*(names[at % len(names)] for at in range(first, first + _OF_GROUP)))
     children, moment = list(ChildJob.objects.order_by("pk")), now()
-    reported = [{"filename": f"{prefix}_{at:05}_.png", "subfolder": "", "type": "output"} for at in range(count)]
+    reported = [
+        {"filename": f"{prefix}_{at:05}_.png", "subfolder": "", "type": "output"}
+        for at in range(count)
+    ]
     attempts = [
         Attempt(
             child=child,
@@ -56,9 +61,13 @@ def fill(count: int, urls: list[str], prefix: str) -> None:
     )
     for child, attempt, file in zip(children, attempts, reported, strict=True):
         child.status, child.current_attempt, child.completed_at = "completed", attempt, moment
-        child.outputs_json = json.dumps({"images": [{**file, "url": f"/view?filename={file['filename']}"}]})
+        child.outputs_json = json.dumps(
+            {"images": [{**file, "url": f"/view?filename={file['filename']}"}]}
+        )
     ChildJob.objects.bulk_update(
-        children, ["status", "current_attempt", "completed_at", "outputs_json"], batch_size=_OF_GROUP
+        children,
+        ["status", "current_attempt", "completed_at", "outputs_json"],
+        batch_size=_OF_GROUP,
     )
     captures_request()
     Capture.objects.update(due_at=moment + _LATER)
@@ -82,7 +91,9 @@ class _Statements:
 
 
 def measure(each: int) -> None:
-    """Copy so many files at a time; print the CPU seconds and the statements that each of them took, as JSON."""
+    """Copy so many files at a time; print the CPU seconds and the statements that each of them
+    took, as JSON.
+    """
     print(json.dumps(asyncio.run(_measure(each))))
 
 
@@ -94,7 +105,12 @@ async def _measure(each: int) -> list[tuple[float, float]]:
         wait = asyncio.to_thread(_copied, ids)
         before = time.process_time(), statements.count
         await wait
-        found.append(((time.process_time() - before[0]) / len(ids), (statements.count - before[1]) / len(ids)))
+        found.append(
+            (
+                (time.process_time() - before[0]) / len(ids),
+                (statements.count - before[1]) / len(ids),
+            )
+        )
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running

@@ -42,7 +42,13 @@ def _line(folder: Path, *, prompts: int = 100) -> list[Figure]:
     wall, renders = _wall_and_renders(seen)
     return [
         Figure(
-            f"{prompts} prompts of 20 ms on one backend", wall, "s", floor=renders, of_floor=True, gate=1.2, goal=1.05
+            f"{prompts} prompts of 20 ms on one backend",
+            wall,
+            "s",
+            floor=renders,
+            of_floor=True,
+            gate=1.2,
+            goal=1.05,
         )
     ]
 
@@ -62,7 +68,10 @@ def _idle(folder: Path, backends: int, seconds: float) -> list[Figure]:
             time.sleep(seconds)
         memory = resident_kib(served.process.pid) / 1024
     name = f"{backends} idle backends"
-    return [Figure(f"{name}: of a core", span.share("serve"), "%"), Figure(f"{name}: memory", memory, "MiB")]
+    return [
+        Figure(f"{name}: of a core", span.share("serve"), "%"),
+        Figure(f"{name}: memory", memory, "MiB"),
+    ]
 
 
 def _frames(folder: Path, backends: int, seconds: float) -> list[Figure]:
@@ -181,7 +190,9 @@ def _cancel(folder: Path, jobs: int) -> list[Figure]:
         Client(served.url) as client,
     ):
         group_id = client.submit(gpus.ids * 4)
-        gpus.wait_counts(lambda counts: counts["standing"] == 2 * backends and counts["followed"] == backends)
+        gpus.wait_counts(
+            lambda counts: counts["standing"] == 2 * backends and counts["followed"] == backends
+        )
         client.wait_running(group_id, backends)
         asked = time.time()
         answer = client.cancel(group_id)
@@ -190,4 +201,7 @@ def _cancel(folder: Path, jobs: int) -> list[Figure]:
         client.wait(group_id)
     stopped = max(one["time"] for one in left) - asked
     name = f"{jobs} jobs on {backends} backends cancelled"
-    return [Figure(f"{name}, none stands", stopped, "s", gate=2, goal=1), Figure(f"{name}, answer", answer, "s")]
+    return [
+        Figure(f"{name}, none stands", stopped, "s", gate=2, goal=1),
+        Figure(f"{name}, answer", answer, "s"),
+    ]

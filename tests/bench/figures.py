@@ -13,7 +13,8 @@ class Figure:
     """One line of the table.
 
     Attributes:
-        floor: what the machine gives in the same run to something that does nothing; None: no floor.
+        floor: what the machine gives in the same run to something that does nothing; None: no
+            floor.
         gate: what must be reached; None: it is only watched. ``goal``: what would be good.
         more_is_better: a rate; else it is a time.
         of_floor: gate and goal are multiples of the floor.
@@ -47,7 +48,9 @@ class Figure:
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
         sign = "≥ " if self.more_is_better else "≤ "
         of_what = " ×" if self.of_floor else unit
-        limits = ["" if one is None else f"{sign}{_short(one)}{of_what}" for one in (self.gate, self.goal)]
+        limits = [
+            "" if one is None else f"{sign}{_short(one)}{of_what}" for one in (self.gate, self.goal)
+        ]
         floor = "" if self.floor is None else _short(self.floor) + unit
         return [self.name, _short(self.value) + unit, floor, ratio, *limits, self.verdict()]
 
@@ -85,7 +88,8 @@ def table(figures: Sequence[Figure]) -> str:
     rows = [HEAD, *(one.cells() for one in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)

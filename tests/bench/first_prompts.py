@@ -1,7 +1,8 @@
-"""How long from a submission until the third of its prompts is at its backend, each intent stored first.
+"""How long from a submission until the third of its prompts is at its backend, each intent stored
+first.
 
-The floor posts three prompts to the same backends from the same daphne with the same library, and stores
-nothing.
+The floor posts three prompts to the same backends from the same daphne with the same library, and
+stores nothing.
 """
 
 import time
@@ -23,14 +24,20 @@ def measure(folder: Path, *, rounds: int = 40) -> list[Figure]:
         with floors.running("pass_on", gpus.urls) as url:
             bare = _until_third(gpus, url, rounds, ends=False)
         return [
-            _figure(where, _ours(place, gpus, rounds, settings), bare) for where, place, settings in databases(folder)
+            _figure(where, _ours(place, gpus, rounds, settings), bare)
+            for where, place, settings in databases(folder)
         ]
 
 
 def _figure(where: str, ours: list[float], bare: list[float]) -> Figure:
     gate, goal = {"SQLite": (10, 5), "PostgreSQL": (14, 8)}[where]
     return Figure(
-        f"POST to third prompt, {where}, p50", p50(ours), floor=p50(bare), of_floor=True, gate=gate, goal=goal
+        f"POST to third prompt, {where}, p50",
+        p50(ours),
+        floor=p50(bare),
+        of_floor=True,
+        gate=gate,
+        goal=goal,
     )
 
 

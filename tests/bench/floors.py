@@ -83,7 +83,9 @@ def pass_on(port: int, backends: list[str]) -> None:
     _serve(application, port)
 
 
-async def _post(client: httpx.AsyncClient, backend: str, workflow: dict[str, Any], group: str, job: int) -> None:
+async def _post(
+    client: httpx.AsyncClient, backend: str, workflow: dict[str, Any], group: str, job: int
+) -> None:
     body = {
         "prompt": _seeded(workflow, job),
         "prompt_id": f"{group}-{job}",
@@ -107,7 +109,11 @@ async def _respond(send: Any, status: int, body: bytes) -> None:
 def _serve(application: Any, port: int) -> None:
     from daphne.server import Server  # importing daphne installs a reactor
 
-    Server(application=application, endpoints=[f"tcp:port={port}:interface=127.0.0.1"], server_name="Director").run()
+    Server(
+        application=application,
+        endpoints=[f"tcp:port={port}:interface=127.0.0.1"],
+        server_name="Director",
+    ).run()
 
 
 def relay(port: int, backends: list[str]) -> None:
@@ -131,13 +137,18 @@ async def _relay(port: int, backends: list[str]) -> None:
                 for client in tuple(clients):
                     await client.send(frame)
 
-    async with serve_sockets(keep, "127.0.0.1", port, compression=None), asyncio.TaskGroup() as tasks:
+    async with (
+        serve_sockets(keep, "127.0.0.1", port, compression=None),
+        asyncio.TaskGroup() as tasks,
+    ):
         for number, url in enumerate(backends):
             tasks.create_task(follow(number, url))
 
 
 def pictures(port: int, path: str) -> None:
-    """Serve a file under every name, as a ComfyUI does: the same for names of masks, else with an end of its own."""
+    """Serve a file under every name, as a ComfyUI does: the same for names of masks, else with an
+    end of its own.
+    """
     content, written = Path(path).read_bytes(), Path(path).stat().st_mtime
 
     async def view(request: web.Request) -> web.StreamResponse:
@@ -145,7 +156,9 @@ def pictures(port: int, path: str) -> None:
         if name.startswith("mask"):
             return web.FileResponse(path)
         is_known = request.headers.get("If-None-Match") == f'"{name}"'
-        response = web.Response(status=304) if is_known else web.Response(body=content + name.encode())
+        response = (
+            web.Response(status=304) if is_known else web.Response(body=content + name.encode())
+        )
         response.etag, response.last_modified = name, written
         return response
 
@@ -157,7 +170,8 @@ def pictures(port: int, path: str) -> None:
 def renders(backends: Sequence[str], *, at_once: int, seconds: float) -> float:
     """Return the groups a second, each of a prompt at each backend, that bare requests do.
 
-    For each prompt these are its POST, the frame of its end, its history and its picture. Nothing is stored.
+    For each prompt these are its POST, the frame of its end, its history and its picture. Nothing
+    is stored.
     """
     return asyncio.run(_renders(backends, at_once, seconds))
 
@@ -191,7 +205,9 @@ async def _renders(backends: Sequence[str], at_once: int, seconds: float) -> flo
             nonlocal count
             while time.monotonic() < until_then:
                 seed = random.getrandbits(32)
-                prompts = [(one, str(uuid.uuid4()), seed + number) for number, one in enumerate(backends)]
+                prompts = [
+                    (one, str(uuid.uuid4()), seed + number) for number, one in enumerate(backends)
+                ]
                 await asyncio.gather(*(render(*one) for one in prompts))
                 count += 1
 

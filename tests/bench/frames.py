@@ -36,7 +36,10 @@ def measure(folder: Path, *, seconds: float = 12.0, with_redis: bool = True) -> 
         apart = None
         if with_redis and is_there("redis-server"):
             place = subfolder(folder, "split")
-            with own_redis() as redis, split(place, gpus.urls, {"DIRECTOR_REDIS_URL": redis.url}) as (served, _):
+            with (
+                own_redis() as redis,
+                split(place, gpus.urls, {"DIRECTOR_REDIS_URL": redis.url}) as (served, _),
+            ):
                 apart, _ = _through(served, gpus, seconds, fast_seconds=0)
         bare = before + relayed(gpus, seconds / 2)
     return figures(ours, fast, apart, bare)
@@ -68,7 +71,9 @@ def mean_age(arrivals: Arrivals) -> float:
     return area / (arrivals[-1][0] - arrivals[0][0]) * 1000
 
 
-def _through(served: Served, gpus: Gpus, seconds: float, *, fast_seconds: float) -> tuple[list[float], Arrivals]:
+def _through(
+    served: Served, gpus: Gpus, seconds: float, *, fast_seconds: float
+) -> tuple[list[float], Arrivals]:
     with Client(served.url) as client:
         group_id = client.submit(gpus.ids)
         client.wait_running(group_id, len(gpus.ids))
@@ -115,7 +120,11 @@ def _of_one_child(watcher: StreamSocket) -> Arrivals:
     """Return the arrivals of the child whose value came first."""
     progress = _progress(watcher)
     job_id = progress[0][1]["job_id"]
-    return [(moment, _age(moment, frame["steps_completed"])) for moment, frame in progress if frame["job_id"] == job_id]
+    return [
+        (moment, _age(moment, frame["steps_completed"]))
+        for moment, frame in progress
+        if frame["job_id"] == job_id
+    ]
 
 
 def _progress(watcher: StreamSocket) -> list[tuple[float, dict[str, Any]]]:

@@ -3,10 +3,10 @@
 The process reads a JSON list a line, ``[word, …]``, and prints its answer as JSON:
 
 - ``["hold"]``, ``["go"]``: samplers stand still; go on.
-- ``["beat", N]``: each sends frames of its running prompt N times a second, or of no known prompt where it
-  has none; 0 ends it. The sampler's ``value`` is the moment of sending (``stamp``).
-- ``["counts"]``: frames sent to sockets, prompts that run or wait, and running prompts whose client is
-  connected, over all of them.
+- ``["beat", N]``: each sends frames of its running prompt N times a second, or of no known prompt
+  where it has none; 0 ends it. The sampler's ``value`` is the moment of sending (``stamp``).
+- ``["counts"]``: frames sent to sockets, prompts that run or wait, and running prompts whose client
+  is connected, over all of them.
 """
 
 import asyncio
@@ -138,10 +138,14 @@ async def _beat(simulator: Simulator, rate: float, first: float) -> None:
         await asyncio.sleep(due - time.monotonic())
         due += 1 / rate
         running = list(simulator.state.queue.running.values())
-        prompt_id, client_id = (running[0][1], running[0][3].get("client_id")) if running else ("0" * 36, None)
+        prompt_id, client_id = (
+            (running[0][1], running[0][3].get("client_id")) if running else ("0" * 36, None)
+        )
         nodes = {one: _node(one, prompt_id, 1, 1, "finished") for one in ("4", "5", "6")}
         nodes["3"] = _node("3", prompt_id, stamp(), STEPS, "running")
-        simulator.state.hub.send("progress_state", {"prompt_id": prompt_id, "nodes": nodes}, client_id)
+        simulator.state.hub.send(
+            "progress_state", {"prompt_id": prompt_id, "nodes": nodes}, client_id
+        )
 
 
 def _node(node_id: str, prompt_id: str, value: float, total: float, state: str) -> dict[str, Any]:
@@ -152,7 +156,11 @@ def _node(node_id: str, prompt_id: str, value: float, total: float, state: str) 
 
 async def _serve(count: str, seconds: str, steps: str, audit_log: str) -> None:
     """Serve until the standard input ends."""
-    options: dict[str, Any] = {"seconds": float(seconds), "steps": int(steps), "audit_log": Path(audit_log)}
+    options: dict[str, Any] = {
+        "seconds": float(seconds),
+        "steps": int(steps),
+        "audit_log": Path(audit_log),
+    }
     async with AsyncExitStack() as stack:
         simulators = [
             await stack.enter_async_context(Simulator(name=f"gpu-{number}", **options))
@@ -161,7 +169,9 @@ async def _serve(count: str, seconds: str, steps: str, audit_log: str) -> None:
         controls = _Controls(simulators)
         print(json.dumps([one.url for one in simulators]), flush=True)
         reader = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+        )
         while line := await reader.readline():
             word, *values = json.loads(line)
             print(json.dumps(getattr(controls, word)(*values)), flush=True)

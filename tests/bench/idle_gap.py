@@ -1,8 +1,10 @@
-"""The idle time of a healthy backend between two prompts, beside a failing neighbour and a healthy one.
+"""The idle time of a healthy backend between two prompts, beside a failing neighbour and a healthy
+one.
 
-``python -m tests.bench gap`` prints a table for every neighbour. Blocks alone, beside the healthy neighbour and
-beside the failing one alternate, so that other load of this machine affects all of them. With ``DIRECTOR_DEPTH`` 1
-the gap contains everything that the Director does between two prompts.
+``python -m tests.bench gap`` prints a table for every neighbour. Blocks alone, beside the healthy
+neighbour and beside the failing one alternate, so that other load of this machine affects all of
+them. With ``DIRECTOR_DEPTH`` 1 the gap contains everything that the Director does between two
+prompts.
 """
 
 from collections.abc import Sequence
@@ -90,8 +92,12 @@ class Bench:
         return [start - end for end, start in zip(ended, started[1:], strict=False)]
 
 
-def measured(folder: Path, names: Sequence[str] = tuple(NEIGHBOURS), rounds: int = 4) -> list[Figure]:
-    """Return a figure without a neighbour, and one for each neighbour with the healthy one as its floor."""
+def measured(
+    folder: Path, names: Sequence[str] = tuple(NEIGHBOURS), rounds: int = 4
+) -> list[Figure]:
+    """Return a figure without a neighbour, and one for each neighbour with the healthy one as its
+    floor.
+    """
     builds = [Build(WELL, _SECONDS), HEALTHY, *(NEIGHBOURS[name] for name in names)]
     alone: list[float] = []
     failing: dict[str, list[float]] = {name: [] for name in names}

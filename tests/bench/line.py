@@ -1,4 +1,6 @@
-"""Choice and claim of a job of the pool, and the estimates of the web, over the line of a large farm."""
+"""Choice and claim of a job of the pool, and the estimates of the web, over the line of a large
+farm.
+"""
 
 import json
 from pathlib import Path
@@ -12,17 +14,28 @@ from tests.harness.processes import filled
 _SIZE: Final = (1_000, 2_000, 50)
 
 
-def measure(folder: Path, *, size: tuple[int, int, int] = _SIZE, with_postgres: bool = True) -> list[Figure]:
+def measure(
+    folder: Path, *, size: tuple[int, int, int] = _SIZE, with_postgres: bool = True
+) -> list[Figure]:
     found = databases(folder, with_postgres=with_postgres)
-    return [figure for where, place, settings in found for figure in _figures(where, place, size, **settings)]
+    return [
+        figure
+        for where, place, settings in found
+        for figure in _figures(where, place, size, **settings)
+    ]
 
 
-def _figures(where: str, folder: Path, size: tuple[int, int, int], **environment: str) -> list[Figure]:
+def _figures(
+    where: str, folder: Path, size: tuple[int, int, int], **environment: str
+) -> list[Figure]:
     script = f"from tests.bench import line_rows; line_rows.fill(*{size}); line_rows.measure()"
     taken: dict[str, list[float]] = json.loads(filled(folder, script, **environment))
 
     def both(kind: str) -> list[float]:
-        return [choice + claim for choice, claim in zip(taken[f"{kind}choice"], taken[f"{kind}claim"], strict=True)]
+        return [
+            choice + claim
+            for choice, claim in zip(taken[f"{kind}choice"], taken[f"{kind}claim"], strict=True)
+        ]
 
     name = f"line of {size[1] * size[2]:,} jobs, {where}"
     return [

@@ -1,4 +1,6 @@
-"""A large farm with a long line, and what the steps of a claim take, in a process with Django: see ``line``."""
+"""A large farm with a long line, and what the steps of a claim take, in a process with Django: see
+``line``.
+"""
 
 import datetime as dt
 import json
@@ -26,11 +28,16 @@ _WORKFLOWS, _MODELS, _TAGS, _TIMED = 200, 20, 10, 20
 
 
 def fill(backends: int, groups: int, jobs: int) -> None:
-    """Fill the database: each backend has a job of the pool, and a fifth more jobs wait for half of them."""
+    """Fill the database: each backend has a job of the pool, and a fifth more jobs wait for half of
+    them.
+    """
     call_command("migrate", verbosity=0)
     names = [f"gpu-{at}" for at in range(backends)]
     with transaction.atomic():
-        fences = [factories.online(name, vram=24, tags=[f"t{at % _TAGS}"]) for at, name in enumerate(names)]
+        fences = [
+            factories.online(name, vram=24, tags=[f"t{at % _TAGS}"])
+            for at, name in enumerate(names)
+        ]
         for at in range(groups):
             some = [names[(at * 10 + more) % backends] for more in range(10)]
             candidates = [["*"], [f"tag:t{at // 3 % _TAGS}"], some][at % 3]
@@ -38,13 +45,22 @@ def fill(backends: int, groups: int, jobs: int) -> None:
             if at % 3 == 0:
                 for fence in islice(fences, at, at + 3):
                     factories.claim_from_pool(fence, group)
-            factories.submit(*(names[-1 - (at * 7 + more) % (backends // 2)] for more in range(jobs // 5)))
+            factories.submit(
+                *(names[-1 - (at * 7 + more) % (backends // 2)] for more in range(jobs // 5))
+            )
     moment = now()
     Backend.objects.update(last_seen_at=moment + dt.timedelta(hours=1))
     learned: dict[str, Any] = {"seconds": 60, "load_seconds": 20, "runs": 3, "updated_at": moment}
-    digests = Variant.objects.order_by("id").values_list("workflow_digest", "models_digest")[:_WORKFLOWS]
+    digests = Variant.objects.order_by("id").values_list("workflow_digest", "models_digest")[
+        :_WORKFLOWS
+    ]
     Timing.objects.bulk_create(
-        Timing(workflow_digest=one, models_digest=models, backend_id=names[(at * 7 + more) % backends], **learned)
+        Timing(
+            workflow_digest=one,
+            models_digest=models,
+            backend_id=names[(at * 7 + more) % backends],
+            **learned,
+        )
         for at, (one, models) in enumerate(digests)
         for more in range(_TIMED)
     )
@@ -59,7 +75,10 @@ def fill(backends: int, groups: int, jobs: int) -> None:
 
 
 def _workflow(at: int) -> dict[str, Any]:
-    loader = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": f"{at % _MODELS}.safetensors"}}
+    loader = {
+        "class_type": "CheckpointLoaderSimple",
+        "inputs": {"ckpt_name": f"{at % _MODELS}.safetensors"},
+    }
     sampler = {"class_type": "KSampler", "inputs": {"seed": 1, "steps": at % _WORKFLOWS}}
     return {**factories.WORKFLOW, "1": loader, "3": sampler}
 
@@ -91,7 +110,9 @@ def measure(rounds: int = 20, each: int = 10) -> None:
                 choice = schedule.choose(name, prompts=1)
             assert choice is not None
             with timed("claim"):
-                found = claims.child_claim(fence=FencingToken(name, 1), client_id="c", depth=rounds, choice=choice)
+                found = claims.child_claim(
+                    fence=FencingToken(name, 1), client_id="c", depth=rounds, choice=choice
+                )
             assert found.from_pool
         pool._cache.forget()
         with timed("estimates of the web"):

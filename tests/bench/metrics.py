@@ -1,4 +1,6 @@
-"""A scrape of the metrics of a large farm: 200 backends, each with every workflow that has a label, and 6,000 queued jobs."""
+"""A scrape of the metrics of a large farm: 200 backends, each with every workflow that has a label,
+and 6,000 queued jobs.
+"""
 
 import json
 from pathlib import Path
@@ -43,15 +45,26 @@ print(json.dumps([taken, text.count(b"\\n")]))
 """
 
 
-def measure(folder: Path, *, size: tuple[int, int] = (200, 50), with_postgres: bool = True) -> list[Figure]:
+def measure(
+    folder: Path, *, size: tuple[int, int] = (200, 50), with_postgres: bool = True
+) -> list[Figure]:
     found = databases(folder, with_postgres=with_postgres)
-    return [figure for where, place, settings in found for figure in _figures(where, place, size, **settings)]
+    return [
+        figure
+        for where, place, settings in found
+        for figure in _figures(where, place, size, **settings)
+    ]
 
 
 def _figures(where: str, folder: Path, size: tuple[int, int], **environment: str) -> list[Figure]:
     taken, lines = json.loads(filled(folder, _SCRIPT.format(size=size), **environment))
     name = f"metrics of {size[0]} backends, {where}"
     return [
-        Figure(f"{name}: CPU of a scrape, p50", p50(taken), gate=_SCRAPE_SECONDS * 10, goal=_SCRAPE_SECONDS * 5),
+        Figure(
+            f"{name}: CPU of a scrape, p50",
+            p50(taken),
+            gate=_SCRAPE_SECONDS * 10,
+            goal=_SCRAPE_SECONDS * 5,
+        ),
         Figure(f"{name}: lines", lines, ""),
     ]

@@ -1,4 +1,6 @@
-"""The end of the pool's line on unequal backends of known speed, against the shortest possible time."""
+"""The end of the pool's line on unequal backends of known speed, against the shortest possible
+time.
+"""
 
 import sqlite3
 import time
@@ -52,12 +54,16 @@ def _measure(folder: Path, name: str, seconds: Sequence[float], jobs: int, gate:
 def _known(served: Served) -> int:
     """Return for how many backends the Director has learned how long a job takes."""
     with sqlite3.connect(served.data / "director.sqlite3") as database:
-        found: int = database.execute("SELECT count(*) FROM jobgroups_timing WHERE seconds IS NOT NULL").fetchone()[0]
+        found: int = database.execute(
+            "SELECT count(*) FROM jobgroups_timing WHERE seconds IS NOT NULL"
+        ).fetchone()[0]
     return found
 
 
 def _seconds_of(gpus: Gpus) -> float:
-    """Return the seconds of most jobs of a backend: on a busy machine it is slower than it should be."""
+    """Return the seconds of most jobs of a backend: on a busy machine it is slower than it should
+    be.
+    """
     seen = gpus.seen()
     started = {one["prompt_id"]: one["time"] for one in seen if one["kind"] == "started"}
     return median(one["time"] - started[one["prompt_id"]] for one in seen if one["kind"] == "ended")

@@ -14,7 +14,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid: int, fields: int = 2) -> float:
-    """Return the CPU time of a process, all its threads together; with 4 fields also that of its ended children."""
+    """Return the CPU time of a process, all its threads together; with 4 fields also that of its
+    ended children.
+    """
     # Its name stands in brackets and may hold blanks.
     after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, after_name[11 : 11 + fields])) / _TICKS
@@ -32,7 +34,10 @@ def family_cpu_seconds(pid: int) -> float:
 def resident_kib(pid: int) -> int:
     """Return the memory of a process and of its children; what they share counts once."""
     pids = [pid, *Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return sum(int(Path(f"/proc/{one}/smaps_rollup").read_text().split("Pss:")[1].split()[0]) for one in pids)
+    return sum(
+        int(Path(f"/proc/{one}/smaps_rollup").read_text().split("Pss:")[1].split()[0])
+        for one in pids
+    )
 
 
 @dataclass(slots=True)
@@ -46,10 +51,15 @@ class Span:
 
 @contextmanager
 def spent(**pids: int) -> Iterator[Span]:
-    """Measure the block; its figures are there when it is over. A ``serve`` counts with its processes."""
+    """Measure the block; its figures are there when it is over. A ``serve`` counts with its
+    processes.
+    """
 
     def used() -> dict[str, float]:
-        return {name: (family_cpu_seconds if name == "serve" else cpu_seconds)(pid) for name, pid in pids.items()}
+        return {
+            name: (family_cpu_seconds if name == "serve" else cpu_seconds)(pid)
+            for name, pid in pids.items()
+        }
 
     span = Span()
     before = used()
@@ -63,7 +73,9 @@ def spent(**pids: int) -> Iterator[Span]:
 def split(
     folder: Path, backends: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Served, LaunchedRunner]]:
-    web = Served(folder, backends, arguments=("--no-runner", "--port", "0"), environment=environment)
+    web = Served(
+        folder, backends, arguments=("--no-runner", "--port", "0"), environment=environment
+    )
     runner = LaunchedRunner(folder, environment=environment)
     try:
         runner.start()
@@ -82,8 +94,12 @@ def subfolder(folder: Path, name: str) -> Path:
     return place
 
 
-def databases(folder: Path, *, with_postgres: bool = True) -> Iterator[tuple[str, Path, dict[str, str]]]:
-    """Yield for SQLite, and for a PostgreSQL that syncs its commits, its name, a folder and the settings."""
+def databases(
+    folder: Path, *, with_postgres: bool = True
+) -> Iterator[tuple[str, Path, dict[str, str]]]:
+    """Yield for SQLite, and for a PostgreSQL that syncs its commits, its name, a folder and the
+    settings.
+    """
     yield "SQLite", subfolder(folder, "sqlite"), {}
     if with_postgres and is_there("initdb"):
         with postgres(durable=True) as server:

@@ -1,4 +1,6 @@
-"""WebSocket clients that cost next to nothing: what arrives is kept with its moment, and read later."""
+"""WebSocket clients that cost next to nothing: what arrives is kept with its moment, and read
+later.
+"""
 
 import json
 import resource

@@ -1,4 +1,6 @@
-"""Statuses over HTTP of a group of three jobs and of one of 1,000, and the run of the long one while it is polled."""
+"""Statuses over HTTP of a group of three jobs and of one of 1,000, and the run of the long one
+while it is polled.
+"""
 
 import itertools
 import json
@@ -22,7 +24,10 @@ def measure(folder: Path, *, jobs: int = 1_000) -> list[Figure]:
         alone = p50(in_turn(url, "/", requests=500)[100:])
         rate, _ = at_once(url, "/", connections=AT_ONCE, seconds=4)
     with simulated(folder, 3) as gpus, serving(folder, gpus.urls) as served:
-        return [*of_three(served, gpus.ids, alone=alone, rate=rate), *_of_many(served, gpus.ids, jobs)]
+        return [
+            *of_three(served, gpus.ids, alone=alone, rate=rate),
+            *_of_many(served, gpus.ids, jobs),
+        ]
 
 
 def of_three(
@@ -34,10 +39,12 @@ def of_three(
     alone: float | None = None,
     rate: float | None = None,
 ) -> list[Figure]:
-    """Measure statuses of an ended group: requests in turn, for ``seconds`` at once, and in turn with its ETag.
+    """Measure statuses of an ended group: requests in turn, for ``seconds`` at once, and in turn
+    with its ETag.
 
     Args:
-        alone: the floor of a request alone, in milliseconds; ``rate``: that of many at once, in answers a second.
+        alone: the floor of a request alone, in milliseconds; ``rate``: that of many at once, in
+            answers a second.
     """
     with Client(served.url) as client:
         group_id = client.submit(backend_ids)
@@ -54,8 +61,21 @@ def of_three(
     name = "GET status of 3"
     return [
         Figure(f"{name}, p50", p50(gets), floor=alone, gate=0.7, goal=0.4),
-        Figure(f"{name}, CPU of the Director", single.cpu["serve"] / len(gets) * 1000, gate=0.4, goal=0.2),
-        Figure(f"{name}, {AT_ONCE} at once", many, "/s", floor=rate, gate=2_000, goal=3_500, more_is_better=True),
+        Figure(
+            f"{name}, CPU of the Director",
+            single.cpu["serve"] / len(gets) * 1000,
+            gate=0.4,
+            goal=0.2,
+        ),
+        Figure(
+            f"{name}, {AT_ONCE} at once",
+            many,
+            "/s",
+            floor=rate,
+            gate=2_000,
+            goal=3_500,
+            more_is_better=True,
+        ),
         Figure(f"{name}, {AT_ONCE} at once, p99", p99(each)),
         Figure(
             f"{name}, {AT_ONCE} at once, CPU of the Director",
@@ -82,13 +102,24 @@ def _of_many(served: Served, backend_ids: Sequence[str], jobs: int) -> list[Figu
             client.ask(f"{path}/jobs/{children[at]['job_id']}/star", method="PUT")
             seconds, answer = client.ask(path)
             changed.append(seconds)
-            assert json.loads(answer)["child_jobs"][at]["starred"], "the status is older than the star"
+            assert json.loads(answer)["child_jobs"][at]["starred"], (
+                "the status is older than the star"
+            )
     name = f"of {jobs:,}"
     return [
         Figure(f"GET status {name}, unchanged, p50", p50(same), gate=4, goal=1.5),
         Figure(f"GET status {name}, one job changed, p50", p50(changed), gate=10, goal=4),
-        Figure(f"group {name}, status five times a second: POST to end", span.seconds, "s", gate=8, goal=5),
-        Figure(f"group {name}, status five times a second: CPU of a job", span.cpu["serve"] / jobs * 1000),
+        Figure(
+            f"group {name}, status five times a second: POST to end",
+            span.seconds,
+            "s",
+            gate=8,
+            goal=5,
+        ),
+        Figure(
+            f"group {name}, status five times a second: CPU of a job",
+            span.cpu["serve"] / jobs * 1000,
+        ),
     ]
 
 

@@ -1,4 +1,6 @@
-"""What a job costs in the database: its claim, acceptance, start and end, without HTTP, in one thread."""
+"""What a job costs in the database: its claim, acceptance, start and end, without HTTP, in one
+thread.
+"""
 
 import json
 import time
@@ -11,21 +13,26 @@ from tests.bench.figures import Figure
 from tests.bench.processes import databases, subfolder
 from tests.harness.processes import filled
 
-#: Backends and jobs. Each backend has one prompt at a time, so a set has at most as many writes as there are backends.
+#: Backends and jobs. Each backend has one prompt at a time, so a set has at most as many writes as
+#: there are backends.
 _SIZES = ((3, 180), (20, 400), (200, 2_000))
 _STAGES = ("claim", "acceptance", "start", "end")
 
 
 def measure(folder: Path, *, with_postgres: bool = True) -> list[Figure]:
     found = databases(folder, with_postgres=with_postgres)
-    return [figure for where, place, settings in found for figure in _figures(where, place, **settings)]
+    return [
+        figure for where, place, settings in found for figure in _figures(where, place, **settings)
+    ]
 
 
 def _figures(where: str, folder: Path, **environment: str) -> list[Figure]:
     figures = []
     for backends, jobs in _SIZES:
         script = f"from tests.bench import store; store.run({backends}, {jobs})"
-        taken: dict[str, float] = json.loads(filled(subfolder(folder, str(backends)), script, **environment))
+        taken: dict[str, float] = json.loads(
+            filled(subfolder(folder, str(backends)), script, **environment)
+        )
         name = f"a job in the database, {backends} backends, {where}"
         figures += [Figure(f"{name}: CPU of its {stage}", taken[stage]) for stage in _STAGES]
         figures += [
@@ -67,11 +74,15 @@ def run(backends: int, jobs: int) -> None:
             AttemptWrite(service, fence, attempt.child.group_id, attempt.pk, fields(attempt.pk))
             for fence, attempt in claimed
         ]
-        assert len(stage(name, lambda: attempts_store(writes=writes))) == len(writes), "a write was not plain"
+        assert len(stage(name, lambda: attempts_store(writes=writes))) == len(writes), (
+            "a write was not plain"
+        )
 
     began, count = time.perf_counter(), 0
     with connection.execute_wrapper(counted):
-        while claimed := stage("claim", lambda: [*filter(_is_claimed, map(_claim(claims), fences))]):
+        while claimed := stage(
+            "claim", lambda: [*filter(_is_claimed, map(_claim(claims), fences))]
+        ):
             store("acceptance", attempts.attempt_accepted, lambda _: {"node_errors": {}})
             store("start", attempts.attempt_started, lambda _: {})
             store("end", attempts.attempt_ended, lambda key: {"end": _end(key)})

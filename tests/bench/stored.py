@@ -1,8 +1,8 @@
 """The list of groups, and every way to narrow it, over a million stored children.
 
-The rows are written by SQL: groups of four children, most of them completed, over fifty backends and a
-year. Attempts and events, of which there are as many and more, are left out: no list reads them. The usage has an
-attempt for each child.
+The rows are written by SQL: groups of four children, most of them completed, over fifty backends
+and a year. Attempts and events, of which there are as many and more, are left out: no list reads
+them. The usage has an attempt for each child.
 """
 
 import random
@@ -22,12 +22,16 @@ from tests.harness.servers import is_there, postgres
 
 CHILDREN = 1_000_000
 PER_GROUP = 4
-_TEXTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("stored.toml").read_text())
+_TEXTS: dict[str, dict[str, str]] = tomllib.loads(
+    Path(__file__).with_name("stored.toml").read_text()
+)
 QUERIES = _TEXTS["queries"]
 
 
 def usage(folder: Path, *, groups: int = 100_000, rounds: int = 10) -> list[Figure]:
-    """Measure the CPU of the usage of a year and of 30 days, when the runner has summed up the days that are over."""
+    """Measure the CPU of the usage of a year and of 30 days, when the runner has summed up the days
+    that are over.
+    """
     found = []
     days = {"a year": "from=2025-07-01&to=2026-06-30", "30 days": "from=2026-05-01&to=2026-05-30"}
     for where, served, pids in _everywhere(folder, groups, with_postgres=True, with_attempts=True):
@@ -40,14 +44,21 @@ def usage(folder: Path, *, groups: int = 100_000, rounds: int = 10) -> list[Figu
                 for name, query in days.items():
                     path = f"/api/usage?by={by}&{query}"
                     seconds = _cpu_seconds(client, path, pids, rounds)[1]
-                    title = f"usage of {groups * PER_GROUP:,} attempts, {where}: {name} by {by.replace(',', ', ')}, CPU"
+                    title = (
+                        f"usage of {groups * PER_GROUP:,} attempts, {where}: {name} by "
+                        f"{by.replace(',', ', ')}, CPU"
+                    )
                     found.append(Figure(title, seconds * 1000, gate=100))
     return found
 
 
-def measure(folder: Path, *, children: int = CHILDREN, rounds: int = 30, with_postgres: bool = True) -> list[Figure]:
+def measure(
+    folder: Path, *, children: int = CHILDREN, rounds: int = 30, with_postgres: bool = True
+) -> list[Figure]:
     rows = []
-    for where, served, pids in _everywhere(folder, children // PER_GROUP, with_postgres=with_postgres):
+    for where, served, pids in _everywhere(
+        folder, children // PER_GROUP, with_postgres=with_postgres
+    ):
         rows += _figures(where, children, *_ask(served, pids, rounds))
     return rows
 
@@ -77,17 +88,23 @@ def _made(folder: Path, environment: dict[str, str]) -> None:
         pass
 
 
-def _ask(served: Served, pids: list[int], rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+def _ask(
+    served: Served, pids: list[int], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Ask each query so many times; return the seconds that each took, and the CPU seconds of each."""
     taken: dict[str, list[float]] = {}
     cpu: dict[str, float] = {}
     with Client(served.url) as client:
         for name in random.sample(list(QUERIES), len(QUERIES)):
-            taken[name], cpu[name] = _cpu_seconds(client, f"/api/job-groups?{QUERIES[name]}", pids, rounds)
+            taken[name], cpu[name] = _cpu_seconds(
+                client, f"/api/job-groups?{QUERIES[name]}", pids, rounds
+            )
     return taken, cpu
 
 
-def _cpu_seconds(client: Client, path: str, pids: list[int], rounds: int) -> tuple[list[float], float]:
+def _cpu_seconds(
+    client: Client, path: str, pids: list[int], rounds: int
+) -> tuple[list[float], float]:
     """Ask so many times; return the seconds that each took, and the CPU seconds of one."""
     client.timed(path)
     before = sum(map(family_cpu_seconds, pids))
@@ -95,9 +112,13 @@ def _cpu_seconds(client: Client, path: str, pids: list[int], rounds: int) -> tup
     return taken, (sum(map(family_cpu_seconds, pids)) - before) / rounds
 
 
-def _figures(where: str, children: int, taken: dict[str, list[float]], cpu: dict[str, float]) -> list[Figure]:
+def _figures(
+    where: str, children: int, taken: dict[str, list[float]], cpu: dict[str, float]
+) -> list[Figure]:
     name = f"list, {children:,} children, {where}"
-    each = sorted(((percentile(seconds, 95), query) for query, seconds in taken.items()), reverse=True)
+    each = sorted(
+        ((percentile(seconds, 95), query) for query, seconds in taken.items()), reverse=True
+    )
     everything = percentile([one for seconds in taken.values() for one in seconds], 95)
     return [
         Figure(f"{name}: all queries, p95", everything, gate=100, goal=30),
@@ -113,7 +134,9 @@ _NUMBERS = """WITH RECURSIVE numbers(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM
  WHERE i + 1 < {groups})"""
 
 #: 97 of a hundred completed, two failed, one cancelled.
-_STATUS = "CASE WHEN i % 100 < 97 THEN 'completed' WHEN i % 100 < 99 THEN 'failed' ELSE 'cancelled' END"
+_STATUS = (
+    "CASE WHEN i % 100 < 97 THEN 'completed' WHEN i % 100 < 99 THEN 'failed' ELSE 'cancelled' END"
+)
 #: Every 10,000th group is somebody's who seldom comes, on a backend that is seldom used.
 _RARE = "i % 10000 = 4242"
 
@@ -128,15 +151,26 @@ def _fill_sqlite(path: Path, groups: int, *, with_attempts: bool) -> None:
     database.close()
 
 
-def _fill_postgres(connection: psycopg.Connection[object], groups: int, *, with_attempts: bool) -> None:
-    _fill(lambda text: connection.execute(text.encode()), "postgres", groups, with_attempts=with_attempts)
+def _fill_postgres(
+    connection: psycopg.Connection[object], groups: int, *, with_attempts: bool
+) -> None:
+    _fill(
+        lambda text: connection.execute(text.encode()),
+        "postgres",
+        groups,
+        with_attempts=with_attempts,
+    )
     # The server does this by itself, some minutes after so many insertions.
     connection.execute("VACUUM ANALYZE")
 
 
-def _fill(execute: Callable[[str], object], database: str, groups: int, *, with_attempts: bool) -> None:
+def _fill(
+    execute: Callable[[str], object], database: str, groups: int, *, with_attempts: bool
+) -> None:
     numbers = _NUMBERS.format(groups=groups)
     filled = {name: text.format(groups=groups) for name, text in _TEXTS[database].items()}
     for name in ("groups", "labels", "children", *(["attempts"] if with_attempts else [])):
         one = Path(__file__).with_name(f"{name}.sql").read_text(encoding="utf-8")
-        execute(one.format(numbers=numbers, workflow=_WORKFLOW, status=_STATUS, rare=_RARE, **filled))
+        execute(
+            one.format(numbers=numbers, workflow=_WORKFLOW, status=_STATUS, rare=_RARE, **filled)
+        )

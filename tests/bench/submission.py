@@ -57,5 +57,7 @@ class Client(Connection):
 
     def wait_running(self, group_id: str, count: int) -> None:
         self.wait(
-            group_id, lambda group: [one["status"] for one in group["child_jobs"]].count("running") == count, every=0.2
+            group_id,
+            lambda group: [one["status"] for one in group["child_jobs"]].count("running") == count,
+            every=0.2,
         )

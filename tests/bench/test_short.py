@@ -1,6 +1,7 @@
 """The bench in two minutes: it fails where a figure is twice as bad as its gate.
 
-Other tests run beside it: only CPU time, multiples of a floor of the same moment and losses are judged.
+Other tests run beside it: only CPU time, multiples of a floor of the same moment and losses are
+judged.
 """
 
 import resource
@@ -22,7 +23,9 @@ BUSY = 2.0
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(180),
-    pytest.mark.skipif(sys.platform != "linux", reason="CPU time and memory are read as Linux has them"),
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="CPU time and memory are read as Linux has them"
+    ),
 ]
 
 
@@ -78,7 +81,9 @@ def test_the_list_is_quick_over_many_children(tmp_path: Path) -> None:
 
 
 def test_a_claim_from_a_long_line_costs_little(tmp_path: Path) -> None:
-    rows = {one.name: one for one in line.measure(tmp_path, size=(50, 100, 30), with_postgres=False)}
+    rows = {
+        one.name: one for one in line.measure(tmp_path, size=(50, 100, 30), with_postgres=False)
+    }
     assert rows["line of 3,000 jobs, SQLite: choice and claim, CPU, p50"].value <= 5 * BUSY
 
 

@@ -2,7 +2,8 @@
 
 Three backends that render at once, twenty clients that each submit a group, wait for its end and
 submit the next. Either one client requests the list of groups for all of them, or each client polls
-the status of its group. The floor is the same work by bare requests to the backends. The database is the default one: SQLite, each commit synced.
+the status of its group. The floor is the same work by bare requests to the backends. The database
+is the default one: SQLite, each commit synced.
 """
 
 import os
@@ -27,19 +28,27 @@ NAME = f"groups of 3, {AT_ONCE} at once"
 #: Seconds between two looks at which groups have ended, and groups that a look shows.
 _LOOK = 0.1
 _SHOWN = 50
-#: Seconds between a status and the next request for it, and the gate and the goal in groups a second.
+#: Seconds between a status and the next request for it, and the gate and the goal in groups a
+#: second.
 _POLLS = ((0.025, 18.0, 25.0), (0.1, None, None), (0.25, None, None))
 
 
-def measure(folder: Path, *, groups: int = GROUPS, within: float = 35.0, polled_within: float = 15.0) -> list[Figure]:
-    """Measure the second thousand groups, then polled ones; each load ends after some seconds anyway."""
+def measure(
+    folder: Path, *, groups: int = GROUPS, within: float = 35.0, polled_within: float = 15.0
+) -> list[Figure]:
+    """Measure the second thousand groups, then polled ones; each load ends after some seconds
+    anyway.
+    """
     with simulated(folder, 3) as gpus, serving(folder, gpus.urls) as served:
         first = load(served, gpus, groups=groups, within=within)
         before = resident_kib(served.process.pid)
         second = load(served, gpus, groups=groups, within=within)
         grown = resident_kib(served.process.pid) - before
         bare = floors.renders(gpus.urls, at_once=AT_ONCE, seconds=5.0)
-        polled = [load(served, gpus, groups=groups, within=polled_within, every=every) for every, *_ in _POLLS]
+        polled = [
+            load(served, gpus, groups=groups, within=polled_within, every=every)
+            for every, *_ in _POLLS
+        ]
     submitted = [group_id for one in (first, second, *polled) for group_id in one.submitted]
     wrong = lost(served.data / "director.sqlite3", submitted) + doubled(gpus.seen())
     rows = unpolled(second, floor=bare)
@@ -49,7 +58,12 @@ def measure(folder: Path, *, groups: int = GROUPS, within: float = 35.0, polled_
     return [
         *rows,
         Figure(f"{NAME}, lost or doubled", wrong, "", gate=0),
-        Figure("memory for 1,000 groups more", grown / 1024 / len(second.submitted) * 1000, "MiB", gate=3),
+        Figure(
+            "memory for 1,000 groups more",
+            grown / 1024 / len(second.submitted) * 1000,
+            "MiB",
+            gate=3,
+        ),
     ]
 
 
@@ -72,16 +86,26 @@ def unpolled(load: Load, floor: float | None = None) -> list[Figure]:
 
 
 def _figures(
-    name: str, load: Load, *, cpu_gate: float | None = None, cpu_goal: float | None = None, **limits: float | None
+    name: str,
+    load: Load,
+    *,
+    cpu_gate: float | None = None,
+    cpu_goal: float | None = None,
+    **limits: float | None,
 ) -> list[Figure]:
     return [
         Figure(name, load.rate, "/s", more_is_better=True, **limits),
         Figure(f"{name}, CPU of each", load.cpu_ms("serve"), gate=cpu_gate, goal=cpu_goal),
-        *(Figure(f"{name}, CPU of the {one}", load.cpu_ms(one)) for one in ("simulators", "clients")),
+        *(
+            Figure(f"{name}, CPU of the {one}", load.cpu_ms(one))
+            for one in ("simulators", "clients")
+        ),
     ]
 
 
-def load(served: Served, gpus: Gpus, *, groups: int, within: float, every: float | None = None) -> Load:
+def load(
+    served: Served, gpus: Gpus, *, groups: int, within: float, every: float | None = None
+) -> Load:
     """Keep twenty groups under way until so many have been submitted or the time is over.
 
     Args:

@@ -25,7 +25,9 @@ def measure(folder: Path, *, count: int = 1_000, seconds: float = 25.0) -> list[
         bare = relayed(gpus, seconds / 4)
         with serving(folder, gpus.urls) as served, Client(served.url) as client:
             graph = text_to_image(1, side=1024)
-            group_id = client.submit(gpus.ids * (count // CHILDREN // len(WIDTHS)), workflow_json=graph)
+            group_id = client.submit(
+                gpus.ids * (count // CHILDREN // len(WIDTHS)), workflow_json=graph
+            )
             group = client.wait(group_id, _is_captured, within=600.0, every=1.0)
             pictures = [job["outputs"]["images"][0]["file_url"] for job in group["child_jobs"]]
             gpus.tell("hold")
@@ -33,7 +35,9 @@ def measure(folder: Path, *, count: int = 1_000, seconds: float = 25.0) -> list[
             client.wait_running(running, len(gpus.ids))
             due = [f"{url}?w={width}" for width in WIDTHS for url in pictures]
             requests = [
-                threading.Thread(target=_request, args=(served.url, due[at::CONNECTIONS], seconds, at))
+                threading.Thread(
+                    target=_request, args=(served.url, due[at::CONNECTIONS], seconds, at)
+                )
                 for at in range(CONNECTIONS)
             ]
             for thread in requests:

@@ -42,7 +42,11 @@ class Heard:
         of_them = f"{watchers:,} watchers"
         return [
             Figure(
-                f"{of_them}: that got all events", self.complete / watchers * 100, "%", gate=100, more_is_better=True
+                f"{of_them}: that got all events",
+                self.complete / watchers * 100,
+                "%",
+                gate=100,
+                more_is_better=True,
             ),
             Figure(f"{of_them}: first to last, p50 of events", p50(self.spreads), gate=80, goal=40),
             Figure(f"{of_them}: first to last, last event", self.spreads[-1] * 1000),

@@ -21,7 +21,13 @@ class Connection:
         self._http.close()
 
     def ask(
-        self, path: str, body: bytes | None = None, *, method: str = "GET", wanted: int = 200, unless: str = ""
+        self,
+        path: str,
+        body: bytes | None = None,
+        *,
+        method: str = "GET",
+        wanted: int = 200,
+        unless: str = "",
     ) -> tuple[float, bytes]:
         """Send a request; return the seconds until its answer was whole, and the answer's body.
 
@@ -44,7 +50,9 @@ class Connection:
 def in_turn(url: str, path: str, *, requests: int, unless: str = "") -> list[float]:
     """Return the seconds of each request; with ``unless``, an ETag, the answers are 304."""
     with Connection(url) as one:
-        return [one.ask(path, unless=unless, wanted=304 if unless else 200)[0] for _ in range(requests)]
+        return [
+            one.ask(path, unless=unless, wanted=304 if unless else 200)[0] for _ in range(requests)
+        ]
 
 
 def at_once(url: str, path: str, *, connections: int, seconds: float) -> tuple[float, list[float]]:

@@ -10,7 +10,9 @@ from playwright.sync_api import expect, sync_playwright
 from tests.browser.desk import desk_of
 from tests.harness.simulator_thread import SimulatorThread
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None
+)
 #: For what takes a second on an idle machine.
 PATIENCE_MS = 60_000
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-proxy-server"]
@@ -20,8 +22,8 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-proxy-server"]
 def browser() -> Iterator[Any]:
     """Debian's Chromium; its tests are skipped where there is none.
 
-    For this package, not for the session: while Playwright's blocking interface is open, a loop runs in
-    this thread, and Django refuses the database to every other test.
+    For this package, not for the session: while Playwright's blocking interface is open, a loop
+    runs in this thread, and Django refuses the database to every other test.
     """
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed (on Debian: apt install chromium)")
@@ -39,7 +41,8 @@ def simulators() -> Iterator[SimulatorThread]:
         yield running
 
 
-#: It has the groups of all tests before. A file whose tests count groups or failures has one of its own.
+#: It has the groups of all tests before. A file whose tests count groups or failures has one of its
+#: own.
 desk = desk_of("package")
 
 
@@ -51,7 +54,10 @@ def context(browser: Any) -> Iterator[Any]:
     wrong: list[str] = []
     context.on("weberror", lambda error: wrong.append(f"{error.error}"))
     context.on(
-        "console", lambda message: wrong.append(message.text) if "Content Security Policy" in message.text else None
+        "console",
+        lambda message: (
+            wrong.append(message.text) if "Content Security Policy" in message.text else None
+        ),
     )
     yield context
     context.close()

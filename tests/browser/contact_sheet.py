@@ -1,4 +1,6 @@
-"""Pages in every state of groups, jobs and backends: their layout problems, and screenshots of them."""
+"""Pages in every state of groups, jobs and backends: their layout problems, and screenshots of
+them.
+"""
 
 import json
 import tomllib
@@ -32,13 +34,18 @@ class Page:
 def pages(groups: dict[str, str]) -> list[Page]:
     """Return what is looked at."""
     listed = tomllib.loads(Path(__file__).with_name("pages.toml").read_text(encoding="utf-8"))
-    return [Page(name, **{**page, "path": page["path"].format(**groups)}) for name, page in listed.items()]
+    return [
+        Page(name, **{**page, "path": page["path"].format(**groups)})
+        for name, page in listed.items()
+    ]
 
 
 @contextmanager
 def full(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Serve a Director in which every state occurs; yield its address and the groups' ids."""
-    script = "import json; from tests.browser import every_state\nprint(json.dumps(every_state.fill()))"
+    script = (
+        "import json; from tests.browser import every_state\nprint(json.dumps(every_state.fill()))"
+    )
     groups = json.loads(filled(folder, script))
     served = Served(folder, arguments=("--port", "0", "--no-runner"))
     try:
@@ -50,7 +57,9 @@ def full(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def show(tab: Any, url: str, page: Page) -> None:
     answer = tab.goto(f"{url}{page.path}")
     assert answer.status in (200, 404), f"{page.path}: {answer.status}"
-    tab.wait_for_function("() => (document.querySelector('#line-live')?.textContent ?? 'live') === 'live'")
+    tab.wait_for_function(
+        "() => (document.querySelector('#line-live')?.textContent ?? 'live') === 'live'"
+    )
     for selector in page.clicks:
         tab.locator(selector).first.click()
     tab.evaluate("() => scrollTo(0, document.body.scrollHeight)")
@@ -58,7 +67,9 @@ def show(tab: Any, url: str, page: Page) -> None:
     tab.wait_for_timeout(400)
 
 
-_LAYOUT, _SIGNS = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("layout.js", "signs.js"))
+_LAYOUT, _SIGNS = (
+    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("layout.js", "signs.js")
+)
 
 
 def wrong_on(tab: Any) -> list[str]:
@@ -70,7 +81,8 @@ def wrong_on(tab: Any) -> list[str]:
 def take(tab: Any, page: Page, path: Path) -> None:
     if not page.window:  # what sticks to the window would lie over the middle of a tall picture
         tab.evaluate(
-            "() => { for (const one of document.querySelectorAll('.top, .line, .send')) one.style.position = 'static'; }"
+            "() => { for (const one of document.querySelectorAll('.top, .line, .send')) "
+            "one.style.position = 'static'; }"
         )
     tall = tab.evaluate("document.documentElement.scrollHeight")
     if page.window or tall <= tab.viewport_size["height"]:

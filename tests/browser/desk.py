@@ -14,7 +14,8 @@ from tests.harness.processes import Served, stop_in_order
 from tests.harness.simulator_thread import SimulatorThread
 from tests.harness.waits import until
 
-#: Adds up in ``shifted`` what moved on a page without an input of its user, and lists it in ``moves``.
+#: Adds up in ``shifted`` what moved on a page without an input of its user, and lists it in
+#: ``moves``.
 SHIFTS = """
 new PerformanceObserver((list) => {
   for (const one of list.getEntries().filter((entry) => !entry.hadRecentInput)) {
@@ -31,7 +32,10 @@ class Desk:
         self._seeds = itertools.count(1_000, 1_000)
         self.simulators = list(simulators.urls)
         self.served = Served(
-            folder, self.simulators, environment={"DIRECTOR_TIME_SCALE": "0.4", **environment}, keeps_port=True
+            folder,
+            self.simulators,
+            environment={"DIRECTOR_TIME_SCALE": "0.4", **environment},
+            keeps_port=True,
         )
         self.served.wait_online()
         self.http = httpx.Client(trust_env=False, timeout=60)
@@ -56,7 +60,9 @@ class Desk:
 
     def submit_sweep(self, sweep: dict[str, Any], **fields: Any) -> str:
         """Submit a sweep whose jobs wait for any backend, and return its id."""
-        return self._submit(**{"backend_ids": ["*"], "seed_strategy": None, "sweep": sweep, **fields})
+        return self._submit(
+            **{"backend_ids": ["*"], "seed_strategy": None, "sweep": sweep, **fields}
+        )
 
     def _submit(self, **fields: Any) -> str:
         body = {
@@ -95,7 +101,9 @@ class Desk:
             self.http.delete(f"{url}/simulator/faults")
 
     def clear(self) -> None:
-        """Withdraw faults and holds, and cancel what is not final: the next test finds free backends."""
+        """Withdraw faults and holds, and cancel what is not final: the next test finds free
+        backends.
+        """
         self.withdraw()
         for row in self._backends():
             path = f"{self.url}/api/backends/{row['backend_id']}"
@@ -123,7 +131,9 @@ def desk_of(scope: Any = "module", **environment: str) -> Any:
     """Return a fixture with a desk for the files of a scope."""
 
     @pytest.fixture(scope=scope)
-    def desk(simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    def desk(
+        simulators: SimulatorThread, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[Desk]:
         made = Desk(tmp_path_factory.mktemp("director"), simulators, **environment)
         yield made
         made.close()

@@ -22,8 +22,11 @@ from tests.harness import factories
 
 LONG_NAME = "shot_0410_castle_at_dawn_" + "and_no_blank_" * 9
 LONG_ERROR = (
-    "Allocation on device 0 would exceed allowed memory. (out of memory) Currently allocated: 21.63 "
-    "GiB Requested: 2.25 GiB Device limit: 23.64 GiB " + "/opt/models/checkpoints/" * 30 + " and so on. " * 60
+    "Allocation on device 0 would exceed allowed memory. (out of memory) Currently allocated: "
+    "21.63 "
+    "GiB Requested: 2.25 GiB Device limit: 23.64 GiB "
+    + "/opt/models/checkpoints/" * 30
+    + " and so on. " * 60
 )
 #: Texts of files, nodes, errors, metadata and people. A script that runs sets ``window.taken``.
 HOSTILE = (
@@ -66,7 +69,9 @@ def _backends() -> None:
     said = {"changed_by": "ann@studio", "changed_at": moment - dt.timedelta(hours=2)}
     factories.backend("gpu-online", **seen, tags=["flux", "big"])
     factories.backend("gpu-busy", **seen, queue_running=1, queue_pending=3, queue_foreign=2)
-    factories.backend("gpu-paused", **seen, hold="pause", changed_reason="A driver is installed.", **said)
+    factories.backend(
+        "gpu-paused", **seen, hold="pause", changed_reason="A driver is installed.", **said
+    )
     factories.backend(
         "gpu-draining",
         **seen,
@@ -92,7 +97,13 @@ def _backends() -> None:
         consecutive_quarantines=1,
     )
     Runner.objects.create(
-        name="played", instance="x", host="here", pid=1, version="0", started_at=moment, heartbeat_at=later
+        name="played",
+        instance="x",
+        host="here",
+        pid=1,
+        version="0",
+        started_at=moment,
+        heartbeat_at=later,
     )
 
 
@@ -102,7 +113,9 @@ def _groups() -> dict[str, str]:
         "pending": _plain("Waits for a runner", ["queued"] * 3, "pending"),
         "one": _plain("One", ["completed"], "completed"),
         "three": _plain("Three", ["completed", "running", "queued"], "running"),
-        "failing": _plain("Runs on", ["completed", "failed", "running", "queued"], "partial_complete"),
+        "failing": _plain(
+            "Runs on", ["completed", "failed", "running", "queued"], "partial_complete"
+        ),
         "failed": _plain("All failed", ["failed", "timeout", "failed"], "failed"),
         "partial": _plain("Half", ["completed", "failed"] * 3, "partial_complete"),
         "fifty": _plain(
@@ -112,7 +125,9 @@ def _groups() -> dict[str, str]:
         ),
         "cancelled": _plain("Cancelled", ["completed"] * 5 + ["cancelled"] * 45, "cancelled"),
         "thousand": _plain(
-            "A thousand", ["completed"] * 610 + ["failed"] * 17 + ["running"] * 8 + ["queued"] * 365, "partial_complete"
+            "A thousand",
+            ["completed"] * 610 + ["failed"] * 17 + ["running"] * 8 + ["queued"] * 365,
+            "partial_complete",
         ),
         "none": _plain("No job left", ["completed"], "completed", keep=0),
         "sweep": _sweep(["completed"] * 4 + ["failed"] * 2 + ["running"] + ["queued"] * 2),
@@ -122,25 +137,59 @@ def _groups() -> dict[str, str]:
 
 
 def _hostile() -> str:
-    """A group whose every text was written by an enemy: the files, the errors, the metadata and the values."""
+    """A group whose every text was written by an enemy: the files, the errors, the metadata and the
+    values.
+    """
     values = dict(zip(HOSTILE, reversed(HOSTILE), strict=True))
     group = _submit(HOSTILE[0], len(HOSTILE) + 1)
     rows = list(ChildJob.objects.filter(group=group).order_by("position"))
     deep = json.loads('{"a":' * 60 + "1" + "}" * 60)
-    metadata = {"name": " ".join(HOSTILE)[:150], "deep": deep, "large": 2**64, "constructor": "x", **values}
+    metadata = {
+        "name": " ".join(HOSTILE)[:150],
+        "deep": deep,
+        "large": 2**64,
+        "constructor": "x",
+        **values,
+    }
     for child, text in zip(rows, HOSTILE, strict=False):
-        kinds = {"images": [_file(f"{text}.png"), _file(f"{text}.mp4")], "audio": [_file(f"{text}.flac")]}
-        shown = _outputs(child, **kinds, **{"3d": [_file(f"{text}.obj")], "__proto__": [_file("x.png")]}, text=[text])
-        fields = {"variation_json": json.dumps({f"3.{text[:50]}": text}), "warnings_json": json.dumps([text])}
-        _become(child, "completed", outputs_json=shown, metadata_json=json.dumps({"__proto__": text}), **fields)
+        kinds = {
+            "images": [_file(f"{text}.png"), _file(f"{text}.mp4")],
+            "audio": [_file(f"{text}.flac")],
+        }
+        shown = _outputs(
+            child,
+            **kinds,
+            **{"3d": [_file(f"{text}.obj")], "__proto__": [_file("x.png")]},
+            text=[text],
+        )
+        fields = {
+            "variation_json": json.dumps({f"3.{text[:50]}": text}),
+            "warnings_json": json.dumps([text]),
+        }
+        _become(
+            child,
+            "completed",
+            outputs_json=shown,
+            metadata_json=json.dumps({"__proto__": text}),
+            **fields,
+        )
         _shelve(child, 1)
-    details = {"node_id": HOSTILE[0], "node_type": HOSTILE[1], "traceback": [f"{text}\n" for text in HOSTILE]}
-    error = {"error_message": "\n".join(HOSTILE) + "x" * 100_000, "error_details_json": json.dumps(details)}
+    details = {
+        "node_id": HOSTILE[0],
+        "node_type": HOSTILE[1],
+        "traceback": [f"{text}\n" for text in HOSTILE],
+    }
+    error = {
+        "error_message": "\n".join(HOSTILE) + "x" * 100_000,
+        "error_details_json": json.dumps(details),
+    }
     _become(rows[-1], "failed", **error, error_type="<i>Error\u202e", current_step=HOSTILE[0])
     _attempt(rows[-1], "error", 2, error_message=HOSTILE[0])
     summary = dict.fromkeys(("prompt", "negative", "model", "file", "sampler"), " ".join(HOSTILE))
     JobGroup.objects.filter(pk=group.pk).update(
-        summary_json=json.dumps(summary), metadata_json=json.dumps(metadata), submitter=" ".join(HOSTILE)[:64]
+        summary_json=json.dumps(summary),
+        metadata_json=json.dumps(metadata),
+        submitter=" ".join(HOSTILE)[:64],
     )
     _count(group, "partial_complete")
     return str(group.id)
@@ -167,14 +216,21 @@ def _in_pool(statuses: Sequence[str]) -> str:
 
 def _sweep(statuses: Sequence[str]) -> str:
     """A sweep of three by three jobs, of one of two seeds."""
-    axes = [("3.cfg", [5, 7.5, 9]), ("4.ckpt_name", [f"{LONG_NAME}.safetensors", "b.safetensors", "c.safetensors"])]
+    axes = [
+        ("3.cfg", [5, 7.5, 9]),
+        ("4.ckpt_name", [f"{LONG_NAME}.safetensors", "b.safetensors", "c.safetensors"]),
+    ]
     group = _submit("Sweep", 18)
     sweep = [{"input": name, "values": values} for name, values in [*axes, ("seed", [1, 2])]]
-    JobGroup.objects.filter(pk=group.pk).update(sweep_json=json.dumps({"mode": "product", "axes": sweep}))
+    JobGroup.objects.filter(pk=group.pk).update(
+        sweep_json=json.dumps({"mode": "product", "axes": sweep})
+    )
     for child in ChildJob.objects.filter(group=group):
         place = child.position // 2
         values = {axes[0][0]: axes[0][1][place // 3], axes[1][0]: axes[1][1][place % 3]}
-        _become(child, statuses[place], variation_json=json.dumps(values), seed=child.position % 2 + 1)
+        _become(
+            child, statuses[place], variation_json=json.dumps(values), seed=child.position % 2 + 1
+        )
         if statuses[place] == "completed" and place:
             _shelve(child, 1)
     _count(group, "partial_complete")
@@ -267,7 +323,9 @@ def _looks() -> str:
     rows = iter(ChildJob.objects.filter(group=group).order_by("position"))
     child: dict[str, Any] = defaultdict(lambda: next(rows))  # in the order in which they are named
     _become(child["queued"], "queued")
-    _become(child["running"], "running", current_step="KSamplerAdvanced (Efficient) with a long name")
+    _become(
+        child["running"], "running", current_step="KSamplerAdvanced (Efficient) with a long name"
+    )
     _become(child["running at 0"], "running", progress=0.0, current_step=None)
     _become(child["done"], "completed")
     names = [f"picture_{n}.png" for n in range(4)]
@@ -282,12 +340,31 @@ def _looks() -> str:
     for one in ("a video", "a video gone"):
         shown = _outputs(child[one], images=[_file(name) for name in videos], animated=[True])
         _become(child[one], "completed", outputs_json=shown)
-    kinds = [videos[0], "picture.png", "a_sound_with_quite_a_long_name_00001_.flac", "text.txt", "mesh.obj"]
-    every = _outputs(child["every kind"], images=[_file(name) for name in kinds], text=["A caption.", "word " * 500])
+    kinds = [
+        videos[0],
+        "picture.png",
+        "a_sound_with_quite_a_long_name_00001_.flac",
+        "text.txt",
+        "mesh.obj",
+    ]
+    every = _outputs(
+        child["every kind"],
+        images=[_file(name) for name in kinds],
+        text=["A caption.", "word " * 500],
+    )
     _become(child["every kind"], "completed", outputs_json=every)
-    _become(child["a text"], "completed", outputs_json=_outputs(child["a text"], text=["<b>a poem</b>\n" * 300]))
+    _become(
+        child["a text"],
+        "completed",
+        outputs_json=_outputs(child["a text"], text=["<b>a poem</b>\n" * 300]),
+    )
     details = {"node_id": "3", "node_type": "KSampler", "traceback": TRACEBACK}
-    _become(child["long error"], "failed", error_message=LONG_ERROR, error_details_json=json.dumps(details))
+    _become(
+        child["long error"],
+        "failed",
+        error_message=LONG_ERROR,
+        error_details_json=json.dumps(details),
+    )
     _become(child["tried thrice"], "failed", attempt_count=3)
     for number in (2, 3):
         _attempt(child["tried thrice"], "error", number, error_message=LONG_ERROR)
@@ -296,7 +373,9 @@ def _looks() -> str:
     _become(child["being stopped"], "cancelled")
     _attempt(child["being stopped"], "running", stop_requested_at=now(), stop_reason="cancel")
     warning = "The file of a cached node is gone: " + "very_long_file_name_" * 6 + ".png"
-    _become(child["warned and kept"], "completed", starred=True, warnings_json=json.dumps([warning]))
+    _become(
+        child["warned and kept"], "completed", starred=True, warnings_json=json.dumps([warning])
+    )
     _become(child["waits for a drained one"], "queued", backend_id="gpu-draining")
     later = now() + dt.timedelta(hours=1)
     _become(child["tried again soon"], "queued", attempt_count=1, not_before=later)
@@ -305,7 +384,9 @@ def _looks() -> str:
         _shelve(child[one], {"four pictures": 4, "every kind": 2}.get(one, 1))
     assert next(rows, None) is None
     summary = {"prompt": "a castle at dawn, " * 40, "negative": "blurry", "model": LONG_NAME}
-    JobGroup.objects.filter(pk=group.pk).update(summary_json=json.dumps({**summary, "steps": 20, "cfg": 7.5}))
+    JobGroup.objects.filter(pk=group.pk).update(
+        summary_json=json.dumps({**summary, "steps": 20, "cfg": 7.5})
+    )
     _count(group, "partial_complete")
     return str(group.id)
 

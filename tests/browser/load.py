@@ -1,4 +1,5 @@
-"""Load of the pages: 500 groups, 50 jobs with progress ten times a second, 200 backends (docs/pages.md).
+"""Load of the pages: 500 groups, 50 jobs with progress ten times a second, 200 backends
+(docs/pages.md).
 
 The Director and its rows are real; the progress is put into the page's sockets.
 """
@@ -101,7 +102,9 @@ def _day(page: Any, path: str, jobs: list[str], groups: list[str]) -> dict[str, 
 
 @contextmanager
 def _filled(browser: Any, folder: Path, script: str) -> Iterator[tuple[Any, str, str]]:
-    """Serve a Director with the rows of a script; yield a page, the Director's address, and what the script printed."""
+    """Serve a Director with the rows of a script; yield a page, the Director's address, and what
+    the script printed.
+    """
     printed = filled(folder, script).strip()
     served = Served(folder, arguments=("--port", "0", "--no-runner"))
     page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -114,20 +117,33 @@ def _filled(browser: Any, folder: Path, script: str) -> Iterator[tuple[Any, str,
 
 
 def growth(browser: Any, folder: Path) -> dict[str, dict[str, float]]:
-    """Return how the list of groups and the page of a group grow over a day: 20,000 updates, of some that read parts."""
+    """Return how the list of groups and the page of a group grow over a day: 20,000 updates, of
+    some that read parts.
+    """
     with _filled(browser, folder, _FILL) as (page, url, group):
         page.goto(url)
-        jobs = page.eval_on_selector_all(f"#{group} progress", "bars => bars.map(bar => bar.dataset.job)")
-        listed = _day(page, "/ws/monitor", jobs, page.eval_on_selector_all(".row", "rows => rows.map(row => row.id)"))
+        jobs = page.eval_on_selector_all(
+            f"#{group} progress", "bars => bars.map(bar => bar.dataset.job)"
+        )
+        listed = _day(
+            page,
+            "/ws/monitor",
+            jobs,
+            page.eval_on_selector_all(".row", "rows => rows.map(row => row.id)"),
+        )
         page.goto(f"{url}/groups/{group}")
         return {"groups": listed, "group": _day(page, f"/ws/job-groups/{group}", jobs, [])}
 
 
 def first_paint(page: Any, url: str) -> float:
-    """Return the seconds to the first paint of a page, the least of three after one that fills the caches."""
+    """Return the seconds to the first paint of a page, the least of three after one that fills the
+    caches.
+    """
     paint = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime / 1000"
     page.goto(url)
-    return min(float((page.goto(url), page.wait_for_function(paint).json_value())[1]) for _ in range(3))
+    return min(
+        float((page.goto(url), page.wait_for_function(paint).json_value())[1]) for _ in range(3)
+    )
 
 
 def farm_paint(browser: Any, folder: Path) -> float:
@@ -135,7 +151,9 @@ def farm_paint(browser: Any, folder: Path) -> float:
     with _filled(browser, folder, _FARM) as (page, url, _):
         paint = first_paint(page, f"{url}/backends")
         assert page.locator("#farm progress").count() == BACKENDS
-        rows = page.eval_on_selector_all("#farm tbody tr", "rows => rows.map(row => row.offsetHeight)")
+        rows = page.eval_on_selector_all(
+            "#farm tbody tr", "rows => rows.map(row => row.offsetHeight)"
+        )
         assert set(rows) == {36}
         return paint
 
@@ -143,7 +161,9 @@ def farm_paint(browser: Any, folder: Path) -> float:
 def measure(browser: Any, folder: Path, seconds: float) -> Load:
     with _filled(browser, folder, _FILL) as (page, url, group):
         paint = first_paint(page, url)
-        jobs = page.eval_on_selector_all(f"#{group} progress[data-job]", "bars => bars.map(bar => bar.dataset.job)")
+        jobs = page.eval_on_selector_all(
+            f"#{group} progress[data-job]", "bars => bars.map(bar => bar.dataset.job)"
+        )
         assert len(jobs) == RUNNING, jobs
         listed = _fed(browser, page, ["/ws/monitor", jobs, group], seconds)
         page.goto(f"{url}/groups/{group}")

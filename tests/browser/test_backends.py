@@ -92,7 +92,10 @@ def test_many_backends_are_filtered_and_changed_together(desk: Desk, page: Any) 
     expect(page.locator("#report")).to_contain_text("1 backend could not be changed:")
     expect(page.locator("#report li")).to_contain_text(f"{gone['name']}: ")
     expect(page.locator("#farm tbody tr.s-disabled")).to_have_count(3)
-    desk.http.post(f"{desk.url}/api/backends", json={name: gone[name] for name in ("url", "name", "backend_id")})
+    desk.http.post(
+        f"{desk.url}/api/backends",
+        json={name: gone[name] for name in ("url", "name", "backend_id")},
+    )
     # The filter is in the URL, also while the page is live.
     page.locator("#statuses").get_by_role("button", name="3 disabled").click()
     page.get_by_role("searchbox").fill(gone["name"])
@@ -116,7 +119,9 @@ def test_the_page_of_a_backend_shows_models_jobs_and_attempts(desk: Desk, page: 
     group = desk.submit(1, metadata={"name": "First"})
     desk.until_ended(group)
     page.goto(f"{desk.url}/backends")
-    row_of(page, backend(desk)["name"]).get_by_role("link", name=backend(desk)["name"], exact=True).click()
+    row_of(page, backend(desk)["name"]).get_by_role(
+        "link", name=backend(desk)["name"], exact=True
+    ).click()
     expect(page.locator("#models").get_by_role("list", name="Checkpoints")).not_to_be_empty()
     expect(page.locator(".attempts")).to_contain_text("First #1Succeeded")
     desk.slow()
@@ -239,7 +244,9 @@ def test_a_pause_says_first_what_it_will_hit_and_then_who_paused_it(desk: Desk, 
     assert backend(desk)["changed_by"] == "Anna", "the name is remembered"
 
 
-def test_partner_nodes_are_allowed_after_a_question_and_forbidden_at_once(desk: Desk, page: Any) -> None:
+def test_partner_nodes_are_allowed_after_a_question_and_forbidden_at_once(
+    desk: Desk, page: Any
+) -> None:
     shown = page_of(desk, page, 2)
     shown.get_by_role("button", name="Allow partner nodes …").click()
     page.get_by_role("dialog").get_by_role("button", name="Allow", exact=True).click()

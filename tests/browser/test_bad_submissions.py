@@ -56,7 +56,9 @@ def send(page: Any) -> None:
 
 
 def test_an_invalid_value_is_reported_next_to_its_field(form: Any) -> None:
-    for kind, field, parts, place, message in cases(__file__, "an_invalid_value_is_reported_next_to_its_field"):
+    for kind, field, parts, place, message in cases(
+        __file__, "an_invalid_value_is_reported_next_to_its_field"
+    ):
         value = "".join(parts)
         form.locator(field).fill(value)
         send(form)
@@ -69,7 +71,9 @@ def test_an_invalid_value_is_reported_next_to_its_field(form: Any) -> None:
     form.locator("#timeout").press("End")
     form.locator("#timeout").press_sequentially("e")
     send(form)
-    expect(form.locator('[data-error="timeout_seconds"]')).to_have_text("Must be a whole number from 30 to 3600.")
+    expect(form.locator('[data-error="timeout_seconds"]')).to_have_text(
+        "Must be a whole number from 30 to 3600."
+    )
     expect(form.locator("#timeout")).to_have_attribute("aria-invalid", "true")
 
 
@@ -90,7 +94,9 @@ def test_a_backend_that_is_gone_or_disabled_meanwhile_is_named(desk: Desk, form:
     form.get_by_label("On the chosen backends in turn").check()
     for box in form.locator('input[name="backend"]').all():
         box.set_checked(box.get_attribute("value") in (first, second))
-    form.locator(f'input[name="backend"][value="{first}"]').evaluate("box => { box.value = 'nobody'; }")
+    form.locator(f'input[name="backend"][value="{first}"]').evaluate(
+        "box => { box.value = 'nobody'; }"
+    )
     row = desk.http.patch(f"{desk.url}/api/backends/{second}", json={"enabled": False})
     assert row.status_code == 200
     send(form)
@@ -107,7 +113,11 @@ FILES = {
     "a list": ("a.json", b"[1, 2]", "no workflow"),
     "no nodes": ("a.json", b"{}", "no nodes"),
     "no node": ("a.json", b'{"<b>3</b>": 1}', "is not a node"),
-    "editor format": ("a.json", b'{"nodes": [{"id": 4, "type": "Mine"}], "links": []}', "Node 4: Mine: No backend has"),
+    "editor format": (
+        "a.json",
+        b'{"nodes": [{"id": 4, "type": "Mine"}], "links": []}',
+        "Node 4: Mine: No backend has",
+    ),
     "another program's picture": ("a.png", OF_ANOTHER_PROGRAM, "ComfyUI did not save it"),
     "broken picture": ("a.png", OF_ANOTHER_PROGRAM[:40], "not a PNG that can be read"),
     "50 MB": ("a.json", b" " * 50 * 2**20, "50 MB; the Director takes up to 16 MB"),

@@ -29,7 +29,9 @@ def bad_day(desk: Desk) -> list[str]:
     return [*groups, fail(desk, 1, "elsewhere", metadata={"name": "shot_003"})]
 
 
-def test_failures_stand_by_cause_and_backend_the_worst_first(desk: Desk, page: Any, bad_day: list[str]) -> None:
+def test_failures_stand_by_cause_and_backend_the_worst_first(
+    desk: Desk, page: Any, bad_day: list[str]
+) -> None:
     page.goto(f"{desk.url}/failures")
     expect(page.get_by_role("link", name="Failures 3 in the last day")).to_be_visible()
     causes = page.locator(".cause")
@@ -69,7 +71,9 @@ def test_a_retry_says_first_what_it_does_and_can_be_done_with_keys_alone(
     expect(page.locator(".cause.s-failed")).to_have_count(1)
 
 
-def test_a_backend_can_be_set_aside_where_it_fails(desk: Desk, page: Any, bad_day: list[str]) -> None:
+def test_a_backend_can_be_set_aside_where_it_fails(
+    desk: Desk, page: Any, bad_day: list[str]
+) -> None:
     page.goto(f"{desk.url}/failures")
     row = page.locator(".cause.s-failed", has_text="elsewhere")
     row.get_by_role("button", name="Quarantine").click()
@@ -95,7 +99,9 @@ def retry(desk: Desk, group: str) -> None:
     assert desk.until_ended(group)["status"] == "completed"
 
 
-def test_the_number_in_the_navigation_follows_without_a_reload(desk: Desk, page: Any, bad_day: list[str]) -> None:
+def test_the_number_in_the_navigation_follows_without_a_reload(
+    desk: Desk, page: Any, bad_day: list[str]
+) -> None:
     for group in bad_day:
         if desk.status(group)["status"] != "completed":
             retry(desk, group)

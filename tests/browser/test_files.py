@@ -16,7 +16,11 @@ from tests.harness.simulator_thread import SimulatorThread
 
 LIMIT = 2**20
 GRAPH = {
-    "1": {"class_type": "LoadImage", "inputs": {"image": "cat.png", "upload": "image"}, "_meta": {"title": "Cat"}},
+    "1": {
+        "class_type": "LoadImage",
+        "inputs": {"image": "cat.png", "upload": "image"},
+        "_meta": {"title": "Cat"},
+    },
     "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
 }
 PICTURE = {"name": "cat <b>.png", "mimeType": "image/png", "buffer": png(a="cat")}
@@ -81,22 +85,32 @@ def test_chosen_file_reaches_the_backend_of_the_job_and_the_copy_of_the_group(
     form.goto(f"{desk.url}/submit?from={group}")
     expect(field.get_by_role("status")).to_have_text("This file was deleted. Choose it again.")
     form.get_by_role("button", name="Submit", exact=True).click()
-    expect(form.locator('[data-error="parameters.1.image"]')).to_have_text("This file was deleted. Choose it again.")
+    expect(form.locator('[data-error="parameters.1.image"]')).to_have_text(
+        "This file was deleted. Choose it again."
+    )
 
 
-def test_dropped_file_is_uploaded_again_after_the_connection_was_lost(desk: Desk, form: Any, context: Any) -> None:
+def test_dropped_file_is_uploaded_again_after_the_connection_was_lost(
+    desk: Desk, form: Any, context: Any
+) -> None:
     field = form.get_by_role("group", name="image · Cat")
     context.set_offline(True)
     content = base64.b64encode(png(a="dog")).decode()
     field.locator(".file").evaluate(DROP, ["dog.png", content])
     status = field.get_by_role("status")
-    expect(status).to_contain_text("The file was not uploaded. The connection to the Director was lost")
+    expect(status).to_contain_text(
+        "The file was not uploaded. The connection to the Director was lost"
+    )
     form.get_by_role("button", name="Submit", exact=True).click()
-    expect(form.locator('[data-error="parameters.1.image"]')).to_contain_text("The file was not uploaded.")
+    expect(form.locator('[data-error="parameters.1.image"]')).to_contain_text(
+        "The file was not uploaded."
+    )
     context.set_offline(False)
     field.get_by_role("button", name="Try again").click()
     expect(status).to_contain_text("Uploaded.")
-    expect(form.locator("#workflow-said")).to_have_text("2 nodes.")  # the dropped file was no workflow
+    expect(form.locator("#workflow-said")).to_have_text(
+        "2 nodes."
+    )  # the dropped file was no workflow
     # A workflow that has the same input keeps the file.
     form.locator("#paste").fill(json.dumps(GRAPH | {"3": GRAPH["2"]}))
     form.locator("#workflow-said", has_text="3 nodes").wait_for()
@@ -128,7 +142,9 @@ def test_file_that_is_too_large_is_not_sent(desk: Desk, form: Any) -> None:
     large = {**PICTURE, "buffer": PICTURE["buffer"] + bytes(LIMIT)}
     before = assets(desk)
     field.locator("[type=file]").set_input_files(large)
-    expect(field.get_by_role("status")).to_have_text("The file is too large: the Director takes up to 1.0 MB.")
+    expect(field.get_by_role("status")).to_have_text(
+        "The file is too large: the Director takes up to 1.0 MB."
+    )
     expect(field.get_by_role("button", name="Try again")).to_be_hidden()
     sound(form)
     field.locator("[type=file]").set_input_files(PICTURE)
@@ -140,14 +156,18 @@ def test_file_that_a_running_group_needs_is_not_deleted(desk: Desk, form: Any) -
     for index in range(2):
         desk.order(index, name="slow_http", route="/view", method="HEAD", count=0, seconds=20.0)
     field = form.get_by_role("group", name="image · Cat")
-    field.locator("[type=file]").set_input_files({**PICTURE, "name": "in use.png", "buffer": png(a="in use")})
+    field.locator("[type=file]").set_input_files(
+        {**PICTURE, "name": "in use.png", "buffer": png(a="in use")}
+    )
     expect(field.get_by_role("status")).to_contain_text("Uploaded.")
     submit(form)
     form.goto(f"{desk.url}/assets")
     row = form.get_by_role("row").filter(has_text="in use.png")
     row.get_by_role("button", name="Delete …").click()
     form.get_by_role("button", name="Delete the file").click()
-    expect(form.locator("#toast")).to_contain_text("which has not ended. Cancel the group or wait for its end.")
+    expect(form.locator("#toast")).to_contain_text(
+        "which has not ended. Cancel the group or wait for its end."
+    )
     expect(row).to_be_visible()
 
 

@@ -28,7 +28,9 @@ def test_pictures_come_into_the_grid_without_a_shift(desk: Desk, page: Any) -> N
     assert page.evaluate("window.shifted || 0") <= 0.02
     expect(page.get_by_role("columnheader")).to_have_text([r"cfg →steps ↓", "5", "7"])
     expect(page.get_by_role("rowheader")).to_have_text(["4", "6"])
-    seeds = {one["job_id"]: (one["variation"], one["seed"]) for one in desk.status(group)["child_jobs"]}
+    seeds = {
+        one["job_id"]: (one["variation"], one["seed"]) for one in desk.status(group)["child_jobs"]
+    }
     shown = [seeds[str(cell.get_attribute("id"))] for cell in cells.all()]
     assert shown == [({"3.cfg": cfg, "3.steps": steps}, 2) for steps in (4, 6) for cfg in (5, 7)]
     # Another seed is shown in place; its address and the one of a job show the same.

@@ -1,4 +1,6 @@
-"""The list of groups: what was made is seen at once, and groups are found, renamed, archived and deleted in it."""
+"""The list of groups: what was made is seen at once, and groups are found, renamed, archived and
+deleted in it.
+"""
 
 import re
 from typing import Any
@@ -27,7 +29,11 @@ def test_list_shows_pictures_finds_by_prompt_and_seed_and_clears_up(page: Any, d
     expect(row.get_by_role("link", name="Lighthouse", exact=True)).to_be_visible()
 
     search = page.get_by_role("searchbox")
-    for text in ("lighthouse", str(desk.status(made)["child_jobs"][0]["seed"]), desk.status(made)["summary"]["prompt"]):
+    for text in (
+        "lighthouse",
+        str(desk.status(made)["child_jobs"][0]["seed"]),
+        desk.status(made)["summary"]["prompt"],
+    ):
         search.fill(text)
         search.press("Enter")
         page.wait_for_url("**/?text=*")

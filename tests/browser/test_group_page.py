@@ -82,7 +82,9 @@ def test_where_its_backend_takes_nothing_others_are_offered(desk: Desk, page: An
     expect(page.locator(".machine")).not_to_have_attribute("title", home)
 
 
-def test_a_person_says_where_a_failed_job_is_rendered_while_its_group_runs(desk: Desk, page: Any) -> None:
+def test_a_person_says_where_a_failed_job_is_rendered_while_its_group_runs(
+    desk: Desk, page: Any
+) -> None:
     first, second, third = desk.backend_ids()[:3]
     desk.http.post(f"{desk.url}/api/backends/{third}/pause", json={})
     desk.order(0, name="node_error", message="CUDA out of memory", count=1)
@@ -171,7 +173,9 @@ def test_a_new_group_comes_into_the_list_and_moves_there(desk: Desk, page: Any) 
     expect(row.locator(".thumb")).to_have_count(2)
 
 
-def test_the_page_says_that_the_director_is_away_and_comes_back_by_itself(desk: Desk, page: Any) -> None:
+def test_the_page_says_that_the_director_is_away_and_comes_back_by_itself(
+    desk: Desk, page: Any
+) -> None:
     group = desk.submit(4)
     page.goto(f"{desk.url}/groups/{group}")
     cards(page, "running").first.wait_for()
@@ -193,7 +197,9 @@ def test_nothing_moves_on_the_page_while_sixteen_jobs_run(desk: Desk, browser: A
         page.add_init_script(SHIFTS)
     desk.slow(0.6)
     for index in range(3):
-        desk.order(index, name="node_error", message="CUDA out of memory " * 40, after=index, count=1)
+        desk.order(
+            index, name="node_error", message="CUDA out of memory " * 40, after=index, count=1
+        )
     try:
         group = desk.submit(16)
         for page, groups in zip(pages, lists, strict=True):
@@ -209,12 +215,16 @@ def test_nothing_moves_on_the_page_while_sixteen_jobs_run(desk: Desk, browser: A
         for page in pages:
             expect(page.get_by_role("button", name="Retry 3 failed …")).to_be_visible()
             expect(cards(page, "completed")).to_have_count(13)
-            heights = page.locator(".card").evaluate_all("cards => cards.map(one => one.offsetHeight)")
+            heights = page.locator(".card").evaluate_all(
+                "cards => cards.map(one => one.offsetHeight)"
+            )
             assert len(set(heights)) == 1
         for groups in lists:
             expect(groups.locator(f"#{group}")).to_contain_text("13/16 completed")
         for page in every:
-            assert page.evaluate("window.shifted || 0") <= 0.02, page.evaluate("window.moves.join('\\n')")
+            assert page.evaluate("window.shifted || 0") <= 0.02, page.evaluate(
+                "window.moves.join('\\n')"
+            )
         # A larger card has a sharper thumbnail, also on the next page.
         page = pages[0]
         page.get_by_label("Size of the pictures").press("End")

@@ -25,7 +25,9 @@ SVG = f"<svg xmlns='http://www.w3.org/2000/svg' onload='parent.document.title=1'
 
 @pytest.fixture
 def report(desk: Desk, monkeypatch: pytest.MonkeyPatch, page: Any) -> Report:
-    """Render a job that saves these files and reports these texts; open the page of its group, and return its id."""
+    """Render a job that saves these files and reports these texts; open the page of its group, and
+    return its id.
+    """
 
     def run(files: dict[str, bytes], **shown: list[Any]) -> str:
         async def save(ctx: NodeContext, _inputs: dict[str, Any]) -> Outcome:
@@ -46,7 +48,10 @@ def report(desk: Desk, monkeypatch: pytest.MonkeyPatch, page: Any) -> Report:
 def video(seconds: int, side: int = 64, *, noise: bool = False) -> bytes:
     rng = random.Random(seconds)
     still = Image.frombytes("RGB", (side, side), rng.randbytes(side * side * 3))
-    frames = (still if noise else Image.new("RGB", (side, side), (0, 20 * n % 256, 0)) for n in range(seconds * 2))
+    frames = (
+        still if noise else Image.new("RGB", (side, side), (0, 20 * n % 256, 0))
+        for n in range(seconds * 2)
+    )
     return encode_webm(frames, 2)
 
 
@@ -59,14 +64,17 @@ def silence(seconds: int) -> bytes:
 
 
 def state(page: Any, player: str, condition: str) -> None:
-    page.wait_for_function(f"() => {{ const it = document.getElementById('viewer-{player}'); return {condition}; }}")
+    page.wait_for_function(
+        f"() => {{ const it = document.getElementById('viewer-{player}'); return {condition}; }}"
+    )
 
 
 def test_a_short_video_plays_in_a_loop_and_stops_with_the_viewer(page: Any, report: Report) -> None:
     report({"short.webm": video(3)})
     tile = page.get_by_role("button", name="Open short.webm")
     page.wait_for_function(
-        "() => document.querySelector('.picture img')?.naturalWidth || document.querySelector('.picture video')?.readyState > 1"
+        "() => document.querySelector('.picture img')?.naturalWidth || "
+        "document.querySelector('.picture video')?.readyState > 1"
     )
     tile.click()
     state(page, "video", "it.readyState >= 2 && it.duration === 3 && it.videoWidth === 64")
@@ -86,7 +94,9 @@ def test_a_seek_in_a_long_video_loads_only_that_part(page: Any, report: Report) 
 
     def note(response: Any) -> None:
         if response.status == 206 and "/outputs/" in response.url:
-            parts.append(int(response.headers["content-range"].removeprefix("bytes ").split("-")[0]))
+            parts.append(
+                int(response.headers["content-range"].removeprefix("bytes ").split("-")[0])
+            )
 
     page.on("response", note)
     page.locator(".picture").click()
@@ -94,7 +104,8 @@ def test_a_seek_in_a_long_video_loads_only_that_part(page: Any, report: Report) 
     player = page.locator("#viewer-video")
     player.evaluate("it => { it.currentTime = 200; }")
     state(page, "video", "!it.seeking && it.currentTime === 200 && it.readyState >= 2")
-    # The browser may have requested that part before the seek, with the index at the end of the file.
+    # The browser may have requested that part before the seek, with the index at the end of the
+    # file.
     assert max(parts) > len(content) // 2
     # Arrows seek while the player has the focus, and else go to another file.
     player.focus()
@@ -102,7 +113,9 @@ def test_a_seek_in_a_long_video_loads_only_that_part(page: Any, report: Report) 
     state(page, "video", "it.currentTime > 200")
 
 
-def test_the_browser_shows_the_first_frame_of_a_video_without_a_poster(page: Any, report: Report) -> None:
+def test_the_browser_shows_the_first_frame_of_a_video_without_a_poster(
+    page: Any, report: Report
+) -> None:
     # ffmpeg, if it is there, takes no sound for a video.
     report({"sound.webm": silence(1)})
     expect(page.locator(".picture video")).to_have_count(1)
@@ -114,7 +127,9 @@ def test_a_sound_plays(page: Any, report: Report) -> None:
     report(
         {
             "sound.wav": silence(2),
-            "picture.webp": encode_animation([Image.new("RGB", (9, 9), c) for c in ("red", "blue")], 2),
+            "picture.webp": encode_animation(
+                [Image.new("RGB", (9, 9), c) for c in ("red", "blue")], 2
+            ),
         }
     )
     page.get_by_role("button", name="Open sound.wav").click()
@@ -128,8 +143,13 @@ def test_a_sound_plays(page: Any, report: Report) -> None:
     assert page.locator("#viewer-audio").evaluate("it => it.paused")
 
 
-def test_a_text_is_shown_as_text_and_no_more_than_a_browser_can_bear(page: Any, report: Report) -> None:
-    report({"long.txt": b"\xc3\xa9<b>" + b"x" * 300_000}, text=[f"{SCRIPT} of a node", "y" * 2_500, None])
+def test_a_text_is_shown_as_text_and_no_more_than_a_browser_can_bear(
+    page: Any, report: Report
+) -> None:
+    report(
+        {"long.txt": b"\xc3\xa9<b>" + b"x" * 300_000},
+        text=[f"{SCRIPT} of a node", "y" * 2_500, None],
+    )
     texts = page.locator(".output-text")
     expect(texts).to_have_count(2)
     expect(texts.first).to_have_text(f"{SCRIPT} of a node")
@@ -142,7 +162,13 @@ def test_a_text_is_shown_as_text_and_no_more_than_a_browser_can_bear(page: Any, 
 
 
 def test_no_script_of_an_output_runs(desk: Desk, page: Any, report: Report) -> None:
-    names = {"a.svg": SVG, "b.html": SCRIPT.encode(), "c.png": SVG, "d.txt": SCRIPT.encode(), "e.webm": SCRIPT.encode()}
+    names = {
+        "a.svg": SVG,
+        "b.html": SCRIPT.encode(),
+        "c.png": SVG,
+        "d.txt": SCRIPT.encode(),
+        "e.webm": SCRIPT.encode(),
+    }
     group = report(names)
     job = desk.status(group)["child_jobs"][0]["job_id"]
     url = f"{desk.url}/api/job-groups/{group}/jobs/{job}/outputs"
@@ -174,10 +200,14 @@ def test_no_script_of_an_output_runs(desk: Desk, page: Any, report: Report) -> N
     assert "executed" not in (opened.title(), page.title())
 
 
-def test_an_image_that_no_browser_can_show_is_offered_for_download(page: Any, report: Report) -> None:
+def test_an_image_that_no_browser_can_show_is_offered_for_download(
+    page: Any, report: Report
+) -> None:
     report({"huge.png": black_png(50_000, 50_000, rows=50_000, one_bit=True), "mesh.glb": b"glTF"})
     tile = page.locator(".picture")
-    expect(tile).to_have_attribute("data-broken", "There is no thumbnail of this output. It has too many pixels.")
+    expect(tile).to_have_attribute(
+        "data-broken", "There is no thumbnail of this output. It has too many pixels."
+    )
     page.get_by_label("More about job 1").click()
     expect(page.get_by_role("link", name="mesh.glb")).to_be_visible()
     page.keyboard.press("Escape")

@@ -84,7 +84,9 @@ def test_candidates_are_chosen_by_tag_or_name_and_repeated(desk: Desk, page: Any
     page.locator("#count").fill("3")
     page.get_by_label(CHOSEN).check()
     page.get_by_role("button", name="Submit", exact=True).click()
-    expect(page.locator('[data-error="backend_ids"]')).to_have_text("Choose at least one backend or tag.")
+    expect(page.locator('[data-error="backend_ids"]')).to_have_text(
+        "Choose at least one backend or tag."
+    )
     page.get_by_label("Tag big one").check()
     expect(page.locator("#sends")).to_have_text("3 jobs on 1 backend")
     sound(page)
@@ -119,7 +121,9 @@ def test_a_job_that_waits_is_bound_to_the_backend_that_a_user_names(desk: Desk, 
     expect(card.locator(".machine")).to_have_text(name(second))
     expect(page.locator(".card").nth(1).locator(".machine")).to_have_text("any backend")
     page.goto(f"{desk.url}/backends")
-    expect(page.locator(f"#b-{second} .c-queued")).to_have_attribute("title", "1 queued for it, 1 in the pool")
+    expect(page.locator(f"#b-{second} .c-queued")).to_have_attribute(
+        "title", "1 queued for it, 1 in the pool"
+    )
     page.goto(f"{desk.url}/backends/{first}")
     expect(page.locator("#backend")).to_contain_text("1 in the pool")
     sound(page)

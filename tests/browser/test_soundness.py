@@ -65,7 +65,8 @@ def themed(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def problems(tab: Any, url: str, page: Page, *, every: bool) -> list[str]:
-    """Return what is wrong with a page: its layout at all widths, and what axe finds at one of them, or at every one.
+    """Return what is wrong with a page: its layout at all widths, and what axe finds at one of
+    them, or at every one.
 
     Screenshots are written to the folder that CONTACT_SHEET names.
     """
@@ -84,7 +85,9 @@ def problems(tab: Any, url: str, page: Page, *, every: bool) -> list[str]:
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.timeout(590)
-def test_every_state_is_in_its_place(themed: Any, sheet: tuple[str, dict[str, str]], every: bool) -> None:
+def test_every_state_is_in_its_place(
+    themed: Any, sheet: tuple[str, dict[str, str]], every: bool
+) -> None:
     url, groups = sheet
     pages = [page for page in contact_sheet.pages(groups) if every or page.fast]
     assert len(pages) >= 7
@@ -116,7 +119,9 @@ def test_two_hundred_backends_are_painted_soon(browser: Any, tmp_path: Path) -> 
     assert paint < 2.0
 
 
-def test_viewer_goes_on_over_the_pages_of_a_group(page: Any, sheet: tuple[str, dict[str, str]]) -> None:
+def test_viewer_goes_on_over_the_pages_of_a_group(
+    page: Any, sheet: tuple[str, dict[str, str]]
+) -> None:
     url, groups = sheet
     page.goto(f"{url}/groups/{groups['thousand']}?page=2")
     page.locator(".picture").first.click()
@@ -159,13 +164,23 @@ def test_texts_of_an_enemy_are_shown_as_text(page: Any, sheet: tuple[str, dict[s
     url, groups = sheet
     group = f"/groups/{groups['hostile']}"
     shown = ""
-    for path in (group, f"{group}?show=failed", "/?text=onerror", "/failures", "/usage", f"/submit?from={group[8:]}"):
+    for path in (
+        group,
+        f"{group}?show=failed",
+        "/?text=onerror",
+        "/failures",
+        "/usage",
+        f"/submit?from={group[8:]}",
+    ):
         page.goto(f"{url}{path}")
         expect(page.locator("main")).to_be_visible()
         page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
         # The form shows what it submits again, unchanged.
         shown += "" if path.startswith("/submit") else page.content()
-        assert page.evaluate("[typeof taken, Object.keys(Object.prototype).length]") == ["undefined", 0]
+        assert page.evaluate("[typeof taken, Object.keys(Object.prototype).length]") == [
+            "undefined",
+            0,
+        ]
     page.goto(f"{url}{group}")
     page.locator(".picture").first.click()
     page.locator("#viewer-about").click()
@@ -179,7 +194,9 @@ def test_texts_of_an_enemy_are_shown_as_text(page: Any, sheet: tuple[str, dict[s
     assert not set("\u202e\u2066") & set(shown)
 
 
-def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(desk: Desk, page: Any, bad_day: str) -> None:
+def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(
+    desk: Desk, page: Any, bad_day: str
+) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     for path in ("/", f"/groups/{bad_day}", "/backends", "/submit"):
@@ -190,7 +207,9 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(desk: Desk, pa
     assert [url for url in asked if not url.startswith((desk.url, "blob:", "data:"))] == []
 
 
-def test_a_star_is_seen_in_another_browser_without_a_reload(desk: Desk, browser: Any, page: Any, bad_day: str) -> None:
+def test_a_star_is_seen_in_another_browser_without_a_reload(
+    desk: Desk, browser: Any, page: Any, bad_day: str
+) -> None:
     other = browser.new_context()
     try:
         elsewhere = other.new_page()

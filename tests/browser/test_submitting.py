@@ -12,7 +12,9 @@ from tests.browser.test_soundness import sound
 from tests.harness.graphs import EDITOR_FILE, png
 
 
-def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_go_to_all_in_turn(desk: Desk, page: Any) -> None:
+def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_go_to_all_in_turn(
+    desk: Desk, page: Any
+) -> None:
     # A number that JavaScript cannot hold goes through untouched.
     graph = text_to_image()
     graph["5"]["_meta"]["big"] = 2**63 + 1
@@ -35,7 +37,9 @@ def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_go_to_all_in_t
     assert stored == graph
 
 
-def test_form_shows_which_backends_can_run_the_workflow_and_the_choices_they_have(desk: Desk, page: Any) -> None:
+def test_form_shows_which_backends_can_run_the_workflow_and_the_choices_they_have(
+    desk: Desk, page: Any
+) -> None:
     page.goto(f"{desk.url}/submit")
     said, why = page.locator("#can-run-said"), page.locator("#can-run-why")
     expect(said).to_be_hidden()
@@ -47,10 +51,10 @@ def test_form_shows_which_backends_can_run_the_workflow_and_the_choices_they_hav
     page.locator("#paste").fill(json.dumps(graph))
     expect(said).to_have_text("No backend can run it.")
     # A line for the backends that have the same reason.
-    reason = (
-        r"^(\S+, ){3}\S+: node 4 \(CheckpointLoaderSimple\): Value not in list: ckpt_name: 'tiny_sd16.safetensors' "
+    reason = r"^(\S+, ){3}\S+: node 4 \(CheckpointLoaderSimple\): Value not in list: ckpt_name: 'tiny_sd16.safetensors' "
+    expect(why.locator("li")).to_have_text(
+        re.compile(reason + r"\(nearest: tiny_sd15.safetensors, .*\)$")
     )
-    expect(why.locator("li")).to_have_text(re.compile(reason + r"\(nearest: tiny_sd15.safetensors, .*\)$"))
     sound(page)
     file = page.get_by_role("combobox", name="ckpt_name ·")
     expect(file.locator(":checked")).to_have_text("tiny_sd16.safetensors · no backend lists it")
@@ -92,7 +96,9 @@ def test_changed_inputs_go_along_as_parameters_and_seeds_are_shown(desk: Desk, p
     expect(page.locator("#count")).to_have_value("4")
 
 
-def test_your_name_is_asked_once_in_a_browser_and_groups_are_found_by_it(desk: Desk, page: Any) -> None:
+def test_your_name_is_asked_once_in_a_browser_and_groups_are_found_by_it(
+    desk: Desk, page: Any
+) -> None:
     name = "Ann <b>O'Hara</b>"
     page.goto(f"{desk.url}/submit")
     page.locator("#more > summary").click()
@@ -124,7 +130,9 @@ def policy(desk: Desk, group: str) -> tuple[int, bool | str]:
     return status["max_attempts"], status["retry_elsewhere"]
 
 
-def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(desk: Desk, page: Any) -> None:
+def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(
+    desk: Desk, page: Any
+) -> None:
     open_form(desk, page)
     fails, tries = page.get_by_label("When a job fails"), page.get_by_label("Attempts at most")
     # As the API does where nothing is said.
@@ -135,7 +143,9 @@ def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(desk:
     fails.select_option("Retry on any backend")
     tries.fill("0")
     page.get_by_role("button", name="Submit", exact=True).click()
-    expect(page.locator('[data-error="max_attempts"]')).to_have_text("Must be a whole number from 1 to 10.")
+    expect(page.locator('[data-error="max_attempts"]')).to_have_text(
+        "Must be a whole number from 1 to 10."
+    )
     tries.fill("4")
     group = submit(page)
     assert policy(desk, group) == (4, "any")
@@ -147,7 +157,9 @@ def test_the_form_asks_once_in_a_browser_what_is_done_when_a_picture_fails(desk:
     expect(tries).to_have_value("4")
 
 
-def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(desk: Desk, page: Any) -> None:
+def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(
+    desk: Desk, page: Any
+) -> None:
     fields: dict[str, Any] = {
         "max_attempts": 2,
         "retry_elsewhere": "group",
@@ -174,7 +186,11 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(desk
     again = submit(page)
     carried = (*fields, "timeout_seconds")
     before, after = desk.status(group), desk.status(again)
-    assert (after["timeout_seconds"], after["stall_seconds"], after["retention_days"]) == (None, 7200, 30)
+    assert (after["timeout_seconds"], after["stall_seconds"], after["retention_days"]) == (
+        None,
+        7200,
+        30,
+    )
     assert {name: after[name] for name in carried} == {name: before[name] for name in carried}
     # What the group brought along is not what this person says the next time.
     page.goto(f"{desk.url}/submit")
@@ -184,7 +200,9 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(desk
     expect(page.get_by_label("Attempts at most")).to_have_value("7")
 
 
-def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(desk: Desk, page: Any) -> None:
+def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(
+    desk: Desk, page: Any
+) -> None:
     open_form(desk, page)
     box = page.locator("#retry-on-box")
     # Nothing to choose where it is not tried again.
@@ -204,7 +222,8 @@ def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(desk: Desk
     assert desk.status(group)["retry_on"] == ["node_or_model_missing", "out_of_memory"]
     page.get_by_text("About this group").click()
     expect(page.locator("#about")).to_contain_text(
-        "up to 3 attempts, also on the other backends of the group, only after: node or model missing, out of memory"
+        "up to 3 attempts, also on the other backends of the group, only after: node or model "
+        "missing, out of memory"
     )
     open_form(desk, page)
     # A class that this Director does not know, as after an update under an open page.
@@ -231,6 +250,8 @@ def test_submission_to_a_busy_director_is_sent_again_with_its_key(desk: Desk, pa
     bring_workflow(page)
     page.route("**/api/job-group", answer)
     page.get_by_role("button", name="Submit", exact=True).click()
-    expect(page.locator("#toast")).to_have_text("The Director is too busy. The request is sent again in 1 s.")
+    expect(page.locator("#toast")).to_have_text(
+        "The Director is too busy. The request is sent again in 1 s."
+    )
     page.wait_for_url("**/groups/jg_*")
     assert (len(keys), len(set(keys))) == (3, 1)

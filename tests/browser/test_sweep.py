@@ -47,7 +47,8 @@ def test_sweep_is_edited_planned_submitted_and_repeated(desk: Desk, form: Any) -
     group = submit(form)
     jobs = desk.status(group)["child_jobs"]
     assert [job["variation"] for job in jobs] == [
-        {"3.steps": steps, "6.text": text} for steps, text, _ in itertools.product((5, 6, 7), PROMPTS, range(2))
+        {"3.steps": steps, "6.text": text}
+        for steps, text, _ in itertools.product((5, 6, 7), PROMPTS, range(2))
     ]
     assert [job["seed"] for job in jobs] == [jobs[0]["seed"], jobs[1]["seed"]] * 6
     form.get_by_role("link", name="New group with changes").click()
@@ -82,7 +83,9 @@ def test_csv_file_is_a_list_of_jobs_with_errors_by_line(desk: Desk, form: Any) -
             {"name": "shots.csv", "mimeType": "text/csv", "buffer": text.encode(encoding)}
         )
 
-    rows = '\ufeff3.cfg;6.text;seed;meta:shot\r\n5;"an owl;\nat ""night""";7;s1\r\n;a red fox;8;\r\n'
+    rows = (
+        '\ufeff3.cfg;6.text;seed;meta:shot\r\n5;"an owl;\nat ""night""";7;s1\r\n;a red fox;8;\r\n'
+    )
     wrong, workflow = form.locator('[data-error="sweep"]'), form.locator("#workflow-error")
     for text, encoding, sentence in (
         ("cfg,text\n5", "utf-8", "shots.csv: Line 2 has 1 value; the first line has 2."),
@@ -100,8 +103,13 @@ def test_csv_file_is_a_list_of_jobs_with_errors_by_line(desk: Desk, form: Any) -
     expect(wrong).to_be_empty()
     sound(form)
     group = submit(form)
-    expected = [({"3.cfg": 5, "6.text": 'an owl;\nat "night"'}, 7, {"shot": "s1"}), ({"6.text": "a red fox"}, 8, None)]
-    shown = [(one["variation"], one["seed"], one["metadata"]) for one in desk.status(group)["child_jobs"]]
+    expected = [
+        ({"3.cfg": 5, "6.text": 'an owl;\nat "night"'}, 7, {"shot": "s1"}),
+        ({"6.text": "a red fox"}, 8, None),
+    ]
+    shown = [
+        (one["variation"], one["seed"], one["metadata"]) for one in desk.status(group)["child_jobs"]
+    ]
     assert shown == expected
     form.get_by_role("link", name="New group with changes").click()
     expect(form.locator("#sweep-said")).to_have_text(f"2 jobs from {group}: 3.cfg, 6.text")

@@ -1,4 +1,6 @@
-"""The viewer: zoom, keys, the film strip, the job of a file; and pictures that it cannot show as they are."""
+"""The viewer: zoom, keys, the film strip, the job of a file; and pictures that it cannot show as
+they are.
+"""
 
 from typing import Any
 
@@ -24,21 +26,32 @@ def shown_width(page: Any) -> int:
     return int(image.evaluate("image => image.naturalWidth"))
 
 
-_SAID = {"Model": "tiny_sd15", "Size": "512 × 384", "Steps": "4", "Sampler": "euler, normal", "Denoise": "1"}
-#: Left and top of the picture in the stage, its width and height; the same of the stage in the window.
+_SAID = {
+    "Model": "tiny_sd15",
+    "Size": "512 × 384",
+    "Steps": "4",
+    "Sampler": "euler, normal",
+    "Denoise": "1",
+}
+#: Left and top of the picture in the stage, its width and height; the same of the stage in the
+#: window.
 _BOXES = """() => {
   const [stage, image] = ["stage", "image"].map((id) => document.getElementById(`viewer-${id}`).getBoundingClientRect());
   return [image.x - stage.x, image.y - stage.y, image.width, image.height, stage.x, stage.y, stage.width, stage.height];
 }"""
 
 
-def test_a_small_picture_fills_the_window_and_is_zoomed_where_the_pointer_is(desk: Desk, page: Any) -> None:
+def test_a_small_picture_fills_the_window_and_is_zoomed_where_the_pointer_is(
+    desk: Desk, page: Any
+) -> None:
     group = desk.submit(3, parameters={"width": 96, "height": 64})
     desk.until_ended(group)
     page.goto(f"{desk.url}/groups/{group}")
     page.locator(".picture").nth(1).press("Enter")
     expect(page.locator("#viewer-stage")).to_be_focused()
-    scale, title, image, keys = (page.locator(f"#viewer-{name}") for name in ("scale", "title", "image", "keys"))
+    scale, title, image, keys = (
+        page.locator(f"#viewer-{name}") for name in ("scale", "title", "image", "keys")
+    )
     wait_loaded(page, image, "=== 96")
     x, y, fitted, height, left, top, *room = page.evaluate(_BOXES)
     assert (height, x * 2 + fitted) == pytest.approx((room[1], room[0]))
@@ -75,7 +88,15 @@ def test_a_small_picture_fills_the_window_and_is_zoomed_where_the_pointer_is(des
     # A swipe shows the next one, two taps enlarge it.
     page.keyboard.press("0")
     session = page.context.new_cdp_session(page)
-    for kind, x in (("Start", 600), ("Move", 400), ("End", 0), ("Start", 500), ("End", 0), ("Start", 500), ("End", 0)):
+    for kind, x in (
+        ("Start", 600),
+        ("Move", 400),
+        ("End", 0),
+        ("Start", 500),
+        ("End", 0),
+        ("Start", 500),
+        ("End", 0),
+    ):
         points = [{"x": x, "y": 400}] if x else []
         session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
     expect(title).to_contain_text("2/3")
@@ -85,8 +106,13 @@ def test_a_small_picture_fills_the_window_and_is_zoomed_where_the_pointer_is(des
 
 
 def test_the_job_of_a_file_is_shown_and_starred_beside_it(desk: Desk, page: Any) -> None:
-    axes = [{"input": "6.text", "values": ["an <b>owl", "a fox"]}, {"input": "3.cfg", "values": [5, 7.5]}]
-    group = desk.submit_sweep({"axes": axes}, base_seed=77, parameters={"width": 512, "height": 384, "steps": 4})
+    axes = [
+        {"input": "6.text", "values": ["an <b>owl", "a fox"]},
+        {"input": "3.cfg", "values": [5, 7.5]},
+    ]
+    group = desk.submit_sweep(
+        {"axes": axes}, base_seed=77, parameters={"width": 512, "height": 384, "steps": 4}
+    )
     children = desk.until_ended(group)["child_jobs"]
     page.goto(f"{desk.url}/groups/{group}?view=jobs")
     page.locator(".picture").first.click()
@@ -94,10 +120,17 @@ def test_the_job_of_a_file_is_shown_and_starred_beside_it(desk: Desk, page: Any)
     panel, strip = page.locator("#viewer-info"), page.locator("#viewer-strip")
     for number, child in enumerate(children):
         expect(panel.get_by_role("heading", name=f"Job {number + 1}")).to_be_visible()
-        expect(panel.get_by_role("group", name="Prompt", exact=True)).to_have_text(child["variation"]["6.text"])
-        made = dict(zip(*(panel.locator(one).all_text_contents() for one in ("dt", "dd")), strict=True))
+        expect(panel.get_by_role("group", name="Prompt", exact=True)).to_have_text(
+            child["variation"]["6.text"]
+        )
+        made = dict(
+            zip(*(panel.locator(one).all_text_contents() for one in ("dt", "dd")), strict=True)
+        )
         assert made.pop("Time").endswith(" s")
-        varied = {"CFG": f"{child['variation']['3.cfg']}", "Backend": child["backend_id"].replace("_", ":")}
+        varied = {
+            "CFG": f"{child['variation']['3.cfg']}",
+            "Backend": child["backend_id"].replace("_", ":"),
+        }
         assert made == _SAID | varied | {"Seed": "77 copy the seed"}
         link = f"/submit?from={group}&job={child['job_id']}"
         expect(panel.get_by_role("link", name="Use these")).to_have_attribute("href", link)
@@ -117,7 +150,9 @@ def test_the_job_of_a_file_is_shown_and_starred_beside_it(desk: Desk, page: Any)
     expect(page.locator("#viewer-star")).to_have_attribute("aria-pressed", "false")
 
 
-def test_one_too_large_is_shown_smaller_with_a_link_to_the_original(narrow: Desk, page: Any) -> None:
+def test_one_too_large_is_shown_smaller_with_a_link_to_the_original(
+    narrow: Desk, page: Any
+) -> None:
     group = narrow.submit(2, parameters={"width": SIDE, "height": SIDE})
     first, second = (child["backend_id"] for child in narrow.until_ended(group)["child_jobs"])
     page.goto(f"{narrow.url}/groups/{group}")
@@ -158,7 +193,9 @@ def test_why_one_that_is_gone_is_small_is_said(narrow: Desk, page: Any) -> None:
     expect(page.locator("#viewer-note")).to_be_hidden()
 
 
-def test_an_open_page_shows_that_a_picture_was_replaced(narrow: Desk, page: Any, simulators: SimulatorThread) -> None:
+def test_an_open_page_shows_that_a_picture_was_replaced(
+    narrow: Desk, page: Any, simulators: SimulatorThread
+) -> None:
     """Its thumbnail stays, with a label; its original is lost, and no later one is shown for it."""
 
     def render() -> str:
@@ -184,7 +221,9 @@ def test_an_open_page_shows_that_a_picture_was_replaced(narrow: Desk, page: Any,
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.wav", silence(1)), ("a.txt", b"a poem")])
-def test_a_sound_or_a_text_is_shown_in_a_tab_of_its_own(page: Any, name: str, content: bytes) -> None:
+def test_a_sound_or_a_text_is_shown_in_a_tab_of_its_own(
+    page: Any, name: str, content: bytes
+) -> None:
     headers = {**media_types.guard_headers(name), "Content-Type": media_types.media_type(name)}
     page.route("**/*", lambda route: route.fulfill(headers=headers, body=content))
     page.goto(f"http://localhost:9820/{name}")

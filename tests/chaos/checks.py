@@ -1,4 +1,6 @@
-"""What must hold after a run, checked against a copy of the database and the audit log of the machines."""
+"""What must hold after a run, checked against a copy of the database and the audit log of the
+machines.
+"""
 
 import datetime as dt
 import itertools
@@ -22,10 +24,12 @@ from tests.ws.client_state import picked
 
 DATABASE: Final = "director.sqlite3"
 AUDIT_LOG: Final = "audit.jsonl"
-#: Seconds: a runner that is paused, and the one that waits for its lease, query no machine meanwhile.
+#: Seconds: a runner that is paused, and the one that waits for its lease, query no machine
+#: meanwhile.
 _UNASKED: Final = 48.0
 _TABLES: Final = (
-    "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename ~ '^(backends|jobgroups|chaos)_'"
+    "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename ~ "
+    "'^(backends|jobgroups|chaos)_'"
 )
 _CHILDREN: Final = (
     "SELECT c.*, g.max_attempts, g.retry_elsewhere, g.retry_on, v.candidates"
@@ -54,7 +58,9 @@ def _plain(value: Any) -> Any:
 
 
 def check(folder: Path, promised: Sequence[str], *, has_leases: bool = True) -> None:
-    """Check that no group was lost or doubled, and that the laws hold; of several runners, that each write had the lease."""
+    """Check that no group was lost or doubled, and that the laws hold; of several runners, that
+    each write had the lease.
+    """
     stored = [one["id"] for one in rows(folder, "SELECT id FROM jobgroups_jobgroup")]
     assert sorted(stored) == sorted(promised), "groups were lost or doubled"
     laws.check(folder, read_audit_log(folder / AUDIT_LOG), unasked=_UNASKED)
@@ -66,11 +72,14 @@ def check(folder: Path, promised: Sequence[str], *, has_leases: bool = True) -> 
 
 
 def check_copies(folder: Path, outputs: Path) -> None:
-    """Check that each output of a completed job is captured as its machine has it; ``outputs`` has their folders."""
+    """Check that each output of a completed job is captured as its machine has it; ``outputs`` has
+    their folders.
+    """
     found = rows(
         folder,
         "SELECT c.id, c.backend_id, c.outputs_json, p.reason, f.blake3 FROM jobgroups_childjob c"
-        " LEFT JOIN jobgroups_capture p ON p.child_id = c.id LEFT JOIN jobgroups_storedfile f ON f.id = p.file_id"
+        " LEFT JOIN jobgroups_capture p ON p.child_id = c.id LEFT JOIN jobgroups_storedfile f ON "
+        "f.id = p.file_id"
         " WHERE c.status = 'completed'",
     )
     for one in found:
@@ -81,12 +90,18 @@ def check_copies(folder: Path, outputs: Path) -> None:
 
 
 def check_stream(folder: Path, watcher: Watcher, snapshot: dict[str, Any]) -> None:
-    """Check that a watcher was sent each event as it is stored, and came to the state of the snapshot."""
+    """Check that a watcher was sent each event as it is stored, and came to the state of the
+    snapshot.
+    """
     state, stored = watcher.state, laws.stored_events(folder, watcher.group_id)
     assert list(state.children.values()) == [picked(one) for one in snapshot["child_jobs"]]
-    assert (state.seq, state.group["status"]) == (snapshot["seq"], snapshot["status"]), watcher.group_id
+    assert (state.seq, state.group["status"]) == (snapshot["seq"], snapshot["status"]), (
+        watcher.group_id
+    )
     assert watcher.events, watcher.group_id
-    assert watcher.events == stored[-len(watcher.events) :], f"{watcher.group_id}: another log than the stored one"
+    assert watcher.events == stored[-len(watcher.events) :], (
+        f"{watcher.group_id}: another log than the stored one"
+    )
 
 
 def check_policies(data: Path) -> None:
@@ -138,5 +153,6 @@ def _check_attempts(child: Any, counted: list[Any]) -> None:
 
 def _text(attempts: Sequence[Any]) -> str:
     return "; ".join(
-        f"{one['number']} {one['backend_id']} {one['state']} {one['failure_class'] or '-'}" for one in attempts
+        f"{one['number']} {one['backend_id']} {one['state']} {one['failure_class'] or '-'}"
+        for one in attempts
     )

@@ -1,4 +1,6 @@
-"""Farms of processes with machines of both versions: PostgreSQL, Redis, webs and runners; and one ``serve`` with SQLite."""
+"""Farms of processes with machines of both versions: PostgreSQL, Redis, webs and runners; and one
+``serve`` with SQLite.
+"""
 
 import random
 import re
@@ -55,7 +57,9 @@ class Farm(ABC):
         for one in self.all:
             one.wait_ready(90.0)
         for machine in self.machines:
-            answer = self.ask("POST", "/api/backends", json={"url": machine.url, "backend_id": machine.name})
+            answer = self.ask(
+                "POST", "/api/backends", json={"url": machine.url, "backend_id": machine.name}
+            )
             assert answer.status_code == 201, answer.text
         self.webs[0].wait_online(60.0)
 
@@ -75,13 +79,17 @@ class Farm(ABC):
         """Return the URL of one of the web processes."""
         return random.choice(self.webs).url
 
-    def ask(self, method: str, path: str, *, within: float = 90.0, **options: Any) -> httpx.Response:
+    def ask(
+        self, method: str, path: str, *, within: float = 90.0, **options: Any
+    ) -> httpx.Response:
         """Send a request to one of the web processes; repeat it until it is answered."""
         end = time.monotonic() + within
         while True:
             text = "no answer"
             with suppress(httpx.HTTPError):
-                answer = httpx.request(method, f"{self.wait_url()}{path}", trust_env=False, timeout=20.0, **options)
+                answer = httpx.request(
+                    method, f"{self.wait_url()}{path}", trust_env=False, timeout=20.0, **options
+                )
                 if answer.status_code < 500:
                     return answer
                 text = f"{answer.status_code}: {answer.text}"
@@ -91,21 +99,27 @@ class Farm(ABC):
             time.sleep(0.3)
 
     def printed(self) -> str:
-        return "\n".join(f"--- {one.folder.name}\n{one.printed()[-1500:]}" for one in self.all if one.starts)
+        return "\n".join(
+            f"--- {one.folder.name}\n{one.printed()[-1500:]}" for one in self.all if one.starts
+        )
 
     def stop(self) -> None:
         """End all processes in order; fail if one of their logs has an unexpected error."""
         for one in self.all:
             assert one.stop() == 0, one.printed()
         logs = [log for one in self.all for log in sorted(one.folder.glob("*.log"))]
-        defects = [line for log in logs for line in _DEFECT.findall(log.read_text("utf-8", "replace"))]
+        defects = [
+            line for log in logs for line in _DEFECT.findall(log.read_text("utf-8", "replace"))
+        ]
         assert not defects, f"{len(defects)} unexpected errors: {defects[:5]}"
 
 
 class PostgresFarm(Farm):
     """The names of the runners are also the names of their connections to PostgreSQL."""
 
-    def __init__(self, folder: Path, server: Postgres, redis_server: Redis, machines: Machines) -> None:
+    def __init__(
+        self, folder: Path, server: Postgres, redis_server: Redis, machines: Machines
+    ) -> None:
         super().__init__(machines)
         self.postgres, self.redis = server, redis_server
         url = server.create("director")
@@ -120,7 +134,9 @@ class PostgresFarm(Farm):
 
         for number in (1, 2):
             place, settings = of(f"web-{number}")
-            self.all.append(Served(place, arguments=WEB, environment=settings, start=False, keeps_port=True))
+            self.all.append(
+                Served(place, arguments=WEB, environment=settings, start=False, keeps_port=True)
+            )
             place, settings = of(f"runner-{number}")
             self.all.append(LaunchedRunner(place, "--name", place.name, environment=settings))
 
@@ -210,4 +226,6 @@ def farm(folder: Path, database: str, *, seconds: float) -> Iterator[Farm]:
                 one.close()
             if isinstance(built, PostgresFarm):
                 with suppress(FileNotFoundError):
-                    (folder / "postgres.log").write_bytes((built.postgres.folder / "log").read_bytes())
+                    (folder / "postgres.log").write_bytes(
+                        (built.postgres.folder / "log").read_bytes()
+                    )

@@ -1,4 +1,6 @@
-"""One run: groups are submitted, watched and cancelled while processes are killed, paused and cut off."""
+"""One run: groups are submitted, watched and cancelled while processes are killed, paused and cut
+off.
+"""
 
 import itertools
 import os
@@ -24,9 +26,13 @@ from tests.harness.processes import Launched, is_alive
 from tests.harness.waits import until
 from tests.harness.watcher import Watcher
 
-#: Kind of strike, what it hits, how often it comes in a round, the method, and its least and longest duration.
+#: Kind of strike, what it hits, how often it comes in a round, the method, and its least and
+#: longest duration.
 KINDS: Final = {
-    database: {kind: (what, often, method, lasts) for kind, what, often, method, *lasts in cases(__file__, database)}
+    database: {
+        kind: (what, often, method, lasts)
+        for kind, what, often, method, *lasts in cases(__file__, database)
+    }
     for database in ("postgres", "sqlite")
 }
 #: Seconds in which the farm must come to rest after the last strike.
@@ -40,7 +46,12 @@ _POLICIES: Final[tuple[dict[str, Any], ...]] = (
     {},
 )
 #: State of an attempt, and the fault that holds an attempt in it for a while.
-_HELD_BY: Final = {"intent": "delay_answer", "uncertain": "late_post", "accepted": "", "running": ""}
+_HELD_BY: Final = {
+    "intent": "delay_answer",
+    "uncertain": "late_post",
+    "accepted": "",
+    "running": "",
+}
 _IN_FLIGHT: Final = (
     "SELECT a.backend_id, a.state, l.runner FROM jobgroups_attempt a"
     " LEFT JOIN jobgroups_lease l ON l.backend_id = a.backend_id WHERE a.ended_at IS NULL"
@@ -66,13 +77,20 @@ def round_of(database: str) -> list[str]:
     return [kind for kind, (_, often, *_) in KINDS[database].items() for _ in range(often)]
 
 
-def run(folder: Path, database: str, *, seed: int, strikes: int, children: int) -> tuple[Counter[str], Counter[str]]:
-    """Strike a farm that works, check all laws, and return the strikes of each kind, and the states that they hit.
+def run(
+    folder: Path, database: str, *, seed: int, strikes: int, children: int
+) -> tuple[Counter[str], Counter[str]]:
+    """Strike a farm that works, check all laws, and return the strikes of each kind, and the states
+    that they hit.
 
-    The folder keeps a copy of the database, the audit log of the machines, the strikes and all logs.
+    The folder keeps a copy of the database, the audit log of the machines, the strikes and all
+    logs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with farm(folder, database, seconds=0.3) as built, (folder / "strikes.log").open("w", encoding="utf-8") as log:
+    with (
+        farm(folder, database, seconds=0.3) as built,
+        (folder / "strikes.log").open("w", encoding="utf-8") as log,
+    ):
         built.start()
         load = Load(built, seed=seed, children=children)
         with ThreadPoolExecutor() as threads:
@@ -85,8 +103,12 @@ def run(folder: Path, database: str, *, seed: int, strikes: int, children: int) 
             loading.result(_PEACE + children / 2)
         for watcher in load.watchers.values():
             watcher.wait_ended(_PEACE)
-        attempts = "SELECT prompt_id, backend_id, state FROM jobgroups_attempt WHERE ended_at IS NULL"
-        pending = "SELECT child_id, tries, due_at, reason FROM jobgroups_capture WHERE due_at IS NOT NULL"
+        attempts = (
+            "SELECT prompt_id, backend_id, state FROM jobgroups_attempt WHERE ended_at IS NULL"
+        )
+        pending = (
+            "SELECT child_id, tries, due_at, reason FROM jobgroups_capture WHERE due_at IS NOT NULL"
+        )
         for query in (attempts, pending):
             until(lambda query=query: not built.query(query), _PEACE, built.printed)
         built.machines.wait_idle()
@@ -94,7 +116,9 @@ def run(folder: Path, database: str, *, seed: int, strikes: int, children: int) 
         checks.check(folder, list(load.watchers), has_leases=built.has_leases)
         checks.check_copies(folder, folder / "outputs")
         for watcher in load.watchers.values():
-            checks.check_stream(folder, watcher, built.ask("GET", f"/api/job-groups/{watcher.group_id}").json())
+            checks.check_stream(
+                folder, watcher, built.ask("GET", f"/api/job-groups/{watcher.group_id}").json()
+            )
         built.stop()
     return kinds, striker.hits
 
@@ -123,7 +147,9 @@ class Strikes:
             hit = self._wait_in_flight(name, next(wanted))
             self.hits.update({*hit, "any"} if hit else ())
             print(
-                f"{time.time():.1f} {kind}: {name} for {seconds:.1f} s, hit {Counter(hit)}", file=self._log, flush=True
+                f"{time.time():.1f} {kind}: {name} for {seconds:.1f} s, hit {Counter(hit)}",
+                file=self._log,
+                flush=True,
             )
             getattr(self, f"_{method}")(kind, name, seconds)
             done[kind] += 1
@@ -139,7 +165,9 @@ class Strikes:
 
     def _victim(self, what: str) -> str:
         """Return one that is up, or the names in ``what``; wait for one if all are down."""
-        names = [one for one in self._processes if one.startswith("gpu" if what == "machine" else what)] or [what]
+        names = [
+            one for one in self._processes if one.startswith("gpu" if what == "machine" else what)
+        ] or [what]
         up = [one for one in names if self._is_up(one)]
         working = [one for one in up if one.startswith("runner") and self._attempts(one)]
         name: str = self._dice.choice(working or up or names)
@@ -160,14 +188,21 @@ class Strikes:
         ]
 
     def _wait_in_flight(self, name: str, state: str) -> list[str]:
-        """Wait a while for an attempt in a state, which a fault makes longer; return the states that are hit."""
+        """Wait a while for an attempt in a state, which a fault makes longer; return the states
+        that are hit.
+        """
         if fault := _HELD_BY[state]:
-            backends = [name] if name.startswith("gpu") else [one for one, _ in self._attempts(name)]
+            backends = (
+                [name] if name.startswith("gpu") else [one for one, _ in self._attempts(name)]
+            )
             for backend in [one for one in backends if self._is_up(one)][:3]:
                 with suppress(httpx.HTTPError):
                     self._farm.machines[backend].fault(fault, seconds=1.5)
         end = time.monotonic() + 6.0
-        while state not in (found := [one for _, one in self._attempts(name)]) and time.monotonic() < end:
+        while (
+            state not in (found := [one for _, one in self._attempts(name)])
+            and time.monotonic() < end
+        ):
             time.sleep(0.02)
         return found
 
@@ -193,7 +228,9 @@ class Strikes:
         for pid in pids:
             os.kill(pid, number)
         # ``serve`` starts them again.
-        self._later(0, names, lambda: until(lambda: not set(self._farm.pids(names)) & set(pids), 90.0))
+        self._later(
+            0, names, lambda: until(lambda: not set(self._farm.pids(names)) & set(pids), 90.0)
+        )
 
     def _pause_children(self, _: str, names: str, seconds: float) -> None:
         pids = self._farm.pids(names)
@@ -218,7 +255,9 @@ class Strikes:
         self._start_again(names, pids)
 
     def _start_again(self, names: str, pids: Sequence[int]) -> None:
-        """Start ``serve`` at once: its port and its data are free, and no process of the one before stays."""
+        """Start ``serve`` at once: its port and its data are free, and no process of the one before
+        stays.
+        """
         self._farm.serve.start()
         until(lambda: not any(map(is_alive, pids)), 20.0)
         self._later(0, names, lambda: self._farm.pids(names))
@@ -276,7 +315,11 @@ class Load:
                 time.sleep(0.1)
 
     def _open(self) -> int:
-        children = [one for watcher in self.watchers.values() for one in list(watcher.state.children.values())]
+        children = [
+            one
+            for watcher in self.watchers.values()
+            for one in list(watcher.state.children.values())
+        ]
         return sum(one["status"] in ("queued", "running") for one in children)
 
     def _submit(self, number: int) -> None:

@@ -1,6 +1,8 @@
-"""Two webs and two runners, or one ``serve`` with its three processes, and eight machines with faults for two minutes.
+"""Two webs and two runners, or one ``serve`` with its three processes, and eight machines with
+faults for two minutes.
 
-``make chaos`` strikes for longer, and keeps what the checks read. One run of each serves all tests of this file.
+``make chaos`` strikes for longer, and keeps what the checks read. One run of each serves all tests
+of this file.
 """
 
 import json
@@ -40,7 +42,10 @@ on_postgres = pytest.mark.parametrize("kept", [POSTGRES], indirect=True)
 def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kept:
     database = request.param
     folder = Path(os.environ.get("CHAOS_KEEP") or tmp_path_factory.mktemp("chaos")) / database
-    seed, children = int(os.environ.get("CHAOS_SEED", "25")), int(os.environ.get("CHAOS_CHILDREN", "240"))
+    seed, children = (
+        int(os.environ.get("CHAOS_SEED", "25")),
+        int(os.environ.get("CHAOS_CHILDREN", "240")),
+    )
     strikes = int(os.environ.get("CHAOS_KILLS", len(round_of(database))))
     kinds, hits = run(folder, database, seed=seed, strikes=strikes, children=children)
     assert kinds.total() == strikes
@@ -52,7 +57,9 @@ def test_a_farm_that_is_struck_for_two_minutes_loses_and_doubles_nothing(kept: K
     if len(of_a_round) <= strikes:
         assert set(kept.kinds) == set(of_a_round)
         assert kept.hits["any"] * 2 >= strikes, kept.hits
-        assert all(kept.hits[one] >= 5 for one in ("intent", "uncertain", "accepted", "running")), kept.hits
+        assert all(kept.hits[one] >= 5 for one in ("intent", "uncertain", "accepted", "running")), (
+            kept.hits
+        )
 
 
 def _query(query: str) -> Callable[[Path], None]:
@@ -83,23 +90,34 @@ _ENDED_TWICE = (
     "UPDATE jobgroups_jobevent SET frame = replace(frame, 'child_started', 'child_completed')"
     " WHERE rowid = (SELECT rowid FROM jobgroups_jobevent WHERE type = 'child_started' LIMIT 1)"
 )
-_OPEN = "UPDATE jobgroups_jobgroup SET completed_at = NULL WHERE id = (SELECT id FROM jobgroups_jobgroup LIMIT 1)"
+_OPEN = (
+    "UPDATE jobgroups_jobgroup SET completed_at = NULL WHERE id = (SELECT id FROM "
+    "jobgroups_jobgroup LIMIT 1)"
+)
 _LOST = "DELETE FROM jobgroups_jobgroup WHERE id = (SELECT id FROM jobgroups_jobgroup LIMIT 1)"
 _TRESPASS = "INSERT INTO chaos_trespass VALUES ('', 'runner-1', 'UPDATE', '', 'runner-2 3')"
 TAMPERINGS = {
-    "an event is missing": (_query("DELETE FROM jobgroups_jobevent WHERE rowid = 7"), "seq has gaps"),
+    "an event is missing": (
+        _query("DELETE FROM jobgroups_jobevent WHERE rowid = 7"),
+        "seq has gaps",
+    ),
     "a child has two results": (_query(_ENDED_TWICE), "child_completed"),
     "a promised group is gone": (_query(_LOST), "groups were lost or doubled"),
     "a group has no end": (_query(_OPEN), "has not ended"),
     "a runner wrote without its lease": (_query(_TRESPASS), "written without the lease"),
     "a prompt was executed twice": (_again("started", as_kind="started"), "was executed twice"),
-    "a stranger's prompt was deleted": (_again("accepted", as_kind="deleted", stranger=True), "was deleted"),
+    "a stranger's prompt was deleted": (
+        _again("accepted", as_kind="deleted", stranger=True),
+        "was deleted",
+    ),
 }
 
 
 @on_postgres
 @pytest.mark.parametrize(("tamper", "said"), TAMPERINGS.values(), ids=TAMPERINGS.keys())
-def test_the_checks_notice(tamper: Callable[[Path], None], said: str, kept: Kept, tmp_path: Path) -> None:
+def test_the_checks_notice(
+    tamper: Callable[[Path], None], said: str, kept: Kept, tmp_path: Path
+) -> None:
     for name in (checks.DATABASE, checks.AUDIT_LOG):
         shutil.copy(kept.folder / name, tmp_path)
     promised = [one["id"] for one in rows(tmp_path, "SELECT id FROM jobgroups_jobgroup")]

@@ -86,11 +86,15 @@ class Desk:
         return next((str(group["job_group_id"]) for group in self.json("list", "-n", "1")), None)
 
     def group(self, *backends: str, fails: Sequence[int] = ()) -> str:
-        """Run a group to its end and return its id; jobs on the backends with numbers ``fails`` fail."""
+        """Run a group to its end and return its id; jobs on the backends with numbers ``fails``
+        fail.
+        """
         return run_group(self.url, self.sims, backends or NAMES, fails)
 
 
-def run_group(url: str, sims: SimulatorThread, backends: Sequence[str], fails: Sequence[int] = ()) -> str:
+def run_group(
+    url: str, sims: SimulatorThread, backends: Sequence[str], fails: Sequence[int] = ()
+) -> str:
     with Director(url) as director:
         # A fault applies to the next prompt: what other tests left running must be over.
         for status in ("pending", "running") if fails else ():

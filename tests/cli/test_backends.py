@@ -89,7 +89,9 @@ def test_partner_nodes_are_allowed_and_forbidden(desk: Desk) -> None:
     # Allowed, and without a key all the same.
     said = desk.out("backends", "partner-nodes", "gpu-1").splitlines()
     assert said[1] == "  Allowed to run partner nodes."
-    assert said[-1] == "  Partner nodes need an API key of Comfy.org: set DIRECTOR_COMFY_ORG_API_KEY."
+    assert (
+        said[-1] == "  Partner nodes need an API key of Comfy.org: set DIRECTOR_COMFY_ORG_API_KEY."
+    )
     assert len(desk.out("backends", "partner-nodes", "gpu-1", "--off").splitlines()) == 1
 
 

@@ -29,7 +29,9 @@ def test_check_shows_reasons_and_fails_if_no_backend_can_run_it(desk: Desk) -> N
     assert "nearest: tiny_sd15.safetensors" in out
     assert out.endswith("0 of 1 backend.\n")
     assert desk.json(*words, status=1)["can_run"] == 0
-    assert "No backend has the id or the tag 'gpu-9'." in desk.said("check", "other.json", "-b", "gpu-9", status=4)
+    assert "No backend has the id or the tag 'gpu-9'." in desk.said(
+        "check", "other.json", "-b", "gpu-9", status=4
+    )
     assert "--set 4.nope" in desk.said("check", "workflow.json", "--set", "4.nope=1", status=2)
 
 
@@ -39,7 +41,10 @@ def test_editor_file_is_checked_and_planned(desk: Desk) -> None:
     (desk.folder / "saved.json").write_text(json.dumps(editor), encoding="utf-8")
     assert desk.json("check", "saved.json")["can_run"] == len(NAMES)
     assert "cfg" in str(desk.json("submit", "saved.json", "--set", "cfg=3", "--dry-run")["changes"])
-    assert 'Warning: Node 6 (CLIPTextEncode): "text" has braces' in desk.run("check", "saved.json").stderr
+    assert (
+        'Warning: Node 6 (CLIPTextEncode): "text" has braces'
+        in desk.run("check", "saved.json").stderr
+    )
 
 
 def test_check_shows_what_is_not_known_and_what_runs_in_part() -> None:

@@ -18,7 +18,12 @@ from tests.harness.processes import ROOT, migrated
 from tests.harness.simulator_thread import SimulatorThread
 
 _PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-_LINES = [line for block in re.findall(r"```bash\n(.*?)```", _PAGE, re.DOTALL) for line in block.splitlines() if line]
+_LINES = [
+    line
+    for block in re.findall(r"```bash\n(.*?)```", _PAGE, re.DOTALL)
+    for line in block.splitlines()
+    if line
+]
 #: These run until a signal; tests of their own start them.
 _ENDLESS = ("director demo", "director serve", "director simulate")
 _EXAMPLES = [line for line in _LINES if not line.startswith(_ENDLESS)]
@@ -71,7 +76,9 @@ def test_every_example_is_accepted_by_the_parser_of_its_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     parsed: list[str] = []
-    monkeypatch.setattr(click.Command, "invoke", lambda command, _context: parsed.append(command.name))
+    monkeypatch.setattr(
+        click.Command, "invoke", lambda command, _context: parsed.append(command.name)
+    )
     monkeypatch.chdir(tmp_path)
     _write_files(tmp_path)
     for line in _LINES:
@@ -81,7 +88,9 @@ def test_every_example_is_accepted_by_the_parser_of_its_command(
             assert app.run([name, *options]) == 0, line
             assert name in parsed, line
         else:
-            load_command_class(get_commands()[name], name).create_parser(program, name).parse_args(options)
+            load_command_class(get_commands()[name], name).create_parser(program, name).parse_args(
+                options
+            )
 
 
 @pytest.mark.slow

@@ -74,13 +74,23 @@ def test_report_names_each_part_and_no_secret(farm: tuple[Path, str]) -> None:
     assert "away" in found[f"Port {port}"]["said"]
     assert found["Settings"]["said"] == "Set: DIRECTOR_DATA_DIR, DIRECTOR_TOKEN."
     assert found["ffmpeg"]["level"] == ("ok" if shutil.which("ffmpeg") else "note")
-    for subject in ("Python", "Settings", "Data folder", "Database", "Channel layer", "Runner", "Storage"):
+    for subject in (
+        "Python",
+        "Settings",
+        "Data folder",
+        "Database",
+        "Channel layer",
+        "Runner",
+        "Storage",
+    ):
         assert found[subject]["level"] == "ok", found[subject]
 
 
 def test_report_is_readable_in_a_terminal() -> None:
     out = io.StringIO()
-    away = Finding(Level.PROBLEM, "http://localhost:9 does not answer.", "Is ComfyUI\nrunning there?")
+    away = Finding(
+        Level.PROBLEM, "http://localhost:9 does not answer.", "Is ComfyUI\nrunning there?"
+    )
     Command(stdout=out)._print({"Python": Finding(Level.OK, "3.11"), "Backend away": away})
     assert out.getvalue().splitlines()[1:] == [
         "ok       Python: 3.11",
@@ -92,7 +102,9 @@ def test_report_is_readable_in_a_terminal() -> None:
     ]
 
 
-def test_before_the_first_start_nothing_is_made(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_before_the_first_start_nothing_is_made(
+    tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings.DIRECTOR_DATA_DIR = tmp_path / "data"
     settings.DIRECTOR_ON_SQLITE = True
     monkeypatch.setitem(connection.settings_dict, "NAME", str(tmp_path / "data" / "db.sqlite3"))
@@ -114,7 +126,8 @@ def test_wrong_setting_is_reported(settings: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("urls", "secret", "count"), [(["https://a.example"], "", 1), ([], "", 0), (["x"], "whsec_x", 0)]
+    ("urls", "secret", "count"),
+    [(["https://a.example"], "", 1), ([], "", 0), (["x"], "whsec_x", 0)],
 )
 @pytest.mark.django_db
 def test_farm_with_webhooks_needs_one_secret(
@@ -131,7 +144,10 @@ def test_farm_with_webhooks_needs_one_secret(
 def test_missing_ffmpeg_is_a_note(settings: Any) -> None:
     settings.FFMPEG = None
     found = checks.ffmpeg()
-    assert (found.level, found.todo) == (Level.NOTE, "Install ffmpeg with ffprobe, and restart serve and runners.")
+    assert (found.level, found.todo) == (
+        Level.NOTE,
+        "Install ffmpeg with ffprobe, and restart serve and runners.",
+    )
     settings.FFMPEG = "/opt/ffmpeg"
     assert checks.ffmpeg().level is Level.OK
 
@@ -163,7 +179,9 @@ def test_unreachable_database_is_a_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.django_db
-def test_absent_tables_are_a_note_and_those_of_another_release_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_tables_are_a_note_and_those_of_another_release_a_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(connection.introspection, "table_names", list)
         found = checks.database()
@@ -178,7 +196,9 @@ def test_absent_tables_are_a_note_and_those_of_another_release_a_problem(monkeyp
 
 
 @pytest.mark.django_db
-def test_absent_runner_is_a_problem_and_absent_backends_are_a_warning(tmp_path: Path, settings: Any) -> None:
+def test_absent_runner_is_a_problem_and_absent_backends_are_a_warning(
+    tmp_path: Path, settings: Any
+) -> None:
     settings.DIRECTOR_DATA_DIR = tmp_path
     found = report.run_checks(9)
     assert found["Runner"].level is Level.PROBLEM
@@ -266,7 +286,8 @@ async def test_clock_of_a_backend_is_read_from_its_responses() -> None:
 def test_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(
-        f"/dev/sda1 / ext4 rw 0 0\nstudio:/farm {str(tmp_path / 'a b').replace(' ', chr(92) + '040')} nfs4 rw 0 0\n",
+        "/dev/sda1 / ext4 rw 0 0\nstudio:/farm "
+        f"{str(tmp_path / 'a b').replace(' ', chr(92) + '040')} nfs4 rw 0 0\n",
         encoding="utf-8",
     )
     assert checks.file_system(tmp_path / "a b" / "data", mounts) == "nfs4"
@@ -284,7 +305,12 @@ def test_backend_that_may_share_a_database_of_assets_has_a_remedy() -> None:
         ("0.45.0", ("--disable-assets",), False),
     ):
         stats = SystemStats(version=version, devices=(), arguments=arguments)
-        answers = {"gpu-0": "refused", "gpu-1": _Answer(stats, 0, 0), "gpu-2": "refused", "far": _Answer(stats, 0, 0)}
+        answers = {
+            "gpu-0": "refused",
+            "gpu-1": _Answer(stats, 0, 0),
+            "gpu-2": "refused",
+            "far": _Answer(stats, 0, 0),
+        }
         sharing = _sharing(rows[0], rows, answers)
         assert sharing == (["gpu-1"] if shares else [])
         assert ("--database-url" in _finding(rows[0], "refused", sharing).todo) == shares

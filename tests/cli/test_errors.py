@@ -17,7 +17,9 @@ _BAD_FILES = {
     "noise.bin": (b"\xfe\xfd\xfc", "noise.bin is neither JSON nor a PNG"),
     "broken.png": (b"\x89PNG\r\n\x1a\nxx", "broken.png: The body is not a PNG"),
 }
-_LINES: Final[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("errors.toml").read_text(encoding="utf-8"))
+_LINES: Final[dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("errors.toml").read_text(encoding="utf-8")
+)
 
 
 @pytest.mark.parametrize("name", _BAD_FILES)
@@ -40,7 +42,9 @@ def test_empty_argument_is_refused(desk: Desk, line: str) -> None:
 
 
 @pytest.mark.parametrize(("line", "outcome"), _LINES["refused"].items())
-def test_error_says_what_is_wrong_and_what_to_do(desk: Desk, line: str, outcome: tuple[int, str]) -> None:
+def test_error_says_what_is_wrong_and_what_to_do(
+    desk: Desk, line: str, outcome: tuple[int, str]
+) -> None:
     status, expected = outcome
     said = desk.said(*shlex.split(line), status=status)
     assert said.startswith(expected)
@@ -88,7 +92,11 @@ def test_error_is_json_with_the_option_json(desk: Desk) -> None:
     for line in ("submit", "list -n 0", "sumbit", "backends halt"):
         said = json.loads(desk.said(*line.split(), "--json", status=2))
         assert list(said) == ["detail", "code", "hint", "exit_status"]
-        assert (said["code"], said["exit_status"], "director " in said["hint"]) == ("usage", 2, True)
+        assert (said["code"], said["exit_status"], "director " in said["hint"]) == (
+            "usage",
+            2,
+            True,
+        )
 
 
 def test_help_and_version_are_printed(desk: Desk) -> None:

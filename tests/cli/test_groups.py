@@ -32,7 +32,9 @@ def test_provenance_of_a_job_is_printed_as_json(desk: Desk) -> None:
 def test_retry_runs_the_failed_jobs_again(desk: Desk) -> None:
     group_id = desk.group("gpu-1", "gpu-2", fails=[0, 1])
     first, second = _jobs(desk, group_id)
-    assert "Use one of" in desk.said("retry", group_id, "--where", "same", "--backend", "gpu-2", status=2)
+    assert "Use one of" in desk.said(
+        "retry", group_id, "--where", "same", "--backend", "gpu-2", status=2
+    )
     assert "gpu-9" in desk.said("retry", group_id, "--backend", "gpu-9", status=4)
     desk.run("retry", group_id, "--job", second, "--watch", status=1)
     children = desk.json("show", group_id)["child_jobs"]
@@ -102,7 +104,9 @@ def test_groups_are_renamed_archived_and_found_again(desk: Desk) -> None:
     said = desk.run("archive", group_id, "jg_000000000000", status=4)
     assert said.stdout == f"{group_id} is archived.\n"
     assert desk.json("list", "--text", word) == []
-    assert [row["name"] for row in desk.json("list", "--text", word, "--archived")] == [f"{word} fox"]
+    assert [row["name"] for row in desk.json("list", "--text", word, "--archived")] == [
+        f"{word} fox"
+    ]
     assert desk.out("archive", group_id, "--undo") == f"{group_id} is in the lists again.\n"
     assert len(desk.json("list", "--text", word)) == 1
 
@@ -145,7 +149,9 @@ def test_jobs_are_read_page_by_page(desk: Desk, failed_group: str) -> None:
         assert tuple(director.jobs(failed_group, limit=1)) == jobs
 
 
-def test_save_writes_each_file_once_under_the_name_of_the_template(desk: Desk, failed_group: str) -> None:
+def test_save_writes_each_file_once_under_the_name_of_the_template(
+    desk: Desk, failed_group: str
+) -> None:
     job = _jobs(desk, failed_group)[0]
     words = ["save", failed_group, "--to", "out", "--name", "{backend}/{job}.png"]
     for _ in range(2):
@@ -156,7 +162,9 @@ def test_save_writes_each_file_once_under_the_name_of_the_template(desk: Desk, f
         assert "No file has {nope}. Names: {index}" in desk.said(*refused, "{nope}", status=2)
 
 
-def test_save_prints_the_command_for_files_that_were_not_saved(desk: Desk, failed_group: str) -> None:
+def test_save_prints_the_command_for_files_that_were_not_saved(
+    desk: Desk, failed_group: str
+) -> None:
     (desk.folder / "my images").mkdir()
     (desk.folder / "my images" / "gpu-1").write_text("in the way", encoding="utf-8")
     words = ["save", failed_group, "--to", "my images", "--name", "{backend}/{name}"]
@@ -186,14 +194,18 @@ def test_sheet_is_saved_and_replaced(desk: Desk, failed_group: str) -> None:
     with Image.open(desk.folder / "all.webp", formats=["WEBP"]) as image:
         assert image.width > 3 * 320
     assert "3.cfg is no axis" in desk.said("sheet", failed_group, "--axes", "3.cfg", status=4)
-    assert "cannot be written" in desk.said("sheet", failed_group, "-o", "nowhere/all.webp", status=2)
+    assert "cannot be written" in desk.said(
+        "sheet", failed_group, "-o", "nowhere/all.webp", status=2
+    )
 
 
 def test_cancel_stops_groups_and_single_jobs(desk: Desk) -> None:
     desk.sims.fault("slow", on=0, seconds=5.0)
     words = ["submit", "workflow.json", "-b", "gpu-1", "--count", "4", "-q"]
     first, second = desk.out(*words).strip(), desk.out(*words).strip()
-    assert f"{_jobs(desk, first)[3]} cancelled" in desk.out("cancel", first, "--job", _jobs(desk, first)[3])
+    assert f"{_jobs(desk, first)[3]} cancelled" in desk.out(
+        "cancel", first, "--job", _jobs(desk, first)[3]
+    )
     assert [row["id"] for row in desk.json("cancel", first, second)] == [first, second]
     assert f"{first} cancelled: 0 jobs cancelled, 0 completed before" in desk.out("cancel", first)
     assert desk.json("show", second)["cancelled_count"] == 4

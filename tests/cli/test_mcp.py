@@ -18,10 +18,14 @@ NO_GROUP = "jg_000000000000"
 
 def agent(desk: Desk, **variables: str) -> Client:
     words, environment = ["-m", "director", "mcp"], desk.environment(**variables)
-    return Client(StdioServerParameters(command=sys.executable, args=words, cwd=desk.folder, env=environment))
+    return Client(
+        StdioServerParameters(command=sys.executable, args=words, cwd=desk.folder, env=environment)
+    )
 
 
-async def answer(client: Client, tool: str, on_progress: Callable[..., Any] | None = None, **arguments: Any) -> Any:
+async def answer(
+    client: Client, tool: str, on_progress: Callable[..., Any] | None = None, **arguments: Any
+) -> Any:
     result = await client.call_tool(tool, arguments, progress_callback=on_progress)
     assert not result.is_error, result.content
     return result.structured_content
@@ -41,13 +45,22 @@ async def test_agent_runs_a_group_and_sees_its_pictures(desk: Desk) -> None:
 
     async with agent(desk) as client:
         assert (await answer(client, "check_workflow", workflow=text_to_image()))["can_run"] == 3
-        made = await answer(client, "submit", workflow="workflow.json", count=3, name="owl", parameters={"steps": 4})
+        made = await answer(
+            client, "submit", workflow="workflow.json", count=3, name="owl", parameters={"steps": 4}
+        )
         assert made["total_count"] == 3
         ended = await answer(client, "watch", report, group_id=made["job_group_id"], seconds=60)
-        assert (ended["status"], ended["title"], ended["finished"], len(ended["jobs"])) == ("completed", "owl", True, 3)
+        assert (ended["status"], ended["title"], ended["finished"], len(ended["jobs"])) == (
+            "completed",
+            "owl",
+            True,
+            3,
+        )
         assert reports == sorted(set(reports))
         assert reports[-1] == 3
-        assert made["job_group_id"] in [one["job_group_id"] for one in (await answer(client, "list_groups"))["groups"]]
+        assert made["job_group_id"] in [
+            one["job_group_id"] for one in (await answer(client, "list_groups"))["groups"]
+        ]
         job = ended["jobs"][0]
         [resource] = (await client.read_resource(f"{job['outputs'][0]}?width=160")).contents
         shown = {"group_id": made["job_group_id"], "job_id": job["job_id"], "width": 160}
@@ -61,32 +74,51 @@ async def test_agent_finds_and_retries_failures(desk: Desk) -> None:
     async with agent(desk) as client:
         [job] = (await answer(client, "status", group_id=group_id, only="failed"))["jobs"]
         assert (job["failure_class"], job["outputs"]) == ("out_of_memory", [])
-        assert "out_of_memory" in [one["failure_class"] for one in (await answer(client, "failures"))["results"]]
-        assert (await answer(client, "retry_failed", group_id=group_id))["job_ids"] == [job["job_id"]]
+        assert "out_of_memory" in [
+            one["failure_class"] for one in (await answer(client, "failures"))["results"]
+        ]
+        assert (await answer(client, "retry_failed", group_id=group_id))["job_ids"] == [
+            job["job_id"]
+        ]
 
 
 async def test_agent_cancels(desk: Desk) -> None:
     sweep = {"axes": [{"input": "cfg", "values": [5, 7]}]}
     async with agent(desk) as client:
         desk.run("backends", "pause", "all")
-        group_id = (await answer(client, "submit", workflow=text_to_image(), sweep=sweep))["job_group_id"]
+        group_id = (await answer(client, "submit", workflow=text_to_image(), sweep=sweep))[
+            "job_group_id"
+        ]
         waiting = await answer(client, "watch", group_id=group_id, seconds=1)
-        assert (waiting["finished"], [job["variation"] for job in waiting["jobs"]]) == (False, [{"cfg": 5}, {"cfg": 7}])
+        assert (waiting["finished"], [job["variation"] for job in waiting["jobs"]]) == (
+            False,
+            [{"cfg": 5}, {"cfg": 7}],
+        )
         assert (await answer(client, "cancel", group_id=group_id))["interrupted"] == 2
-        assert {one["status"] for one in (await answer(client, "backends"))["backends"]} == {"paused"}
+        assert {one["status"] for one in (await answer(client, "backends"))["backends"]} == {
+            "paused"
+        }
         desk.run("backends", "resume", "all")
 
 
 async def test_error_is_the_sentence_of_the_api(desk: Desk) -> None:
     (desk.folder / "prompt.txt").write_text("a red fox", encoding="utf-8")
     async with agent(desk) as client:
-        assert f"Job group {NO_GROUP} not found." in await error(client, "status", group_id=NO_GROUP)
+        assert f"Job group {NO_GROUP} not found." in await error(
+            client, "status", group_id=NO_GROUP
+        )
         assert "class_type" in await error(client, "submit", workflow={"1": {}})
-        assert "prompt.txt is not JSON" in await error(client, "check_workflow", workflow="prompt.txt")
+        assert "prompt.txt is not JSON" in await error(
+            client, "check_workflow", workflow="prompt.txt"
+        )
         assert "No such file" in await error(client, "submit", workflow="none.json")
-        assert "less than or equal to 600" in await error(client, "watch", group_id=NO_GROUP, seconds=601)
+        assert "less than or equal to 600" in await error(
+            client, "watch", group_id=NO_GROUP, seconds=601
+        )
         with pytest.raises(MCPError, match=f"Job group {NO_GROUP} not found"):
-            await client.read_resource(f"director://groups/{NO_GROUP}/jobs/j_000000000000/outputs/0")
+            await client.read_resource(
+                f"director://groups/{NO_GROUP}/jobs/j_000000000000/outputs/0"
+            )
     async with agent(desk, DIRECTOR_URL="http://127.0.0.1:9") as client:
         assert "No answer from http://127.0.0.1:9" in await error(client, "backends")
 

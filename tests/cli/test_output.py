@@ -15,7 +15,9 @@ _FULL = Path("/dev/full")
 
 
 @pytest.mark.parametrize("line", ["doctor", "list", "save GROUP --to out"])
-def test_closed_pipe_ends_the_command_without_a_message(desk: Desk, failed_group: str, line: str) -> None:
+def test_closed_pipe_ends_the_command_without_a_message(
+    desk: Desk, failed_group: str, line: str
+) -> None:
     words = line.replace("GROUP", failed_group).split()
     environment = {"DIRECTOR_DATA_DIR": str(desk.folder / "data")}
     with desk.start(*words, environment=environment) as process:
@@ -46,14 +48,19 @@ def test_closed_pipe_does_not_end_the_server(desk: Desk) -> None:
 @pytest.mark.skipif(not _FULL.exists(), reason="needs /dev/full")
 def test_full_disk_is_an_error(desk: Desk) -> None:
     with _FULL.open("w") as full, desk.start("backends", stdout=full) as process:
-        assert process.stderr.read() == ("Error: The output cannot be written: No space left on device.\n")
+        assert process.stderr.read() == (
+            "Error: The output cannot be written: No space left on device.\n"
+        )
         assert process.wait(60) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="for a POSIX shell")
 @pytest.mark.parametrize(
     ("words", "closed", "ends"),
-    [(["backends"], ">&-", (0, "")), (["submit", "-", "--all"], "<&-", (2, "Error: Standard input is closed.\n"))],
+    [
+        (["backends"], ">&-", (0, "")),
+        (["submit", "-", "--all"], "<&-", (2, "Error: Standard input is closed.\n")),
+    ],
 )
 def test_closed_standard_stream_is_no_traceback(
     desk: Desk, words: list[str], closed: str, ends: tuple[int, str]

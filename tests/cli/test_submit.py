@@ -26,7 +26,18 @@ def test_submit_stores_every_option(desk: Desk) -> None:
         *("submit", "workflow.json", "-b", "gpu-1"),
         *("--set", "3.cfg=8.5", "--set", "6.text=@prompt.txt", "--set", "7.text=@@home"),
         *("--meta", "scene=shot_001", "--meta", "take=3", "--meta", "version=1.10"),
-        *("--seeds", "golden_ratio", "--base-seed", "42", "--count", "3", "--timeout", "60", "--stall-timeout", "90"),
+        *(
+            "--seeds",
+            "golden_ratio",
+            "--base-seed",
+            "42",
+            "--count",
+            "3",
+            "--timeout",
+            "60",
+            "--stall-timeout",
+            "90",
+        ),
         *("--retention-days", "30"),
         *("--max-attempts", "3", "--elsewhere", "group", "--partial-outputs", "fail"),
         *("--stop-when", "completed=4", "--stop-when", "failed=10"),
@@ -37,7 +48,11 @@ def test_submit_stores_every_option(desk: Desk) -> None:
     assert made["type"] == "submitted"
     assert group["metadata"] == {"scene": "shot_001", "take": 3, "version": "1.10"}
     assert [child["seed"] for child in group["child_jobs"]] == [42, 67, 109]
-    assert (group["timeout_seconds"], group["stall_seconds"], group["submitter"]) == (60, 90, "ada@studio")
+    assert (group["timeout_seconds"], group["stall_seconds"], group["submitter"]) == (
+        60,
+        90,
+        "ada@studio",
+    )
     assert group["retention_days"] == 30
     policy = (group["max_attempts"], group["retry_elsewhere"], group["partial_outputs"])
     assert policy == (3, "group", "fail")
@@ -70,8 +85,12 @@ def test_file_of_the_editor_is_in_the_images_as_it_was_drawn(desk: Desk) -> None
     assert drawn == editor
 
 
-@pytest.mark.parametrize(("words", "ids"), cases(__file__, "submit_sends_jobs_to_backends_or_to_the_pool"))
-def test_submit_sends_jobs_to_backends_or_to_the_pool(desk: Desk, words: list[str], ids: list[str | None]) -> None:
+@pytest.mark.parametrize(
+    ("words", "ids"), cases(__file__, "submit_sends_jobs_to_backends_or_to_the_pool")
+)
+def test_submit_sends_jobs_to_backends_or_to_the_pool(
+    desk: Desk, words: list[str], ids: list[str | None]
+) -> None:
     made = desk.json("submit", "workflow.json", *words)
     assert [child["backend_id"] for child in made["child_jobs"]] == ids
 
@@ -98,7 +117,9 @@ def test_jobs_of_the_pool_go_to_any_free_backend(desk: Desk) -> None:
 def test_waiting_job_of_the_pool_is_shown_without_a_backend(desk: Desk) -> None:
     desk.run("backends", "pause", "gpu-1")
     try:
-        group_id, _, said = desk.out("submit", "workflow.json", "-n", "1", "-b", "gpu-1").partition(":")
+        group_id, _, said = desk.out("submit", "workflow.json", "-n", "1", "-b", "gpu-1").partition(
+            ":"
+        )
         assert said.startswith(" 1 job on any free backend of gpu-1. See: ")
         [job] = desk.json("show", group_id)["child_jobs"]
         assert job["backend_id"] is None

@@ -193,7 +193,9 @@ class FakeDirector(LoopThread):
         if left:
             self.unavailable[key] = left - 1, code
             body_of_error = {"detail": "Not now.", "code": code}
-            response: web.StreamResponse = web.json_response(body_of_error, status=503, headers={"Retry-After": "0"})
+            response: web.StreamResponse = web.json_response(
+                body_of_error, status=503, headers={"Retry-After": "0"}
+            )
         elif key in self.answers:
             status, answer = self.answers[key]
             response = (
@@ -224,7 +226,9 @@ class FakeDirector(LoopThread):
             group_id = self.group(len(jobs), child_jobs=jobs)
             self.keys[key] = (raw, group_id)
         headers = {"Idempotency-Replayed": "true"} if replayed else {}
-        return web.json_response(self.shown(self.groups[group_id].body, {}), status=201, headers=headers)
+        return web.json_response(
+            self.shown(self.groups[group_id].body, {}), status=201, headers=headers
+        )
 
     async def _list(self, request: web.Request) -> web.Response:
         limit = int(request.query.get("limit", 2))
@@ -244,12 +248,18 @@ class FakeDirector(LoopThread):
             return web.json_response(body, status=404)
         query = dict(request.query)
         if "wait" in query and self.refuses_waits:
-            return web.json_response({"detail": "Too many.", "code": "too_many_waiting"}, status=429)
-        if "since" in query and not await self._has_moved(request, self.groups[group_id].body, query):
+            return web.json_response(
+                {"detail": "Too many.", "code": "too_many_waiting"}, status=429
+            )
+        if "since" in query and not await self._has_moved(
+            request, self.groups[group_id].body, query
+        ):
             return web.Response(status=304)
         return web.json_response(self.shown(self.groups[group_id].body, query))
 
-    async def _has_moved(self, request: web.Request, body: dict[str, Any], query: dict[str, str]) -> bool:
+    async def _has_moved(
+        self, request: web.Request, body: dict[str, Any], query: dict[str, str]
+    ) -> bool:
         since, began = int(query["since"]), time.monotonic()
         self.waiting += "wait" in query
         self._notify()
@@ -316,7 +326,9 @@ class FakeDirector(LoopThread):
             await socket.close(code=WSCloseCode.OK)
         return socket
 
-    async def _catch_up(self, socket: web.WebSocketResponse, group: StoredGroup, since: str | None) -> None:
+    async def _catch_up(
+        self, socket: web.WebSocketResponse, group: StoredGroup, since: str | None
+    ) -> None:
         with group.lock:
             last = group.body["seq"]
             if since is not None and 0 <= int(since) <= last:

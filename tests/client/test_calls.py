@@ -91,7 +91,9 @@ def test_group_of_many_pages_has_all_jobs(either: Driven, server: FakeDirector) 
     server.finish(made.job_group_id)
     ended = either.wait(made.job_group_id, timeout=60)
     for group in (made, read, state, ended):
-        assert len({job.job_id for job in group.child_jobs}) == len(group.raw["child_jobs"]) == 1_001
+        assert (
+            len({job.job_id for job in group.child_jobs}) == len(group.raw["child_jobs"]) == 1_001
+        )
         assert (group.total_count, group.raw["children_next"]) == (1_001, None)
 
 
@@ -104,7 +106,9 @@ def test_submit_sends_only_given_options(director: Director, server: FakeDirecto
     assert rb"\ud800" in surrogate
 
 
-@pytest.mark.parametrize(("arguments", "count", "sent"), cases(__file__, "submit_names_backends_candidates_or_none"))
+@pytest.mark.parametrize(
+    ("arguments", "count", "sent"), cases(__file__, "submit_names_backends_candidates_or_none")
+)
 def test_submit_names_backends_candidates_or_none(
     director: Director, server: FakeDirector, arguments: Any, count: int | None, sent: Any
 ) -> None:
@@ -141,7 +145,9 @@ def test_submit_is_repeated_with_its_key_when_the_director_says_so(
     assert len(server.sent("POST", "/api/job-group")) == 8
 
 
-def test_retry_is_repeated_only_if_it_was_not_begun(director: Director, server: FakeDirector) -> None:
+def test_retry_is_repeated_only_if_it_was_not_begun(
+    director: Director, server: FakeDirector
+) -> None:
     path = "/api/job-groups/jg_1/retry"
     for code, sent in (("overloaded", 4), ("database_unavailable", 5)):
         server.unavailable["POST", path] = (99, code)
@@ -181,7 +187,10 @@ def test_status_has_the_files_and_every_other_field(either: Driven, server: Fake
     group = either.status(group_id)
     waiting, done = group.child_jobs
     assert (waiting.outputs, waiting.images, waiting.progress) == (None, (), 0.0)
-    assert [(file.kind, file.filename) for file in done.files] == [("images", "a.png"), ("gifs", "b.gif")]
+    assert [(file.kind, file.filename) for file in done.files] == [
+        ("images", "a.png"),
+        ("gifs", "b.gif"),
+    ]
     [image] = group.images
     assert (image.seed, image.backend_id, image.job_id) == (43, "gpu2_8188", done.job_id)
     assert (done.outputs.prompt_id, done.outputs.raw["text"]) == ("p", ["hello"])
@@ -224,7 +233,9 @@ DELETION = {"jobs": 3, "starred": 1, "files": 2, "bytes": 9, "kept_at_backends":
 MOVED = {"job_group_id": "jg_1", "job_id": "j_2", "backend_id": "gpu-3", "moved": True}
 
 
-def test_call_is_repeated_after_a_lost_answer_where_that_changes_nothing(either: Driven, server: FakeDirector) -> None:
+def test_call_is_repeated_after_a_lost_answer_where_that_changes_nothing(
+    either: Driven, server: FakeDirector
+) -> None:
     for name, arguments, method, path, answer, repeated in (
         ("cancel", ["jg_1"], "DELETE", "", {"cancelled": True, **COUNTS}, False),
         ("retry", ["jg_1"], "POST", "/retry", RETRIED, False),
@@ -284,7 +295,10 @@ def test_error_has_the_class_of_its_status_and_the_code_of_its_body() -> None:
         502: client.ServerFault,
         503: client.Unavailable,
     }
-    for body, code in ((b'{"detail": "A.", "code": "added_later"}', "added_later"), (b"<html>nginx</html>", None)):
+    for body, code in (
+        (b'{"detail": "A.", "code": "added_later"}', "added_later"),
+        (b"<html>nginx</html>", None),
+    ):
         errors = {status: error_from_answer(status, body) for status in kinds}
         assert {status: type(error) for status, error in errors.items()} == kinds
         assert {error.code for error in errors.values()} == {code}
@@ -317,7 +331,13 @@ def test_text_of_a_bad_request_has_each_sentence_once() -> None:
 
 def test_found_comfyuis_are_added_or_ignored(director: Director, server: FakeDirector) -> None:
     new = {"url": "http://a:8188", "comfyui_version": "0.3.60", "last_seen_at": MOMENT}
-    added = {"backend_id": "a", "name": "a", "url": "http://a:8188", "enabled": True, "status": "online"}
+    added = {
+        "backend_id": "a",
+        "name": "a",
+        "url": "http://a:8188",
+        "enabled": True,
+        "status": "online",
+    }
     for path, answer in (("add", added), ("ignore", {**new, "ignored": True}), ("unignore", new)):
         server.answers["POST", f"/api/backends/found/{path}"] = (200, answer)
     assert director.add_found_backend("b").backend_id == "a"
@@ -345,7 +365,9 @@ def test_odd_id_is_one_segment_of_the_path(director: Director, server: FakeDirec
         assert server.requests[-1][1].startswith("/api/job-groups/")
 
 
-def test_proxy_of_the_environment_is_not_used(server: FakeDirector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_of_the_environment_is_not_used(
+    server: FakeDirector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.delenv("NO_PROXY", raising=False)

@@ -31,7 +31,9 @@ def child_of(*files: OutputFile) -> Child:
     return Child(job_id="j_1", backend_id="gpu_8188", seed=42, status="completed", outputs=outputs)
 
 
-def test_file_is_saved_also_after_lost_connections(either: Driven, server: FakeDirector, tmp_path: Path) -> None:
+def test_file_is_saved_also_after_lost_connections(
+    either: Driven, server: FakeDirector, tmp_path: Path
+) -> None:
     content = os.urandom(300_000)
     folder = tmp_path / "new" / "folder"
     server.break_files = 2
@@ -45,7 +47,9 @@ def test_file_is_saved_also_after_lost_connections(either: Driven, server: FakeD
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
-def test_missing_files_of_a_job_are_left_out(director: Director, server: FakeDirector, tmp_path: Path) -> None:
+def test_missing_files_of_a_job_are_left_out(
+    director: Director, server: FakeDirector, tmp_path: Path
+) -> None:
     gone = image(server, "gone.png", b"", missing=True)
     child = child_of(image(server, "a.png", b"a"), gone, image(server, "b.gif", b"b", kind="gifs"))
     paths = director.download(child, tmp_path, name="{job}-{name}")
@@ -71,7 +75,9 @@ def test_other_sources_are_refused(director: Director, tmp_path: Path) -> None:
             director.download(source, tmp_path)
 
 
-def test_token_is_not_sent_to_a_backend(either: Driven, server: FakeDirector, tmp_path: Path) -> None:
+def test_token_is_not_sent_to_a_backend(
+    either: Driven, server: FakeDirector, tmp_path: Path
+) -> None:
     with FakeDirector() as backend:
         either.download(image(backend, "a.png", b"x"), tmp_path)
         either.download(image(server, "b.png", b"x"), tmp_path)
@@ -79,7 +85,9 @@ def test_token_is_not_sent_to_a_backend(either: Driven, server: FakeDirector, tm
         assert ["authorization" in h for _, _, h, _ in server.requests] == [True]
 
 
-def test_no_file_is_overwritten_or_saved_twice(either: Driven, server: FakeDirector, tmp_path: Path) -> None:
+def test_no_file_is_overwritten_or_saved_twice(
+    either: Driven, server: FakeDirector, tmp_path: Path
+) -> None:
     saved = image(server, "a.png", b"first")
     [first] = either.download(saved, tmp_path)
     before = first.stat().st_ino
@@ -92,7 +100,9 @@ def test_no_file_is_overwritten_or_saved_twice(either: Driven, server: FakeDirec
     assert either.download(saved, tmp_path) == (second,)
 
 
-def test_incomplete_and_refused_files_are_removed(either: Driven, server: FakeDirector, tmp_path: Path) -> None:
+def test_incomplete_and_refused_files_are_removed(
+    either: Driven, server: FakeDirector, tmp_path: Path
+) -> None:
     server.break_files = 4
     saved = image(server, "a.png", b"x" * 100_000)
     with pytest.raises(client.Unreachable):
@@ -103,7 +113,9 @@ def test_incomplete_and_refused_files_are_removed(either: Driven, server: FakeDi
     assert names(tmp_path) == []
 
 
-def test_captured_file_is_read_from_the_director(either: Driven, server: FakeDirector, tmp_path: Path) -> None:
+def test_captured_file_is_read_from_the_director(
+    either: Driven, server: FakeDirector, tmp_path: Path
+) -> None:
     gone = "http://127.0.0.1:9/view"
     file = image(server, "a.png", b"kept", url=gone, captured=True, file_url="/view?filename=a.png")
     (path,) = either.download(file, tmp_path)
@@ -111,8 +123,13 @@ def test_captured_file_is_read_from_the_director(either: Driven, server: FakeDir
 
 
 def test_address_without_a_host_is_below_the_path_of_the_director() -> None:
-    file = OutputFile(filename="a.png", url="/api/job-groups/jg_1/jobs/j_1/outputs/0", type="websocket")
-    assert downloads._address("https://host/farm", file) == "https://host/farm/api/job-groups/jg_1/jobs/j_1/outputs/0"
+    file = OutputFile(
+        filename="a.png", url="/api/job-groups/jg_1/jobs/j_1/outputs/0", type="websocket"
+    )
+    assert (
+        downloads._address("https://host/farm", file)
+        == "https://host/farm/api/job-groups/jg_1/jobs/j_1/outputs/0"
+    )
 
 
 def test_sheet_is_saved_page_by_page(either: Driven, tmp_path: Path) -> None:
@@ -129,7 +146,9 @@ def test_wrong_url_is_an_error(either: Driven, tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_template_with_another_placeholder_is_refused(director: Director, server: FakeDirector, tmp_path: Path) -> None:
+def test_template_with_another_placeholder_is_refused(
+    director: Director, server: FakeDirector, tmp_path: Path
+) -> None:
     file = image(server, "a.png", b"x")
     with pytest.raises(ValueError, match="plain name"):
         director.download(file, tmp_path, name="{seed.nope}")
@@ -137,10 +156,14 @@ def test_template_with_another_placeholder_is_refused(director: Director, server
         director.download(replace(file, group_metadata={}), tmp_path, name="{nope}")
     assert server.requests == []
     # The metadata of a file of an event are not known.
-    assert [path.name for path in director.download(file, tmp_path, name="{scene}{seed}")] == ["42.png"]
+    assert [path.name for path in director.download(file, tmp_path, name="{scene}{seed}")] == [
+        "42.png"
+    ]
 
 
-def test_nothing_is_overwritten_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_overwritten_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "no hard links here")
 

@@ -29,14 +29,18 @@ def listen(server: FakeDirector, group_id: str, events: Iterator[Event]) -> clie
     return state
 
 
-def open_stream(director: Any, server: FakeDirector, **options: bool) -> tuple[str, Iterator[Event]]:
+def open_stream(
+    director: Any, server: FakeDirector, **options: bool
+) -> tuple[str, Iterator[Event]]:
     group_id = server.group()
     events = director.stream(group_id, **options)
     listen(server, group_id, events)
     return group_id, events
 
 
-def test_stream_begins_with_the_state_and_ends_with_the_group(either: Driven, server: FakeDirector) -> None:
+def test_stream_begins_with_the_state_and_ends_with_the_group(
+    either: Driven, server: FakeDirector
+) -> None:
     group_id = server.group(2, metadata={"scene": "s"})
     events = either.stream(group_id)
     state = listen(server, group_id, events)
@@ -89,7 +93,9 @@ def test_stream_gives_up_an_absent_server(server: FakeDirector) -> None:
         server.restart()
 
 
-def test_stream_without_reconnect_raises_after_a_close(director: Director, server: FakeDirector) -> None:
+def test_stream_without_reconnect_raises_after_a_close(
+    director: Director, server: FakeDirector
+) -> None:
     group_id, events = open_stream(director, server, reconnect=False)
     server.close_sockets(group_id, 4012)
     with pytest.raises(client.StreamClosed) as caught:
@@ -127,7 +133,9 @@ def test_gap_in_the_log_of_the_server_is_an_error(director: Director, server: Fa
     assert len(server.connects) == 2
 
 
-def test_state_is_sent_again_after_the_log_went_back(director: Director, server: FakeDirector) -> None:
+def test_state_is_sent_again_after_the_log_went_back(
+    director: Director, server: FakeDirector
+) -> None:
     """A restored database does not have the number of the last event any more."""
     group_id, events = open_stream(director, server)
     for _ in range(3):
@@ -154,7 +162,9 @@ def test_since_leaves_out_the_state(director: Director, server: FakeDirector) ->
         assert [event.seq for event in events] == [1, 2, 3][since:]
 
 
-def test_end_of_an_earlier_run_does_not_end_the_stream(director: Director, server: FakeDirector) -> None:
+def test_end_of_an_earlier_run_does_not_end_the_stream(
+    director: Director, server: FakeDirector
+) -> None:
     group_id = server.group()
     server.finish(group_id)
     server.reopen(group_id)
@@ -253,7 +263,9 @@ def test_malformed_event_is_unexpected() -> None:
             parse_event(frame)
 
 
-def test_delays_grow_to_a_limit_and_start_over_after_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delays_grow_to_a_limit_and_start_over_after_a_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("director.client.calls.FIRST_DELAY_S", FIRST_DELAY_S)
     outage = Outage(None)
     delays = [outage.delay(Unreachable("away")) for _ in range(20)]
@@ -286,7 +298,9 @@ def test_job_of_the_pool_has_a_backend_from_its_start_to_its_retry() -> None:
         {**job, "type": "child_failed", "backend_id": None, "error": "No candidate."},
     ]
     events = [parse_event(frame) for frame in frames]
-    assert [e.backend_id for e in events if isinstance(e, client.ChildEvent)] == [*("gpu-1", None, "gpu-1", None, None)]
+    assert [e.backend_id for e in events if isinstance(e, client.ChildEvent)] == [
+        *("gpu-1", None, "gpu-1", None, None)
+    ]
     assert isinstance(events[2], client.ChildRetrying)
     assert events[2].next_backend_id is None
     reopened = {"type": "group_reopened", "job_ids": ["j_1", "j_2"], "backend_ids": [None, "gpu-2"]}

@@ -14,7 +14,9 @@ from tests.client.server import FakeDirector
 
 
 @contextmanager
-def once(server: FakeDirector, condition: Callable[[], bool], *work: Callable[[], object]) -> Iterator[None]:
+def once(
+    server: FakeDirector, condition: Callable[[], bool], *work: Callable[[], object]
+) -> Iterator[None]:
     """Do the work in a thread once a condition holds."""
 
     def run() -> None:
@@ -30,7 +32,9 @@ def once(server: FakeDirector, condition: Callable[[], bool], *work: Callable[[]
 
 def queries(server: FakeDirector, group_id: str) -> list[str]:
     path = f"/api/job-groups/{group_id}"
-    return [sent.removeprefix(path) for _, sent, _, _ in list(server.requests) if sent.startswith(path)]
+    return [
+        sent.removeprefix(path) for _, sent, _, _ in list(server.requests) if sent.startswith(path)
+    ]
 
 
 def test_wait_returns_the_group_at_its_end(either: Driven, server: FakeDirector) -> None:
@@ -43,7 +47,9 @@ def test_wait_returns_the_group_at_its_end(either: Driven, server: FakeDirector)
     assert server.connects == []
 
 
-@pytest.mark.parametrize(("jobs", "cancelled", "is_paused"), [(10, 0, False), (11, 0, True), (11, 1, False)])
+@pytest.mark.parametrize(
+    ("jobs", "cancelled", "is_paused"), [(10, 0, False), (11, 0, True), (11, 1, False)]
+)
 def test_wait_pauses_only_while_many_jobs_are_open(
     director: Director,
     server: FakeDirector,
@@ -75,7 +81,9 @@ def test_wait_polls_a_director_that_lets_no_request_wait(
     monkeypatch.setattr("director.client.wire.time.sleep", pauses.append)
     server.refuses_waits = True
     group_id = server.group(2)
-    with once(server, lambda: len(queries(server, group_id)) >= 5, partial(server.finish, group_id)):
+    with once(
+        server, lambda: len(queries(server, group_id)) >= 5, partial(server.finish, group_id)
+    ):
         assert len(director.wait(group_id, timeout=90).child_jobs) == 2
     sent = queries(server, group_id)
     assert sum("wait=" in query for query in sent) <= 1
@@ -83,10 +91,14 @@ def test_wait_polls_a_director_that_lets_no_request_wait(
     assert len([pause for pause in pauses if pause == 2.0]) >= 3
 
 
-def test_wait_continues_after_requests_that_a_proxy_cuts(director: Director, server: FakeDirector) -> None:
+def test_wait_continues_after_requests_that_a_proxy_cuts(
+    director: Director, server: FakeDirector
+) -> None:
     server.cuts_after = 0.05
     group_id = server.group()
-    with once(server, lambda: len(queries(server, group_id)) >= 8, partial(server.finish, group_id)):
+    with once(
+        server, lambda: len(queries(server, group_id)) >= 8, partial(server.finish, group_id)
+    ):
         assert director.wait(group_id, timeout=90).finished
     # A request that does not wait shows that the Director is there.
     assert queries(server, group_id)[2] == "?children=0&since=1"
@@ -96,7 +108,14 @@ def test_wait_continues_after_a_restart(director: Director, server: FakeDirector
     group_id = server.group()
     ended = {"completed_at": "2026-02-01T07:00:00.000Z", "seq": 2}
     end = partial(server.groups[group_id].body.update, ended)
-    with once(server, lambda: server.waiting == 1, server.stop, end, partial(time.sleep, 0.1), server.restart):
+    with once(
+        server,
+        lambda: server.waiting == 1,
+        server.stop,
+        end,
+        partial(time.sleep, 0.1),
+        server.restart,
+    ):
         assert director.wait(group_id, timeout=90).finished
 
 
@@ -113,7 +132,9 @@ def test_wait_continues_after_an_immediate_retry(
     group_id = server.group()
     server.finish(group_id)
     body = server.groups[group_id].body
-    with once(server, lambda: body["run"] == 2 and server.waiting == 1, partial(server.finish, group_id)):
+    with once(
+        server, lambda: body["run"] == 2 and server.waiting == 1, partial(server.finish, group_id)
+    ):
         assert director.wait(group_id, timeout=90).run == 2
 
 

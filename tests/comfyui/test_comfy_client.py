@@ -25,7 +25,12 @@ from tests.harness.servers import free_port
 
 MS = 0.001
 QUICK = Timeouts(
-    connect_s=500 * MS, silence_s=300 * MS, total_s=600 * MS, submit_s=600 * MS, open_s=500 * MS, close_s=500 * MS
+    connect_s=500 * MS,
+    silence_s=300 * MS,
+    total_s=600 * MS,
+    submit_s=600 * MS,
+    open_s=500 * MS,
+    close_s=500 * MS,
 )
 #: A deadline for what must come at once; reached only by a failing test.
 SOON = 10.0
@@ -88,7 +93,9 @@ async def client_of(
 
 
 @contextlib.asynccontextmanager
-async def events_of(handler: Handler, client_id: str = "c", **options: Any) -> AsyncIterator[tuple[Server, Any]]:
+async def events_of(
+    handler: Handler, client_id: str = "c", **options: Any
+) -> AsyncIterator[tuple[Server, Any]]:
     async with client_of(handler) as (server, comfy), comfy.events(client_id, **options) as events:
         yield server, events
 
@@ -103,7 +110,9 @@ async def raw_serving(answer: bytes, *, reset: bool = False) -> AsyncIterator[st
             writer.write(answer)
             await writer.drain()
         if reset:
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
             writer.transport.abort()
         writer.close()
 
@@ -196,7 +205,9 @@ async def test_accepted_prompt_carries_the_id_the_client_and_the_mark() -> None:
     }
 
 
-@pytest.mark.parametrize(("url", "reason"), cases(__file__, "prompt_without_a_connection_is_not_sent"))
+@pytest.mark.parametrize(
+    ("url", "reason"), cases(__file__, "prompt_without_a_connection_is_not_sent")
+)
 async def test_prompt_without_a_connection_is_not_sent(url: str, reason: str) -> None:
     with pytest.raises(errors.BackendUnreachable, match=reason) as caught:
         await submitted(url.format(free_port()))
@@ -225,7 +236,11 @@ async def test_status_400_is_a_refusal_with_its_reasons() -> None:
         with pytest.raises(errors.PromptRefused, match="b") as caught:
             await submitted(server.url)
     found = caught.value.refusal
-    assert (caught.value.status, found.error_type, found.node_errors) == (400, "a", refusal["node_errors"])
+    assert (caught.value.status, found.error_type, found.node_errors) == (
+        400,
+        "a",
+        refusal["node_errors"],
+    )
 
 
 async def test_status_413_is_a_refusal_while_the_body_is_still_being_sent() -> None:
@@ -269,7 +284,11 @@ async def test_deterministic_answer_is_unconfirmed_and_described(answer: Any, de
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(EXCEPTION, 502), (b"<html>bad gateway", 502), *((b"", status) for status in (503, 504, 408, 425, 429))],
+    [
+        (EXCEPTION, 502),
+        (b"<html>bad gateway", 502),
+        *((b"", status) for status in (503, 504, 408, 425, 429)),
+    ],
 )
 async def test_answer_of_a_proxy_confirms_nothing(body: bytes, status: int) -> None:
     async with serving(answering(body, status)) as server:
@@ -290,7 +309,9 @@ async def test_answer_of_a_proxy_confirms_nothing(body: bytes, status: int) -> N
         b"SSH-2.0-OpenSSH_9.9\r\n",
     ],
 )
-async def test_connection_that_breaks_after_sending_is_uncertain(answer: bytes, reset: bool) -> None:
+async def test_connection_that_breaks_after_sending_is_uncertain(
+    answer: bytes, reset: bool
+) -> None:
     async with raw_serving(answer, reset=reset) as url:
         with pytest.raises(errors.ResponseLost):
             await submitted(url)
@@ -309,7 +330,9 @@ async def test_validation_may_take_longer_than_other_answers() -> None:
 async def test_prompt_is_sent_over_a_connection_that_has_just_answered(
     recent_s: float, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Frequent requests keep their own connection: a prompt after a long silence must have a new one."""
+    """Frequent requests keep their own connection: a prompt after a long silence must have a new
+    one.
+    """
     monkeypatch.setattr(exchange, "_RECENT_S", recent_s)
     answer = answering(ACCEPTED | {"exec_info": {"queue_remaining": 0}})
     async with client_of(answer, timeouts=QUICK) as (server, comfy):
@@ -371,7 +394,10 @@ BAD_ANSWERS: list[tuple[Handler, type[errors.BackendError]]] = [
         (answering(body, status, **headers), getattr(errors, error))
         for body, status, headers, error in cases(__file__, "bad_answer")
     ),
-    (answering(gzip.compress(b" " * 10**6), 200, **{"Content-Encoding": "gzip"}), errors.NotComfyUI),
+    (
+        answering(gzip.compress(b" " * 10**6), 200, **{"Content-Encoding": "gzip"}),
+        errors.NotComfyUI,
+    ),
     (endless, errors.AnswerTooLarge),
     (dripping, errors.ResponseLost),
     (hanging, errors.ResponseLost),
@@ -386,7 +412,9 @@ READS: dict[str, Callable[[ComfyClient], Awaitable[Any]]] = {
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 @pytest.mark.parametrize(("handler", "error"), BAD_ANSWERS)
 async def test_bad_answer_has_its_own_error_and_is_not_requested_again(
-    handler: Handler, error: type[errors.BackendError], read: Callable[[ComfyClient], Awaitable[Any]]
+    handler: Handler,
+    error: type[errors.BackendError],
+    read: Callable[[ComfyClient], Awaitable[Any]],
 ) -> None:
     async with client_of(handler, timeouts=QUICK, max_answer_bytes=100_000) as (server, comfy):
         with pytest.raises(errors.BackendError) as caught:
@@ -430,11 +458,15 @@ async def test_missing_answer_is_reported_with_the_time_that_elapsed(
 
 
 async def test_other_tasks_run_while_a_body_has_tiny_chunks() -> None:
-    """One backend that sends its answers in chunks of one byte left the good ones of a check unread."""
+    """One backend that sends its answers in chunks of one byte left the good ones of a check
+    unread.
+    """
 
     async def write(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 400_000)
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 400_000
+        )
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         writer.close()
@@ -462,12 +494,18 @@ async def test_other_tasks_run_while_a_body_has_tiny_chunks() -> None:
 async def test_small_answers_have_a_limit_of_their_own() -> None:
     async with client_of(endless) as (_, comfy):
         for read in (comfy.system_stats, comfy.queue_remaining):
-            with pytest.raises(errors.AnswerTooLarge, match="answered with more than 1048576 bytes"):
+            with pytest.raises(
+                errors.AnswerTooLarge, match="answered with more than 1048576 bytes"
+            ):
                 await read()
 
 
-@pytest.mark.parametrize(("read", "reset"), [(lambda comfy: comfy.queue(), True), (read_file, False)])
-async def test_answer_that_breaks_off_is_lost(read: Callable[[ComfyClient], Awaitable[Any]], reset: bool) -> None:
+@pytest.mark.parametrize(
+    ("read", "reset"), [(lambda comfy: comfy.queue(), True), (read_file, False)]
+)
+async def test_answer_that_breaks_off_is_lost(
+    read: Callable[[ComfyClient], Awaitable[Any]], reset: bool
+) -> None:
     answer = b'HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"queue'
     async with raw_serving(answer, reset=reset) as url, ComfyClient(url, timeouts=QUICK) as comfy:
         with pytest.raises(errors.ResponseLost):
@@ -601,7 +639,13 @@ def both(answer: Any) -> Handler:
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", pytest.param("::1", marks=pytest.mark.skipif(not has_ipv6_loopback(), reason="no ::1 here"))]
+    "host",
+    [
+        "127.0.0.1",
+        pytest.param(
+            "::1", marks=pytest.mark.skipif(not has_ipv6_loopback(), reason="no ::1 here")
+        ),
+    ],
 )
 async def test_localhost_is_reached_on_both_of_its_addresses(host: str) -> None:
     async with serving(both(ACCEPTED), host=host) as server, asyncio.timeout(SOON):
@@ -626,7 +670,9 @@ async def test_requests_and_sockets_carry_headers_and_login_and_no_origin() -> N
         assert "Origin" not in request["headers"]
     assert server.requests[0]["headers"]["Accept-Encoding"] == "identity"
     assert "secret" not in comfy.url
-    own = client_of(answering(b"", 401), login="user:secret@", headers={"authorization": "Bearer t"})
+    own = client_of(
+        answering(b"", 401), login="user:secret@", headers={"authorization": "Bearer t"}
+    )
     async with own as (server, comfy):
         with pytest.raises(errors.AccessDenied):
             await comfy.queue()
@@ -654,7 +700,9 @@ async def test_failed_tls_handshake_sends_nothing() -> None:
 
 
 def scripted(*frames: str | bytes, then: str = "listen", reason: bytes = b"going") -> Handler:
-    """A socket that sends ``frames``, then each message as a node's name, or reads one message and closes or aborts."""
+    """A socket that sends ``frames``, then each message as a node's name, or reads one message and
+    closes or aborts.
+    """
 
     async def handler(request: web.Request) -> web.StreamResponse:
         ws = web.WebSocketResponse()
@@ -710,7 +758,9 @@ async def test_previews_are_decoded_only_on_request_and_may_be_large(wanted: boo
         assert json.loads((await anext(events)).node) == flags
 
 
-@pytest.mark.parametrize(("then", "how"), [("close", r"was closed \(1001"), ("abort", "without a close frame")])
+@pytest.mark.parametrize(
+    ("then", "how"), [("close", r"was closed \(1001"), ("abort", "without a close frame")]
+)
 async def test_end_of_a_socket_says_how_it_ended(then: str, how: str) -> None:
     async with events_of(scripted(STATUS, then=then)) as (_, events):
         assert await anext(events) == EMPTY
@@ -776,9 +826,12 @@ async def test_event_socket_that_does_not_open_has_its_own_error(
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"), [(b"", errors.ResponseLost), (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", errors.NotComfyUI)]
+    ("answer", "error"),
+    [(b"", errors.ResponseLost), (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", errors.NotComfyUI)],
 )
-async def test_handshake_without_http_has_its_own_error(answer: bytes, error: type[errors.BackendError]) -> None:
+async def test_handshake_without_http_has_its_own_error(
+    answer: bytes, error: type[errors.BackendError]
+) -> None:
     async with raw_serving(answer) as url, ComfyClient(url, timeouts=QUICK) as comfy:
         with pytest.raises(errors.BackendError) as caught:
             await open_events(comfy)
@@ -817,7 +870,9 @@ async def test_probe_ends_in_time(handler: Handler, wrong: str) -> None:
 async def test_no_secret_reaches_the_logs(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with (
-        client_of(scripted("nonsense", STATUS), login="user:secret@", headers={"X-Token": "token"}) as (_, comfy),
+        client_of(
+            scripted("nonsense", STATUS), login="user:secret@", headers={"X-Token": "token"}
+        ) as (_, comfy),
         comfy.events("c") as events,
     ):
         await anext(events)

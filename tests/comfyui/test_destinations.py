@@ -15,7 +15,13 @@ import pytest
 
 from backends.comfyui import destinations
 from backends.comfyui.client import ComfyClient
-from backends.comfyui.destinations import NotConnected, allow_link_local, check_url, is_not_public, is_refused
+from backends.comfyui.destinations import (
+    NotConnected,
+    allow_link_local,
+    check_url,
+    is_not_public,
+    is_refused,
+)
 from backends.comfyui.errors import BackendUnreachable
 from tests.harness.cases import cases
 from tests.harness.simulator_thread import SimulatorThread
@@ -126,7 +132,9 @@ async def test_nothing_is_sent_when_a_name_resolves_to_a_refused_address(
     loopback = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
     resolve = socket.getaddrinfo
     monkeypatch.setattr(destinations, "_NETWORKS", loopback)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *rest, **more: resolve("127.0.0.1", *rest, **more))
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _host, *rest, **more: resolve("127.0.0.1", *rest, **more)
+    )
     async with listening("127.0.0.1") as port, ComfyClient(f"http://{name}:{port}") as comfy:
         with pytest.raises(BackendUnreachable, match="link-local"):
             await comfy.system_stats()

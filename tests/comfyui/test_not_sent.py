@@ -1,4 +1,6 @@
-"""A prompt that "was not sent" was not sent: nothing of it arrives, over any connection, also when the server is odd."""
+"""A prompt that "was not sent" was not sent: nothing of it arrives, over any connection, also when
+the server is odd.
+"""
 
 import asyncio
 import contextlib
@@ -24,7 +26,16 @@ TIMES = Timeouts(connect_s=5.0, silence_s=0.5, submit_s=5.0, upload_s=0.5)
 REFUSAL = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}"
 UNSOLICITED = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
 FAULTS = (
-    *("none", "none", "none", "reset at once", "cut head", "cut body", "end unanswered", "reset unanswered"),
+    *(
+        "none",
+        "none",
+        "none",
+        "reset at once",
+        "cut head",
+        "cut body",
+        "end unanswered",
+        "reset unanswered",
+    ),
     *("half answer", "end after", "reset after", "away"),
 )
 
@@ -40,7 +51,9 @@ class OddServer(LoopThread):
         self.connections: list[Connection] = []
 
     async def open(self) -> None:
-        self._server = await asyncio.get_running_loop().create_server(lambda: Connection(self), "127.0.0.1", self.port)
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self), "127.0.0.1", self.port
+        )
 
     async def close(self) -> None:
         await _turns()  # asyncio forgets a connection that it accepts while its server is closed
@@ -130,7 +143,9 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 
 @pytest.mark.parametrize("run", _loops())
 @pytest.mark.parametrize("seed", range(3))
-def test_prompt_that_was_not_sent_never_arrives_and_no_other_arrives_twice(run: Run, seed: int) -> None:
+def test_prompt_that_was_not_sent_never_arrives_and_no_other_arrives_twice(
+    run: Run, seed: int
+) -> None:
     chance = random.Random(seed)
     outcomes: list[tuple[str, Any]] = []
 
@@ -140,11 +155,17 @@ def test_prompt_that_was_not_sent_never_arrives_and_no_other_arrives_twice(run: 
                 server.fault = chance.choice(FAULTS)
                 may_send = chance.random() > 0.1
                 if server.fault == "away":
-                    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(server.close(), server.loop))
+                    await asyncio.wrap_future(
+                        asyncio.run_coroutine_threadsafe(server.close(), server.loop)
+                    )
                 size = chance.choice((10, 100_000))
-                outcomes.append((server.fault, await _submit(comfy, number, size=size, may_send=may_send)))
+                outcomes.append(
+                    (server.fault, await _submit(comfy, number, size=size, may_send=may_send))
+                )
                 if server.fault == "away":
-                    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(server.open(), server.loop))
+                    await asyncio.wrap_future(
+                        asyncio.run_coroutine_threadsafe(server.open(), server.loop)
+                    )
                 await asyncio.sleep(chance.choice((0, 0, 0.005)))
 
     with OddServer() as server:
@@ -167,8 +188,12 @@ def test_prompt_that_was_not_sent_never_arrives_and_no_other_arrives_twice(run: 
 
 @pytest.mark.parametrize("run", _loops())
 @pytest.mark.parametrize("fault", ["end after", "reset after", "unsolicited after"])
-@pytest.mark.parametrize("wait", [time.sleep, None], ids=["loop has not read it", "loop has read it"])
-def test_connection_over_which_anything_came_since_its_answer_is_not_used(run: Run, fault: str, wait: Any) -> None:
+@pytest.mark.parametrize(
+    "wait", [time.sleep, None], ids=["loop has not read it", "loop has read it"]
+)
+def test_connection_over_which_anything_came_since_its_answer_is_not_used(
+    run: Run, fault: str, wait: Any
+) -> None:
     """Else its end would make the prompt uncertain, and what came be taken for its answer."""
 
     async def submit_twice(server: OddServer) -> None:
@@ -206,13 +231,18 @@ async def test_read_that_fails_on_a_kept_connection_is_not_repeated() -> None:
             with pytest.raises(errors.NotComfyUI):
                 await comfy.queue_remaining()
             server.fault = "end unanswered"
-            with pytest.raises(errors.ResponseLost, match="Server disconnected without sending a response"):
+            with pytest.raises(
+                errors.ResponseLost, match="Server disconnected without sending a response"
+            ):
                 await comfy.queue_remaining()
     assert server.received.count(b"GET /prompt") == 2
 
 
 async def _upload(pieces: AsyncIterator[bytes], size: int, port: int) -> None:
-    async with asyncio.timeout(20), ComfyClient(f"http://127.0.0.1:{port}", timeouts=TIMES) as comfy:
+    async with (
+        asyncio.timeout(20),
+        ComfyClient(f"http://127.0.0.1:{port}", timeouts=TIMES) as comfy,
+    ):
         await comfy.upload_input("a.png", pieces, subfolder="s", size=size)
 
 

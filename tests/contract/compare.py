@@ -21,7 +21,9 @@ def values(path: str, recorded: Any, seen: Any) -> Iterator[str]:
     elif isinstance(recorded, dict) and isinstance(seen, dict):
         yield from _mappings(path, recorded, seen)
     elif isinstance(recorded, list) and isinstance(seen, list) and len(recorded) == len(seen):
-        for index, pair in enumerate(zip(in_order(path, recorded), in_order(path, seen), strict=True)):
+        for index, pair in enumerate(
+            zip(in_order(path, recorded), in_order(path, seen), strict=True)
+        ):
             yield from values(_join(path, str(index)), *pair)
     elif type(recorded) is not type(seen) or recorded != seen:
         yield _differ(path, recorded, seen)
@@ -54,7 +56,9 @@ def answers(request: Event, recorded: Event, seen: Event) -> Iterator[str]:
         yield _differ(f"{route}: status", recorded["status"], seen["status"])
         yield f"  whose body is {_short(_body(seen))}"
         return
-    if recorded["headers"] or recorded["status"] != 101:  # of an upgrade, not all recordings have them
+    if (
+        recorded["headers"] or recorded["status"] != 101
+    ):  # of an upgrade, not all recordings have them
         yield from _headers(route, recorded["headers"], seen["headers"])
     yield from _bodies(route, recorded, seen)
 

@@ -22,12 +22,15 @@ Serve = Callable[[tuple[str, ...]], AbstractAsyncContextManager[Server | Process
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Registered when tests/contract is named on the command line."""
     parser.addoption(
-        "--comfyui-command", help="command that starts a fresh ComfyUI on {port} with its folders in {folder}"
+        "--comfyui-command",
+        help="command that starts a fresh ComfyUI on {port} with its folders in {folder}",
     )
 
 
 def _held_by(server: Server) -> Callable[..., Awaitable[None]]:
-    """Return a wait of nodes that lasts until the replay has taken the steps that come before their next frames."""
+    """Return a wait of nodes that lasts until the replay has taken the steps that come before their
+    next frames.
+    """
     wait = NodeContext.wait
 
     async def held(node: NodeContext, seconds: float, **options: bool) -> None:
@@ -51,7 +54,11 @@ def serve(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         if command is None and set(chain).isdisjoint(recording.OFF_WIRE["with_process"]):
             fps = 1000.0 if previews else 0.0
             models = () if chain[0] in recording.OFF_WIRE["without_models"] else DEFAULT_CHECKPOINTS
-            settings: dict[str, Any] = {"preview_fps": fps, "version": version, "checkpoints": models}
+            settings: dict[str, Any] = {
+                "preview_fps": fps,
+                "version": version,
+                "checkpoints": models,
+            }
             async with Simulator(name="contract", output_dir=folder, **settings) as running:
                 server = Server(running.url, running.output_folder)
                 monkeypatch.setattr(NodeContext, "wait", _held_by(server))

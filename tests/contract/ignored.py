@@ -41,7 +41,9 @@ _TENSORS: Final = ("tensor(", "{'samples': tensor(")
 
 def same_unless_tensor(recorded: Any, seen: Any) -> bool:
     """Whether both are equal, or both are the print of a tensor, or of a latent."""
-    if isinstance(recorded, str) and (print_of := next(filter(recorded.startswith, _TENSORS), None)):
+    if isinstance(recorded, str) and (
+        print_of := next(filter(recorded.startswith, _TENSORS), None)
+    ):
         return isinstance(seen, str) and seen.startswith(print_of)
     return bool(type(recorded) is type(seen) and recorded == seen)
 
@@ -72,7 +74,8 @@ def only_seen(recorded: Any, seen: Any) -> bool:
 class Ignored(NamedTuple):
     """A place in answers or frames whose value is not compared, but must ``still`` pass a check.
 
-    ``path`` is ``frame:<type>/<keys>``, ``body:<METHOD> <path>:<keys>`` or ``header:<METHOD> <path>:<name>``.
+    ``path`` is ``frame:<type>/<keys>``, ``body:<METHOD> <path>:<keys>`` or ``header:<METHOD>
+    <path>:<name>``.
     """
 
     path: str
@@ -93,7 +96,9 @@ def in_order(path: str, items: list[Any]) -> list[Any]:
     """``items`` as they stand or, where they have no order, sorted."""
     if not any(fnmatchcase(path, pattern) for pattern in _FILE["lists"]["unordered"]):
         return items
-    return sorted(items, key=lambda item: str(item.get("details") if isinstance(item, dict) else item))
+    return sorted(
+        items, key=lambda item: str(item.get("details") if isinstance(item, dict) else item)
+    )
 
 
 def rule_for(path: str) -> Ignored | None:

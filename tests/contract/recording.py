@@ -1,4 +1,5 @@
-"""A recording of a real ComfyUI as a list of steps: what its client did, and what it had seen by then.
+"""A recording of a real ComfyUI as a list of steps: what its client did, and what it had seen by
+then.
 
 What arrived before a request cannot depend on it, so a replay may always wait for that.
 """
@@ -38,7 +39,9 @@ class Seen:
 
     def reached(self, wanted: Seen) -> bool:
         """Whether a socket that has received this much is as far as ``wanted``."""
-        return self.landmarks > wanted.landmarks or (self.landmarks == wanted.landmarks and self.run >= wanted.run)
+        return self.landmarks > wanted.landmarks or (
+            self.landmarks == wanted.landmarks and self.run >= wanted.run
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,11 @@ class Recording:
 
 def names() -> list[str]:
     """Every recorded scenario, in order."""
-    return sorted(path.name.removesuffix(".json.gz") for path in FOLDER.glob("*.json.gz") if path.name[0].isdigit())
+    return sorted(
+        path.name.removesuffix(".json.gz")
+        for path in FOLDER.glob("*.json.gz")
+        if path.name[0].isdigit()
+    )
 
 
 def chains() -> list[tuple[str, ...]]:
@@ -159,5 +166,9 @@ def kind(event: Event) -> str:
 def seen_in(events: list[Event]) -> Seen:
     seen = Seen()
     for event in events:
-        seen = Seen(seen.landmarks, seen.run + 1) if kind(event) in PROGRESS else Seen(seen.landmarks + 1, 0)
+        seen = (
+            Seen(seen.landmarks, seen.run + 1)
+            if kind(event) in PROGRESS
+            else Seen(seen.landmarks + 1, 0)
+        )
     return seen

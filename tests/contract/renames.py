@@ -1,4 +1,5 @@
-"""Names that a server generates in each run: the third prompt id of a recording is the third of its replay.
+"""Names that a server generates in each run: the third prompt id of a recording is the third of its
+replay.
 
 Requests carry the replay's names; answers and frames are compared with both replaced by one alias.
 """

@@ -14,7 +14,16 @@ import websockets
 from PIL import Image
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.contract.recording import OFF_WIRE, RESTARTED, Event, Recording, Seen, Step, kind, seen_in
+from tests.contract.recording import (
+    OFF_WIRE,
+    RESTARTED,
+    Event,
+    Recording,
+    Seen,
+    Step,
+    kind,
+    seen_in,
+)
 from tests.contract.renames import Names
 from tests.contract.servers import Process, Server
 from tests.contract.verdict import Replay
@@ -56,7 +65,9 @@ class Socket:
 class Player:
     """Takes the steps of one recording, in order, each when the recording's client took it."""
 
-    def __init__(self, recording: Recording, names: Names, server: Server | Process, learned: Names) -> None:
+    def __init__(
+        self, recording: Recording, names: Names, server: Server | Process, learned: Names
+    ) -> None:
         self.recording = recording
         self.names = names
         self.server = server
@@ -65,7 +76,9 @@ class Player:
         self._news = asyncio.Condition()
         self._http = httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, trust_env=False)
         self._prompts = 0
-        self._due_after: dict[str, Seen] = {}  #: What each socket has when the next step is due; empty: the step waits.
+        self._due_after: dict[
+            str, Seen
+        ] = {}  #: What each socket has when the next step is due; empty: the step waits.
 
     async def play(self) -> Replay:
         """Take every step; a server that falls out of step ends the replay early."""
@@ -82,12 +95,16 @@ class Player:
         return self.replay
 
     async def go_on(self) -> bool:
-        """Return whether the prompt that runs may go on: its next frames come after the steps that are due now."""
+        """Return whether the prompt that runs may go on: its next frames come after the steps that
+        are due now.
+        """
         for socket in self._sockets.values():
             if not socket.closing and socket.websocket.close_code is None:
                 with contextlib.suppress(Stuck):
                     await self._flush(socket)
-        return not self._due_after or any(not self._has(*wanted) for wanted in self._due_after.items())
+        return not self._due_after or any(
+            not self._has(*wanted) for wanted in self._due_after.items()
+        )
 
     async def _take(self, turn: int, step: Step, listeners: asyncio.TaskGroup) -> None:
         await self._as_far(turn, step)
@@ -143,7 +160,10 @@ class Player:
         prompt = step.event["body"]["prompt_id"]
         for name, events in self.recording.frames.items():
             for index, event in enumerate(events):
-                if kind(event) == "execution_start" and event["frame"]["data"]["prompt_id"] == prompt:
+                if (
+                    kind(event) == "execution_start"
+                    and event["frame"]["data"]["prompt_id"] == prompt
+                ):
                     started = seen_in(events[: index + 1])
                     return {name: max(started, step.seen[name], key=lambda s: (s.landmarks, s.run))}
         return {}
@@ -178,7 +198,9 @@ class Player:
         path = self._renamed(event["path"])
         headers = {key: self._renamed(value) for key, value in event.get("headers", {}).items()}
         try:
-            response = await self._http.request(event["method"], path, headers=headers, **self._content(event))
+            response = await self._http.request(
+                event["method"], path, headers=headers, **self._content(event)
+            )
         except httpx.TransportError as error:
             return {"exception": repr(error)}
         return answered(response)
@@ -304,5 +326,8 @@ def decoded(message: str | bytes) -> Event:
     elif event_type == 3:
         event |= {"node_id": rest[:number].decode(), "text": rest[number:].decode()}
     elif event_type == 4:
-        event |= {"metadata": json.loads(rest[:number]), "image_magic_hex": rest[number : number + 12].hex()}
+        event |= {
+            "metadata": json.loads(rest[:number]),
+            "image_magic_hex": rest[number : number + 12].hex(),
+        }
     return event

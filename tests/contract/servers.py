@@ -1,4 +1,6 @@
-"""Servers a recording can be played against: the simulator, in this process or its own, or a ComfyUI."""
+"""Servers a recording can be played against: the simulator, in this process or its own, or a
+ComfyUI.
+"""
 
 import os
 import shlex
@@ -14,7 +16,9 @@ from tests.harness.waits import answers, until
 
 #: Seconds until a ComfyUI answers; it imports PyTorch first.
 START_PATIENCE = 120.0
-SIMULATOR = shlex.join([sys.executable, "-m", "backends.simulator", "--port", "{port}", "--output-dir", "{folder}"])
+SIMULATOR = shlex.join(
+    [sys.executable, "-m", "backends.simulator", "--port", "{port}", "--output-dir", "{folder}"]
+)
 
 
 @dataclass
@@ -23,7 +27,8 @@ class Server:
 
     url: str
     outputs: Path
-    go_on: Callable[[], Awaitable[bool]] | None = None  #: Returns whether the prompt that runs may go on.
+    #: Returns whether the prompt that runs may go on.
+    go_on: Callable[[], Awaitable[bool]] | None = None
 
 
 class Process(Launched):

@@ -3,12 +3,13 @@
 Four things in a stream depend on timing and not on the server; nothing else is evened out.
 
 1. ComfyUI sends the queue's length from two threads: requests do it in the server's loop, the start
-   and the end of a prompt in the worker. So each length is compared by its change to the one before;
-   the status of a prompt posted *while another was there* may stand anywhere, and any other status
-   that fell between two steps of one prompt may fall between two others.
+   and the end of a prompt in the worker. So each length is compared by its change to the one
+   before; the status of a prompt posted *while another was there* may stand anywhere, and any other
+   status that fell between two steps of one prompt may fall between two others.
 2. How many steps a sampler still takes before an interrupt, a close or a kill reaches it.
 3. How many steps a sampler has taken when a socket joins its run.
-4. Which steps a newer server leaves out, if they are less than 0.1 s apart. The first and the last are sent.
+4. Which steps a newer server leaves out, if they are less than 0.1 s apart. The first and the last
+  are sent.
 
 In 2 and 3 the steps seen must be the same steps as recorded, only fewer or more of them.
 """
@@ -107,8 +108,12 @@ def steps(run: list[Event]) -> list[tuple[str, int]]:
     return [_step(event) for event in run if kind(event) == "progress"]
 
 
-def shared(mine: list[Event], other: list[Event], *, is_cut: bool) -> tuple[list[Event], list[Event]]:
-    """Both runs with the steps alone that both reported; a step is a `progress` behind its `progress_state`."""
+def shared(
+    mine: list[Event], other: list[Event], *, is_cut: bool
+) -> tuple[list[Event], list[Event]]:
+    """Both runs with the steps alone that both reported; a step is a `progress` behind its
+    `progress_state`.
+    """
     both = set(steps(mine)) & set(steps(other))
 
     def kept(run: list[Event]) -> list[Event]:
@@ -126,7 +131,10 @@ def _step(event: Event) -> tuple[str, int]:
 
 def cut(items: list[Event | list[Event]], index: int) -> tuple[bool, bool]:
     """Whether the steps at ``index`` may lack some at their start, and at their end."""
-    following = next((item for item in items[index + 1 :] if isinstance(item, list) or not _is_status(item)), None)
+    following = next(
+        (item for item in items[index + 1 :] if isinstance(item, list) or not _is_status(item)),
+        None,
+    )
     at_end = following is None or (
         not isinstance(following, list) and kind(following) in {"closed", "execution_interrupted"}
     )
@@ -142,4 +150,6 @@ def _joined(before: list[Event | list[Event]]) -> bool:
 
 
 def _joining(event: Event) -> bool:
-    return kind(event) == "feature_flags" or (kind(event) == "executing" and "prompt_id" not in event["frame"]["data"])
+    return kind(event) == "feature_flags" or (
+        kind(event) == "executing" and "prompt_id" not in event["frame"]["data"]
+    )

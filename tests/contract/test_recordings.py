@@ -16,14 +16,21 @@ from tests.contract.servers import Process, Server
 
 
 def _marked(chain: tuple[str, ...]) -> Any:
-    return pytest.param(chain, id=chain[0], marks=pytest.mark.slow if chain[0] in recording.OFF_WIRE["slow"] else ())
+    return pytest.param(
+        chain, id=chain[0], marks=pytest.mark.slow if chain[0] in recording.OFF_WIRE["slow"] else ()
+    )
 
 
 @pytest.mark.parametrize("chain", [*map(_marked, recording.chains())])
-async def test_recorded_requests_bring_the_recorded_frames_and_answers(chain: tuple[str, ...], serve: Serve) -> None:
+async def test_recorded_requests_bring_the_recorded_frames_and_answers(
+    chain: tuple[str, ...], serve: Serve
+) -> None:
     """Order, type, keys and node of every frame; status, headers and body of every answer."""
     events = {name: recording.load_events(name) for name in chain}
-    names, learned = renames.of([one for recorded in events.values() for one in recorded]), renames.Names()
+    names, learned = (
+        renames.of([one for recorded in events.values() for one in recorded]),
+        renames.Names(),
+    )
     found: list[str] = []
     async with serve(chain) as server:
         await _prepare(server, *recording.OFF_WIRE["before"].get(chain[0], (0, "")))
@@ -32,7 +39,9 @@ async def test_recorded_requests_bring_the_recorded_frames_and_answers(chain: tu
             if isinstance(server, Server):
                 server.go_on = player.go_on
             replay = await player.play()
-            found += [f"{name}: {line}" for line in verdict.differences(player.recording, names, replay)]
+            found += [
+                f"{name}: {line}" for line in verdict.differences(player.recording, names, replay)
+            ]
     assert not found, f"{len(found)} differences:\n" + "\n".join(found[:40])
 
 
@@ -55,7 +64,9 @@ def _answers(events: list[Event], path: str) -> list[Event]:
 
 
 def _set(where: str, turn: int, *path: Any) -> Callable[[list[Event]], None]:
-    """Put the last of ``path`` where the others lead, in a frame by its type or an answer by its path."""
+    """Put the last of ``path`` where the others lead, in a frame by its type or an answer by its
+    path.
+    """
 
     def alter(events: list[Event]) -> None:
         target: Any = (_answers if where.startswith("/") else _frames)(events, where)[turn]
@@ -117,7 +128,9 @@ def _reverse_history(events: list[Event]) -> None:
         ("23_killed_kill", _give_an_answer),
     ],
 )
-def test_altered_recording_differs_from_the_recording(name: str, alter: Callable[[list[Event]], None]) -> None:
+def test_altered_recording_differs_from_the_recording(
+    name: str, alter: Callable[[list[Event]], None]
+) -> None:
     events = recording.load_events(name)
     altered = copy.deepcopy(events)
     alter(altered)

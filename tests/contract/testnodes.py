@@ -1,4 +1,5 @@
-"""The Test* nodes of the recordings, for a real ComfyUI: copy this file into its custom_nodes folder.
+"""The Test* nodes of the recordings, for a real ComfyUI: copy this file into its custom_nodes
+folder.
 
 The recordings' own nodes are not public; these were written from what the recordings show of them.
 ``tests/real`` needs them too. The tests import nothing of it: only a ComfyUI has torch and `comfy`.
@@ -166,4 +167,8 @@ class TestText(Node):
 
 CLASSES = (TestSampler, TestFail, TestSlow, TestExpand, TestBlock, TestText)
 NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in CLASSES}
-NODE_DISPLAY_NAME_MAPPINGS = {"TestSampler": "Test Sampler", "TestFail": "Test Fail", "TestSlow": "Test Slow"}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "TestSampler": "Test Sampler",
+    "TestFail": "Test Fail",
+    "TestSlow": "Test Slow",
+}

@@ -64,7 +64,9 @@ def _items(recorded: Items, seen: Items, *, is_throttled: bool) -> Iterator[str]
             yield f"frame {i}: recorded {_described(mine)}, seen {_described(other)}"
             return  # what follows is out of step
         if isinstance(mine, list) and isinstance(other, list):
-            yield from _runs(f"frame {i}", mine, other, streams.cut(recorded, i), is_throttled=is_throttled)
+            yield from _runs(
+                f"frame {i}", mine, other, streams.cut(recorded, i), is_throttled=is_throttled
+            )
         elif mine is not None and other is not None and not isinstance(mine, list):
             yield from (f"frame {i} {line}" for line in compare.frames(mine, other))  # type: ignore[arg-type]
         i, j = i + 1, j + 1
@@ -85,7 +87,11 @@ def _runs(
         if not is_throttled and not _overlap(mine, other):
             yield f"{where}: the progress seen is not part of the one recorded"
         return
-    pairs = zip(reversed(mine), reversed(other), strict=False) if at_start else zip(mine, other, strict=False)
+    pairs = (
+        zip(reversed(mine), reversed(other), strict=False)
+        if at_start
+        else zip(mine, other, strict=False)
+    )
     for recorded, seen in pairs:
         if kind(recorded) != kind(seen):
             yield f"{where}: recorded {kind(recorded)}, seen {kind(seen)}"
@@ -100,7 +106,10 @@ def _same_ends(mine: list[Any], other: list[Any], cut: tuple[bool, bool]) -> boo
 def _overlap(mine: list[Event], other: list[Event]) -> bool:
     """Whether the two runs are pieces of one: somewhere all that lies side by side is equal."""
     return any(
-        all(_equal(a, b) for a, b in zip(mine[max(shift, 0) :], other[max(-shift, 0) :], strict=False))
+        all(
+            _equal(a, b)
+            for a, b in zip(mine[max(shift, 0) :], other[max(-shift, 0) :], strict=False)
+        )
         for shift in range(1 - len(other), len(mine))
     )
 

@@ -23,7 +23,9 @@ from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
-MODELS = [model for app in ("jobgroups", "backends") for model in apps.get_app_config(app).get_models()]
+MODELS = [
+    model for app in ("jobgroups", "backends") for model in apps.get_app_config(app).get_models()
+]
 
 
 @pytest.fixture
@@ -47,21 +49,35 @@ def group() -> models.JobGroup:
     third = factories.claim(fence)
     factories.abandon(third, fence)
     models.ReportedFile.objects.create(attempt_id=third.pk, digest="d" * 32, executed=True)
-    FoundBackend.objects.create(url="http://localhost:8198", first_seen_at=now(), last_seen_at=now())
+    FoundBackend.objects.create(
+        url="http://localhost:8198", first_seen_at=now(), last_seen_at=now()
+    )
     moments = dict.fromkeys(("created_at", "used_at"), now())
-    models.Asset.objects.create(id="a", hash="0", name="cat.png", content_type="image/png", size_bytes=1, **moments)
+    models.Asset.objects.create(
+        id="a", hash="0", name="cat.png", content_type="image/png", size_bytes=1, **moments
+    )
     models.StoredFile.objects.create(id="s", blake3="1", sha256="2", size_bytes=1, created_at=now())
     models.AssetRecord.objects.create(id="r", asset_id="a", file_path="cat.png", created_at=now())
     group.asset_uses.create(asset_id="a")
-    group.webhook_deliveries.create(seq=1, type="group_created", url="http://x", message_id="m", created_at=now())
-    models.Exclusion.objects.create(backend_id="gpu-1", workflow_digest="d", kind="missing", since=now(), last_at=now())
-    models.Timing.objects.create(backend_id="gpu-1", workflow_digest="d", seconds=4, updated_at=now())
+    group.webhook_deliveries.create(
+        seq=1, type="group_created", url="http://x", message_id="m", created_at=now()
+    )
+    models.Exclusion.objects.create(
+        backend_id="gpu-1", workflow_digest="d", kind="missing", since=now(), last_at=now()
+    )
+    models.Timing.objects.create(
+        backend_id="gpu-1", workflow_digest="d", seconds=4, updated_at=now()
+    )
     Discovery.objects.create(adopts_until=now())
     day = models.UsageDay.objects.create(day="2026-11-29", begins_at=now(), ends_at=now(), id_sum=1)
     models.UsageSum.objects.create(day=day, by="backend", by_0="gpu-1")
     models.Variant.objects.create(group=group, number=0, queued_at=now(), candidates=["tag:4090"])
-    models.DeletedSubmission.objects.create(idempotency_key="k", idempotency_digest="d", created_at=now())
-    models.Notice.objects.create(kind="group_ended", title="gpu-1 is done", body="", created_at=now())
+    models.DeletedSubmission.objects.create(
+        idempotency_key="k", idempotency_digest="d", created_at=now()
+    )
+    models.Notice.objects.create(
+        kind="group_ended", title="gpu-1 is done", body="", created_at=now()
+    )
     return group
 
 
@@ -90,7 +106,17 @@ def _run(client: Client, action: str, rows: Iterable[Model], **fields: str) -> s
 
 def test_first_page_has_what_users_need_before_the_internals(admin_client: Client) -> None:
     page = _text(admin_client, reverse("admin:index"))
-    titles = ("Renders", "Groups", "Jobs", "Farm", "Backends", "Users", "User groups", "Internals", "Attempts")
+    titles = (
+        "Renders",
+        "Groups",
+        "Jobs",
+        "Farm",
+        "Backends",
+        "Users",
+        "User groups",
+        "Internals",
+        "Attempts",
+    )
     places = [page.index(f">{title}</a>") for title in titles]
     assert places == sorted(places)
 
@@ -118,7 +144,9 @@ def test_pages_change_nothing(group: models.JobGroup, admin_client: Client) -> N
         assert model._default_manager.filter(pk=row.pk).values()[0] == before
 
 
-def test_deliveries_of_webhooks_are_sent_again(group: models.JobGroup, admin_client: Client) -> None:
+def test_deliveries_of_webhooks_are_sent_again(
+    group: models.JobGroup, admin_client: Client
+) -> None:
     rows = models.WebhookDelivery.objects.all()
     assert "1 delivery is due now." in _run(admin_client, "replay", rows)
     assert rows.get().due_at is not None
@@ -149,7 +177,9 @@ def test_pages_link_to_related_rows(group: models.JobGroup, admin_client: Client
     assert attempt.prompt_id in _text(admin_client, link)
 
 
-def test_history_of_a_deleted_backend_stays_readable(group: models.JobGroup, admin_client: Client) -> None:
+def test_history_of_a_deleted_backend_stays_readable(
+    group: models.JobGroup, admin_client: Client
+) -> None:
     models.AbandonedPrompt.objects.all().delete()
     Backend.objects.all().delete()
     for model in (models.ChildJob, models.Attempt):
@@ -169,7 +199,9 @@ def test_backend_actions_call_the_services_in_the_users_name(
 ) -> None:
     notified: list[str] = []
     monkeypatch.setattr(
-        log, "notify_runners_on_commit", lambda work_only=False: work_only or notified.append("notified")
+        log,
+        "notify_runners_on_commit",
+        lambda work_only=False: work_only or notified.append("notified"),
     )
 
     def run(action: str) -> Backend:
@@ -191,7 +223,9 @@ def test_backend_actions_call_the_services_in_the_users_name(
     assert len(notified) == 10
 
 
-def test_found_comfyuis_are_ignored_offered_and_added(group: models.JobGroup, admin_client: Client) -> None:
+def test_found_comfyuis_are_ignored_offered_and_added(
+    group: models.JobGroup, admin_client: Client
+) -> None:
     found = FoundBackend.objects.all()
     assert "1 ComfyUI is ignored." in _run(admin_client, "ignore", found)
     assert found.get().ignored_at is not None
@@ -202,7 +236,9 @@ def test_found_comfyuis_are_ignored_offered_and_added(group: models.JobGroup, ad
     assert not found.all().exists()
 
 
-def test_cancel_of_single_jobs_leaves_the_group_running(group: models.JobGroup, admin_client: Client) -> None:
+def test_cancel_of_single_jobs_leaves_the_group_running(
+    group: models.JobGroup, admin_client: Client
+) -> None:
     before = factories.log(group)
     final = models.ChildJob.objects.filter(status="completed")
     assert "0 jobs were cancelled" in _run(admin_client, "cancel", final)
@@ -228,7 +264,9 @@ def test_groups_are_cancelled_and_retried(group: models.JobGroup, admin_client: 
 def test_groups_are_archived_and_deleted(group: models.JobGroup, admin_client: Client) -> None:
     groups = models.JobGroup.objects.all()
     assert "1 group is archived." in _run(admin_client, "archive", groups)
-    assert "&lt;script&gt;shot_001" in _text(admin_client, f"{_list_url(models.JobGroup)}?archived_at__isempty=0")
+    assert "&lt;script&gt;shot_001" in _text(
+        admin_client, f"{_list_url(models.JobGroup)}?archived_at__isempty=0"
+    )
     assert "1 group is in the lists." in _run(admin_client, "unarchive", groups)
     page = _run(admin_client, "delete", groups, confirmed="yes")
     assert f"Job group {group.id} has not ended" in page
@@ -236,7 +274,9 @@ def test_groups_are_archived_and_deleted(group: models.JobGroup, admin_client: C
     group_cancel(group_id=group.pk)
     models.Attempt.objects.filter(ended_at=None).update(state="interrupted", ended_at=now())
     models.AbandonedPrompt.objects.all().delete()
-    assert "3 jobs, and 0 stored files (0\xa0bytes) will be deleted." in _run(admin_client, "delete", groups)
+    assert "3 jobs, and 0 stored files (0\xa0bytes) will be deleted." in _run(
+        admin_client, "delete", groups
+    )
     assert groups.exists()
     assert "1 group is deleted." in _run(admin_client, "delete", groups, confirmed="yes")
     assert not models.JobGroup.objects.exists()

@@ -19,7 +19,16 @@ from jobgroups.domain.failures import OVERTAKEN, FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope, Where
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, cancellation, claims, expiry, holds, moves, outages, retries
+from jobgroups.services import (
+    attempts,
+    cancellation,
+    claims,
+    expiry,
+    holds,
+    moves,
+    outages,
+    retries,
+)
 from jobgroups.services.assignment import Choice
 from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
@@ -62,7 +71,9 @@ class Driver:
     def handle(self, claimed: Attempt) -> None:
         """Send a prompt, and have it end in one of the possible ways."""
         it: dict[str, Any] = {"attempt_id": claimed.pk, "fence": self.fence}
-        way = self.jitter.choice(["success", "success", "error", "lost", "not sent", "time", "forgotten", "offline"])
+        way = self.jitter.choice(
+            ["success", "success", "error", "lost", "not sent", "time", "forgotten", "offline"]
+        )
         if way == "not sent":
             attempts.attempt_not_sent(**it)
             return
@@ -128,7 +139,9 @@ def use(jitter: random.Random) -> None:
         jitter.choice(actions)()
 
 
-def running(work: Callable[[], Any], until: float, broke: list[BaseException], pause: float = 0.0) -> threading.Thread:
+def running(
+    work: Callable[[], Any], until: float, broke: list[BaseException], pause: float = 0.0
+) -> threading.Thread:
     def run() -> None:
         try:
             while time.monotonic() < until and not broke:
@@ -213,7 +226,9 @@ def assert_ended_once(group: JobGroup) -> None:
 
 def is_retry_of_failed(event: dict[str, Any]) -> bool:
     """Whether a user retried a failed child within a run; a move has no failure class."""
-    return bool(event["type"] == "child_retrying" and event["requested_by"] and event["failure_class"])
+    return bool(
+        event["type"] == "child_retrying" and event["requested_by"] and event["failure_class"]
+    )
 
 
 def assert_executed_once() -> None:

@@ -83,7 +83,12 @@ def test_events_are_in_order_from_submission_to_group_complete(fence: FencingTok
     group, claimed = factories.running(fence)
     assert factories.fresh(group).status == "running"
     factories.finish(claimed, fence)
-    assert factories.types(group) == ["group_created", "child_started", "child_completed", "group_complete"]
+    assert factories.types(group) == [
+        "group_created",
+        "child_started",
+        "child_completed",
+        "group_complete",
+    ]
     assert [event["seq"] for event in factories.log(group)] == [1, 2, 3, 4]
     stored = factories.fresh(group)
     assert (stored.status, stored.completed_count, stored.seq) == ("completed", 1, 4)
@@ -103,7 +108,12 @@ def test_second_result_of_an_attempt_changes_nothing(fence: FencingToken) -> Non
 def test_start_event_precedes_the_end_when_the_start_was_missed(fence: FencingToken) -> None:
     group = factories.submit()
     factories.finish(factories.claim(fence), fence, AttemptState.ERROR)
-    assert factories.types(group) == ["group_created", "child_started", "child_failed", "group_complete"]
+    assert factories.types(group) == [
+        "group_created",
+        "child_started",
+        "child_failed",
+        "group_complete",
+    ]
     child = group.children.get()
     assert (child.error_message, child.error_type) == ("CUDA out of memory", "ComfyUIError")
     assert factories.fresh(group).status == "failed"
@@ -167,7 +177,9 @@ def test_abandoned_prompt_that_runs_is_adopted_while_its_job_waits(fence: Fencin
     assert factories.fresh(group).status == "completed"
 
 
-def test_abandoned_prompt_is_not_adopted_when_its_job_has_a_newer_attempt(fence: FencingToken) -> None:
+def test_abandoned_prompt_is_not_adopted_when_its_job_has_a_newer_attempt(
+    fence: FencingToken,
+) -> None:
     group, old = factories.claiming(fence)
     abandon(old, fence)
     new = factories.claim(fence)
@@ -196,8 +208,12 @@ def test_timeout_fails_the_job_and_requests_a_stop(fence: FencingToken) -> None:
     assert factories.fresh(group).failed_count == 1
 
 
-@pytest.mark.parametrize("reason", [reason for reason in StopReason if reason != StopReason.TIMEOUT])
-def test_error_of_a_stopped_attempt_does_not_blame_another_client(reason: StopReason, fence: FencingToken) -> None:
+@pytest.mark.parametrize(
+    "reason", [reason for reason in StopReason if reason != StopReason.TIMEOUT]
+)
+def test_error_of_a_stopped_attempt_does_not_blame_another_client(
+    reason: StopReason, fence: FencingToken
+) -> None:
     factories.submit()
     claimed = begin(fence)
     Attempt.objects.update(stop_requested_at=now(), stop_reason=reason)
@@ -222,8 +238,13 @@ def test_claims_are_limited_by_depth_and_stopping_prompts_count(fence: FencingTo
     assert claims.child_claim(fence=fence, client_id="c", depth=9).claim is None
     # The cancel of its job could not.
     cancelled = {first.pk}
-    assert claims.child_claim(fence=fence, client_id="c", depth=2, cancelled=cancelled).claim is None
-    assert claims.child_claim(fence=fence, client_id="c", depth=9, cancelled=cancelled).claim is not None
+    assert (
+        claims.child_claim(fence=fence, client_id="c", depth=2, cancelled=cancelled).claim is None
+    )
+    assert (
+        claims.child_claim(fence=fence, client_id="c", depth=9, cancelled=cancelled).claim
+        is not None
+    )
 
 
 def test_stale_fencing_token_writes_nothing(fence: FencingToken) -> None:

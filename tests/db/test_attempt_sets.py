@@ -1,4 +1,6 @@
-"""Sets of writes to attempts: what they store is what the services store alone, and what is not plain is left to these."""
+"""Sets of writes to attempts: what they store is what the services store alone, and what is not
+plain is left to these.
+"""
 
 import datetime as dt
 import json
@@ -40,7 +42,17 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 BACKENDS = 3
 TABLES: tuple[type[Model], ...] = (
-    *(Backend, JobGroup, ChildJob, Attempt, JobEvent, ReportedFile, Capture, WebhookDelivery, Notice),
+    *(
+        Backend,
+        JobGroup,
+        ChildJob,
+        Attempt,
+        JobEvent,
+        ReportedFile,
+        Capture,
+        WebhookDelivery,
+        Notice,
+    ),
     *(AbandonedPrompt, Exclusion),
 )
 #: What groups are submitted with: the plain case, and what may keep an end from being plain.
@@ -58,8 +70,11 @@ ANSWERS: tuple[dict[str, Any], ...] = (
     {"node_errors": None},
     {"prompt_id": "chosen", "node_errors": {}},
 )
-#: The ends of a prompt: the kind, the number of the file, and whether the node that names it was executed.
-ENDS = st.tuples(st.sampled_from(["success"] * 5 + ["error", "unseen", "gone"]), st.integers(0, 9), st.booleans())
+#: The ends of a prompt: the kind, the number of the file, and whether the node that names it was
+#: executed.
+ENDS = st.tuples(
+    st.sampled_from(["success"] * 5 + ["error", "unseen", "gone"]), st.integers(0, 9), st.booleans()
+)
 #: Mostly what follows in the life of an attempt.
 KINDS = ["next"] * 7 + ["accept", "start", "end", "stale"]
 WRITES = st.tuples(st.sampled_from(KINDS), st.sampled_from(ANSWERS), ENDS)
@@ -69,7 +84,12 @@ STEPS = st.one_of(
     st.tuples(st.just("cancel"), st.integers(0, 11)),
     st.tuples(st.just("uncertain"), st.integers(0, 11)),
     st.tuples(st.just("probation"), st.integers(0, BACKENDS - 1)),
-    *[st.tuples(st.just("set"), st.lists(st.tuples(st.integers(0, 11), WRITES), min_size=1, max_size=6))] * 4,
+    *[
+        st.tuples(
+            st.just("set"), st.lists(st.tuples(st.integers(0, 11), WRITES), min_size=1, max_size=6)
+        )
+    ]
+    * 4,
 )
 Step = tuple[str, Any]
 
@@ -77,7 +97,11 @@ Step = tuple[str, Any]
 def end_of(kind: str, file: int, executed: bool) -> AttemptResult:
     named = {"images": [{"filename": f"a_{file}.png", "subfolder": "", "type": "output"}]}
     shown = {"images": [{**named["images"][0], "url": "http://gpu.test/view"}]}
-    result: dict[str, Any] = {"outputs": shown, "node_outputs": {"9": named}, "last_step": ("3", 20, 20)}
+    result: dict[str, Any] = {
+        "outputs": shown,
+        "node_outputs": {"9": named},
+        "last_step": ("3", 20, 20),
+    }
     if executed:
         result |= {"executed": frozenset({"9"}), "origins": {"9": "of-9"}}
     result["execution"] = {"outputs_reused": not executed}
@@ -91,7 +115,9 @@ def end_of(kind: str, file: int, executed: bool) -> AttemptResult:
 
 
 class Course:
-    """One run of a history. Alone: each write by its service; else in sets, and what they leave by its service."""
+    """One run of a history. Alone: each write by its service; else in sets, and what they leave by
+    its service.
+    """
 
     def __init__(self, taken: list[list[bool]] | None = None) -> None:
         self.alone = taken is not None
@@ -116,7 +142,9 @@ class Course:
             getattr(self, kind)(value)
 
     def claim(self, number: int) -> None:
-        if not factories.claims.child_claim(fence=self.fences[number], client_id="s", depth=3).claim:
+        if not factories.claims.child_claim(
+            fence=self.fences[number], client_id="s", depth=3
+        ).claim:
             return
         attempt = Attempt.objects.select_related("child").order_by("-pk")[0]
         self.claims.append((self.fences[number], attempt))
@@ -124,12 +152,16 @@ class Course:
     def cancel(self, number: int) -> None:
         children = list(ChildJob.objects.order_by("group__created_at", "position"))
         if number < len(children):
-            cancellation.child_cancel(group_id=children[number].group_id, job_id=children[number].pk)
+            cancellation.child_cancel(
+                group_id=children[number].group_id, job_id=children[number].pk
+            )
 
     def uncertain(self, number: int) -> None:
         fence, attempt = self.claims[number % len(self.claims)]
         if Attempt.objects.get(pk=attempt.pk).state == AttemptState.INTENT:
-            attempts.attempt_uncertain(attempt_id=attempt.pk, fence=fence, message="Odd.", details={"status": 200})
+            attempts.attempt_uncertain(
+                attempt_id=attempt.pk, fence=fence, message="Odd.", details={"status": 200}
+            )
 
     def probation(self, number: int) -> None:
         Backend.objects.filter(pk=self.fences[number].backend_id).update(consecutive_quarantines=2)
@@ -147,23 +179,35 @@ class Course:
         for is_later in (False, True):
             for write, was_taken in zip(writes, taken, strict=True):
                 if was_taken is not is_later:
-                    self.results.append(_shown(results[write] if write in results else _outcome(write)))
+                    self.results.append(
+                        _shown(results[write] if write in results else _outcome(write))
+                    )
 
-    def _write(self, fence: FencingToken, attempt: Attempt, kind: str, answer: Any, end: Any) -> AttemptWrite:
+    def _write(
+        self, fence: FencingToken, attempt: Attempt, kind: str, answer: Any, end: Any
+    ) -> AttemptWrite:
         group_id = attempt.child.group_id
         if kind == "next":
             state = AttemptState(Attempt.objects.get(pk=attempt.pk).state)
             kind = {AttemptState.INTENT: "accept", AttemptState.ACCEPTED: "start"}.get(state, "end")
         if kind == "stale":
             return AttemptWrite(
-                attempts.attempt_started, FencingToken(fence.backend_id, fence.epoch + 1), group_id, attempt.pk, {}
+                attempts.attempt_started,
+                FencingToken(fence.backend_id, fence.epoch + 1),
+                group_id,
+                attempt.pk,
+                {},
             )
         if kind == "accept":
-            answer = {**answer, "prompt_id": f"chosen-{attempt.pk}"} if "prompt_id" in answer else answer
+            answer = (
+                {**answer, "prompt_id": f"chosen-{attempt.pk}"} if "prompt_id" in answer else answer
+            )
             return AttemptWrite(attempts.attempt_accepted, fence, group_id, attempt.pk, answer)
         if kind == "start":
             return AttemptWrite(attempts.attempt_started, fence, group_id, attempt.pk, {})
-        return AttemptWrite(attempts.attempt_ended, fence, group_id, attempt.pk, {"end": end_of(*end)})
+        return AttemptWrite(
+            attempts.attempt_ended, fence, group_id, attempt.pk, {"end": end_of(*end)}
+        )
 
 
 def _outcome(write: AttemptWrite) -> Any:
@@ -215,7 +259,9 @@ def tables() -> dict[str, list[dict[str, Any]]]:
             {name: _plain(names, name, value) for name, value in row.items() if name != "changed"}
             for row in model.objects.values()
         ]
-        found[model.__name__] = sorted(rows, key=lambda row: json.dumps(row, default=str, sort_keys=True))
+        found[model.__name__] = sorted(
+            rows, key=lambda row: json.dumps(row, default=str, sort_keys=True)
+        )
     return found
 
 
@@ -227,7 +273,10 @@ def _rolled_back(work: Callable[[], Any]) -> Any:
 
 
 @settings(max_examples=60, phases=[Phase.explicit, Phase.reuse, Phase.generate])
-@given(st.lists(st.integers(0, len(GROUPS) - 1), min_size=1, max_size=3), st.lists(STEPS, min_size=6, max_size=25))
+@given(
+    st.lists(st.integers(0, len(GROUPS) - 1), min_size=1, max_size=3),
+    st.lists(STEPS, min_size=6, max_size=25),
+)
 def test_sets_store_what_the_services_store_alone(groups: list[int], steps: list[Step]) -> None:
     def course(taken: list[list[bool]] | None = None) -> tuple[Any, Any, list[list[bool]]]:
         made = Course(taken)
@@ -311,7 +360,12 @@ def _store_all(writes: list[AttemptWrite]) -> None:
 def test_set_and_a_cancel_at_once_leave_no_job_open(_: int) -> None:
     jobs = begun(4)
     group = jobs[0][1].child.group
-    race(partial(_store_all, [ended(*job) for job in jobs]), partial(cancellation.group_cancel, group_id=group.id))
+    race(
+        partial(_store_all, [ended(*job) for job in jobs]),
+        partial(cancellation.group_cancel, group_id=group.id),
+    )
     assert not Attempt.objects.filter(ended_at=None).exists()
     assert set(ChildJob.objects.values_list("status", flat=True)) <= {"completed", "cancelled"}
-    assert [event["seq"] for event in factories.log(group)] == list(range(1, group.events.count() + 1))
+    assert [event["seq"] for event in factories.log(group)] == list(
+        range(1, group.events.count() + 1)
+    )

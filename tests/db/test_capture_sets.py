@@ -43,7 +43,9 @@ def _copy(capture: Capture, content: str = "cat", warning: str = "") -> Copy:
 
 def _alone(copies: Sequence[Copy]) -> None:
     for one in copies:
-        captures.capture_store(capture_id=one.capture_id, path=one.path, file=one.file, warning=one.warning)
+        captures.capture_store(
+            capture_id=one.capture_id, path=one.path, file=one.file, warning=one.warning
+        )
 
 
 def _together(copies: Sequence[Copy]) -> None:
@@ -53,11 +55,20 @@ def _together(copies: Sequence[Copy]) -> None:
 # A history is a list of events; the numbers choose among what there is.
 _numbers = st.integers(0, 9)
 _events = st.one_of(
-    st.tuples(st.just("job"), st.sampled_from(BACKENDS), st.sets(st.sampled_from(NAMES), min_size=1), st.booleans()),
     st.tuples(
-        st.just("copies"), st.lists(st.tuples(_numbers, st.sampled_from(CONTENTS), st.sampled_from(["", "doubtful"])))
+        st.just("job"),
+        st.sampled_from(BACKENDS),
+        st.sets(st.sampled_from(NAMES), min_size=1),
+        st.booleans(),
     ),
-    st.tuples(st.sampled_from(["replaced", "given up", "legacy", "lost", "purged", "unreported"]), _numbers),
+    st.tuples(
+        st.just("copies"),
+        st.lists(st.tuples(_numbers, st.sampled_from(CONTENTS), st.sampled_from(["", "doubtful"]))),
+    ),
+    st.tuples(
+        st.sampled_from(["replaced", "given up", "legacy", "lost", "purged", "unreported"]),
+        _numbers,
+    ),
 )
 
 
@@ -79,7 +90,9 @@ class _History:
 
     def _copies(self, chosen: Sequence[tuple[int, str, str]]) -> None:
         rows = list(Capture.objects.filter(file=None).select_related("child").order_by("pk"))
-        of_row = {rows[at % len(rows)].pk: (rows[at % len(rows)], *rest) for at, *rest in chosen if rows}
+        of_row = {
+            rows[at % len(rows)].pk: (rows[at % len(rows)], *rest) for at, *rest in chosen if rows
+        }
         copies = [_copy(*one) for one in of_row.values()]
         self._store(copies)
         for one in copies:
@@ -99,11 +112,15 @@ class _History:
 
     def _lost(self, at: int) -> None:
         if (capture := self._pick(at)) and capture.file is not None:
-            (stored_files.storage().base_location / Path(capture.file.stored_name)).unlink(missing_ok=True)
+            (stored_files.storage().base_location / Path(capture.file.stored_name)).unlink(
+                missing_ok=True
+            )
 
     def _purged(self, at: int) -> None:
         if capture := self._pick(at):
-            JobGroup.objects.filter(pk=capture.child.group_id).update(completed_at="2020-01-01T00:00:00Z")
+            JobGroup.objects.filter(pk=capture.child.group_id).update(
+                completed_at="2020-01-01T00:00:00Z"
+            )
             list(groups_purge(Limits(age=dt.timedelta(days=1))))
 
     def _unreported(self, at: int) -> None:
@@ -117,36 +134,59 @@ class _History:
 
 def _tables(folder: Path) -> dict[str, Any]:
     """Return what the history has left, without keys and times."""
-    jobs = {key: at for at, key in enumerate(ChildJob.objects.order_by("queued_at", "pk").values_list("pk", flat=True))}
+    jobs = {
+        key: at
+        for at, key in enumerate(
+            ChildJob.objects.order_by("queued_at", "pk").values_list("pk", flat=True)
+        )
+    }
     rows = Capture.objects.select_related("file").order_by("pk")
     return {
         "captures": [
-            (jobs[row.child_id], row.number, row.digest, row.due_at is None, row.reason, row.file and row.file.blake3)
+            (
+                jobs[row.child_id],
+                row.number,
+                row.digest,
+                row.due_at is None,
+                row.reason,
+                row.file and row.file.blake3,
+            )
             for row in rows
         ],
         "outputs": [
-            [(one["filename"], one.get("missing"), one.get("reason")) for one in json.loads(text or "{}")["images"]]
+            [
+                (one["filename"], one.get("missing"), one.get("reason"))
+                for one in json.loads(text or "{}")["images"]
+            ]
             for model in (ChildJob, Attempt)
-            for text in model.objects.order_by("pk" if model is Attempt else "queued_at").values_list(
-                "outputs_json", flat=True
-            )
+            for text in model.objects.order_by(
+                "pk" if model is Attempt else "queued_at"
+            ).values_list("outputs_json", flat=True)
         ],
         # A copy that is refused may revise its group, which changes nothing.
         "groups": list(JobGroup.objects.order_by("created_at").values_list("seq", "status")),
-        "reported": list(ReportedFile.objects.order_by("attempt", "digest").values_list("digest", "executed")),
+        "reported": list(
+            ReportedFile.objects.order_by("attempt", "digest").values_list("digest", "executed")
+        ),
         "files": sorted(StoredFile.objects.values_list("blake3", "sha256", "size_bytes")),
-        "bytes": sorted(one.read_text() for one in (folder / "results").rglob("*")) if folder.exists() else [],
+        "bytes": sorted(one.read_text() for one in (folder / "results").rglob("*"))
+        if folder.exists()
+        else [],
         "left": sorted(one.suffix for one in (folder / "incoming").rglob("*") if one.is_file()),
     }
 
 
-def _after(events: Sequence[tuple[Any, ...]], store: Callable[[Sequence[Copy]], None]) -> dict[str, Any]:
+def _after(
+    events: Sequence[tuple[Any, ...]], store: Callable[[Sequence[Copy]], None]
+) -> dict[str, Any]:
     backend = "django.core.files.storage.FileSystemStorage"
     with tempfile.TemporaryDirectory() as name, transaction.atomic():
         folder = Path(name)
         location = {"BACKEND": backend, "OPTIONS": {"location": folder}}
         stored_files._incoming.cache_clear()
-        with override_settings(DIRECTOR_FILES_DIR=folder, STORAGES={**django_settings.STORAGES, "files": location}):
+        with override_settings(
+            DIRECTOR_FILES_DIR=folder, STORAGES={**django_settings.STORAGES, "files": location}
+        ):
             _History(store).run(events)
             tables = _tables(folder)
         stored_files._incoming.cache_clear()
@@ -160,7 +200,9 @@ def _after(events: Sequence[tuple[Any, ...]], store: Callable[[Sequence[Copy]], 
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(events=st.lists(_events, min_size=4, max_size=12))
-def test_histories_leave_the_same_rows_and_files_together_as_one_by_one(events: list[tuple[Any, ...]]) -> None:
+def test_histories_leave_the_same_rows_and_files_together_as_one_by_one(
+    events: list[tuple[Any, ...]],
+) -> None:
     assert _after(events, _together) == _after(events, _alone)
 
 
@@ -186,7 +228,8 @@ def test_statements_do_not_grow_with_the_files_of_a_set(files_folder: Path, alik
         counts.append(work.statements)
     assert Capture.objects.filter(file=None, due_at__isnull=False).count() == 0
     assert StoredFile.objects.count() == len(_stored_names(files_folder)) == (1 if alike else 32)
-    # The first file of a content is inserted; the content that is there is locked, and compared with earlier ones.
+    # The first file of a content is inserted; the content that is there is locked, and compared
+    # with earlier ones.
     assert counts[1] <= counts[0] + 2 <= 14
 
 
@@ -194,7 +237,9 @@ def test_copy_that_fails_is_the_only_one_that_is_not_stored(files_folder: Path) 
     first, bad, last = map(_copy, _pending(3), ("a", "b", "c"))
     bad.path.unlink()
     errors = captures_store([first, bad, last])
-    assert {key: type(error) for key, error in errors.items()} == {bad.capture_id: FileNotFoundError}
+    assert {key: type(error) for key, error in errors.items()} == {
+        bad.capture_id: FileNotFoundError
+    }
     pending = list(Capture.objects.filter(file=None).values_list("pk", flat=True))
     assert (pending, len(_stored_names(files_folder))) == ([bad.capture_id], 2)
 
@@ -214,11 +259,15 @@ def test_capture_that_another_process_has_stored_stays(files_folder: Path) -> No
     _alone([_copy(rows[0], "quick")])
     _together(slow)
     contents = Capture.objects.order_by("pk").values_list("file__blake3", flat=True)
-    assert list(contents) == [blake3(text.encode()).hexdigest() for text in ("quick", f"slow {rows[1].pk}")]
+    assert list(contents) == [
+        blake3(text.encode()).hexdigest() for text in ("quick", f"slow {rows[1].pk}")
+    ]
     assert StoredFile.objects.count() == len(_stored_names(files_folder)) == 2
 
 
-def test_file_that_was_copied_before_its_name_was_used_again_is_replaced(files_folder: Path) -> None:
+def test_file_that_was_copied_before_its_name_was_used_again_is_replaced(
+    files_folder: Path,
+) -> None:
     fence = factories.online()
     (early,) = _pending(1, fence=fence)
     _together([_copy(early)])
@@ -256,7 +305,9 @@ def test_set_revises_the_groups_of_its_files(files_folder: Path) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_processes_that_store_the_same_files_side_by_side_store_each_once(files_folder: Path) -> None:
+def test_processes_that_store_the_same_files_side_by_side_store_each_once(
+    files_folder: Path,
+) -> None:
     rows = _pending(24)
     begins = Barrier(3)
 

@@ -24,7 +24,16 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import RetryScope
 from jobgroups.errors import AssetDeleted, AssetInUse
-from jobgroups.models import Asset, AssetUse, Attempt, Capture, ChildJob, FilesProcess, JobGroup, StoredFile
+from jobgroups.models import (
+    Asset,
+    AssetUse,
+    Attempt,
+    Capture,
+    ChildJob,
+    FilesProcess,
+    JobGroup,
+    StoredFile,
+)
 from jobgroups.queries.groups import child_detail
 from jobgroups.queries.outputs import claimed_captures, due_backends, due_captures, stored_captures
 from jobgroups.services import assets, attempts, captures, files, retries, runners, stored_files
@@ -84,11 +93,23 @@ def _overtake(first: FencingToken, second: FencingToken) -> tuple[JobGroup, Atte
 
 def _succeed(claimed: Attempt, fence: FencingToken, content: str, **fields: Any) -> None:
     """End an attempt with a picture that came as a frame."""
-    sent = {"filename": f"{content}.png", "subfolder": "", "type": "websocket", "url": f"/api/{content}"}
-    file = StoredFile(id=str(uuid.uuid4()), blake3=content, sha256="s", size_bytes=3, created_at=now())
+    sent = {
+        "filename": f"{content}.png",
+        "subfolder": "",
+        "type": "websocket",
+        "url": f"/api/{content}",
+    }
+    file = StoredFile(
+        id=str(uuid.uuid4()), blake3=content, sha256="s", size_bytes=3, created_at=now()
+    )
     reported = {"7": {"images": [sent]}, **fields}
-    outputs = {"images": [one for node in reported.values() for one in node["images"]], "prompt_id": claimed.prompt_id}
-    factories.finish(claimed, fence, outputs=outputs, node_outputs=reported, files={f"{content}.png": file})
+    outputs = {
+        "images": [one for node in reported.values() for one in node["images"]],
+        "prompt_id": claimed.prompt_id,
+    }
+    factories.finish(
+        claimed, fence, outputs=outputs, node_outputs=reported, files={f"{content}.png": file}
+    )
 
 
 @pytest.mark.usefixtures("no_backoff")
@@ -102,7 +123,12 @@ def test_pictures_of_a_late_success_are_those_of_the_job_that_it_completes() -> 
     factories.finish(newer, second, failure=FailureClass.OUTPUT_GONE, files={})
     assert factories.only(group).status == "completed"
     (capture,) = Capture.objects.all()
-    assert (capture.number, capture.node_id, capture.backend_id, capture.due_at) == (0, "7", "gpu-1", None)
+    assert (capture.number, capture.node_id, capture.backend_id, capture.due_at) == (
+        0,
+        "7",
+        "gpu-1",
+        None,
+    )
     assert capture.file == StoredFile.objects.get(blake3="a")
     assert list(stored_captures()) == []  # its backend has no file to read again
     deletion = group_deletion(group_id=group.id)
@@ -150,10 +176,15 @@ def test_file_of_a_late_success_with_pictures_is_replaced_before_its_job_is_comp
     other = begin(first)
     end(other, first)
     late.refresh_from_db()
-    assert [one.get("missing", False) for one in json.loads(late.outputs_json or "")["images"]] == [False, True]
+    assert [one.get("missing", False) for one in json.loads(late.outputs_json or "")["images"]] == [
+        False,
+        True,
+    ]
 
 
-def test_same_content_twice_at_one_moment_is_stored_once(files_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_content_twice_at_one_moment_is_stored_once(
+    files_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fence = factories.online()
     first, second = _completed(fence), _completed(fence, cached=True)
     moved = stored_files.move_into_storage
@@ -190,7 +221,9 @@ def test_captured_output_is_not_replaced_by_a_later_job(files_folder: Path) -> N
     assert (reasons(first), reasons(second)) == ([None], [None])
 
 
-def test_output_that_was_copied_too_late_is_replaced_when_the_later_job_is_captured(files_folder: Path) -> None:
+def test_output_that_was_copied_too_late_is_replaced_when_the_later_job_is_captured(
+    files_folder: Path,
+) -> None:
     """The later job had written the file before the copy, within the second of its date."""
     fence = factories.online()
     first, second, cached = begin(fence), begin(fence), begin(fence)
@@ -207,7 +240,9 @@ def test_output_that_was_copied_too_late_is_replaced_when_the_later_job_is_captu
 def test_output_that_was_copied_too_late_is_replaced_once(
     files_folder: Path, monkeypatch: pytest.MonkeyPatch, is_filled: bool
 ) -> None:
-    """The file of each job has the same name and content, as in a folder that is emptied after each job."""
+    """The file of each job has the same name and content, as in a folder that is emptied after each
+    job.
+    """
     fence = factories.online()
     replaced, mark = [], files.output_replaced
 
@@ -227,11 +262,19 @@ def test_output_that_was_copied_too_late_is_replaced_once(
     assert replaced == [one.child_id for one in jobs[:3]]
 
 
-def test_digests_of_old_captures_are_filled_in_parts(files_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digests_of_old_captures_are_filled_in_parts(
+    files_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fence = factories.online()
     for moment in range(3):
         claimed = begin(fence)
-        end(claimed, fence, {"filename": f"{moment}.png"}, {"filename": "b.png", "subfolder": "x"}, at=moment * 9)
+        end(
+            claimed,
+            fence,
+            {"filename": f"{moment}.png"},
+            {"filename": "b.png", "subfolder": "x"},
+            at=moment * 9,
+        )
     written = list(Capture.objects.order_by("pk").values_list("pk", "digest"))
     Capture.objects.update(digest=None)
     monkeypatch.setattr(captures, "_AT_ONCE", 4)
@@ -243,14 +286,20 @@ def test_digests_of_old_captures_are_filled_in_parts(files_folder: Path, monkeyp
     ]
 
 
-def test_ten_thousandth_capture_of_a_content_costs_as_much_as_the_hundredth(files_folder: Path) -> None:
+def test_ten_thousandth_capture_of_a_content_costs_as_much_as_the_hundredth(
+    files_folder: Path,
+) -> None:
     """Masks and black pictures are equal, and each job has written its own."""
     fence = factories.online()
     first = _store(_completed(fence))
     costs = []
     for jobs in (1, 99):
         for job in range(jobs):
-            end(begin(fence), fence, *({"filename": f"{jobs}-{job}-{number}.png"} for number in range(100)))
+            end(
+                begin(fence),
+                fence,
+                *({"filename": f"{jobs}-{job}-{number}.png"} for number in range(100)),
+            )
         Capture.objects.filter(file=None).update(file=first.file, due_at=None)
         claimed = begin(fence)
         end(claimed, fence, {"filename": f"mask_{jobs}.png"})
@@ -313,17 +362,23 @@ def test_runner_leaves_captures_to_the_processes_of_files_while_one_is_alive() -
     assert due_backends(runner="runner") == []
     FilesProcess.objects.update(heartbeat_at=now() - dt.timedelta(seconds=11))
     assert due_backends(runner="runner") == ["gpu-1"]
-    assert [found for found, _ in due_captures(backend_ids=["gpu-1"], limit=9)["gpu-1"]] == [capture.pk]
+    assert [found for found, _ in due_captures(backend_ids=["gpu-1"], limit=9)["gpu-1"]] == [
+        capture.pk
+    ]
     files_forget()
     FilesProcess.objects.update(heartbeat_at=now() - dt.timedelta(seconds=3_700))
     files_forget()
     assert not FilesProcess.objects.exists()
 
 
-def test_claimed_capture_is_due_again_for_no_process_until_its_claim_ends(files_folder: Path) -> None:
+def test_claimed_capture_is_due_again_for_no_process_until_its_claim_ends(
+    files_folder: Path,
+) -> None:
     fence = factories.online()
     first, second = _completed(fence).pk, _completed(fence, cached=True).pk
-    claims = [captures.captures_claim(backend_ids=["gpu-1"], limit=1, seconds=60.0) for _ in range(3)]
+    claims = [
+        captures.captures_claim(backend_ids=["gpu-1"], limit=1, seconds=60.0) for _ in range(3)
+    ]
     assert claims == [[first], [second], []]
     assert due_backends(runner=None) == []
     ((found, file),) = claimed_captures([second])["gpu-1"]
@@ -384,7 +439,11 @@ def test_backlog_of_a_backend_costs_the_captures_of_others_nothing() -> None:
         numbers = range(count, 2 * count)
         Capture.objects.bulk_create(
             Capture(
-                child_id=capture.child_id, number=number, backend_id="gpu-1", created_at=now(), due_at=capture.due_at
+                child_id=capture.child_id,
+                number=number,
+                backend_id="gpu-1",
+                created_at=now(),
+                due_at=capture.due_at,
             )
             for number in numbers
         )
@@ -393,7 +452,9 @@ def test_backlog_of_a_backend_costs_the_captures_of_others_nothing() -> None:
                 cursor.execute("ANALYZE jobgroups_capture")  # as it does by itself
         with database_work() as work:
             assert due_backends(runner="runner") == ["gpu-1", "gpu-2"]
-            assert [found for found, _ in due_captures(backend_ids=["gpu-2"], limit=9)["gpu-2"]] == [other.pk]
+            assert [
+                found for found, _ in due_captures(backend_ids=["gpu-2"], limit=9)["gpu-2"]
+            ] == [other.pk]
         costs.append(work)
     assert costs[1].statements == costs[0].statements
     assert costs[1].steps <= 1.2 * costs[0].steps, costs
@@ -456,7 +517,10 @@ def test_retry_needs_the_assets_of_the_group_and_keeps_them() -> None:
         assets.asset_delete(asset_id=other.id)
     fail(factories.begin(fence))
     assets.asset_delete(asset_id=other.id)
-    for retry in (retries.group_retry, partial(retries.child_retry, job_id=factories.only(group).id)):
+    for retry in (
+        retries.group_retry,
+        partial(retries.child_retry, job_id=factories.only(group).id),
+    ):
         with pytest.raises(AssetDeleted, match="Node 7: the file of its input 'image' was deleted"):
             retry(group_id=group.id)
     assert (factories.fresh(group).run, factories.only(group).status) == (2, "failed")
@@ -468,7 +532,10 @@ def test_job_says_which_files_are_copied_before_it_is_sent() -> None:
     group = factories.submit("gpu-1", workflow=_graph(factories.asset().id))
     factories.claim(fence)
     child = child_detail(group.id, factories.only(group).id)
-    assert child["waiting_reason"] == "Being sent to gpu-1. Its input file is copied there first: cat.png."
+    assert (
+        child["waiting_reason"]
+        == "Being sent to gpu-1. Its input file is copied there first: cat.png."
+    )
 
 
 def test_submission_with_an_asset_that_was_just_deleted_is_refused() -> None:
@@ -539,7 +606,9 @@ def test_workflows_that_differ_in_their_assets_have_one_digest() -> None:
     digests = set()
     for content in (b"1", b"2"):
         asset = factories.asset(content)
-        graph = {"7": {"class_type": "A", "inputs": {"any": _graph(asset.id)["7"]["inputs"]["image"]}}}
+        graph = {
+            "7": {"class_type": "A", "inputs": {"any": _graph(asset.id)["7"]["inputs"]["image"]}}
+        }
         group = factories.submit("gpu-1", workflow=graph)
         digests.add(group.workflow_digest)
         assert [one.asset_id for one in group.asset_uses.all()] == [asset.id]

@@ -44,8 +44,12 @@ def estimate(group: JobGroup) -> str | None:
     return found[0] if found else None
 
 
-@pytest.mark.parametrize("stands", cases(__file__, "estimate_is_missing_when_the_backend_is_not_schedulable"))
-def test_estimate_is_missing_when_the_backend_is_not_schedulable(waits: JobGroup, stands: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "stands", cases(__file__, "estimate_is_missing_when_the_backend_is_not_schedulable")
+)
+def test_estimate_is_missing_when_the_backend_is_not_schedulable(
+    waits: JobGroup, stands: dict[str, Any]
+) -> None:
     assert estimate(waits) == "about 40 s left"
     Backend.objects.update(**stands)
     assert estimate(waits) is None
@@ -85,7 +89,9 @@ def test_bound_jobs_wait_for_those_of_other_groups() -> None:
     found = [etas.of_group(one.id) for one in (first, second)]
     assert found == pytest.approx([16, 36], abs=0.5)
     jobs = list(second.children.order_by("position"))
-    assert [etas.of_job(one, at) for at, one in enumerate(jobs, 2)] == pytest.approx([26, 36], abs=0.5)
+    assert [etas.of_job(one, at) for at, one in enumerate(jobs, 2)] == pytest.approx(
+        [26, 36], abs=0.5
+    )
 
 
 def test_jobs_of_the_pool_end_where_the_plan_puts_them() -> None:
@@ -104,7 +110,9 @@ def test_jobs_of_the_pool_end_where_the_plan_puts_them() -> None:
     assert ends == sorted(ends)
 
 
-def test_a_group_has_an_estimate_at_once_although_a_reading_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_has_an_estimate_at_once_although_a_reading_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(pool, "_KEPT_S", 60.0)
     monkeypatch.setattr(pool, "READING_PART", float("inf"))
     runners.runner_register(name="a", instance="1", version="1")

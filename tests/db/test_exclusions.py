@@ -1,4 +1,6 @@
-"""Exclusions: learned from failures of jobs of the pool, and ended by time, by a person or by the backend's return."""
+"""Exclusions: learned from failures of jobs of the pool, and ended by time, by a person or by the
+backend's return.
+"""
 
 import datetime as dt
 from functools import partial
@@ -104,20 +106,29 @@ def test_a_missing_picture_excludes_the_backend_from_this_group_alone() -> None:
 
 
 @pytest.mark.parametrize(("varied", "is_own"), [("4.image", True), ("3.cfg", False)])
-def test_a_missing_picture_is_of_the_job_alone_if_its_variation_names_it(varied: str, is_own: bool) -> None:
+def test_a_missing_picture_is_of_the_job_alone_if_its_variation_names_it(
+    varied: str, is_own: bool
+) -> None:
     fence = online("gpu-1")
     graph = {**factories.WORKFLOW, "4": {"class_type": "LoadImage", "inputs": {"image": "a.png"}}}
     values = ["b.png", "c.png"] if is_own else [5, 7]
-    batch = sweep_of(build_template(graph), {"axes": [{"input": varied, "values": values}]}, None, 5)
+    batch = sweep_of(
+        build_template(graph), {"axes": [{"input": varied, "values": values}]}, None, 5
+    )
     group = submit_to_pool(2, workflow=graph, batch=batch)
     refuse(claim(fence, group), fence, "image")
-    assert (Exclusion.objects.count(), Attempt.objects.get().is_counted) == ((0, True) if is_own else (1, False))
+    assert (Exclusion.objects.count(), Attempt.objects.get().is_counted) == (
+        (0, True) if is_own else (1, False)
+    )
 
 
 @pytest.mark.parametrize(
-    ("error", "everywhere"), cases(__file__, "an_error_that_does_not_name_a_model_excludes_the_group_alone")
+    ("error", "everywhere"),
+    cases(__file__, "an_error_that_does_not_name_a_model_excludes_the_group_alone"),
 )
-def test_an_error_that_does_not_name_a_model_excludes_the_group_alone(error: tuple[str, str], everywhere: bool) -> None:
+def test_an_error_that_does_not_name_a_model_excludes_the_group_alone(
+    error: tuple[str, str], everywhere: bool
+) -> None:
     fence = online("gpu-1")
     group = submit_to_pool(1)
     claimed = factories.claim_from_pool(fence, group)
@@ -197,10 +208,17 @@ def test_two_refusals_at_once_are_one_exclusion() -> None:
     "end",
     [
         lambda _fence: exclusions.exclusions_lift(backend_id="gpu-1"),
-        lambda _fence: exclusions.exclusions_lift(backend_id="gpu-1", exclusion_id=Exclusion.objects.get().pk),
+        lambda _fence: exclusions.exclusions_lift(
+            backend_id="gpu-1", exclusion_id=Exclusion.objects.get().pk
+        ),
         lambda _fence: backends.backend_update(backend_id="gpu-1", url="http://other.test:8188"),
-        lambda fence: [backends.backend_observed(fence=fence, reachable=reachable) for reachable in (False, True)],
-        lambda _fence: Exclusion.objects.update(last_at=Exclusion.objects.get().last_at - dt.timedelta(hours=1)),
+        lambda fence: [
+            backends.backend_observed(fence=fence, reachable=reachable)
+            for reachable in (False, True)
+        ],
+        lambda _fence: Exclusion.objects.update(
+            last_at=Exclusion.objects.get().last_at - dt.timedelta(hours=1)
+        ),
     ],
     ids=["all lifted", "one lifted", "other address", "return", "age"],
 )
@@ -277,7 +295,9 @@ ANSWERED = 'POST /prompt was answered with 500: "no such key".'
 def answer_500(claimed: Attempt, fence: FencingToken, status: int = 500) -> str:
     """Have a prompt answered with a 500 and not found; return the state of its attempt."""
     details = {"status": status, "answer": "no such key", "unconfirmed": True, "raised": False}
-    attempts.attempt_uncertain(attempt_id=claimed.pk, fence=fence, message=ANSWERED, details=details)
+    attempts.attempt_uncertain(
+        attempt_id=claimed.pk, fence=fence, message=ANSWERED, details=details
+    )
     digest = claimed.child.group.workflow_digest
     until = now() + dt.timedelta(days=1)
     if work.was_unconfirmed_before(claimed.pk, digest, status == 500):
@@ -334,7 +354,9 @@ def test_jobs_wait_for_a_candidate_that_is_away_for_a_moment_after_500s() -> Non
 def test_bound_job_fails_with_the_second_500_of_its_workflow() -> None:
     fence = online("gpu-1")
     online("gpu-2")
-    group, same = (factories.submit("gpu-1", max_attempts=3, retry_elsewhere=RetryScope.ANY) for _ in "ab")
+    group, same = (
+        factories.submit("gpu-1", max_attempts=3, retry_elsewhere=RetryScope.ANY) for _ in "ab"
+    )
     claimed = [factories.claim(fence) for _ in "ab"]
     assert [answer_500(one, fence) for one in claimed] == ["never_accepted", "refused"]
     assert [factories.only(one).failure_class for one in (group, same)] == ["", "workflow_refused"]
@@ -349,7 +371,9 @@ def test_500_is_forgotten_with_the_exclusions_of_its_backend_and_after_an_hour()
         exclusions.forget("gpu-1")
     answer_500(factories.claim_from_pool(fence, submit_to_pool(1)), fence)
     Exclusion.objects.update(last_at=now() - dt.timedelta(hours=1, seconds=1))
-    assert answer_500(factories.claim_from_pool(fence, submit_to_pool(1)), fence) == "never_accepted"
+    assert (
+        answer_500(factories.claim_from_pool(fence, submit_to_pool(1)), fence) == "never_accepted"
+    )
 
 
 def test_other_answers_are_no_500s() -> None:

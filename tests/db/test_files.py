@@ -43,7 +43,9 @@ def result(
     cached: bool = False,
     state: AttemptState = AttemptState.SUCCESS,
 ) -> AttemptResult:
-    """Return the end of an attempt with these files, ``at`` seconds after noon by its backend's clock."""
+    """Return the end of an attempt with these files, ``at`` seconds after noon by its backend's
+    clock.
+    """
     reported: Any = {"9": {"images": list(items)}}
     return AttemptResult(
         state=state,
@@ -130,7 +132,9 @@ def test_order_is_kept_when_the_backend_clock_is_set_back() -> None:
     [(True, 9, None), (False, None, "replaced")],
     ids=["a cached result names the file", "no backend clock: the order of storing decides"],
 )
-def test_result_that_is_stored_late_keeps_its_file(cached: bool, at: float | None, replaced: str | None) -> None:
+def test_result_that_is_stored_late_keeps_its_file(
+    cached: bool, at: float | None, replaced: str | None
+) -> None:
     fence = online()
     first, second = begin(fence), begin(fence)
     end(second, fence, at=at, cached=cached)

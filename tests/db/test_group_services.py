@@ -39,7 +39,9 @@ def test_cancel_ends_open_jobs_and_keeps_final_ones(fence: FencingToken) -> None
     factories.finish(failed, fence, AttemptState.ERROR)
     running = begin(fence)
     result = cancellation.group_cancel(group_id=group.id)
-    assert result == CancelResult(cancelled=True, interrupted=2, already_complete=1, already_failed=1)
+    assert result == CancelResult(
+        cancelled=True, interrupted=2, already_complete=1, already_failed=1
+    )
     statuses = [child.status for child in group.children.order_by("position")]
     assert statuses == ["completed", "failed", "cancelled", "cancelled"]
     stored = factories.fresh(group)
@@ -60,10 +62,14 @@ def test_cancel_changes_nothing_when_the_group_is_final(fence: FencingToken) -> 
     finished = factories.submit()
     factories.finish(factories.claim(fence), fence)
     result = cancellation.group_cancel(group_id=finished.id)
-    assert result == CancelResult(cancelled=False, interrupted=0, already_complete=1, already_failed=0)
+    assert result == CancelResult(
+        cancelled=False, interrupted=0, already_complete=1, already_failed=0
+    )
 
 
-def test_group_does_not_complete_twice_when_its_status_is_derived_again(fence: FencingToken) -> None:
+def test_group_does_not_complete_twice_when_its_status_is_derived_again(
+    fence: FencingToken,
+) -> None:
     group = factories.submit()
     factories.finish(factories.claim(fence), fence)
     before, completed_at = factories.log(group), factories.fresh(group).completed_at
@@ -122,7 +128,10 @@ def test_initial_state_of_a_thousand_jobs_is_truncated_to_one_frame() -> None:
     assert "outputs" in frame["truncated"]
     ChildJob.objects.update(variation_json=json.dumps({"6.text": "x" * 900}))
     frame = json.loads(groups.group_stream_start(group.id, None)[1] or "")
-    assert (frame["child_jobs"], frame["children_next"]) == ([], f"/api/job-groups/{group.id}?limit=200")
+    assert (frame["child_jobs"], frame["children_next"]) == (
+        [],
+        f"/api/job-groups/{group.id}?limit=200",
+    )
 
 
 def test_waiting_reason_of_queued_and_running_children(fence: FencingToken) -> None:
@@ -173,7 +182,9 @@ def test_one_transaction_publishes_one_message_with_its_frames(
         cancellation.group_cancel(group_id=group.id)
     (message,) = published
     stored = JobEvent.objects.filter(group=group, seq__gt=1).order_by("seq")
-    assert [(frame.seq, frame.text) for frame in message.events] == list(stored.values_list("seq", "frame"))
+    assert [(frame.seq, frame.text) for frame in message.events] == list(
+        stored.values_list("seq", "frame")
+    )
     assert [frame.is_final for frame in message.events] == [True, True, True, False]
 
 
@@ -200,7 +211,9 @@ def end_of(**fields: Any) -> JobGroup:
 
 def test_texts_are_truncated_in_events_and_complete_in_rows() -> None:
     long = "é" * 5000
-    group = end_of(state=AttemptState.ERROR, error_message=long, error_details={"traceback": [long]})
+    group = end_of(
+        state=AttemptState.ERROR, error_message=long, error_details={"traceback": [long]}
+    )
     failed = next(event for event in factories.log(group) if event["type"] == "child_failed")
     assert len(failed["error"].encode()) <= 2048
     assert len(failed["error_details"]["traceback"][0].encode()) <= 2048

@@ -1,4 +1,6 @@
-"""Encoded answers: each write changes the version, and what is kept of an earlier answer is still true."""
+"""Encoded answers: each write changes the version, and what is kept of an earlier answer is still
+true.
+"""
 
 import dataclasses
 import json
@@ -11,7 +13,14 @@ from django.test.utils import CaptureQueriesContext
 
 from jobgroups.errors import GroupNotFound
 from jobgroups.models import Capture, ChildJob, JobGroup, ReportedFile
-from jobgroups.queries.group_status import OUTLOOK_SECONDS, group_versions, read_head, read_job, read_page, read_status
+from jobgroups.queries.group_status import (
+    OUTLOOK_SECONDS,
+    group_versions,
+    read_head,
+    read_job,
+    read_page,
+    read_status,
+)
 from jobgroups.queries.groups import child_detail, group_snapshot
 from jobgroups.services import attempts, files
 from jobgroups.services.cancellation import child_cancel, group_cancel
@@ -28,7 +37,9 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 @pytest.fixture
 def group() -> JobGroup:
-    """A group of three jobs: the first is completed and has an output, the second runs, the third waits."""
+    """A group of three jobs: the first is completed and has an output, the second runs, the third
+    waits.
+    """
     fences = factories.farm(3)
     group = factories.submit("gpu-1", "gpu-2", "gpu-3")
     end(factories.begin(fences[0]), fences[0], {"filename": NAME})
@@ -42,7 +53,9 @@ def _jobs(group: JobGroup) -> list[ChildJob]:
 
 def _progress(group: JobGroup) -> None:
     job = _jobs(group)[1]
-    progress_flush(rows=[ProgressRow(job.id, job.current_attempt_id or 0, 50.0, "KSampler", 10, 20)])
+    progress_flush(
+        rows=[ProgressRow(job.id, job.current_attempt_id or 0, 50.0, "KSampler", 10, 20)]
+    )
 
 
 def _capture(group: JobGroup) -> None:
@@ -105,7 +118,9 @@ def test_every_write_changes_the_version_and_the_kept_answer(group: JobGroup) ->
 
 
 @pytest.mark.parametrize("write", [_replace, _overwrite])
-def test_replaced_output_changes_the_version(group: JobGroup, write: Callable[[JobGroup], object]) -> None:
+def test_replaced_output_changes_the_version(
+    group: JobGroup, write: Callable[[JobGroup], object]
+) -> None:
     kept = read_status(group.id, None)
     write(group)
     after = read_status(group.id, kept)
@@ -131,7 +146,11 @@ def test_jobs_that_have_not_changed_are_not_encoded_again(group: JobGroup) -> No
     before = read_status(group.id, None)
     _star(group)
     after = read_status(group.id, before)
-    assert [one is other for one, other in zip(after.jobs, before.jobs, strict=True)] == [False, True, True]
+    assert [one is other for one, other in zip(after.jobs, before.jobs, strict=True)] == [
+        False,
+        True,
+        True,
+    ]
     later = read_status(group.id, dataclasses.replace(after, expires_at=after.read_at))
     again = [one is other for one, other in zip(later.jobs, after.jobs, strict=True)]
     assert again == [True, False, False], "outlooks of open jobs are a second old at most"

@@ -25,12 +25,18 @@ each_filter = pytest.mark.parametrize("name", FILTERS)
 
 
 def _groups() -> list[str]:
-    """Submit groups, of which each second one has the backend and the metadata; return the ids of these, newest first."""
+    """Submit groups, of which each second one has the backend and the metadata; return the ids of
+    these, newest first.
+    """
     made = []
     for number in range(14):
         matches = number % 2 == 0
         names = ["gpu-1"] * 3 if matches else ["gpu-2"]
-        made.append(make.submit(*names, metadata={"scene": f"shot_{int(matches)}", "take": 2 if matches else 1}).pk)
+        made.append(
+            make.submit(
+                *names, metadata={"scene": f"shot_{int(matches)}", "take": 2 if matches else 1}
+            ).pk
+        )
     return made[::2][::-1]
 
 
@@ -78,7 +84,9 @@ def test_pages_of_groups_are_the_same_before_and_after_rows_of_the_previous_rele
 
 
 def _many_others() -> None:
-    """Store rows that no filter finds: PostgreSQL chooses by the rows that it last counted, and by those of each value."""
+    """Store rows that no filter finds: PostgreSQL chooses by the rows that it last counted, and by
+    those of each value.
+    """
     child, label = ChildJob.objects.all()[0], GroupLabel.objects.first()
     groups, children, labels = [], [], []
     for number in range(2000):
@@ -88,7 +96,11 @@ def _many_others() -> None:
         groups.append(group)
         children.append(other)
         if label is not None:
-            labels.append(GroupLabel(group=group, key=label.key, value="other", group_created_at=group.created_at))
+            labels.append(
+                GroupLabel(
+                    group=group, key=label.key, value="other", group_created_at=group.created_at
+                )
+            )
     JobGroup.objects.bulk_create(groups)
     ChildJob.objects.bulk_create(children)
     GroupLabel.objects.bulk_create(labels)
@@ -104,7 +116,8 @@ def _plans(filters: GroupFilter) -> list[str]:
     with transaction.atomic(), connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(
-                "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL enable_hashagg = off"
+                "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL "
+                "enable_hashagg = off"
             )
         with CaptureQueriesContext(connection) as queries:
             listed(filters, lambda row: row.pk, cursor=None, limit=3)
@@ -121,13 +134,17 @@ def _plans(filters: GroupFilter) -> list[str]:
     [(FILTERS["backend"], "child_backend_newest"), (FILTERS["metadata"], "label_newest")],
     ids=["backend", "metadata"],
 )
-def test_groups_are_read_in_order_as_far_as_the_page_needs(filters: GroupFilter, index: str) -> None:
+def test_groups_are_read_in_order_as_far_as_the_page_needs(
+    filters: GroupFilter, index: str
+) -> None:
     make.farm(2)
     _groups()
     unfilled, few, keys, page = _plans(filters)
     assert index in keys
     assert not any(
-        word in plan for plan in (few, unfilled, keys) for word in ("SCAN jobgroups", "TEMP B-TREE", "Sort", "Seq Scan")
+        word in plan
+        for plan in (few, unfilled, keys)
+        for word in ("SCAN jobgroups", "TEMP B-TREE", "Sort", "Seq Scan")
     )
     assert "SCAN" not in page
 

@@ -46,7 +46,9 @@ def test_held_or_disabled_backend_claims_nothing(fence: FencingToken, hold: Hold
     assert idle(fence)
 
 
-def test_claim_checks_the_hold_under_the_lease(fence: FencingToken, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claim_checks_the_hold_under_the_lease(
+    fence: FencingToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
     factories.submit()
     original = claims._oldest_bound
 
@@ -60,7 +62,9 @@ def test_claim_checks_the_hold_under_the_lease(fence: FencingToken, monkeypatch:
     assert not Attempt.objects.exists()
 
 
-def test_claim_checks_that_the_child_was_not_moved(fence: FencingToken, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claim_checks_that_the_child_was_not_moved(
+    fence: FencingToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
     factories.backend("gpu-2")
     factories.submit()
     original = claims._oldest_bound

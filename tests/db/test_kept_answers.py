@@ -1,4 +1,6 @@
-"""A kept answer that is patched with the jobs that changed equals one that reads all, after every write of a history."""
+"""A kept answer that is patched with the jobs that changed equals one that reads all, after every
+write of a history.
+"""
 
 import contextlib
 import random
@@ -25,9 +27,23 @@ from tests.harness.database_work import database_work
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("files_folder")]
 
 
-#: How often a write is tried, beside 1 of the others: a job is to end, and its files to be copied, before all are cancelled.
-_OFTEN = {"do_claim": 12.0, "do_complete": 12.0, "do_store": 6.0, "do_hash": 3.0, "do_retry": 2.0, "do_progress": 3.0}
-_SELDOM = {"do_cancel": 0.05, "do_cancel_a_job": 0.2, "do_change_group": 0.5, "do_move": 0.3, "do_lose": 0.3}
+#: How often a write is tried, beside 1 of the others: a job is to end, and its files to be copied,
+#: before all are cancelled.
+_OFTEN = {
+    "do_claim": 12.0,
+    "do_complete": 12.0,
+    "do_store": 6.0,
+    "do_hash": 3.0,
+    "do_retry": 2.0,
+    "do_progress": 3.0,
+}
+_SELDOM = {
+    "do_cancel": 0.05,
+    "do_cancel_a_job": 0.2,
+    "do_change_group": 0.5,
+    "do_move": 0.3,
+    "do_lose": 0.3,
+}
 
 
 class _History:
@@ -44,7 +60,9 @@ class _History:
         self._is_pool = is_pool
 
     def write(self) -> str:
-        """Make one write that is possible now, and return its name; one that is not changes nothing."""
+        """Make one write that is possible now, and return its name; one that is not changes
+        nothing.
+        """
         while True:
             names = [name for name in dir(self) if name.startswith("do_")]
             weights = [{**_OFTEN, **_SELDOM}.get(name, 1.0) for name in names]
@@ -62,7 +80,9 @@ class _History:
         return attempt, next(one for one in self._fences if one.backend_id == attempt.backend_id)
 
     def _capture(self, **of: Any) -> Capture:
-        return self._random.choice(list(Capture.objects.filter(child__group=self.group, **of).order_by("id")))
+        return self._random.choice(
+            list(Capture.objects.filter(child__group=self.group, **of).order_by("id"))
+        )
 
     def do_claim(self) -> None:
         fence = self._random.choice(self._fences)
@@ -76,7 +96,9 @@ class _History:
             factories.start(claimed, fence)
 
     def _waits(self) -> bool:
-        fit = self.group.children.filter(status="queued", current_attempt=None, not_before=None, is_bound=False)
+        fit = self.group.children.filter(
+            status="queued", current_attempt=None, not_before=None, is_bound=False
+        )
         return fit.exists() and not Attempt.objects.filter(ended_at__isnull=True).exists()
 
     def do_start(self) -> None:
@@ -84,7 +106,11 @@ class _History:
 
     def do_complete(self) -> None:
         name = f"{self._random.randrange(3)}.png"
-        end(*self._attempt(state=AttemptState.RUNNING), {"filename": name}, {"filename": f"b_{name}"})
+        end(
+            *self._attempt(state=AttemptState.RUNNING),
+            {"filename": name},
+            {"filename": f"b_{name}"},
+        )
 
     def do_fail(self) -> None:
         factories.fail(*self._attempt(state=AttemptState.RUNNING))
@@ -97,23 +123,31 @@ class _History:
 
     def do_progress(self) -> None:
         child = self._child(status="running")
-        row = ProgressRow(child.id, child.current_attempt_id or 0, self._random.uniform(0, 99), "KSampler", 10, 20)
+        row = ProgressRow(
+            child.id, child.current_attempt_id or 0, self._random.uniform(0, 99), "KSampler", 10, 20
+        )
         progress_flush(rows=[row])
 
     def do_star(self) -> None:
-        child_star(group_id=self.group.id, job_id=self._child().id, starred=self._random.random() < 0.5)
+        child_star(
+            group_id=self.group.id, job_id=self._child().id, starred=self._random.random() < 0.5
+        )
 
     def do_store(self) -> None:
         _store(self._capture(due_at__isnull=False), self._random.choice([b"cat", b"dog", b"owl"]))
 
     def do_postpone(self) -> None:
-        captures.capture_postpone(capture_id=self._capture().pk, first=1, longest=9, reason="The backend is away.")
+        captures.capture_postpone(
+            capture_id=self._capture().pk, first=1, longest=9, reason="The backend is away."
+        )
 
     def do_give_up(self) -> None:
         captures.capture_give_up(capture_id=self._capture().pk, reason="There is no such file.")
 
     def do_warn(self) -> None:
-        captures.capture_warn(capture_id=self._capture().pk, reason=f"Doubtful {self._random.random()}.")
+        captures.capture_warn(
+            capture_id=self._capture().pk, reason=f"Doubtful {self._random.random()}."
+        )
 
     def do_request_captures(self) -> None:
         if self._random.random() < 0.5:
@@ -126,14 +160,18 @@ class _History:
 
     def do_replace(self) -> None:
         child = self._child(status="completed")
-        reported = self._random.choice(list(ReportedFile.objects.filter(attempt=child.current_attempt_id)))
+        reported = self._random.choice(
+            list(ReportedFile.objects.filter(attempt=child.current_attempt_id))
+        )
         files.output_replaced(job_id=child.id, digest=reported.digest)
 
     def do_change_group(self) -> None:
         groups.group_change(group_id=self.group.id, name=f"name {self._random.random()}")
 
     def do_move(self) -> None:
-        moves.child_move(group_id=self.group.id, job_id=self._child().id, backend_id=self._fences[0].backend_id)
+        moves.child_move(
+            group_id=self.group.id, job_id=self._child().id, backend_id=self._fences[0].backend_id
+        )
 
     def do_cancel_a_job(self) -> None:
         child_cancel(group_id=self.group.id, job_id=self._child().id)
@@ -176,14 +214,18 @@ def test_few_rows_are_read_of_a_group_of_which_one_job_changed() -> None:
     job = group.children.get(position=200)
     child_star(group_id=group.id, job_id=job.id, starred=True)
     patched, part = _steps(lambda: read_status(group.id, kept))
-    assert [at for at, (one, other) in enumerate(zip(patched.jobs, kept.jobs, strict=True)) if one is not other] == [
-        200
-    ]
+    assert [
+        at
+        for at, (one, other) in enumerate(zip(patched.jobs, kept.jobs, strict=True))
+        if one is not other
+    ] == [200]
     if connection.vendor == "sqlite":
         assert part < whole / 4
 
 
-def test_answer_is_kept_over_an_update_of_which_the_group_does_not_know(files_folder: object) -> None:
+def test_answer_is_kept_over_an_update_of_which_the_group_does_not_know(
+    files_folder: object,
+) -> None:
     """A trigger numbers a change that no service made."""
     fence = factories.online()
     group, claimed = factories.running(fence)

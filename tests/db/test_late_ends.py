@@ -42,7 +42,9 @@ def hang(fence: FencingToken) -> Attempt:
 
 
 @pytest.mark.parametrize("ending", ["lost", "error", "interrupted"])
-def test_stalled_attempt_that_ends_after_the_release_does_not_quarantine_again(settings: Settings, ending: str) -> None:
+def test_stalled_attempt_that_ends_after_the_release_does_not_quarantine_again(
+    settings: Settings, ending: str
+) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = online("gpu-1")
     claimed = hang(fence)
@@ -64,7 +66,9 @@ def test_stalled_attempt_that_ends_after_the_release_does_not_quarantine_again(s
 
 
 @pytest.mark.parametrize("stop", ["cancel", "pause"])
-def test_stopped_prompt_that_is_lost_does_not_count_against_its_backend(settings: Settings, stop: str) -> None:
+def test_stopped_prompt_that_is_lost_does_not_count_against_its_backend(
+    settings: Settings, stop: str
+) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 1
     fence = online("gpu-1")
     group, claimed = factories.running(fence)
@@ -164,7 +168,9 @@ def give_up_accepted(claimed: Attempt, fence: FencingToken) -> None:
 
 def go_offline(claimed: Attempt, fence: FencingToken) -> None:
     factories.start(claimed, fence)
-    Backend.objects.filter(pk=fence.backend_id).update(reachability=Reachability.OFFLINE, unreachable_since=now())
+    Backend.objects.filter(pk=fence.backend_id).update(
+        reachability=Reachability.OFFLINE, unreachable_since=now()
+    )
     assert outages.attempts_move(fence=fence, reason="It does not answer.") == {claimed.pk}
 
 
@@ -292,7 +298,9 @@ def test_runners_are_notified_when_a_blocking_attempt_ends(
     evict(fence)
     assert idle(other)
     notified: list[bool] = []
-    monkeypatch.setattr(hub, "notify_runners", lambda work_only=False: work_only or notified.append(True))
+    monkeypatch.setattr(
+        hub, "notify_runners", lambda work_only=False: work_only or notified.append(True)
+    )
     with django_capture_on_commit_callbacks(execute=True):
         end(claimed, fence)
     assert notified == [True]

@@ -28,7 +28,9 @@ from tests.harness.waits import until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-on_postgres = pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL's locks are meant")
+on_postgres = pytest.mark.skipif(
+    connection.vendor != "postgresql", reason="PostgreSQL's locks are meant"
+)
 
 
 def runner(name: str, *, age: float = 0.0, lived: float = 60.0) -> None:
@@ -36,7 +38,8 @@ def runner(name: str, *, age: float = 0.0, lived: float = 60.0) -> None:
     runners.runner_register(name=name, instance="1", version="0")
     moment = leases.database_now()
     Runner.objects.filter(name=name).update(
-        heartbeat_at=moment - dt.timedelta(seconds=age), started_at=moment - dt.timedelta(seconds=lived)
+        heartbeat_at=moment - dt.timedelta(seconds=age),
+        started_at=moment - dt.timedelta(seconds=lived),
     )
 
 
@@ -164,7 +167,9 @@ def _flush(fence: FencingToken) -> None:
 
 @on_postgres
 @pytest.mark.parametrize("write", [verify_fence, _flush])
-def test_lease_in_a_write_transaction_is_neither_acquired_nor_awaited(write: Callable[[FencingToken], Any]) -> None:
+def test_lease_in_a_write_transaction_is_neither_acquired_nor_awaited(
+    write: Callable[[FencingToken], Any],
+) -> None:
     factories.backend("gpu-1")
     fence = factories.lease("gpu-1", "a")
     Lease.objects.update(expires_at=leases.database_now() - dt.timedelta(seconds=1))
@@ -233,7 +238,9 @@ def test_observation_is_not_stored_under_a_lost_lease() -> None:
     assert factories.row().reachability == "online"
 
 
-def test_lease_of_a_backend_that_is_deleted_meanwhile_is_not_acquired(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_of_a_backend_that_is_deleted_meanwhile_is_not_acquired(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def deleted_meanwhile(*_: object) -> None:
         # PostgreSQL's error if the row is deleted between the query and the insert.
         raise IntegrityError("violates foreign key constraint")

@@ -139,9 +139,13 @@ def _insert_rows(state: StateApps) -> None:
         model = waiting.pop(0)
         name = str(model._meta.model_name)
         values = dict(_REQUIRED.get(name, {}))
-        fields = [one for one in model._meta.local_concrete_fields if one is not model._meta.auto_field]
+        fields = [
+            one for one in model._meta.local_concrete_fields if one is not model._meta.auto_field
+        ]
         try:
-            values = {one.attname: _value(one, rows) for one in fields if one.attname not in values} | values
+            values = {
+                one.attname: _value(one, rows) for one in fields if one.attname not in values
+            } | values
         except KeyError:
             waiting.append(model)
             continue
@@ -153,7 +157,9 @@ def _insert_rows(state: StateApps) -> None:
 
 def _tables(database: BaseDatabaseWrapper) -> list[str]:
     with database.cursor() as cursor:
-        return [table for table in database.introspection.table_names(cursor) if table.startswith(APPS)]
+        return [
+            table for table in database.introspection.table_names(cursor) if table.startswith(APPS)
+        ]
 
 
 def _rows(database: BaseDatabaseWrapper, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -177,7 +183,8 @@ def _schema(database: BaseDatabaseWrapper) -> dict[str, Any]:
                     for one in inspect.get_table_description(cursor, table)
                 ),
                 sorted(
-                    # Django derives the names of unnamed constraints from a digest of their columns.
+                    # Django derives the names of unnamed constraints from a digest of their
+                    # columns.
                     ("" if one["foreign_key"] or one["primary_key"] else name, repr(one))
                     for name, one in inspect.get_constraints(cursor, table).items()
                 ),
@@ -190,8 +197,15 @@ def _number_of(name: str) -> int:
     return next(number for number, (_, one) in enumerate(STATES) if one == name)
 
 
-#: The first state, one in the middle of the squashed migrations, their last one, and the last two; the others are slow.
-SAMPLE: Final = {0, _number_of("0006_child_failed"), _number_of("0012_notice_state"), len(STATES) - 2, len(STATES) - 1}
+#: The first state, one in the middle of the squashed migrations, their last one, and the last two;
+#: the others are slow.
+SAMPLE: Final = {
+    0,
+    _number_of("0006_child_failed"),
+    _number_of("0012_notice_state"),
+    len(STATES) - 2,
+    len(STATES) - 1,
+}
 
 
 @pytest.mark.parametrize(
@@ -225,10 +239,14 @@ def test_fresh_database_has_the_same_schema_by_squashed_migrations(scratch: Scra
     assert _schema(database) == newest
 
 
-def test_long_migration_prints_how_long_it_has_been_running(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_migration_prints_how_long_it_has_been_running(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(migrate, "PROGRESS_SECONDS", 0.001)
     scratch.open("progress")
     printed = io.StringIO()
     call_command("migrate", "jobgroups", database=ALIAS, verbosity=0, stdout=printed)
-    found = re.findall(r"Migrating the database: (\S+) has been running for \d+ s\.\n", printed.getvalue())
+    found = re.findall(
+        r"Migrating the database: (\S+) has been running for \d+ s\.\n", printed.getvalue()
+    )
     assert "jobgroups.0013_pool" in found

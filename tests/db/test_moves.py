@@ -72,7 +72,9 @@ def test_move_ends_the_backoff() -> None:
         ({"tags": []}, "Lacks flux"),
     ],
 )
-def test_move_to_an_unschedulable_or_unfit_backend_is_refused(shut: dict[str, Any], said: str) -> None:
+def test_move_to_an_unschedulable_or_unfit_backend_is_refused(
+    shut: dict[str, Any], said: str
+) -> None:
     farm(2)
     Backend.objects.update(tags=["flux"])
     group = factories.submit("gpu-1", required_capabilities=["flux"])

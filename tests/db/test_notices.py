@@ -59,8 +59,12 @@ def test_end_of_a_group_is_notified_once_with_its_link(group: JobGroup) -> None:
     assert one.sent_at is None
 
 
-@pytest.mark.parametrize(("last", "text"), cases(__file__, "notice_of_a_group_names_failures_and_cancel"))
-def test_notice_of_a_group_names_failures_and_cancel(group: JobGroup, last: str | None, text: str) -> None:
+@pytest.mark.parametrize(
+    ("last", "text"), cases(__file__, "notice_of_a_group_names_failures_and_cancel")
+)
+def test_notice_of_a_group_names_failures_and_cancel(
+    group: JobGroup, last: str | None, text: str
+) -> None:
     run(group, AttemptState.SUCCESS)
     if last:
         run(group, AttemptState(last))
@@ -106,28 +110,39 @@ def test_no_notice_is_stored_when_the_transaction_fails(group: JobGroup) -> None
 
 def away(seconds: float) -> None:
     since = now() - dt.timedelta(seconds=seconds)
-    Backend.objects.update(reachability=Reachability.OFFLINE, unreachable_since=since, status_reason="refused")
+    Backend.objects.update(
+        reachability=Reachability.OFFLINE, unreachable_since=since, status_reason="refused"
+    )
 
 
 def test_absent_backend_with_waiting_jobs_is_notified_once_each_time(group: JobGroup) -> None:
     away(59)
     factories.backend("gpu-2")
-    Backend.objects.filter(pk="gpu-2").update(reachability="offline", unreachable_since=now() - dt.timedelta(hours=1))
+    Backend.objects.filter(pk="gpu-2").update(
+        reachability="offline", unreachable_since=now() - dt.timedelta(hours=1)
+    )
     assert outbox.enqueue_backend_notices(PACE) == 0
     away(61)
     assert [outbox.enqueue_backend_notices(PACE) for _ in range(3)] == [1, 0, 0]
-    assert bodies() == ["gpu-1 has not answered for 1 min (refused); 2 jobs wait for it.\nhttp://farm.example/backends"]
+    assert bodies() == [
+        "gpu-1 has not answered for 1 min (refused); 2 jobs wait for "
+        "it.\nhttp://farm.example/backends"
+    ]
     # It came back and is away again.
     Notice.objects.update(created_at=now() - dt.timedelta(hours=1))
     away(120)
     assert outbox.enqueue_backend_notices(PACE) == 1
 
 
-@pytest.mark.parametrize(("until", "then"), cases(__file__, "quarantined_backend_is_notified_with_reason_and_end"))
+@pytest.mark.parametrize(
+    ("until", "then"), cases(__file__, "quarantined_backend_is_notified_with_reason_and_end")
+)
 def test_quarantined_backend_is_notified_with_reason_and_end(
     group: JobGroup, until: dt.datetime | None, then: str
 ) -> None:
-    Backend.objects.update(quarantined_at=now(), quarantine_reason="It hung.", quarantine_until=until)
+    Backend.objects.update(
+        quarantined_at=now(), quarantine_reason="It hung.", quarantine_until=until
+    )
     assert [outbox.enqueue_backend_notices(PACE) for _ in range(2)] == [1, 0]
     assert Notice.objects.get().title == "gpu-1 is quarantined"
     assert bodies()[0].startswith(f"gpu-1 is quarantined: It hung. {then}")
@@ -143,7 +158,9 @@ def test_unfit_backend_is_not_notified_as_silent(group: JobGroup) -> None:
     )
 
 
-def test_notified_backends_are_not_notified_again_and_take_no_lock(django_assert_num_queries: Any) -> None:
+def test_notified_backends_are_not_notified_again_and_take_no_lock(
+    django_assert_num_queries: Any,
+) -> None:
     for number in range(20):
         factories.backend(f"gpu-{number}", quarantined_at=now())
     assert outbox.enqueue_backend_notices(PACE) == 20
@@ -166,7 +183,9 @@ def test_empty_queue_is_notified_once_after_30_s(group: JobGroup) -> None:
     assert not outbox.enqueue_queue_empty(PACE), "it ended too long ago"
     older(31)
     assert [outbox.enqueue_queue_empty(PACE) for _ in range(3)] == [True, False, False]
-    assert bodies()[-1] == ("Nothing waits or runs any more. The last group was shot_001.\nhttp://farm.example/")
+    assert bodies()[-1] == (
+        "Nothing waits or runs any more. The last group was shot_001.\nhttp://farm.example/"
+    )
 
 
 def test_queue_is_not_empty_while_a_group_is_open(group: JobGroup) -> None:
@@ -195,7 +214,9 @@ def test_empty_queue_is_notified_at_most_every_half_hour(group: JobGroup) -> Non
 def notice(**fields: Any) -> Notice:
     moment = now()
     given = {"kind": "group_ended", "title": "a: done", "body": "a: done, took 1 s"}
-    return Notice.objects.create(**{**given, "created_at": moment, "next_attempt_at": moment, **fields})
+    return Notice.objects.create(
+        **{**given, "created_at": moment, "next_attempt_at": moment, **fields}
+    )
 
 
 def claim(by: str = "one") -> list[Notice]:

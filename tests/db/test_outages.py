@@ -44,7 +44,9 @@ def attempt_of(claimed: Attempt) -> Attempt:
 
 
 def submit(*names: str, **fields: Any) -> JobGroup:
-    return factories.submit(*names or ("gpu-1",), **{"max_attempts": 2, "retry_elsewhere": RetryScope.ANY, **fields})
+    return factories.submit(
+        *names or ("gpu-1",), **{"max_attempts": 2, "retry_elsewhere": RetryScope.ANY, **fields}
+    )
 
 
 def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -> None:
@@ -201,7 +203,9 @@ def test_late_result_is_adopted_while_the_moved_job_waits(started: bool) -> None
 
 
 @pytest.mark.parametrize("policy", [RetryScope.NEVER, RetryScope.ANY])
-def test_lost_attempt_counts_once_against_its_backend(settings: Settings, policy: RetryScope) -> None:
+def test_lost_attempt_counts_once_against_its_backend(
+    settings: Settings, policy: RetryScope
+) -> None:
     settings.DIRECTOR_QUARANTINE_FAILURES = 2
     fence, _ = farm(2)
     submit("gpu-1", "gpu-1", retry_elsewhere=policy, max_attempts=2)
@@ -252,11 +256,21 @@ BY_THEN = r" if the backend does not answer by then\."
 @pytest.mark.parametrize(
     ("claim", "policy", "seconds", "then"),
     [
-        (begin, {"retry_elsewhere": RetryScope.NEVER, "max_attempts": 1}, 5, rf"Fails at {CLOCK}{BY_THEN}"),
+        (
+            begin,
+            {"retry_elsewhere": RetryScope.NEVER, "max_attempts": 1},
+            5,
+            rf"Fails at {CLOCK}{BY_THEN}",
+        ),
         (begin, {"retry_elsewhere": RetryScope.NEVER}, 5, rf"Retried at {CLOCK}{BY_THEN}"),
         (begin, {"max_attempts": 1}, 5, rf"Fails at {CLOCK}{BY_THEN}"),
         (begin, {}, 5, rf"Moves to another backend at {CLOCK}\. Retried at {CLOCK}{BY_THEN}"),
-        (begin, {}, 61, rf"Moves to another backend as soon as possible\. Retried at {CLOCK}{BY_THEN}"),
+        (
+            begin,
+            {},
+            61,
+            rf"Moves to another backend as soon as possible\. Retried at {CLOCK}{BY_THEN}",
+        ),
         (accept, {}, 5, rf"Moves to another backend at {CLOCK}\. Given up at {CLOCK}\."),
     ],
 )

@@ -1,4 +1,6 @@
-"""Jobs with partner nodes: what may have been paid is not sent again without a word of the group or a user."""
+"""Jobs with partner nodes: what may have been paid is not sent again without a word of the group or
+a user.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -60,7 +62,9 @@ def _claimed(*, in_pool: bool, **fields: object) -> tuple[JobGroup, Attempt, Fen
 
 @pytest.mark.parametrize("in_pool", [True, False])
 @pytest.mark.parametrize(("end", "before"), EXECUTED)
-def test_job_that_may_have_been_paid_fails_instead_of_a_retry(end: End, before: End, in_pool: bool) -> None:
+def test_job_that_may_have_been_paid_fails_instead_of_a_retry(
+    end: End, before: End, in_pool: bool
+) -> None:
     group, claimed, fence = _claimed(in_pool=in_pool)
     before(claimed, fence)
     end(claimed, fence)
@@ -83,12 +87,18 @@ def test_paid_job_that_never_ran_waits_again(end: End, in_pool: bool) -> None:
 def test_refused_paid_job_of_the_pool_waits_for_another_backend() -> None:
     _, claimed, fence = _claimed(in_pool=True)
     details = {"refused_by": "director"}
-    attempts.attempt_refused(attempt_id=claimed.pk, fence=fence, message="no key", details=details, kind=_LACKS)
+    attempts.attempt_refused(
+        attempt_id=claimed.pk, fence=fence, message="no key", details=details, kind=_LACKS
+    )
     assert ChildJob.objects.get().status == "queued"
 
 
-@pytest.mark.parametrize(("named", "status"), [("node_error", "queued"), ("backend_lost", "failed")])
-def test_paid_job_is_retried_only_after_a_failure_that_retry_on_names(named: str, status: str) -> None:
+@pytest.mark.parametrize(
+    ("named", "status"), [("node_error", "queued"), ("backend_lost", "failed")]
+)
+def test_paid_job_is_retried_only_after_a_failure_that_retry_on_names(
+    named: str, status: str
+) -> None:
     _, claimed, fence = _claimed(in_pool=False, retry_on=[named])
     factories.start(claimed, fence)
     factories.fail(claimed, fence)

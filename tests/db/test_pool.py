@@ -1,4 +1,6 @@
-"""Claims from the pool: what two of them, or a claim and a change by a person, come to at the same moment."""
+"""Claims from the pool: what two of them, or a claim and a change by a person, come to at the same
+moment.
+"""
 
 import contextlib
 import datetime as dt
@@ -20,7 +22,18 @@ from jobgroups.models import Attempt, ChildJob, JobGroup, Timing, Variant
 from jobgroups.queries import pool
 from jobgroups.queries.groups import child_detail, group_snapshot
 from jobgroups.queries.pool import pool_snapshot
-from jobgroups.services import attempts, cancellation, claims, expiry, holds, leases, moves, purge, retries, runners
+from jobgroups.services import (
+    attempts,
+    cancellation,
+    claims,
+    expiry,
+    holds,
+    leases,
+    moves,
+    purge,
+    retries,
+    runners,
+)
 from jobgroups.services.claims import ClaimResult
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
@@ -200,7 +213,11 @@ def test_a_backend_that_would_fail_again_does_not_take_the_job_again() -> None:
     group = submit_to_pool(1)
     fail(claim(first, group), first, FailureClass.CUDA_FATAL)
     retry = factories.log(group)[-1]
-    assert (retry["type"], retry["backend_id"], retry["next_backend_id"]) == ("child_retrying", "gpu-1", None)
+    assert (retry["type"], retry["backend_id"], retry["next_backend_id"]) == (
+        "child_retrying",
+        "gpu-1",
+        None,
+    )
     assert claim(first, group).in_vain
     assert claim(second, group).claim is not None
 
@@ -235,7 +252,11 @@ def test_a_job_that_failed_ends_when_the_candidate_for_which_it_waits_stays_away
     Backend.objects.filter(pk="gpu-2").update(unreachable_since=now() - dt.timedelta(seconds=601))
     assert sum(race(fail_barred, fail_barred)) == 1
     failed, waits = group.children.order_by("status")
-    assert (failed.status, failed.failure_class, failed.error_message) == ("failed", "cuda_fatal", "It met cuda_fatal.")
+    assert (failed.status, failed.failure_class, failed.error_message) == (
+        "failed",
+        "cuda_fatal",
+        "It met cuda_fatal.",
+    )
     assert waits.status == "queued"
     assert factories.types(group).count("child_failed") == 1
 
@@ -336,7 +357,10 @@ def test_a_job_that_failed_on_the_only_backend_that_works_waits_for_others() -> 
     Timing.objects.create(workflow_digest=group.workflow_digest, backend_id="gpu-1", **learned)
     fail(claim(fence, group), fence, FailureClass.CUDA_FATAL)
     ChildJob.objects.update(not_before=None)
-    assert [reason(group), reason(group, 1)] == ["1st in line for gpu-2.", "2nd in line for any of 2 backends."]
+    assert [reason(group), reason(group, 1)] == [
+        "1st in line for gpu-2.",
+        "2nd in line for any of 2 backends.",
+    ]
     holds.backend_hold(backend_id="gpu-2", hold=Hold.PAUSE)
     pool._cache.forget()
     failed, other = group_snapshot(group.id)["child_jobs"]
@@ -357,7 +381,9 @@ def test_a_purge_leaves_no_variant() -> None:
     assert (JobGroup.objects.count(), Variant.objects.count()) == (0, 0)
 
 
-def test_thousands_of_jobs_are_cancelled_in_a_few_statements(django_assert_max_num_queries: Any) -> None:
+def test_thousands_of_jobs_are_cancelled_in_a_few_statements(
+    django_assert_max_num_queries: Any,
+) -> None:
     online("gpu-1")
     group = submit_to_pool(2_500)
     with django_assert_max_num_queries(40):

@@ -14,7 +14,13 @@ from pytest_django import Settings
 
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState
-from jobgroups.errors import GroupDeleted, GroupNotFound, GroupOpen, GroupStopping, IdempotencyConflict
+from jobgroups.errors import (
+    GroupDeleted,
+    GroupNotFound,
+    GroupOpen,
+    GroupStopping,
+    IdempotencyConflict,
+)
 from jobgroups.models import (
     AbandonedPrompt,
     Attempt,
@@ -41,7 +47,9 @@ _OLD = dt.timedelta(days=100)
 _CUT = dt.timedelta(days=90)
 
 
-def _ended(*, age: dt.timedelta = _OLD, starred: bool = False, state: AttemptState = AttemptState.SUCCESS) -> JobGroup:
+def _ended(
+    *, age: dt.timedelta = _OLD, starred: bool = False, state: AttemptState = AttemptState.SUCCESS
+) -> JobGroup:
     """Return a group of one child whose end is so long ago."""
     if not factories.Backend.objects.exists():
         factories.backend()
@@ -114,9 +122,13 @@ def test_purge_keeps_the_last_day() -> None:
 
 
 def _captured(group: JobGroup, *, size: int = 0, file: StoredFile | None = None) -> StoredFile:
-    """Let a file of so many bytes, or one that another group has, be captured for the job of a group."""
+    """Let a file of so many bytes, or one that another group has, be captured for the job of a
+    group.
+    """
     name = uuid.uuid4().hex
-    file = file or StoredFile.objects.create(id=name, blake3=name, sha256=name, size_bytes=size, created_at=now())
+    file = file or StoredFile.objects.create(
+        id=name, blake3=name, sha256=name, size_bytes=size, created_at=now()
+    )
     assert Capture.objects.filter(child__group=group).update(file=file, due_at=None) == 1
     return file
 
@@ -156,7 +168,8 @@ def test_limit_of_bytes_deletes_the_oldest_groups_with_files() -> None:
     for group in (starred, by_age, young):
         _captured(group, size=100)
     _captured(second, file=_captured(first, size=30))
-    # The file that goes by its age is none of the bytes that are kept; what two groups share counts once.
+    # The file that goes by its age is none of the bytes that are kept; what two groups share counts
+    # once.
     assert groups_purgeable(Limits(age=_CUT, size_bytes=230))[0].groups == 1
     _, due = groups_purgeable(Limits(age=dt.timedelta(days=95), size_bytes=229))
     assert [(one["id"], one["reason"]) for one in due] == [
@@ -167,13 +180,16 @@ def test_limit_of_bytes_deletes_the_oldest_groups_with_files() -> None:
     purged = _purge(age=dt.timedelta(days=95), size_bytes=229)
     assert (purged.groups, purged.files, purged.bytes) == (3, 2, 130)
     assert _left() == {starred.pk, plain.pk, young.pk}
-    # Nothing that may go is left but the young group: the star keeps its file also beyond the limit.
+    # Nothing that may go is left but the young group: the star keeps its file also beyond the
+    # limit.
     assert _purge(age=None, size_bytes=1).bytes == 100
     assert _left() == {starred.pk, plain.pk}
 
 
 @pytest.mark.django_db(transaction=True)
-def test_retention_is_off_by_default_and_applied_by_one_process_at_a_time(settings: Settings) -> None:
+def test_retention_is_off_by_default_and_applied_by_one_process_at_a_time(
+    settings: Settings,
+) -> None:
     JobGroup.objects.filter(pk__in=[_ended().pk for _ in range(2)]).update(total_count=400)
     assert list(retention_apply()) == []
     settings.DIRECTOR_RETENTION_DAYS = 30
@@ -216,7 +232,9 @@ def test_user_deletes_one_group_with_the_files_of_no_other() -> None:
     ],
     ids=["open", "pending stop", "abandoned prompt"],
 )
-def test_group_is_not_deleted_while_a_prompt_may_run(change: Callable[[], None], refusal: type[Exception]) -> None:
+def test_group_is_not_deleted_while_a_prompt_may_run(
+    change: Callable[[], None], refusal: type[Exception]
+) -> None:
     group = _ended()
     change()
     before = _rows()
@@ -254,7 +272,11 @@ def test_concurrent_submission_and_deletion_make_no_second_group() -> None:
         key = {"idempotency_key": f"take-{number}", "idempotency_digest": "d"}
         group = factories.submit(**key)
         group_cancel(group_id=group.pk)
-        _, made = race(partial(group_delete, group_id=group.pk), partial(factories.submit, **key), refused=GroupDeleted)
+        _, made = race(
+            partial(group_delete, group_id=group.pk),
+            partial(factories.submit, **key),
+            refused=GroupDeleted,
+        )
         assert isinstance(made, GroupDeleted) or made.pk == group.pk
         assert not JobGroup.objects.exists()
 
@@ -278,7 +300,9 @@ def test_concurrent_write_and_purge_are_serialized(is_star: bool) -> None:
         group = _ended(state=AttemptState.ERROR)
         write = partial(group_retry, group_id=group.pk)
         if is_star:
-            write = partial(child_star, group_id=group.pk, job_id=group.children.get().pk, starred=True)
+            write = partial(
+                child_star, group_id=group.pk, job_id=group.children.get().pk, starred=True
+            )
         purged, done = race(_purge, write, refused=GroupNotFound)
         is_gone = isinstance(done, GroupNotFound)
         assert (purged.groups, _rows()[:3]) == ((1, [0, 0, 0]) if is_gone else (0, [1, 1, 1]))
@@ -293,7 +317,10 @@ def _said(*arguments: str) -> str:
 def test_purge_command_reports_and_deletes(settings: Settings) -> None:
     old, *_ = _groups(100, 80, 5)
     reason, total = _said("--older-than", "90d", "--dry-run").splitlines()
-    assert (reason.endswith(": beyond the limit of days"), "Would delete 1 group that" in total) == (True, True)
+    assert (
+        reason.endswith(": beyond the limit of days"),
+        "Would delete 1 group that" in total,
+    ) == (True, True)
     assert "Retention is off" in _said("--dry-run")
     settings.DIRECTOR_RETENTION_GROUPS = 2
     assert "when 2 groups have ended later" in _said("--dry-run")
@@ -307,7 +334,9 @@ def test_purge_command_reports_and_deletes(settings: Settings) -> None:
         _said("--starred")
 
 
-@pytest.mark.parametrize("arguments", [["--older-than", age] for age in ("90", "23h", "99999999d", "9" * 20 + "d")])
+@pytest.mark.parametrize(
+    "arguments", [["--older-than", age] for age in ("90", "23h", "99999999d", "9" * 20 + "d")]
+)
 def test_purge_command_requires_an_age_of_a_day(arguments: list[str]) -> None:
     _ended()
     with pytest.raises(CommandError, match="older-than"):

@@ -1,4 +1,6 @@
-"""A recall: a prompt that waits at a backend is taken back for another one, and no prompt of its job runs twice."""
+"""A recall: a prompt that waits at a backend is taken back for another one, and no prompt of its
+job runs twice.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def started(claimed: Attempt, fence: FencingToken) -> Attempt:
     return attempts.attempt_started(attempt_id=claimed.pk, fence=fence)
 
 
-def test_recalled_job_is_claimed_elsewhere_after_its_prompt_is_removed(fences: list[FencingToken]) -> None:
+def test_recalled_job_is_claimed_elsewhere_after_its_prompt_is_removed(
+    fences: list[FencingToken],
+) -> None:
     first, second = fences
     group, claimed = accepted(first)
     queued_at = only(group).queued_at
@@ -61,7 +65,11 @@ def test_recalled_job_is_claimed_elsewhere_after_its_prompt_is_removed(fences: l
     assert shown["waiting_reason"] == "Its prompt is being removed from the queue of gpu-1."
     removed(claimed, first)
     attempt = Attempt.objects.get()
-    assert (attempt.state, attempt.stop_reason, attempt.is_counted) == ("interrupted", "recalled", False)
+    assert (attempt.state, attempt.stop_reason, attempt.is_counted) == (
+        "interrupted",
+        "recalled",
+        False,
+    )
     assert attempt.error_message == "Taken back: another backend can start it earlier"
     child = only(group)
     assert (child.queued_at, child.uncounted_attempts) == (queued_at, 0)
@@ -73,7 +81,9 @@ def test_recalled_job_is_claimed_elsewhere_after_its_prompt_is_removed(fences: l
     assert factories.types(group) == ["group_created", *ends]
 
 
-def test_only_backend_that_fits_takes_a_recalled_job_again_at_once(fences: list[FencingToken]) -> None:
+def test_only_backend_that_fits_takes_a_recalled_job_again_at_once(
+    fences: list[FencingToken],
+) -> None:
     group, claimed = accepted(fences[0])
     recall(claimed)
     removed(claimed, fences[0])
@@ -121,7 +131,9 @@ def test_unsent_prompt_or_bound_job_is_not_recalled(fences: list[FencingToken]) 
     assert not recall(factories.accept(fences[0]))
 
 
-def test_recall_is_void_when_the_prompt_starts_before_its_removal(fences: list[FencingToken]) -> None:
+def test_recall_is_void_when_the_prompt_starts_before_its_removal(
+    fences: list[FencingToken],
+) -> None:
     first, second = fences
     group, claimed = accepted(first)
     recall(claimed)
@@ -135,7 +147,9 @@ def test_recall_is_void_when_the_prompt_starts_before_its_removal(fences: list[F
     assert "child_retrying" not in factories.types(group)
 
 
-def test_prompt_that_failed_unseen_during_its_recall_decides_the_job(fences: list[FencingToken]) -> None:
+def test_prompt_that_failed_unseen_during_its_recall_decides_the_job(
+    fences: list[FencingToken],
+) -> None:
     group, claimed = accepted(fences[0], max_attempts=1)
     recall(claimed)
     end = factories.end(AttemptState.ERROR, error_message="bad latent")
@@ -144,7 +158,9 @@ def test_prompt_that_failed_unseen_during_its_recall_decides_the_job(fences: lis
     assert not attempts.attempt_ended(attempt_id=claimed.pk, fence=fences[0], end=end)
 
 
-def test_recalled_job_that_is_cancelled_is_stopped_at_its_backend(fences: list[FencingToken]) -> None:
+def test_recalled_job_that_is_cancelled_is_stopped_at_its_backend(
+    fences: list[FencingToken],
+) -> None:
     group, claimed = accepted(fences[0])
     recall(claimed)
     _cancelled(claimed, fences[0])

@@ -233,7 +233,15 @@ def test_retried_job_is_not_claimed_while_its_earlier_prompt_may_run(fence: Fenc
 
 
 @pytest.mark.parametrize(
-    "late", [factories.start, factories.lose, factories.interrupted_by_other, factories.fail, time_out, factories.crash]
+    "late",
+    [
+        factories.start,
+        factories.lose,
+        factories.interrupted_by_other,
+        factories.fail,
+        time_out,
+        factories.crash,
+    ],
 )
 def test_earlier_attempt_changes_nothing_of_a_retried_job(
     fence: FencingToken, late: Callable[[Attempt, FencingToken], object]
@@ -275,7 +283,9 @@ def test_retry_adopts_a_late_result(fence: FencingToken) -> None:
 
 
 @pytest.mark.parametrize("is_registered", [True, False])
-def test_retry_does_not_adopt_a_result_without_its_files_or_backend(fence: FencingToken, is_registered: bool) -> None:
+def test_retry_does_not_adopt_a_result_without_its_files_or_backend(
+    fence: FencingToken, is_registered: bool
+) -> None:
     group, attempt = late_success(fence)
     if is_registered:
         Attempt.objects.filter(pk=attempt.pk).update(failure_class="output_gone")

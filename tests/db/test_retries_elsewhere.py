@@ -42,7 +42,9 @@ SHUT: dict[str, dict[str, Any]] = {
 }
 
 
-def failed(*backend_ids: str, kind: FailureClass = FailureClass.NODE_ERROR, **fields: Any) -> JobGroup:
+def failed(
+    *backend_ids: str, kind: FailureClass = FailureClass.NODE_ERROR, **fields: Any
+) -> JobGroup:
     group = factories.submit(*backend_ids, **fields)
     for backend_id in backend_ids:
         fence = factories.lease(backend_id)
@@ -178,7 +180,9 @@ def test_concurrent_retry_and_backend_deletion_are_serialized() -> None:
         online("gpu-1")
         group = failed("gpu-1")
         outcomes = race(
-            partial(group_retry, group_id=group.id), partial(backend_delete, backend_id="gpu-1"), refused=Conflict
+            partial(group_retry, group_id=group.id),
+            partial(backend_delete, backend_id="gpu-1"),
+            refused=Conflict,
         )
         codes = [one.code if isinstance(one, Conflict) else "done" for one in outcomes]
         assert codes in (["done", "backend_in_use"], ["backend_unavailable", "done"])
@@ -245,7 +249,9 @@ def running(
     return factories.fresh(group), failed
 
 
-def retry_one(group: JobGroup, child: ChildJob, choice: Choice = AS_THE_GROUP_SAYS, **said: Any) -> RetryResult:
+def retry_one(
+    group: JobGroup, child: ChildJob, choice: Choice = AS_THE_GROUP_SAYS, **said: Any
+) -> RetryResult:
     return child_retry(group_id=group.id, job_id=child.id, choice=choice, **said)
 
 
@@ -265,8 +271,18 @@ def test_failed_job_is_retried_while_its_group_runs(fence: FencingToken) -> None
     assert (again.error_message, again.error_type, again.failure_class) == (None, None, "")
     assert factories.fresh(group).failed_count == 0
     event = factories.log(group)[-1]
-    expected = {"type": "child_retrying", "run": 1, "job_id": failed.id, "attempt": 1, "not_before": None}
-    expected |= {"next_backend_id": "gpu-1", "queued_at": iso(again.queued_at), "requested_by": "anna"}
+    expected = {
+        "type": "child_retrying",
+        "run": 1,
+        "job_id": failed.id,
+        "attempt": 1,
+        "not_before": None,
+    }
+    expected |= {
+        "next_backend_id": "gpu-1",
+        "queued_at": iso(again.queued_at),
+        "requested_by": "anna",
+    }
     assert event == {**event, **expected}
     run_all(fence)
     stored = factories.fresh(group)
@@ -302,7 +318,9 @@ def test_retry_within_a_run_adopts_a_late_result(fence: FencingToken) -> None:
 def test_retry_by_a_person_ignores_max_attempts(fence: FencingToken) -> None:
     group, failed = running(fence, max_attempts=1)
     retry_one(group, failed)
-    ChildJob.objects.filter(group=group).exclude(pk=failed.pk).update(queued_at=now() + dt.timedelta(hours=1))
+    ChildJob.objects.filter(group=group).exclude(pk=failed.pk).update(
+        queued_at=now() + dt.timedelta(hours=1)
+    )
     fail(begin(fence), fence)
     assert (factories.fresh(failed).status, factories.fresh(failed).attempt_count) == ("failed", 2)
     assert retry_one(group, failed).job_ids == (failed.id,)

@@ -95,7 +95,12 @@ def test_job_fails_after_max_attempts() -> None:
     child = only(group)
     assert (child.status, child.attempt_count, child.failure_class) == ("failed", 3, "node_error")
     retried = ["child_started", "child_retrying"] * 2
-    assert factories.types(group)[1:] == [*retried, "child_started", "child_failed", "group_complete"]
+    assert factories.types(group)[1:] == [
+        *retried,
+        "child_started",
+        "child_failed",
+        "group_complete",
+    ]
 
 
 def test_internal_error_fails_its_job_and_is_not_retried() -> None:
@@ -237,7 +242,9 @@ def test_timed_out_job_is_retried_after_its_prompt_ended(timed_out: TimedOut) ->
 
 
 @pytest.mark.parametrize("is_completed", [True, False])
-def test_late_result_changes_nothing_when_the_next_attempt_was_claimed(timed_out: TimedOut, is_completed: bool) -> None:
+def test_late_result_changes_nothing_when_the_next_attempt_was_claimed(
+    timed_out: TimedOut, is_completed: bool
+) -> None:
     group, claimed, first, second = timed_out
     assert stall(claimed, first)
     assert not stall(claimed, first)
@@ -285,12 +292,16 @@ def test_concurrent_late_result_and_claim_give_one_result(transactional_db: None
 
 
 def gone(claimed: Attempt, fence: FencingToken) -> None:
-    end = factories.end(failure=FailureClass.OUTPUT_GONE, error_message="All gone.", warnings=("a.png is gone.",))
+    end = factories.end(
+        failure=FailureClass.OUTPUT_GONE, error_message="All gone.", warnings=("a.png is gone.",)
+    )
     attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=end)
 
 
 @pytest.mark.parametrize("max_attempts", [1, 2])
-def test_result_without_its_files_is_retried_and_then_completes_with_a_warning(max_attempts: int) -> None:
+def test_result_without_its_files_is_retried_and_then_completes_with_a_warning(
+    max_attempts: int,
+) -> None:
     fence = online("gpu-1")
     group = submit("gpu-1", attempts=max_attempts)
     for _ in range(max_attempts):
@@ -308,13 +319,17 @@ def test_jobs_of_an_offline_backend_are_spread_over_the_others() -> None:
     # Claimed first: two groups of one millisecond are claimed in the order of their ids.
     sent = factories.claim(away)
     stays = factories.submit("gpu-1")
-    moved = expiry.children_reassign(fence=away, reason="gpu-1 has been away for 60 s.", kind=FailureClass.UNREACHABLE)
+    moved = expiry.children_reassign(
+        fence=away, reason="gpu-1 has been away for 60 s.", kind=FailureClass.UNREACHABLE
+    )
     assert moved == 3
     bound = [child.backend_id for child in group.children.exclude(pk=sent.child_id)]
     assert sorted(Counter(bound).values()) == [1, 2]
     assert set(bound) == {"gpu-2", "gpu-3"}
     events = retrying(group)
-    assert {(one["backend_id"], one["attempt"], one["not_before"]) for one in events} == {("gpu-1", 0, None)}
+    assert {(one["backend_id"], one["attempt"], one["not_before"]) for one in events} == {
+        ("gpu-1", 0, None)
+    }
     assert [one["failure_class"] for one in events] == ["unreachable"] * 3
     assert ChildJob.objects.get(pk=sent.child_id).backend_id == "gpu-1"
     assert only(stays).backend_id == "gpu-1"
@@ -369,7 +384,9 @@ def test_jobs_of_a_disabled_backend_move_when_they_may() -> None:
     assert (only(goes).status, only(goes).backend_id) == ("queued", "gpu-2")
 
 
-def test_retry_skips_a_backend_that_is_deleted_at_that_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_skips_a_backend_that_is_deleted_at_that_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fence, *_ = farm(3)
     group = submit("gpu-1", retry_elsewhere=RetryScope.ANY)
     hold = candidates.lock_backends

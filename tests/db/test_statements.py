@@ -38,7 +38,9 @@ def _group() -> JobGroup:
     """A group of three: one is completed, one runs, one waits."""
     factories.backend()
     fence = factories.lease()
-    group = factories.submit(*["gpu-1"] * 3, required_capabilities=["24gb"], metadata={"scene": "é"})
+    group = factories.submit(
+        *["gpu-1"] * 3, required_capabilities=["24gb"], metadata={"scene": "é"}
+    )
     factories.finish(factories.claim(fence), fence)
     factories.start(factories.claim(fence), fence)
     return group
@@ -60,7 +62,9 @@ def test_prepared_query_returns_the_rows_of_its_query_set() -> None:
 
 def test_deferred_field_is_read_on_access() -> None:
     group = _group()
-    one: PreparedQuery[JobGroup] = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY).defer("workflow_json"))
+    one: PreparedQuery[JobGroup] = PreparedQuery(
+        lambda: JobGroup.objects.filter(pk=KEY).defer("workflow_json")
+    )
     found = one.get(group.id)
     assert found.get_deferred_fields() == {"workflow_json"}
     assert _values(found) == _values(factories.fresh(group))
@@ -119,7 +123,9 @@ def test_prepared_query_works_in_every_thread() -> None:
     assert found == [3] * 6
 
 
-def test_snapshot_is_read_again_when_the_log_changed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshot_is_read_again_when_the_log_changed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     group = _group()
     read = groups.CHILDREN.raw
     times: list[int] = []
@@ -142,7 +148,10 @@ def test_snapshot_is_read_again_when_the_log_changed_meanwhile(monkeypatch: pyte
 def test_insert_stores_the_values_of_the_instances(retry_on: list[str] | None) -> None:
     group = _group()
     JobGroup.objects.update(retry_on=retry_on)
-    for model, changes in ((JobGroup, {"id": "jg_00000000000"}), (ChildJob, {"id": "j_00000000000", "position": 1})):
+    for model, changes in (
+        (JobGroup, {"id": "jg_00000000000"}),
+        (ChildJob, {"id": "j_00000000000", "position": 1}),
+    ):
         made = []
         for number, row in enumerate(model._default_manager.all()):
             values = {name: type(by)(f"{by}{number}") for name, by in changes.items()}

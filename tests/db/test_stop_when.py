@@ -50,8 +50,14 @@ def test_rest_is_stopped_on_every_backend_and_the_group_is_completed(settings: A
     attempt = Attempt.objects.get(pk=begun[2].pk)
     assert (attempt.stop_reason, attempt.ended_at) == ("cancel", None)
     events = factories.log(group)
-    assert [one["type"] for one in events[-6:]] == ["child_completed", *["child_cancelled"] * 4, "group_complete"]
-    assert {one["stopped_by"] for one in events if one["type"] == "child_cancelled"} == {"stop_when"}
+    assert [one["type"] for one in events[-6:]] == [
+        "child_completed",
+        *["child_cancelled"] * 4,
+        "group_complete",
+    ]
+    assert {one["stopped_by"] for one in events if one["type"] == "child_cancelled"} == {
+        "stop_when"
+    }
     assert events[-1]["stopped_at"] == serialize_group(stored)["stopped_at"] is not None
     assert_law(client)
     assert Notice.objects.get().title.endswith(": 2 of 6 done, 4 not needed")
@@ -84,7 +90,9 @@ def test_retry_does_not_stop_again_and_leaves_out_what_was_stopped(fence: Fencin
     factories.finish(factories.claim(fence), fence)
     assert factories.fresh(group).status == "partial_complete"
     stopped_at = factories.fresh(group).stopped_at
-    stopped = [child.id for child in group.children.filter(stopped_by="stop_when").order_by("position")]
+    stopped = [
+        child.id for child in group.children.filter(stopped_by="stop_when").order_by("position")
+    ]
     assert len(retries.group_retry(group_id=group.id).job_ids) == 1
     factories.finish(factories.claim(fence), fence)
     assert factories.fresh(group).status == "completed"
@@ -127,8 +135,13 @@ def test_concurrent_claim_is_stopped_or_finds_nothing() -> None:
         group = factories.submit_to_pool(4, stop_when={"completed": 1})
         first = factories.claim_from_pool(fences[0], group)
         factories.start(first, fences[0])
-        claim = partial(claims.child_claim, client_id="c", depth=20, choice=factories.pool_choice(group))
-        race(partial(factories.finish, first, fences[0]), *(partial(claim, fence=fence) for fence in fences[1:]))
+        claim = partial(
+            claims.child_claim, client_id="c", depth=20, choice=factories.pool_choice(group)
+        )
+        race(
+            partial(factories.finish, first, fences[0]),
+            *(partial(claim, fence=fence) for fence in fences[1:]),
+        )
         assert statuses(group) == {"completed": 1, "stop_when": 3}
         active = Attempt.objects.filter(child__group=group, ended_at__isnull=True)
         assert {row.stop_reason for row in active} <= {"cancel"}
@@ -163,12 +176,21 @@ def unsent(group: JobGroup) -> list[int]:
 
 def test_jobs_of_a_batch_are_stored_with_their_variant_and_variation() -> None:
     group = submit(cfg=None)
-    rows = group.children.order_by("position").values_list("seed", "variation_json", "variant__number")
-    assert list(rows) == [(5, '{"ckpt_name":"a.safetensors"}', 0), (5, '{"ckpt_name":"b.safetensors"}', 1)]
+    rows = group.children.order_by("position").values_list(
+        "seed", "variation_json", "variant__number"
+    )
+    assert list(rows) == [
+        (5, '{"ckpt_name":"a.safetensors"}', 0),
+        (5, '{"ckpt_name":"b.safetensors"}', 1),
+    ]
     assert len(set(group.variants.values_list("workflow_digest", "models_digest"))) == 2
     found = group_snapshot(group.id)
-    assert found["sweep"]["axes"] == [{"input": "ckpt_name", "values": ["a.safetensors", "b.safetensors"]}]
-    assert [one["variation"] for one in found["child_jobs"]] == [json.loads(text) for _, text, _ in rows]
+    assert found["sweep"]["axes"] == [
+        {"input": "ckpt_name", "values": ["a.safetensors", "b.safetensors"]}
+    ]
+    assert [one["variation"] for one in found["child_jobs"]] == [
+        json.loads(text) for _, text, _ in rows
+    ]
 
 
 def test_unsent_jobs_are_counted_for_each_variant_through_claims_ends_moves_and_retries() -> None:
@@ -198,15 +220,24 @@ def test_unsent_jobs_are_counted_for_each_variant_through_claims_ends_moves_and_
 def test_claim_sends_the_workflow_of_the_job_and_a_resumed_attempt_has_it_too() -> None:
     fence = online("gpu-1")
     group = submit(ckpt_name=None, **{"4.ckpt_name": ["a.safetensors"], "cfg": None, "3.cfg": [9]})
-    claimed = claims.child_claim(fence=fence, client_id="c", depth=2, choice=choices(group)[0]).claim
+    claimed = claims.child_claim(
+        fence=fence, client_id="c", depth=2, choice=choices(group)[0]
+    ).claim
     assert claimed is not None
     spec = AttemptSpec.from_claim(claimed)
     assert spec.workflow["3"]["inputs"] == {"seed": 5, "steps": 20, "cfg": 9}
     assert spec.workflow["4"]["inputs"] == {"ckpt_name": "a.safetensors"}
-    attempt = ChildJob.objects.select_related("current_attempt__child__group").get(pk=claimed.child_id).current_attempt
+    attempt = (
+        ChildJob.objects.select_related("current_attempt__child__group")
+        .get(pk=claimed.child_id)
+        .current_attempt
+    )
     assert attempt is not None
     resumed = AttemptSpec.from_row(attempt)
     assert (resumed.workflow, resumed.workflow_digest) == (spec.workflow, spec.workflow_digest)
     assert spec.workflow_digest == group.variants.get().workflow_digest != group.workflow_digest
     found = job_provenance(group.id, claimed.child_id)
-    assert (found["workflow"], found["variation"]) == (spec.workflow, {"4.ckpt_name": "a.safetensors", "3.cfg": 9})
+    assert (found["workflow"], found["variation"]) == (
+        spec.workflow,
+        {"4.ckpt_name": "a.safetensors", "3.cfg": 9},
+    )

@@ -1,4 +1,6 @@
-"""Learned times of a workflow on a backend: stored, moved by later jobs, read as estimates, removed."""
+"""Learned times of a workflow on a backend: stored, moved by later jobs, read as estimates,
+removed.
+"""
 
 import datetime as dt
 import importlib

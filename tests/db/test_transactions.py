@@ -1,4 +1,6 @@
-"""Transactions: batch commits, writes that share one, SQLite's FIFO lock, durability, lost connections."""
+"""Transactions: batch commits, writes that share one, SQLite's FIFO lock, durability, lost
+connections.
+"""
 
 import asyncio
 import sqlite3
@@ -12,7 +14,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import DEFAULT_DB_ALIAS, IntegrityError, OperationalError, connection, connections, transaction
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    IntegrityError,
+    OperationalError,
+    connection,
+    connections,
+    transaction,
+)
 
 from backends.models import Backend
 from director.web.errors import exception_handler
@@ -149,7 +158,9 @@ def test_error_of_one_unit_does_not_affect_the_others(
     assert _stored() == {"gpu-1", "gpu-2"}
 
 
-def test_every_unit_gets_an_error_when_the_transaction_cannot_begin(database: DatabaseThreads) -> None:
+def test_every_unit_gets_an_error_when_the_transaction_cannot_begin(
+    database: DatabaseThreads,
+) -> None:
     async def course() -> list[Any]:
         await database.run(factories.allow_writes, allowed=False)
         async with asyncio.timeout(10):
@@ -179,7 +190,9 @@ def test_cancelled_unit_is_not_run(database: DatabaseThreads) -> None:
 
 @retried_transaction
 def _register(name: str) -> bool:
-    """Store a backend as the API does, in a thread of its own; return whether the runner's thread ran this."""
+    """Store a backend as the API does, in a thread of its own; return whether the runner's thread
+    ran this.
+    """
     factories.backend(name)
     return threading.current_thread().name.startswith("test-together")
 
@@ -200,7 +213,11 @@ def test_writes_of_other_threads_share_the_commits_of_the_runner(database: Datab
     async def course() -> list[Any]:
         async with busy(database):
             own = asyncio.create_task(database.run(runner))
-            works = [partial(_register, "gpu-1"), partial(_register_and_fail, "gpu-2"), partial(_register, "gpu-3")]
+            works = [
+                partial(_register, "gpu-1"),
+                partial(_register_and_fail, "gpu-2"),
+                partial(_register, "gpu-3"),
+            ]
             others = [asyncio.create_task(asyncio.to_thread(connected, work)) for work in works]
             await until(lambda: len(database._waiting) + len(database._urgent) == 4)
         await own
@@ -369,7 +386,9 @@ def test_a_lost_lease_fails_its_own_write_alone() -> None:
 @pytest.fixture
 async def threads(transactional_db: None) -> AsyncIterator[DatabaseThreads]:
     made = DatabaseThreads(
-        threads=1 if connection.vendor == "sqlite" else 4, name="test", batch_commits=connection.vendor == "sqlite"
+        threads=1 if connection.vendor == "sqlite" else 4,
+        name="test",
+        batch_commits=connection.vendor == "sqlite",
     )
     yield made
     await asyncio.to_thread(made.close)
@@ -380,7 +399,9 @@ async def test_write_after_the_end_of_the_runner_is_refused(threads: DatabaseThr
         completer = Completer(threads, tasks)
     for _ in range(2):
         with pytest.raises(RuntimeError):
-            await completer.store("jg_1", attempts.attempt_ended, fence=FencingToken("gpu-1", 1), attempt_id=1)
+            await completer.store(
+                "jg_1", attempts.attempt_ended, fence=FencingToken("gpu-1", 1), attempt_id=1
+            )
 
 
 async def test_one_bad_write_of_a_batch_fails_alone(threads: DatabaseThreads) -> None:
@@ -453,7 +474,9 @@ def _on_its_way() -> None:
         _on_its_way,
     ],
 )
-def test_request_is_refused_and_stores_nothing_when_its_connection_is_lost(cut_off: Callable[[], None]) -> None:
+def test_request_is_refused_and_stores_nothing_when_its_connection_is_lost(
+    cut_off: Callable[[], None],
+) -> None:
     factories.backend("gpu-1")
     with pytest.raises(Exception) as met, transaction.atomic():  # noqa: PT011 the answer is looked at
         factories.submit()

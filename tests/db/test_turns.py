@@ -1,4 +1,6 @@
-"""The order in which processes write to one SQLite file: real processes, with and without a database."""
+"""The order in which processes write to one SQLite file: real processes, with and without a
+database.
+"""
 
 import os
 import signal
@@ -20,7 +22,9 @@ from jobgroups.database.sqlite3.turn import Turn
 from jobgroups.database.threads import DatabaseThreads
 from tests.harness import factories
 
-pytestmark = pytest.mark.skipif(connection.vendor != "sqlite", reason="the order of writers on SQLite")
+pytestmark = pytest.mark.skipif(
+    connection.vendor != "sqlite", reason="the order of writers on SQLite"
+)
 
 #: Has its turn at once, says so, and ends it after a line on its input.
 _HOLDS: Final = "turn.begin(); print('has it', flush=True); input(); turn.end(); input()"
@@ -47,9 +51,14 @@ class Processes:
     def start(self, code: str, database: str, *, waits: bool = False) -> subprocess.Popen[str]:
         """Start a process, which begins after a line on its input if it ``waits``."""
         code = f"input(); {code}" if waits else code
-        begins = "import sys; from jobgroups.database.sqlite3.turn import Turn; turn = Turn(sys.argv[1]);"
+        begins = (
+            "import sys; from jobgroups.database.sqlite3.turn import Turn; turn = "
+            "Turn(sys.argv[1]);"
+        )
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = subprocess.Popen([sys.executable, "-c", begins + code, database], text=True, **pipes)  # type: ignore[call-overload]
+        process = subprocess.Popen(
+            [sys.executable, "-c", begins + code, database], text=True, **pipes
+        )  # type: ignore[call-overload]
         self._started.append(process)
         return process
 
@@ -84,7 +93,9 @@ def _within(seconds: float, condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_turn_is_given_by_a_process_that_ends_it_and_by_one_that_is_killed(processes: Processes, database: str) -> None:
+def test_turn_is_given_by_a_process_that_ends_it_and_by_one_that_is_killed(
+    processes: Processes, database: str
+) -> None:
     turn = Turn(database)
     for ends in (lambda one: print(file=one.stdin, flush=True), lambda one: one.kill()):
         holder = processes.holder(database)
@@ -144,7 +155,9 @@ def test_system_without_such_locks_writes_without_turns(tmp_path: Path) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_long_batch_ends_when_another_process_waits(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_batch_ends_when_another_process_waits(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(turn_module, "_WITHIN", 30.0)
     other = processes.start(_HOLDS, str(connection.settings_dict["NAME"]), waits=True)
     writer = DatabaseThreads(threads=1, name="test", batch_commits=True)
@@ -173,7 +186,9 @@ def test_long_batch_ends_when_another_process_waits(processes: Processes, monkey
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_processes_that_write_without_a_pause_let_each_transaction_in(processes: Processes) -> None:
+def test_two_processes_that_write_without_a_pause_let_each_transaction_in(
+    processes: Processes,
+) -> None:
     """SQLite's own lock lets hundreds of transactions of one process pass between two of another."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE written AS SELECT 0 AS number")

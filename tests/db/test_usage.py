@@ -1,4 +1,6 @@
-"""Sums of days: the usage is that of the stored attempts, also if they have changed since they were summed up."""
+"""Sums of days: the usage is that of the stored attempts, also if they have changed since they were
+summed up.
+"""
 
 import datetime as dt
 from collections import defaultdict
@@ -32,7 +34,8 @@ BY: Final = (
     "metadata.take,metadata.scene",
 )
 
-#: Child, days before today, second of the day, backend, milliseconds or none, failure, whether it is counted.
+#: Child, days before today, second of the day, backend, milliseconds or none, failure, whether it
+#: is counted.
 attempts = st.tuples(
     st.integers(0, 4),
     st.integers(0, 4),
@@ -47,7 +50,9 @@ changes = st.sampled_from(["fill", "delete a group", "end later", "end late", "e
 
 def _groups() -> list[ChildJob]:
     make.farm(2)
-    make.submit("gpu-1", "gpu-1", submitter="ann", metadata={"scene": "a", "take": 1, "a,submitter": "b"})
+    make.submit(
+        "gpu-1", "gpu-1", submitter="ann", metadata={"scene": "a", "take": 1, "a,submitter": "b"}
+    )
     make.submit("gpu-1", "gpu-2", submitter="bob", metadata={"scene": "b"})
     make.submit("gpu-2", submitter="ann")
     return list(ChildJob.objects.order_by("group__created_at", "position"))
@@ -58,10 +63,25 @@ def _attempt(child: ChildJob, *given: Any) -> None:
     ended = midnight(now().date()) - days * DAY + dt.timedelta(seconds=second)
     began = None if ran is None else ended - dt.timedelta(milliseconds=ran)
     number = child.attempts.count() + 1
-    values = {"run": 1, "epoch": 1, "client_id": "c", "backend_id": backend, "prompt_id": f"{child.pk}-{number}"}
-    values |= {"state": "error" if failure else "success", "failure_class": failure, "is_counted": counted}
+    values = {
+        "run": 1,
+        "epoch": 1,
+        "client_id": "c",
+        "backend_id": backend,
+        "prompt_id": f"{child.pk}-{number}",
+    }
+    values |= {
+        "state": "error" if failure else "success",
+        "failure_class": failure,
+        "is_counted": counted,
+    }
     Attempt.objects.create(
-        child=child, number=number, created_at=began or ended, started_at=began, ended_at=ended, **values
+        child=child,
+        number=number,
+        created_at=began or ended,
+        started_at=began,
+        ended_at=ended,
+        **values,
     )
 
 
@@ -78,11 +98,20 @@ def _expected(by: Sequence[str], first: dt.date, last: dt.date) -> list[tuple[An
         day, group = row.ended_at.date(), row.child.group
         if first <= day <= last:
             values = {"day": str(day), "submitter": group.submitter, "backend": row.backend_id}
-            found[tuple(values.get(name, labels.get((group.pk, name), "")) for name in by)].append(row)
+            found[tuple(values.get(name, labels.get((group.pk, name), "")) for name in by)].append(
+                row
+            )
     return sorted(
         (
             *key,
-            round(sum((row.ended_at - row.started_at).total_seconds() for row in rows if row.started_at), 3),
+            round(
+                sum(
+                    (row.ended_at - row.started_at).total_seconds()
+                    for row in rows
+                    if row.started_at
+                ),
+                3,
+            ),
             len(rows),
             len({row.child_id for row in rows}),
             sum(row.failure_class != "" for row in rows),
@@ -97,7 +126,9 @@ def _check(by: Sequence[str], first: dt.date, last: dt.date) -> None:
     assert sorted(found) == _expected(by, first, last)
     order = [(row[by.index("day")] if "day" in by else "", row[len(by)]) for row in found]
     assert order == sorted(order, reverse=True)
-    pages = [usage(by, first, last, offset=offset, limit=2) for offset in range(0, len(found) + 1, 2)]
+    pages = [
+        usage(by, first, last, offset=offset, limit=2) for offset in range(0, len(found) + 1, 2)
+    ]
     assert [tuple(row.values()) for page in pages for row in page.rows] == found
 
 
@@ -112,11 +143,14 @@ def _change(name: str) -> None:
             _attempt(row.child, 2, 7, "gpu-2", 1_001, "", True)
         else:  # as a prompt that was not found and runs after all
             Attempt.objects.filter(pk=row.pk).update(
-                ended_at=now() if name == "end later" else None, state="success" if name == "end later" else "running"
+                ended_at=now() if name == "end later" else None,
+                state="success" if name == "end later" else "running",
             )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     stored=st.lists(attempts, max_size=12),
     steps=st.lists(changes, min_size=1, max_size=5),
@@ -163,7 +197,10 @@ def test_days_that_are_over_are_read_from_their_sums_while_their_attempts_are_th
     today = now().date()
 
     def seconds() -> list[float]:
-        return [row["gpu_seconds"] for row in usage(["day"], today - 2 * DAY, today, offset=0, limit=9).rows]
+        return [
+            row["gpu_seconds"]
+            for row in usage(["day"], today - 2 * DAY, today, offset=0, limit=9).rows
+        ]
 
     assert seconds() == [4, 1_004, 1_004]
     Attempt.objects.filter(ended_at__lt=midnight(today - DAY)).first().delete()  # type: ignore[union-attr]

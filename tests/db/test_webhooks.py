@@ -1,4 +1,6 @@
-"""Deliveries to webhooks: stored with their event, claimed by one runner in their order, postponed, given up, replayed."""
+"""Deliveries to webhooks: stored with their event, claimed by one runner in their order, postponed,
+given up, replayed.
+"""
 
 import datetime as dt
 import json
@@ -30,7 +32,9 @@ DELIVERED, FAILED = WebhookAnswer(204), WebhookAnswer(500, "It was answered with
 
 
 def submit(url: str = URL, events: Any = ENDS, jobs: int = 1) -> JobGroup:
-    """Return a group with a webhook, whose jobs are cancelled: an end of each, and that of the group."""
+    """Return a group with a webhook, whose jobs are cancelled: an end of each, and that of the
+    group.
+    """
     if not factories.Backend.objects.exists():
         factories.backend()
     group = factories.submit(*["gpu-1"] * jobs, webhook={"url": url, "events": list(events)})
@@ -42,14 +46,18 @@ def claim(by: str = "one", most: int = 32, **sending: int) -> list[ClaimedDelive
     return webhooks.deliveries_claim(pace=PACE, by=by, most=most, sending=sending)
 
 
-def settle(delivery: ClaimedDelivery, answer: WebhookAnswer = DELIVERED, by: str = "one") -> ClaimedDelivery | None:
+def settle(
+    delivery: ClaimedDelivery, answer: WebhookAnswer = DELIVERED, by: str = "one"
+) -> ClaimedDelivery | None:
     return webhooks.delivery_settle(delivery, answer, pace=PACE, by=by)
 
 
 def pass_time(**time: float) -> None:
     for name in ("due_at", "created_at"):
         for row in WebhookDelivery.objects.filter(**{f"{name}__isnull": False}):
-            WebhookDelivery.objects.filter(pk=row.pk).update(**{name: getattr(row, name) - dt.timedelta(**time)})
+            WebhookDelivery.objects.filter(pk=row.pk).update(
+                **{name: getattr(row, name) - dt.timedelta(**time)}
+            )
 
 
 def seq_of(delivery: ClaimedDelivery) -> int:
@@ -66,7 +74,10 @@ def test_deliveries_are_stored_with_their_events(settings: Settings) -> None:
     assert rows() == []
     submit()
     assert rows() == [(URL, "child_cancelled"), (URL, "group_complete")]
-    settings.DIRECTOR_WEBHOOK_URLS, settings.DIRECTOR_WEBHOOK_EVENTS = [URL, OTHER], ["group_created"]
+    settings.DIRECTOR_WEBHOOK_URLS, settings.DIRECTOR_WEBHOOK_EVENTS = (
+        [URL, OTHER],
+        ["group_created"],
+    )
     WebhookDelivery.objects.all().delete()
     submit()
     assert rows() == [
@@ -146,7 +157,9 @@ def test_claim_expires_and_the_late_result_of_its_runner_is_ignored() -> None:
     assert len(claim("three")) == 1
 
 
-def test_concurrent_runners_claim_each_stream_once_and_a_slow_url_takes_no_place_of_others() -> None:
+def test_concurrent_runners_claim_each_stream_once_and_a_slow_url_takes_no_place_of_others() -> (
+    None
+):
     for _ in range(3):
         submit(jobs=2)
         submit(OTHER)

@@ -23,7 +23,9 @@ class Leases:
             return database.execute(query).fetchall()  # type: ignore[arg-type]
 
     def held(self) -> Counter[str]:
-        found = self._rows("SELECT runner FROM jobgroups_lease WHERE until > now() AND runner <> ''")
+        found = self._rows(
+            "SELECT runner FROM jobgroups_lease WHERE until > now() AND runner <> ''"
+        )
         return Counter(str(name) for (name,) in found)
 
     def epochs(self) -> dict[str, int]:
@@ -35,11 +37,15 @@ class Leases:
         return Counter(str(state) for (state,) in found)
 
     def doubtful(self) -> int:
-        (found,) = self._rows("SELECT count(*) FROM jobgroups_attempt WHERE uncertain_since IS NOT NULL")
+        (found,) = self._rows(
+            "SELECT count(*) FROM jobgroups_attempt WHERE uncertain_since IS NOT NULL"
+        )
         return int(str(found[0]))
 
     def heartbeats(self, times: int = 3) -> None:
-        """Wait until every runner that lives has stored so many heartbeats: it compares the shares between them."""
+        """Wait until every runner that lives has stored so many heartbeats: it compares the shares
+        between them.
+        """
         query = "SELECT name, heartbeat_at FROM jobgroups_runner WHERE stopped_at IS NULL"
         for _ in range(times):
             before = dict(self._rows(query))

@@ -11,7 +11,9 @@ from tests.harness.director import Step
 #: Table → name → step.
 STEPS: Final[dict[str, dict[str, Step]]] = {
     table: {name: Step(*step) for name, step in steps.items()}
-    for table, steps in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
+    for table, steps in tomllib.loads(
+        Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
+    ).items()
 }
 
 

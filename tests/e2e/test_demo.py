@@ -16,7 +16,9 @@ import pytest
 from tests.harness.processes import Launched
 from tests.harness.waits import until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for left processes in /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="looks for left processes in /proc"
+)
 #: Seconds for what takes a few on an idle machine.
 WITHIN = 90.0
 
@@ -63,10 +65,15 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 
 @pytest.mark.parametrize(
-    "end", [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, None))]
+    "end",
+    [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, None))],
 )
-def test_demo_shows_three_groups_and_ends_with_status_0(end: signal.Signals | None, tmp_path: Path) -> None:
-    """It ends on a signal, or by itself with ``--once``. It checks the status and the images of its groups itself."""
+def test_demo_shows_three_groups_and_ends_with_status_0(
+    end: signal.Signals | None, tmp_path: Path
+) -> None:
+    """It ends on a signal, or by itself with ``--once``. It checks the status and the images of its
+    groups itself.
+    """
     demo = Demo(tmp_path, *([] if end else ["--once"]))
     if end:
         url = demo.wait_printed(r"Watch it in a browser: (http://localhost:\d+)", WITHIN)[1]
@@ -84,7 +91,8 @@ def test_demo_shows_three_groups_and_ends_with_status_0(end: signal.Signals | No
     assert kinds == {".png": 8, ".webm": 3}
     with closing(sqlite3.connect(demo.data / "director.sqlite3")) as database:
         rows = database.execute(
-            "SELECT status, completed_count, failed_count FROM jobgroups_jobgroup ORDER BY created_at"
+            "SELECT status, completed_count, failed_count FROM jobgroups_jobgroup ORDER BY "
+            "created_at"
         ).fetchall()
     assert rows == [("completed", 3, 0), ("partial_complete", 2, 1), ("completed", 3, 0)]
     # The Director is killed after the three starts and before the first end.
@@ -96,7 +104,11 @@ def test_demo_shows_three_groups_and_ends_with_status_0(end: signal.Signals | No
 
 
 @pytest.mark.parametrize(
-    "moment", ["gpu-1 seed .*: running", pytest.param("The Director's process was killed", marks=pytest.mark.slow)]
+    "moment",
+    [
+        "gpu-1 seed .*: running",
+        pytest.param("The Director's process was killed", marks=pytest.mark.slow),
+    ],
 )
 def test_interrupted_demo_leaves_no_process(moment: str, demo: Demo) -> None:
     demo.wait_printed(moment, WITHIN)

@@ -118,14 +118,19 @@ def on_a_separate_clock(folder: Path) -> Iterator[tuple[Director, Machines, Path
     offset = folder / "offset"
     offset.write_text("0")
     environment = {"LD_PRELOAD": str(library("clock")), "CLOCK_OFFSET_FILE": str(offset)}
-    with simulated(folder, seconds=0.5) as gpus, directing(folder, gpus.urls, environment) as director:
+    with (
+        simulated(folder, seconds=0.5) as gpus,
+        directing(folder, gpus.urls, environment) as director,
+    ):
         director.start()
         director.wait_online()
         yield director, gpus, offset
 
 
 @needs_preload
-@pytest.mark.parametrize("jump", [DAY, -DAY, 365 * DAY], ids=["a day ahead", "a day back", "a year ahead"])
+@pytest.mark.parametrize(
+    "jump", [DAY, -DAY, 365 * DAY], ids=["a day ahead", "a day back", "a year ahead"]
+)
 def test_clock_that_jumps_ends_no_job(jump: int, tmp_path: Path) -> None:
     with on_a_separate_clock(tmp_path) as (director, gpus, offset):
         group_id = submit_and_start(director, gpus, each=5)
@@ -157,7 +162,9 @@ def test_clock_that_jumps_back_between_two_starts_ends_no_job(tmp_path: Path) ->
 
 
 @needs_preload
-def test_day_between_two_starts_times_out_queued_jobs_and_keeps_rendered_ones(tmp_path: Path) -> None:
+def test_day_between_two_starts_times_out_queued_jobs_and_keeps_rendered_ones(
+    tmp_path: Path,
+) -> None:
     """A process cannot distinguish a clock that jumped from a day that passed."""
     with on_a_separate_clock(tmp_path) as (director, gpus, offset):
         group_id = submit_and_start(director, gpus, each=5)

@@ -15,7 +15,9 @@ from tests.harness.machines import Machines, simulated
 from tests.harness.processes import PROCESSES, Served
 from tests.harness.waits import until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found as Linux has them")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="processes are found as Linux has them"
+)
 
 
 def drawing(parent: int) -> list[int]:
@@ -45,13 +47,21 @@ def served(
         director.wait_online()
         group_id = director.submit(picture(), gpus.ids * 2)
         jobs = director.wait_ended(group_id)["child_jobs"]
-        yield director, jobs, [f"/api/job-groups/{group_id}/jobs/{job['job_id']}/outputs/0?w=160" for job in jobs]
+        yield (
+            director,
+            jobs,
+            [f"/api/job-groups/{group_id}/jobs/{job['job_id']}/outputs/0?w=160" for job in jobs],
+        )
     finally:
         director.close()
 
 
 def test_bomb_costs_no_job_and_no_other_picture(tmp_path: Path, gpus: Machines) -> None:
-    with served(tmp_path, gpus, DIRECTOR_FILES_MEMORY_BYTES=str(200 * 2**20)) as (director, jobs, paths):
+    with served(tmp_path, gpus, DIRECTOR_FILES_MEMORY_BYTES=str(200 * 2**20)) as (
+        director,
+        jobs,
+        paths,
+    ):
         (bomb,) = next(iter(gpus)).outputs.rglob(jobs[0]["outputs"]["images"][0]["filename"])
         moment = bomb.stat().st_mtime
         bomb.write_bytes(black_png(8_000, 8_000, rows=8_000))

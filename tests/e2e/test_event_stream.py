@@ -25,7 +25,11 @@ class SseWatcher(Watcher):
             with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=20.0) as answer:
                 self.connections += 1
                 self._percents.clear()
-                data = (line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: "))
+                data = (
+                    line.removeprefix("data: ")
+                    for line in answer.iter_lines()
+                    if line.startswith("data: ")
+                )
                 self._read(cast(Any, SimpleNamespace(recv=lambda: next(data))))
         except (httpx.HTTPError, StopIteration):
             time.sleep(0.02)

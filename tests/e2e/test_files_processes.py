@@ -1,4 +1,6 @@
-"""Processes of `files`: killed, side by side, beside runners, with little memory, while PostgreSQL restarts."""
+"""Processes of `files`: killed, side by side, beside runners, with little memory, while PostgreSQL
+restarts.
+"""
 
 import datetime as dt
 import hashlib
@@ -24,7 +26,8 @@ from tests.harness.waits import until
 pytestmark = [pytest.mark.timeout(300), needs_servers]
 
 GPUS = {"count": 2, "seconds": 0.1}
-SIDE = 13_000  #: A decoder needs 1.35 GB for an animation of so many pixels, of which a frame has 16 × 16.
+#: A decoder needs 1.35 GB for an animation of so many pixels, of which a frame has 16 × 16.
+SIDE = 13_000
 
 
 @pytest.fixture
@@ -45,11 +48,15 @@ postgresql_only = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
 @pytest.fixture
 def rows(url: str) -> Callable[..., list[Any]]:
-    """Return a function that executes a statement and returns its rows. PostgreSQL may restart between two."""
+    """Return a function that executes a statement and returns its rows. PostgreSQL may restart
+    between two.
+    """
 
     def execute(statement: str, *values: object) -> list[Any]:
         if url.startswith("sqlite"):
-            with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=20, isolation_level=None)) as file:
+            with closing(
+                sqlite3.connect(url.removeprefix("sqlite:///"), timeout=20, isolation_level=None)
+            ) as file:
                 return file.execute(statement.replace("%s", "?"), values).fetchall()
         with psycopg.connect(url, autocommit=True) as database:
             return database.execute(statement, values).fetchall()  # type: ignore[call-overload, no-any-return]
@@ -65,7 +72,10 @@ def make_due(rows: Callable[..., list[Any]], url: str) -> Callable[..., None]:
         moment = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours)).isoformat(" ")
         if url.startswith("sqlite"):
             moment = moment.removesuffix("+00:00")
-        statement = "UPDATE jobgroups_capture SET due_at = %s, tries = 0 WHERE due_at IS NOT NULL RETURNING id"
+        statement = (
+            "UPDATE jobgroups_capture SET due_at = %s, tries = 0 WHERE due_at IS NOT NULL "
+            "RETURNING id"
+        )
         assert rows(statement, moment)
 
     return change
@@ -89,12 +99,18 @@ def receivers(storage: Path) -> list[Path]:
 
 def receiving(storage: Path) -> list[Path]:
     """Return the files that are being received."""
-    return [file for folder in receivers(storage) for file in folder.glob("*") if file.suffix != ".mark"]
+    return [
+        file for folder in receivers(storage) for file in folder.glob("*") if file.suffix != ".mark"
+    ]
 
 
 @contextmanager
-def rendered(farm: ProcessFarm, graph: Graph, each: int, rate: float | None = None) -> Iterator[str]:
-    """Give a group whose jobs have completed. The backends give its files after the block, perhaps slowly."""
+def rendered(
+    farm: ProcessFarm, graph: Graph, each: int, rate: float | None = None
+) -> Iterator[str]:
+    """Give a group whose jobs have completed. The backends give its files after the block, perhaps
+    slowly.
+    """
     farm.gpus.fault("status", route="/view", status=503, count=0)
     group_id = farm.web.submit(graph, farm.gpus.ids * each)
     assert farm.web.wait_ended(group_id)["status"] == "completed"
@@ -178,13 +194,20 @@ def test_runner_copies_while_no_files_process_is_alive(
     until(lambda: pending() == 0)
     check_stored(farm, storage, group_id)
     check = farm.check("captures")
-    assert (check["status"], check["detail"].endswith("; the runners copy outputs.")) == ("degraded", True)
+    assert (check["status"], check["detail"].endswith("; the runners copy outputs.")) == (
+        "degraded",
+        True,
+    )
 
 
 @pytest.mark.slow
 @postgresql_only
 def test_restart_of_postgresql_loses_no_file(
-    farm: ProcessFarm, storage: Path, pending: Callable[[], int], make_due: Callable[..., None], server: Postgres
+    farm: ProcessFarm,
+    storage: Path,
+    pending: Callable[[], int],
+    make_due: Callable[..., None],
+    server: Postgres,
 ) -> None:
     started(farm)
     files = farm.files()

@@ -1,4 +1,6 @@
-"""Director processes that are killed at every step of a job's life, in a capture and in the retention."""
+"""Director processes that are killed at every step of a job's life, in a capture and in the
+retention.
+"""
 
 import dataclasses
 import hashlib
@@ -30,14 +32,19 @@ only_as_one_process = pytest.mark.parametrize("processes", ["1"], indirect=True)
 only_as_three_processes = pytest.mark.parametrize("processes", ["3"], indirect=True)
 in_life = pytest.mark.parametrize(
     ("step", "in_pool"),
-    [*((one, False) for one in STEPS["life"].values()), *((one, True) for one in STEPS["pool"].values())],
+    [
+        *((one, False) for one in STEPS["life"].values()),
+        *((one, True) for one in STEPS["pool"].values()),
+    ],
     ids=[*STEPS["life"], *(f"{one}, in the pool" for one in STEPS["pool"])],
 )
 
 
 @pytest.fixture(autouse=True, params=["1", "3"])
 def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of how many processes ``serve`` is; of three, the one that comes to the step is killed and the others go on."""
+    """Of how many processes ``serve`` is; of three, the one that comes to the step is killed and
+    the others go on.
+    """
     monkeypatch.setenv(PROCESSES, request.param)
 
 
@@ -50,8 +57,12 @@ class Scene:
     group_id: str = ""
     watcher: Watcher | None = None
 
-    def begin(self, children: int = CHILDREN, *, lost_posts: int = 0, runs: int = 1, in_pool: bool = False) -> None:
-        """Queue prompts of another client, submit a group, and watch it; ``lost_posts`` break off first."""
+    def begin(
+        self, children: int = CHILDREN, *, lost_posts: int = 0, runs: int = 1, in_pool: bool = False
+    ) -> None:
+        """Queue prompts of another client, submit a group, and watch it; ``lost_posts`` break off
+        first.
+        """
         self.director.wait_online()
         self.gpus.strangers(each=3)
         if lost_posts:
@@ -94,7 +105,9 @@ class Scene:
         assert self.watcher.connections >= self.director.starts - 1
         state = self.watcher.state
         assert list(state.children.values()) == [picked(one) for one in snapshot["child_jobs"]]
-        assert [state.group[one] for one in ("seq", "status")] == [snapshot[one] for one in ("seq", "status")]
+        assert [state.group[one] for one in ("seq", "status")] == [
+            snapshot[one] for one in ("seq", "status")
+        ]
         return laws.statuses(self.director.data, self.group_id)
 
     def check_executed(self, children: int) -> None:
@@ -104,14 +117,21 @@ class Scene:
 
 
 @contextmanager
-def scene(folder: Path, *, seconds: float = 0.12, environment: dict[str, str] | None = None) -> Iterator[Scene]:
+def scene(
+    folder: Path, *, seconds: float = 0.12, environment: dict[str, str] | None = None
+) -> Iterator[Scene]:
     """Give a scene whose Director is not started yet."""
-    with simulated(folder, seconds=seconds) as gpus, directing(folder, gpus.urls, environment) as director:
+    with (
+        simulated(folder, seconds=seconds) as gpus,
+        directing(folder, gpus.urls, environment) as director,
+    ):
         yield Scene(director, gpus)
 
 
 @in_life
-def test_killed_in_a_childs_life_every_child_completes(step: Step, in_pool: bool, tmp_path: Path) -> None:
+def test_killed_in_a_childs_life_every_child_completes(
+    step: Step, in_pool: bool, tmp_path: Path
+) -> None:
     # The shorter the prompts, the more of their writes meet in one transaction.
     with scene(tmp_path, seconds=0.0 if step.at.endswith("attempts_store") else 0.12) as play:
         play.director.start(step)
@@ -121,16 +141,21 @@ def test_killed_in_a_childs_life_every_child_completes(step: Step, in_pool: bool
         play.check_executed(CHILDREN)
 
 
-#: What the process that comes to a step gets, and what the one that started it, one after the other.
+#: What the process that comes to a step gets, and what the one that started it, one after the
+#: other.
 SIGNALS = "SIGSTOP parent:SIGSTOP SIGTERM parent:SIGTERM parent:SIGKILL"
 
 
 @only_as_three_processes
 @in_life
-def test_suspended_and_ended_in_a_childs_life_every_child_completes(step: Step, in_pool: bool, tmp_path: Path) -> None:
+def test_suspended_and_ended_in_a_childs_life_every_child_completes(
+    step: Step, in_pool: bool, tmp_path: Path
+) -> None:
     shared = step.at.endswith("attempts_store")
     with scene(tmp_path, seconds=0.0 if shared else 0.12) as play:
-        play.director.start(dataclasses.replace(step, call=1 if shared else 4), PLUG_SIGNALS=SIGNALS)
+        play.director.start(
+            dataclasses.replace(step, call=1 if shared else 4), PLUG_SIGNALS=SIGNALS
+        )
         play.begin(in_pool=in_pool)
         play.director.go_on_after(SIGNALS)
         assert play.end() == {"completed": CHILDREN}
@@ -234,7 +259,8 @@ def test_killed_in_a_timeout_only_one_job_times_out(step: Step, tmp_path: Path) 
         assert play.end() == {"completed": CHILDREN - 1, "timeout": 1}
         # The kill may meet a POST to another backend.
         states = play.director.rows(
-            "SELECT state, count(*) AS n FROM jobgroups_attempt WHERE state <> 'never_accepted' GROUP BY 1"
+            "SELECT state, count(*) AS n FROM jobgroups_attempt WHERE state <> 'never_accepted' "
+            "GROUP BY 1"
         )
         assert {one["state"]: one["n"] for one in states} == {"success": CHILDREN - 1, "timeout": 1}
 
@@ -270,13 +296,16 @@ def test_killed_in_a_move_every_job_is_rendered_once(step: Step, tmp_path: Path)
 
 
 def _moved_until_killed(play: Scene) -> tuple[str, str]:
-    """Move jobs from the backends' queues until the Director is killed; return the last job and target.
+    """Move jobs from the backends' queues until the Director is killed; return the last job and
+    target.
 
     A prompt that starts before its removal stays, and the next job is moved.
     """
     job, target = "", ""
     # A job may start before its move: the move is refused, and is not the step.
-    running = until(lambda: [one for one in play.group()["child_jobs"] if one["status"] == "running"])[0]
+    running = until(
+        lambda: [one for one in play.group()["child_jobs"] if one["status"] == "running"]
+    )[0]
     move(play, running["job_id"], play.gpus.ids[0])
 
     def is_killed() -> bool:
@@ -319,7 +348,9 @@ CAPTURES = "jobgroups.services.captures"
 def check(director: Director) -> None:
     """Hold that the storage has exactly the content of the rows, once the next start has cleaned."""
     rows = director.rows("SELECT blake3, sha256, id, size_bytes FROM jobgroups_storedfile")
-    expected = {f"results/{row['blake3']}-{row['id']}": (row["sha256"], row["size_bytes"]) for row in rows}
+    expected = {
+        f"results/{row['blake3']}-{row['id']}": (row["sha256"], row["size_bytes"]) for row in rows
+    }
     folder = director.data / "files"
 
     def left() -> set[str]:
@@ -343,7 +374,11 @@ def test_kill_in_a_capture_loses_nothing(tmp_path: Path, step: Step) -> None:
 
         def captured() -> list[bool]:
             jobs = director.group(group)["child_jobs"]
-            return [file["captured"] for job in jobs for file in (job["outputs"] or {}).get("images", ())]
+            return [
+                file["captured"]
+                for job in jobs
+                for file in (job["outputs"] or {}).get("images", ())
+            ]
 
         until(lambda: captured() == [True] * 4, state=captured)
         check(director)
@@ -353,15 +388,25 @@ def test_kill_in_a_capture_loses_nothing(tmp_path: Path, step: Step) -> None:
 
 PURGE_STEPS = {
     "before the first group": (Step("jobgroups.services.purge:groups_delete", "before"), 3, 3),
-    "before the commit of a group": (Step("jobgroups.services.purge:groups_delete", "uncommitted", 2), 2, 2),
-    "between a group and its files": (Step("jobgroups.services.purge:groups_delete", "after", 2), 1, 2),
+    "before the commit of a group": (
+        Step("jobgroups.services.purge:groups_delete", "uncommitted", 2),
+        2,
+        2,
+    ),
+    "between a group and its files": (
+        Step("jobgroups.services.purge:groups_delete", "after", 2),
+        1,
+        2,
+    ),
     "between the rows of files and the files": (Step(f"{CAPTURES}:_delete_rows", "after"), 2, 3),
 }
 
 
 @only_as_one_process  # which the test reads before the restart
 @pytest.mark.parametrize(("step", "groups", "files"), PURGE_STEPS.values(), ids=PURGE_STEPS.keys())
-def test_kill_in_the_retention_leaves_nothing(tmp_path: Path, step: Step, groups: int, files: int) -> None:
+def test_kill_in_the_retention_leaves_nothing(
+    tmp_path: Path, step: Step, groups: int, files: int
+) -> None:
     with simulated(tmp_path, count=1) as gpus, directing(tmp_path, gpus.urls) as director:
         director.start()
         director.wait_online()
@@ -372,7 +417,8 @@ def test_kill_in_the_retention_leaves_nothing(tmp_path: Path, step: Step, groups
         with closing(sqlite3.connect(director.data / "director.sqlite3")) as database:
             # A group of so many jobs has a transaction of its own.
             database.execute(
-                "UPDATE jobgroups_jobgroup SET created_at = ?1, completed_at = ?1, total_count = 400 WHERE id <> ?2",
+                "UPDATE jobgroups_jobgroup SET created_at = ?1, completed_at = ?1, total_count = "
+                "400 WHERE id <> ?2",
                 ["2026-01-01 00:00:00", young],
             )
             database.commit()
@@ -381,7 +427,11 @@ def test_kill_in_the_retention_leaves_nothing(tmp_path: Path, step: Step, groups
         assert len(director.rows("SELECT * FROM jobgroups_jobgroup")) == groups
         assert len(list((director.data / "files" / "results").iterdir())) == files
         director.start(DIRECTOR_RETENTION_DAYS="30")
-        until(lambda: [row["id"] for row in director.rows("SELECT id FROM jobgroups_jobgroup")] == [young])
+        until(
+            lambda: (
+                [row["id"] for row in director.rows("SELECT id FROM jobgroups_jobgroup")] == [young]
+            )
+        )
         until(lambda: len(director.rows("SELECT * FROM jobgroups_storedfile")) == 1)
         check(director)
         stop_in_order(director)

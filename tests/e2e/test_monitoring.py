@@ -33,7 +33,9 @@ def served(tmp_path_factory: pytest.TempPathFactory, gpus: Machines) -> Iterator
 
 
 def _submit(served: Served, count: int = 1, **headers: str) -> tuple[str, str]:
-    """Submit to the pool, wait until the group has ended, and return its id and the id of the request."""
+    """Submit to the pool, wait until the group has ended, and return its id and the id of the
+    request.
+    """
     body = {"workflow_json": picture(), "backend_ids": ["*"], "count": count, "max_attempts": 1}
     answer = served.ask("POST", "/api/job-group", json=body, headers=headers)
     group_id = answer.json()["job_group_id"]
@@ -49,7 +51,9 @@ def _lines(served: Served) -> list[dict[str, Any]]:
     return [json.loads(line) for line in served.printed().splitlines() if line.startswith("{")]
 
 
-@pytest.mark.parametrize(("given", "is_kept"), [("shot-7/take@3", True), ("two words", False), ("x" * 129, False)])
+@pytest.mark.parametrize(
+    ("given", "is_kept"), [("shot-7/take@3", True), ("two words", False), ("x" * 129, False)]
+)
 def test_log_lines_of_a_request_and_its_jobs_have_its_id(
     served: Served, gpus: Machines, given: str, is_kept: bool
 ) -> None:
@@ -66,9 +70,14 @@ def test_log_lines_of_a_request_and_its_jobs_have_its_id(
 
 
 def test_refused_bodies_and_probes_have_a_request_id(served: Served) -> None:
-    refused = served.ask("POST", "/api/job-group", content=b"x" * 2**20, headers={"Origin": "http://other.example"})
+    refused = served.ask(
+        "POST", "/api/job-group", content=b"x" * 2**20, headers={"Origin": "http://other.example"}
+    )
     assert (refused.status_code, len(refused.headers["X-Request-ID"])) == (403, 32)
-    assert served.ask("GET", "/healthz", headers={"X-Request-ID": "probe-1"}).headers["X-Request-ID"] == "probe-1"
+    assert (
+        served.ask("GET", "/healthz", headers={"X-Request-ID": "probe-1"}).headers["X-Request-ID"]
+        == "probe-1"
+    )
 
 
 MONITORING = ROOT / "examples" / "monitoring"
@@ -76,11 +85,15 @@ Samples = dict[tuple[str, ...], float]
 
 
 def _metrics(text: str) -> tuple[Samples, set[str]]:
-    """Return the value of each sample by name and labels, and the names of those that never decrease."""
+    """Return the value of each sample by name and labels, and the names of those that never
+    decrease.
+    """
     samples, monotonic = {}, set()
     for family in text_string_to_metric_families(text):
         for one in family.samples:
-            samples[one.name, *(f"{label}={value}" for label, value in sorted(one.labels.items()))] = one.value
+            samples[
+                one.name, *(f"{label}={value}" for label, value in sorted(one.labels.items()))
+            ] = one.value
             if family.type != "gauge" and not one.name.startswith("process_"):
                 monotonic.add(one.name)
     return samples, monotonic
@@ -92,7 +105,9 @@ def worked(served: Served, gpus: Machines) -> Samples:
     with Director(served.url) as director:
         for checkpoint in ("tiny_sd15.safetensors", "sd_xl_base_1.0.safetensors"):
             gpus.fault("node_error", message="boom")
-            group = director.submit(text_to_image(side=64, checkpoint=checkpoint), count=2, max_attempts=2)
+            group = director.submit(
+                text_to_image(side=64, checkpoint=checkpoint), count=2, max_attempts=2
+            )
             assert list(director.stream(group.job_group_id))
     until(lambda: any(key[0] == "director_backend_busy_seconds_total" for key in _scraped(served)))
     return _scraped(served)
@@ -104,7 +119,9 @@ def _scraped(served: Served) -> Samples:
     return _metrics(answer.text)[0]
 
 
-def test_metrics_show_failures_retries_and_switches_of_models(worked: Samples, gpus: Machines) -> None:
+def test_metrics_show_failures_retries_and_switches_of_models(
+    worked: Samples, gpus: Machines
+) -> None:
     backend = f"backend={gpus.ids[0]}"
     assert worked["director_jobs_total", "status=completed"] == 4
     assert worked["director_failures_total", backend, "failure_class=node_error"] >= 2
@@ -113,10 +130,14 @@ def test_metrics_show_failures_retries_and_switches_of_models(worked: Samples, g
     assert worked["director_event_lag_seconds_count", "origin=same"] > 4
 
 
-def test_example_of_a_dashboard_and_alerts_name_exported_metrics_and_labels(worked: Samples) -> None:
+def test_example_of_a_dashboard_and_alerts_name_exported_metrics_and_labels(
+    worked: Samples,
+) -> None:
     labels: dict[str, set[str]] = {}
     for name, *pairs in worked:
-        labels.setdefault(name, {"instance", "job"}).update(pair.partition("=")[0] for pair in pairs)
+        labels.setdefault(name, {"instance", "job"}).update(
+            pair.partition("=")[0] for pair in pairs
+        )
     # Without a queued job there is no sample.
     labels |= {
         "up": {"job"},
@@ -124,7 +145,9 @@ def test_example_of_a_dashboard_and_alerts_name_exported_metrics_and_labels(work
         "director_backend_prompts": {"backend", "state"},
     }
     dashboard = json.loads((MONITORING / "grafana-dashboard.json").read_text(encoding="utf-8"))
-    rules = yaml.safe_load((MONITORING / "alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
+    rules = yaml.safe_load((MONITORING / "alerts.yml").read_text(encoding="utf-8"))["groups"][0][
+        "rules"
+    ]
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     expressions += [rule["expr"] for rule in rules]
     assert len(expressions) > 30
@@ -134,7 +157,9 @@ def test_example_of_a_dashboard_and_alerts_name_exported_metrics_and_labels(work
         for name, label in named:
             assert label in labels[name] | {""}, expression
         for grouped in re.findall(r"\bby \(([\w, ]+)\)", expression):
-            assert set(grouped.split(", ")) <= set().union(*(labels[name] for name, _ in named)), expression
+            assert set(grouped.split(", ")) <= set().union(*(labels[name] for name, _ in named)), (
+                expression
+            )
         assert expression.count("(") == expression.count(")")
     scrape = yaml.safe_load((MONITORING / "prometheus.yml").read_text(encoding="utf-8"))
     assert scrape["rule_files"] == ["alerts.yml"]
@@ -146,12 +171,18 @@ def test_counters_do_not_decrease_when_groups_are_deleted_and_the_process_is_kil
 ) -> None:
     group_id, _ = _submit(served)
     before, monotonic = _metrics(served.ask("GET", "/metrics").text)
-    assert {"director_jobs_total", "director_job_seconds_bucket", "director_backend_job_seconds_sum"} <= monotonic
+    assert {
+        "director_jobs_total",
+        "director_job_seconds_bucket",
+        "director_backend_job_seconds_sum",
+    } <= monotonic
     until(lambda: served.ask("POST", f"/api/job-groups/{group_id}/delete").status_code < 300)
     served.kill()
     served.start()
     after = _scraped(served)
-    assert {key for key in before if key[0] in monotonic and after.get(key, -1.0) < before[key]} == set()
+    assert {
+        key for key in before if key[0] in monotonic and after.get(key, -1.0) < before[key]
+    } == set()
 
 
 def test_web_shows_the_metrics_of_a_runner_beside_it_which_may_have_an_address_of_its_own(
@@ -160,7 +191,9 @@ def test_web_shows_the_metrics_of_a_runner_beside_it_which_may_have_an_address_o
     address = f"127.0.0.1:{free_port()}"
     token = {"Authorization": "Bearer a-token-of-sixteen"}
     variables = {"DIRECTOR_TOKEN": "a-token-of-sixteen", "DIRECTOR_METRICS_LISTEN": address}
-    web = Served(tmp_path, gpus.urls, arguments=("--no-runner", "--port", "0"), environment=variables)
+    web = Served(
+        tmp_path, gpus.urls, arguments=("--no-runner", "--port", "0"), environment=variables
+    )
     runner = LaunchedRunner(tmp_path, environment=variables)
     try:
         runner.start()

@@ -1,6 +1,8 @@
-"""The commands of docs/operations.md, run on an imitated machine, and the behaviour that the page promises.
+"""The commands of docs/operations.md, run on an imitated machine, and the behaviour that the page
+promises.
 
-The tests run in the order of the page on one machine: each section uses the results of the sections before it.
+The tests run in the order of the page on one machine: each section uses the results of the sections
+before it.
 """
 
 import json
@@ -129,7 +131,8 @@ def renders(gpus: Machines, jobs: Sequence[str]) -> dict[str, int]:
     return {job: started[job] for job in jobs}
 
 
-# --- the page and its files -------------------------------------------------------------------------
+# --- the page and its files
+# -------------------------------------------------------------------------
 
 
 def test_each_section_with_commands_is_followed() -> None:
@@ -158,7 +161,9 @@ def test_systemd_accepts_the_units(farm: Machine) -> None:
     folder = farm.root / "etc/systemd/system"
     # The user of the units does not exist here.
     for file in folder.iterdir():
-        text = re.sub(r"^(User|Group)=.*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        text = re.sub(
+            r"^(User|Group)=.*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
         file.write_text(text, encoding="utf-8")
     for name in (
         "director-web@9820.service",
@@ -178,7 +183,8 @@ def test_systemd_accepts_the_units(farm: Machine) -> None:
         assert (done.returncode, ours) == (0, []), done.stderr
 
 
-# --- through nginx ----------------------------------------------------------------------------------
+# --- through nginx
+# ----------------------------------------------------------------------------------
 
 
 def test_stream_and_requests_continue_through_nginx_while_each_web_is_killed_in_turn(
@@ -261,7 +267,9 @@ def test_images_and_long_workflows_pass_and_a_too_long_body_is_refused(
     assert own.json() == {"detail": "The body is too long.", "code": "payload_too_large"}
     assert v2.json()["error"]["code"] == "payload_too_large"
     file = {"file": ("a", too_long)}
-    asset = http.post("/api/v2/assets", files=file, data={"content_type": "text/plain", "file_path": "a.txt"}).json()
+    asset = http.post(
+        "/api/v2/assets", files=file, data={"content_type": "text/plain", "file_path": "a.txt"}
+    ).json()
     assert asset["url"].startswith("https://")
     assert http.delete(f"/api/v2/assets/{asset['id']}").status_code == 204
 
@@ -295,16 +303,22 @@ def test_wrong_tokens_block_one_client_only(farm: Machine, http: httpx.Client) -
     trusted = ssl.create_default_context(cafile=str(farm.certificate))
     elsewhere = httpx.HTTPTransport(verify=trusted, local_address="127.0.0.2")
     with httpx.Client(base_url=farm.url, transport=elsewhere) as other:
-        answers = [other.get("/api/backends", headers={"Authorization": "Bearer wrong"}).status_code for _ in range(25)]
+        answers = [
+            other.get("/api/backends", headers={"Authorization": "Bearer wrong"}).status_code
+            for _ in range(25)
+        ]
     assert answers[0] == 401
     assert answers[-1] == 429
     assert [http.get("/api/backends").status_code for _ in range(4)] == [200] * 4
 
 
-# --- another server ---------------------------------------------------------------------------------
+# --- another server
+# ---------------------------------------------------------------------------------
 
 
-def test_uvicorn_serves_as_the_page_says(farm: Machine, http: httpx.Client, gpus: Machines, tmp_path: Path) -> None:
+def test_uvicorn_serves_as_the_page_says(
+    farm: Machine, http: httpx.Client, gpus: Machines, tmp_path: Path
+) -> None:
     [install] = page.of("Another ASGI server")
     with unless_pip_reaches_nothing():
         farm.follow(install)
@@ -312,7 +326,9 @@ def test_uvicorn_serves_as_the_page_says(farm: Machine, http: httpx.Client, gpus
     port = str(farm.spare)
     words = shlex.split(farm.here(command).replace("9822", port))
     with (tmp_path / "log").open("wb") as log:
-        served = subprocess.Popen(words, env=farm.people() | farm.settings(), stdout=log, stderr=log, cwd="/")
+        served = subprocess.Popen(
+            words, env=farm.people() | farm.settings(), stdout=log, stderr=log, cwd="/"
+        )
     try:
         url = f"http://localhost:{port}"
         until(lambda: answers(f"{url}/sign-in"))
@@ -328,7 +344,8 @@ def test_uvicorn_serves_as_the_page_says(farm: Machine, http: httpx.Client, gpus
         served.wait(60)
 
 
-# --- backup and restore -----------------------------------------------------------------------------
+# --- backup and restore
+# -----------------------------------------------------------------------------
 
 
 def attempted(farm: Machine, database: str, group_id: str) -> set[str]:
@@ -387,11 +404,15 @@ def test_after_a_disaster_only_jobs_that_the_dump_does_not_contain_are_repeated(
 def _attempted_in(farm: Machine, dump: Path, group_id: str) -> set[str]:
     farm.database.create("looked_at")
     environment = farm.environment
-    subprocess.run(["pg_restore", "--no-owner", "--dbname=looked_at", dump], env=environment, check=True)
+    subprocess.run(
+        ["pg_restore", "--no-owner", "--dbname=looked_at", dump], env=environment, check=True
+    )
     return attempted(farm, "looked_at", group_id)
 
 
-def test_sqlite_is_backed_up_while_it_is_used(farm: Machine, gpus: Machines, tmp_path: Path) -> None:
+def test_sqlite_is_backed_up_while_it_is_used(
+    farm: Machine, gpus: Machines, tmp_path: Path
+) -> None:
     backup, restore = page.of("SQLite")
     served = Served(tmp_path, gpus.urls)
     try:
@@ -417,10 +438,13 @@ def test_sqlite_is_backed_up_while_it_is_used(farm: Machine, gpus: Machines, tmp
         served.close()
 
 
-# --- while it runs ----------------------------------------------------------------------------------
+# --- while it runs
+# ----------------------------------------------------------------------------------
 
 
-def test_health_and_logs_also_while_postgresql_is_unavailable(farm: Machine, http: httpx.Client) -> None:
+def test_health_and_logs_also_while_postgresql_is_unavailable(
+    farm: Machine, http: httpx.Client
+) -> None:
     [alive], [logs] = page.of("Health"), page.of("Logs")
     assert "Runner" in farm.follow(logs)
     farm.database.stop()
@@ -433,7 +457,11 @@ def test_health_and_logs_also_while_postgresql_is_unavailable(farm: Machine, htt
         farm.database.start()
     # The restart fails the first request of each web.
     webs = [f"http://localhost:{port}/api/backends" for port in farm.webs]
-    until(lambda: all(httpx.get(web, headers=http.headers, trust_env=False).is_success for web in webs))
+    until(
+        lambda: all(
+            httpx.get(web, headers=http.headers, trust_env=False).is_success for web in webs
+        )
+    )
     farm.wait_healthy(http)
 
 
@@ -482,7 +510,9 @@ def _try_admin(farm: Machine, http: httpx.Client) -> None:
     assert "Please enter the correct username and password" in answer.text
 
 
-def test_old_groups_are_purged_by_the_command_and_by_the_timer(farm: Machine, http: httpx.Client) -> None:
+def test_old_groups_are_purged_by_the_command_and_by_the_timer(
+    farm: Machine, http: httpx.Client
+) -> None:
     by_hand, by_night = page.of("Purge")
     for block, text in ((by_hand, "Deleted 1 group"), (by_night, "")):
         group_id = submit(http, each=1)

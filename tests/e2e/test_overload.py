@@ -1,4 +1,6 @@
-"""A database that takes no writes for some seconds: submissions over real connections are refused in time, or wait."""
+"""A database that takes no writes for some seconds: submissions over real connections are refused
+in time, or wait.
+"""
 
 import http.client
 import json
@@ -34,13 +36,17 @@ def test_submission_is_refused_in_time_and_one_whose_client_has_gone_is_not_stor
     served = Served(tmp_path, environment=accepts, arguments=("--port", "0", *arguments))
     with (
         closing(served),
-        closing(sqlite3.connect(served.data / "director.sqlite3", isolation_level=None, timeout=60)) as writer,
+        closing(
+            sqlite3.connect(served.data / "director.sqlite3", isolation_level=None, timeout=60)
+        ) as writer,
         closing(begin(served)) as slow,
     ):
         writer.execute("BEGIN IMMEDIATE")
         with closing(begin(served)) as gone:
             gone.send(BODY[100:])
-        refused = served.ask("POST", JOBS, content=BODY, headers={"Content-Type": "application/json"})
+        refused = served.ask(
+            "POST", JOBS, content=BODY, headers={"Content-Type": "application/json"}
+        )
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
         assert refused.json()["error"]["details"] == {"code": "overloaded"}
         assert refused.elapsed.total_seconds() < 15

@@ -1,4 +1,6 @@
-"""A key of Comfy.org that comes with a job of the Comfy API v2: in memory alone, in one process and in several."""
+"""A key of Comfy.org that comes with a job of the Comfy API v2: in memory alone, in one process and
+in several.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,14 @@ def ended(director: Served, job_id: str) -> Any:
 
 def allow(director: Served, backend_id: str) -> None:
     director.wait_online()
-    director.ask("PATCH", f"/api/backends/{backend_id}", json={"partner_nodes_allowed": True}).raise_for_status()
+    director.ask(
+        "PATCH", f"/api/backends/{backend_id}", json={"partner_nodes_allowed": True}
+    ).raise_for_status()
 
 
-def test_job_whose_key_was_lost_in_a_restart_says_so_and_nothing_stores_a_key(tmp_path: Path, gpus: Machines) -> None:
+def test_job_whose_key_was_lost_in_a_restart_says_so_and_nothing_stores_a_key(
+    tmp_path: Path, gpus: Machines
+) -> None:
     settings = {"DIRECTOR_TIME_SCALE": "0.3", "DIRECTOR_LOG_LEVEL": "DEBUG"}
     director = Served(tmp_path, gpus.urls, environment=settings)
     try:

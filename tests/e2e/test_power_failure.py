@@ -91,7 +91,10 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Failures]:
         "DIRECTOR_FILES_DIR": str(folder / "files"),
     }
     dice = random.Random(20_260_201)
-    with simulated(folder, seconds=0.05) as gpus, directing(folder, gpus.urls, environment) as director:
+    with (
+        simulated(folder, seconds=0.05) as gpus,
+        directing(folder, gpus.urls, environment) as director,
+    ):
         shutil.copytree(director.data, durable)
         director.start()
         director.wait_online()
@@ -126,7 +129,9 @@ def check_ends_every_group(folder: Path, gpus: Machines) -> None:
 
 @pytest.mark.parametrize("left", LEFT)
 @pytest.mark.parametrize("number", range(INSTANTS))
-def test_no_accepted_group_is_lost(failures: Failures, number: int, left: str, tmp_path: Path) -> None:
+def test_no_accepted_group_is_lost(
+    failures: Failures, number: int, left: str, tmp_path: Path
+) -> None:
     instant, data = failures.instants[number], tmp_path / "data"
     LEFT[left](instant, data)
     laws.check_file(data)
@@ -141,11 +146,16 @@ def test_no_accepted_group_is_lost(failures: Failures, number: int, left: str, t
 
 def test_some_sectors_were_unsynced_at_some_instant(failures: Failures, tmp_path: Path) -> None:
     """Otherwise the test above proves nothing."""
-    assert any(power.torn(instant, tmp_path / str(number), 0) for number, instant in enumerate(failures.instants))
+    assert any(
+        power.torn(instant, tmp_path / str(number), 0)
+        for number, instant in enumerate(failures.instants)
+    )
 
 
 @pytest.mark.parametrize("left", ["kept", "dropped", "torn-3"])
-def test_director_over_what_is_left_ends_every_group(failures: Failures, left: str, tmp_path: Path) -> None:
+def test_director_over_what_is_left_ends_every_group(
+    failures: Failures, left: str, tmp_path: Path
+) -> None:
     instant = failures.instants[-1]
     LEFT[left](instant, tmp_path / "data")
     assert len(instant.accepted) >= 3 + 4 * (INSTANTS - 1)
@@ -155,7 +165,9 @@ def test_director_over_what_is_left_ends_every_group(failures: Failures, left: s
 
 
 @pytest.mark.parametrize("at", ["a frame's end", "any byte"])
-def test_log_that_a_disk_cut_short_opens_and_its_groups_end(failures: Failures, at: str, tmp_path: Path) -> None:
+def test_log_that_a_disk_cut_short_opens_and_its_groups_end(
+    failures: Failures, at: str, tmp_path: Path
+) -> None:
     """Of the first instant, before any checkpoint. Accepted groups may be lost with the log's end."""
     instant = failures.instants[0]
     ends = power.frame_ends(instant)

@@ -1,7 +1,7 @@
 """The examples of the API reference, run against a Director.
 
-Only the placeholder ``{...}``, the ids and ports of the backends, and the Director's port differ. TypeScript is
-compiled. A runtime without ``WebSocket`` gets one.
+Only the placeholder ``{...}``, the ids and ports of the backends, and the Director's port differ.
+TypeScript is compiled. A runtime without ``WebSocket`` gets one.
 """
 
 import json
@@ -55,7 +55,15 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 def run(command: list[str], folder: Path) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -65,7 +73,9 @@ def test_the_curl_examples_submit_read_and_cancel(stage: Stage, tmp_path: Path) 
         pytest.skip("no curl here")
 
     def answer(text: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(run(["bash", "-c", text.replace("curl", "curl -sS")], tmp_path))
+        found: dict[str, Any] = json.loads(
+            run(["bash", "-c", text.replace("curl", "curl -sS")], tmp_path)
+        )
         return found
 
     made = answer(stage.example("bash", "-X POST http://localhost:9820/api/job-group"))
@@ -159,7 +169,14 @@ def _node_modules(*packages: str) -> Path:
         (folder / "package.json").write_text('{"private": true}')
         command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"]
         wanted = ["ws@8", "typescript@5"]
-        done = subprocess.run([*command, *wanted], cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+        done = subprocess.run(
+            [*command, *wanted],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+        )
         if done.returncode != 0 and os.environ.get("DIRECTOR_TEST_SERVICES") != "required":
             pytest.skip("the npm registry does not answer")
         assert done.returncode == 0, done.stderr

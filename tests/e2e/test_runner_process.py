@@ -1,4 +1,6 @@
-"""``serve --no-runner`` and ``runner`` as separate processes: their work, their starts and their orderly ends."""
+"""``serve --no-runner`` and ``runner`` as separate processes: their work, their starts and their
+orderly ends.
+"""
 
 import json
 import signal
@@ -19,7 +21,8 @@ from tests.harness.watcher import Watcher
 
 pytestmark = pytest.mark.timeout(180)
 
-#: Seconds within which a process ends: 5 on an idle machine, but a process that waited for a service would never end.
+#: Seconds within which a process ends: 5 on an idle machine, but a process that waited for a
+#: service would never end.
 SOON = 20.0
 GPUS = {"count": 2, "seconds": 1.0, "preview_fps": 4.0}
 
@@ -35,7 +38,9 @@ def received_kinds(farm: ProcessFarm, group_id: str) -> list[str]:
 
 
 @needs_servers
-def test_group_is_rendered_by_another_process_whose_name_is_unique(farm: ProcessFarm, url: str) -> None:
+def test_group_is_rendered_by_another_process_whose_name_is_unique(
+    farm: ProcessFarm, url: str
+) -> None:
     """Both start over an empty database: one creates the tables, the other waits."""
     runner = farm.runner("gpu-room", wait=False)
     farm.web.start()
@@ -95,7 +100,10 @@ def test_refusal_of_postgresql_is_reported_at_once(server: Postgres, tmp_path: P
     ("what", "services"),
     [
         ("freeze", ["PostgreSQL", "Redis"]),
-        *(pytest.param("freeze", [name], marks=pytest.mark.slow) for name in ("PostgreSQL", "Redis")),
+        *(
+            pytest.param("freeze", [name], marks=pytest.mark.slow)
+            for name in ("PostgreSQL", "Redis")
+        ),
         *(pytest.param("stop", [name], marks=pytest.mark.slow) for name in ("PostgreSQL", "Redis")),
     ],
 )
@@ -124,8 +132,12 @@ def test_both_processes_end_soon_if_a_service_hangs_and_lose_nothing(
     farm.check_completed_once(group_id)
 
 
-def test_runner_creates_the_tables_and_works_beside_a_web_on_sqlite(tmp_path: Path, gpus: Machines) -> None:
-    """The web waits for the tables. Each process names what is missing, and the database has no second runner."""
+def test_runner_creates_the_tables_and_works_beside_a_web_on_sqlite(
+    tmp_path: Path, gpus: Machines
+) -> None:
+    """The web waits for the tables. Each process names what is missing, and the database has no
+    second runner.
+    """
     farm = ProcessFarm(tmp_path, gpus, web=("--no-migrate", *WEB))
     try:
         farm.web.start(wait=False)
@@ -175,7 +187,9 @@ def finish(director: Director, gpus: Machines, group_id: str, completed: int) ->
     [(signal.SIGINT, 0.1), pytest.param(signal.SIGTERM, None, marks=pytest.mark.slow)],
     ids=["twice-SIGINT", "once-SIGTERM"],
 )
-def test_renders_continue_and_watchers_resume(number: int, again_after: float | None, tmp_path: Path) -> None:
+def test_renders_continue_and_watchers_resume(
+    number: int, again_after: float | None, tmp_path: Path
+) -> None:
     with simulated(tmp_path, seconds=3.0) as gpus, directing(tmp_path, gpus.urls) as director:
         group_id = start_busy(director, gpus)
         watchers = [Watcher(director, group_id) for _ in range(8)]
@@ -194,7 +208,8 @@ def test_renders_continue_and_watchers_resume(number: int, again_after: float | 
         finish(director, gpus, group_id, completed=6)
 
 
-#: The faults of each backend: HTTP that hangs, all that is silent, a body without an end, a socket that does not close.
+#: The faults of each backend: HTTP that hangs, all that is silent, a body without an end, a socket
+#: that does not close.
 STALLS: list[dict[str, dict[str, object]]] = [
     {"hang_http": {"count": 0}},
     {"stall_sockets": {}, "hang_http": {"count": 0}},
@@ -204,15 +219,22 @@ STALLS: list[dict[str, dict[str, object]]] = [
 
 
 def test_backends_that_stall_delay_no_end(tmp_path: Path) -> None:
-    with simulated(tmp_path, count=len(STALLS), seconds=1.0) as gpus, directing(tmp_path, gpus.urls) as director:
+    with (
+        simulated(tmp_path, count=len(STALLS), seconds=1.0) as gpus,
+        directing(tmp_path, gpus.urls) as director,
+    ):
         group_id = start_busy(director, gpus)
         for index, faults in enumerate(STALLS):
             for fault, options in faults.items():
                 gpus.fault(fault, of=index, **options)
 
         def are_caught(seen: list[dict[str, Any]]) -> bool:
-            """Return whether a lookup, every half second, is caught in each stall, by the end of a render."""
-            caught = {(entry["backend"], entry["name"]) for entry in seen if entry["kind"] == "fault"}
+            """Return whether a lookup, every half second, is caught in each stall, by the end of a
+            render.
+            """
+            caught = {
+                (entry["backend"], entry["name"]) for entry in seen if entry["kind"] == "fault"
+            }
             return len(caught) == sum(map(len, STALLS))
 
         gpus.wait_seen(are_caught)

@@ -78,7 +78,9 @@ def test_allowed_hosts_are_names_addresses_and_whole_domains(served: Served) -> 
 
 
 def test_restart_keeps_the_secret_key_and_the_backends_of_the_environment(tmp_path: Path) -> None:
-    director = Served(tmp_path, ["localhost:9", "http://127.0.0.1:9", "192.0.2.1:8188"], start=False)
+    director = Served(
+        tmp_path, ["localhost:9", "http://127.0.0.1:9", "192.0.2.1:8188"], start=False
+    )
     paths, keys = [director.data / name for name in ("secret-key", "webhook-secret")], []
     for _ in range(2):
         director.start()
@@ -96,7 +98,9 @@ def test_restart_keeps_the_secret_key_and_the_backends_of_the_environment(tmp_pa
     ("is_served", "text"),
     [(False, "use the same DIRECTOR_DATA_DIR"), (True, "has no tables yet. `serve` creates them")],
 )
-def test_command_without_a_database_names_what_is_missing(is_served: bool, text: str, tmp_path: Path) -> None:
+def test_command_without_a_database_names_what_is_missing(
+    is_served: bool, text: str, tmp_path: Path
+) -> None:
     if is_served:
         (tmp_path / "data").mkdir()
     said = refused(
@@ -112,7 +116,9 @@ def test_command_without_a_database_names_what_is_missing(is_served: bool, text:
 
 
 @pytest.mark.parametrize(("token", "status"), [("", 200), ("a-secret-of-the-farm", 401)])
-def test_serve_on_all_addresses_prints_each_and_who_may_use_it(tmp_path: Path, token: str, status: int) -> None:
+def test_serve_on_all_addresses_prints_each_and_who_may_use_it(
+    tmp_path: Path, token: str, status: int
+) -> None:
     director = Served(
         tmp_path,
         arguments=["--host", "0.0.0.0", "--port", "0", "--allow-anonymous"],
@@ -140,6 +146,9 @@ def test_start_prints_how_long_a_migration_has_been_running(tmp_path: Path) -> N
     starting = Served(tmp_path, program=("-c", "\n".join(lines)), start=False)
     try:
         starting.start()
-        assert re.search(r"Migrating the database: jobgroups\.\S+ has been running for \d+ s\.\n", starting.printed())
+        assert re.search(
+            r"Migrating the database: jobgroups\.\S+ has been running for \d+ s\.\n",
+            starting.printed(),
+        )
     finally:
         starting.close()

@@ -1,4 +1,6 @@
-"""PostgreSQL and Redis restart under load: what the processes report meanwhile, and that nothing is lost."""
+"""PostgreSQL and Redis restart under load: what the processes report meanwhile, and that nothing is
+lost.
+"""
 
 import datetime as dt
 import time
@@ -49,11 +51,16 @@ def streamed(farm: ProcessFarm, each: int) -> tuple[str, Watcher]:
     return group_id, stream
 
 
-def test_while_redis_restarts_events_are_late_and_nothing_is_lost(farm: ProcessFarm, redis_server: Redis) -> None:
+def test_while_redis_restarts_events_are_late_and_nothing_is_lost(
+    farm: ProcessFarm, redis_server: Redis
+) -> None:
     group_id, stream = streamed(farm, each=5)
     redis_server.stop()
     down = until(lambda: (c := farm.check("channel_layer"))["status"] != "ok" and c)
-    assert down == {"status": "degraded", "detail": "Redis does not answer; events arrive late until it does."}
+    assert down == {
+        "status": "degraded",
+        "detail": "Redis does not answer; events arrive late until it does.",
+    }
     ended = stream.count("child_completed")
     until(lambda: stream.count("child_completed") >= ended + 3)
     redis_server.start()
@@ -90,12 +97,16 @@ def test_while_postgresql_restarts_writes_are_told_when_to_come_back_and_nothing
     stop_in_order(farm.web)
 
 
-def test_restart_of_postgresql_fails_at_most_one_request(farm: ProcessFarm, server: Postgres) -> None:
+def test_restart_of_postgresql_fails_at_most_one_request(
+    farm: ProcessFarm, server: Postgres
+) -> None:
     group_id = farm.web.submit(picture(), farm.gpus.ids)
 
     def status(number: int) -> int:
         # A group is read on connections that their threads keep, and the list on the pool's.
-        return farm.web.ask("GET", f"/api/job-groups/{group_id if number % 2 else ''}".rstrip("/")).status_code
+        return farm.web.ask(
+            "GET", f"/api/job-groups/{group_id if number % 2 else ''}".rstrip("/")
+        ).status_code
 
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(status, range(32))) == {200}
@@ -131,7 +142,9 @@ def _is_migrating(holder: psycopg.Connection[Any], process: Launched) -> None:
         until(lambda: database.execute(query).fetchall())
 
 
-@pytest.mark.parametrize(("command", "moment"), [("web", _waits_for_the_migration), ("runner", _is_migrating)])
+@pytest.mark.parametrize(
+    ("command", "moment"), [("web", _waits_for_the_migration), ("runner", _is_migrating)]
+)
 def test_what_starts_while_postgresql_restarts_waits_in_words_and_goes_on(
     command: str,
     moment: Callable[[psycopg.Connection[Any], Launched], None],

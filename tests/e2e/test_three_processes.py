@@ -1,4 +1,6 @@
-"""``serve`` as three processes: what each does if another, or the one that supervises them, ends, stops or is slow."""
+"""``serve`` as three processes: what each does if another, or the one that supervises them, ends,
+stops or is slow.
+"""
 
 import os
 import re
@@ -39,7 +41,9 @@ def three_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def working(
     folder: Path, *, jobs: int, seconds: float = 0.5, count: int = 3
 ) -> Iterator[tuple[Director, Machines, Watcher]]:
-    """Give a Director whose group is being rendered and watched; at the end check that nothing was lost or doubled."""
+    """Give a Director whose group is being rendered and watched; at the end check that nothing was
+    lost or doubled.
+    """
     with (
         simulated(folder, count=count, seconds=seconds, preview_fps=4.0) as gpus,
         directing(folder, gpus.urls) as director,
@@ -71,7 +75,9 @@ def processes(director: Director) -> list[int]:
 
 
 def kill(director: Director, name: str) -> int:
-    """Kill a process of ``serve``, wait until it was started again, and return the id of the killed one."""
+    """Kill a process of ``serve``, wait until it was started again, and return the id of the killed
+    one.
+    """
     killed = director.children()[name]
     os.kill(killed, signal.SIGKILL)
     until(lambda: director.children().get(name, killed) != killed)
@@ -92,7 +98,9 @@ def sockets_of(pid: int) -> set[str]:
     return {found[1] for link in links if (found := re.fullmatch(r"socket:\[(\d+)\]", link))}
 
 
-def test_group_with_previews_is_rendered_and_nobody_can_connect_to_the_pairs(tmp_path: Path) -> None:
+def test_group_with_previews_is_rendered_and_nobody_can_connect_to_the_pairs(
+    tmp_path: Path,
+) -> None:
     with working(tmp_path, jobs=6, seconds=1.5) as (director, _, watcher):
         until(lambda: check(director) == {"status": "ok", "detail": "Alive: web, runner, files."})
         assert check(director, "channel_layer")["status"] == "ok"
@@ -100,9 +108,13 @@ def test_group_with_previews_is_rendered_and_nobody_can_connect_to_the_pairs(tmp
         port = int(director.url.rpartition(":")[2])
         inodes = set[str]().union(*map(sockets_of, processes(director)))
         tables = [
-            line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()
+            line.split()
+            for name in ("tcp", "tcp6")
+            for line in Path(f"/proc/net/{name}").read_text().splitlines()
         ]
-        listening = {row[1].rpartition(":")[2] for row in tables if row[3] == "0A" and row[9] in inodes}
+        listening = {
+            row[1].rpartition(":")[2] for row in tables if row[3] == "0A" and row[9] in inodes
+        }
         assert listening == {f"{port:04X}"}
         # Flag 10000: it accepts connections. A name: others can find it.
         rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
@@ -129,7 +141,9 @@ def test_killed_runner_is_started_again_while_the_web_answers(tmp_path: Path) ->
         web = director.children()["web"]
         os.kill(director.children()["runner"], signal.SIGKILL)
         assert director.ask("GET", f"/api/job-groups/{watcher.group_id}").status_code == 200
-        detail = until(lambda: (found := check(director))["status"] == "degraded" and found["detail"])
+        detail = until(
+            lambda: (found := check(director))["status"] == "degraded" and found["detail"]
+        )
         assert re.match(r"runner ended unexpectedly at \S+Z \(signal 9\), 1 × in all\. It ", detail)
         assert director.children()["web"] == web
     assert "runner: ended unexpectedly (signal 9); starting it again in 0 s" in director.printed()
@@ -161,7 +175,9 @@ def test_all_end_with_the_supervisor_and_the_port_is_free_at_once(tmp_path: Path
 def test_process_whose_supervisor_was_killed_at_its_start_imports_nothing() -> None:
     """On a busy machine the imports take 20 s, for which it would have the ports."""
     command = [sys.executable, "-m", "director", "runner", "--inherited", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(SOON) == -signal.SIGTERM
@@ -185,7 +201,8 @@ def test_web_that_cannot_start_ends_serve_with_its_error(tmp_path: Path) -> None
         "import socket, sys; from director.server import listen, supervise\n"
         "bind, other = listen.bind_sockets, socket.socket()\n"
         "def stolen(host, port):\n"
-        "    sockets = bind(host, port); other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
+        "    sockets = bind(host, port); other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, "
+        "1)\n"
         "    other.bind(sockets[0].getsockname()); other.listen(); return sockets\n"
         "listen.bind_sockets = stolen; sys.argv[0] = 'manage.py'\n"
         "from director.__main__ import main; main()\n"
@@ -203,7 +220,9 @@ def test_web_that_cannot_start_ends_serve_with_its_error(tmp_path: Path) -> None
     assert "Traceback" not in director.printed()
 
 
-@pytest.mark.parametrize("name", ["runner", *(pytest.param(name, marks=pytest.mark.slow) for name in ("web", "files"))])
+@pytest.mark.parametrize(
+    "name", ["runner", *(pytest.param(name, marks=pytest.mark.slow) for name in ("web", "files"))]
+)
 def test_stopped_process_delays_no_other_and_goes_on(name: str, tmp_path: Path) -> None:
     with working(tmp_path, jobs=30) as (director, gpus, watcher):
         pid = director.children()[name]
@@ -221,8 +240,12 @@ def test_stopped_process_delays_no_other_and_goes_on(name: str, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [["web"], ["runner"], ["files"], ["web", "runner", "files"]], ids="-".join)
-def test_stopped_process_delays_the_end_by_no_more_than_the_exit_timer(names: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names", [["web"], ["runner"], ["files"], ["web", "runner", "files"]], ids="-".join
+)
+def test_stopped_process_delays_the_end_by_no_more_than_the_exit_timer(
+    names: list[str], tmp_path: Path
+) -> None:
     with simulated(tmp_path, count=1) as gpus, directing(tmp_path, gpus.urls) as director:
         director.start()
         # Each has its handlers of signals, the last one when its heartbeat is stored.
@@ -256,7 +279,8 @@ def test_processes_that_are_killed_at_once_come_back(tmp_path: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
             until(
                 lambda before=before: (
-                    len(now := director.children()) == 3 and not set(now.values()) & set(before.values())
+                    len(now := director.children()) == 3
+                    and not set(now.values()) & set(before.values())
                 )
             )
             director.wait_online()
@@ -274,7 +298,9 @@ def repeat(work: Callable[[], Any], stop: threading.Event) -> threading.Thread:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["web", "runner"])
-def test_submissions_are_stored_or_not_whichever_process_is_killed_again_and_again(name: str, tmp_path: Path) -> None:
+def test_submissions_are_stored_or_not_whichever_process_is_killed_again_and_again(
+    name: str, tmp_path: Path
+) -> None:
     """Each submission has a key of its own, and what has no answer is sent again: it exists once."""
     with simulated(tmp_path, seconds=0.05) as gpus, directing(tmp_path, gpus.urls) as director:
         director.start()
@@ -288,7 +314,9 @@ def test_submissions_are_stored_or_not_whichever_process_is_killed_again_and_aga
             key = f"key-{len(created)}"
             body = {"workflow_json": picture(), "backend_ids": gpus.ids}
             with suppress(httpx.TransportError):
-                answer = director.ask("POST", "/api/job-group", json=body, headers={"Idempotency-Key": key})
+                answer = director.ask(
+                    "POST", "/api/job-group", json=body, headers={"Idempotency-Key": key}
+                )
                 if answer.status_code == 201:
                     created[key] = answer.json()["job_group_id"]
                 else:
@@ -319,7 +347,11 @@ def test_three_processes_on_postgres_need_no_redis(tmp_path: Path) -> None:
         served = Served(tmp_path, gpus.urls, arguments=arguments, environment=environment)
         try:
             served.wait_online()
-            checks = until(lambda: (found := served.ask("GET", "/api/health").json())["status"] == "ok" and found)
+            checks = until(
+                lambda: (
+                    (found := served.ask("GET", "/api/health").json())["status"] == "ok" and found
+                )
+            )
             assert checks["checks"]["channel_layer"]["status"] == "ok"
             watcher = Watcher(served, served.submit(picture(), gpus.ids * 2))
             watcher.wait_ended()

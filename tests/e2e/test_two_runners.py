@@ -22,7 +22,9 @@ BACKENDS = 8
 GPUS = {"count": BACKENDS, "seconds": 1.0}
 
 
-def test_runners_share_the_backends_while_they_work_and_no_attempt_suffers(farm: ProcessFarm, leases: Leases) -> None:
+def test_runners_share_the_backends_while_they_work_and_no_attempt_suffers(
+    farm: ProcessFarm, leases: Leases
+) -> None:
     """A second one starts, a third one ends in order, the second one is killed."""
     farm.web.start()
     farm.runner("room-1")

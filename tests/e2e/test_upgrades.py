@@ -46,7 +46,9 @@ def test_web_answers_its_requests_before_it_ends(web: Served) -> None:
     answers: list[httpx.Response] = []
     (backend,) = web.ask("GET", "/api/backends").json()["backends"]
     body = {"workflow_json": picture(), "backend_ids": [backend["backend_id"]]}
-    submitting = threading.Thread(target=lambda: answers.append(web.ask("POST", "/api/job-group", json=body)))
+    submitting = threading.Thread(
+        target=lambda: answers.append(web.ask("POST", "/api/job-group", json=body))
+    )
     with (
         closing(sqlite3.connect(web.data / "director.sqlite3", isolation_level=None)) as writer,
         httpx.Client(base_url=web.url, trust_env=False) as kept,
@@ -82,7 +84,8 @@ def test_web_answers_accepted_connections_before_it_ends(web: Served) -> None:
     os.killpg(web.process.pid, signal.SIGSTOP)
     with ExitStack() as stack:
         waiting = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port_of(web)), timeout=60.0)) for _ in range(30)
+            stack.enter_context(socket.create_connection(("127.0.0.1", port_of(web)), timeout=60.0))
+            for _ in range(30)
         ]
         for one in waiting:
             one.sendall(b"GET /api/job-groups HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -108,11 +111,19 @@ class Releases:
         newer = [str(newer_release(folder / "newer") / "manage.py")]
         for name in ("old-web", "old-runner", "new-web", "new-runner"):
             (folder / name).mkdir()
-        self.old_web = Served(folder / "old-web", arguments=WEB, environment=settings, start=False, keeps_port=True)
-        self.new_web = Served(
-            folder / "new-web", arguments=["--no-migrate", *WEB], environment=settings, program=newer, start=False
+        self.old_web = Served(
+            folder / "old-web", arguments=WEB, environment=settings, start=False, keeps_port=True
         )
-        self.old_runner = LaunchedRunner(folder / "old-runner", "--name", "old-runner", environment=settings)
+        self.new_web = Served(
+            folder / "new-web",
+            arguments=["--no-migrate", *WEB],
+            environment=settings,
+            program=newer,
+            start=False,
+        )
+        self.old_runner = LaunchedRunner(
+            folder / "old-runner", "--name", "old-runner", environment=settings
+        )
         self.new_runner = LaunchedRunner(
             folder / "new-runner", "--name", "new-runner", environment=settings, program=newer
         )
@@ -159,7 +170,9 @@ def test_two_releases_work_side_by_side_and_the_old_one_may_return(
     # Back again, without touching the tables.
     for returning in (old_web, old_runner):
         returning.start()
-        assert f"A newer version has migrated this database (jobgroups {MIGRATION})" in (returning.printed())
+        assert f"A newer version has migrated this database (jobgroups {MIGRATION})" in (
+            returning.printed()
+        )
     for watcher in releases.watchers:
         watcher.wait_ended()
     stop_in_order(new_web, new_runner)

@@ -1,6 +1,7 @@
 """ComfyUI's own editor in Chromium, without a server: it exports workflows in the API format.
 
-``python -m tests.editor.frontend`` exports all templates and writes ``exports.json``; it takes about ten minutes.
+``python -m tests.editor.frontend`` exports all templates and writes ``exports.json``; it takes
+about ten minutes.
 """
 
 import contextlib
@@ -22,13 +23,33 @@ _ANSWERS: Final[dict[str, Any]] = {
     "object_info": DESCRIBED,
     "settings": {"Comfy.TutorialCompleted": True},
     "users": {"storage": "server", "migrated": True},
-    "system_stats": {"system": {"os": "linux", "comfyui_version": "0.33.0", "argv": []}, "devices": []},
+    "system_stats": {
+        "system": {"os": "linux", "comfyui_version": "0.33.0", "argv": []},
+        "devices": [],
+    },
     "queue": {"queue_running": [], "queue_pending": []},
     "jobs": {"jobs": [], "pagination": {"offset": 0, "limit": 1, "total": 0, "has_more": False}},
-    **{name: [] for name in ("extensions", "embeddings", "userdata", "v2/userdata", "models", "experiment/models")},
+    **{
+        name: []
+        for name in (
+            "extensions",
+            "embeddings",
+            "userdata",
+            "v2/userdata",
+            "models",
+            "experiment/models",
+        )
+    },
     **{
         name: {}
-        for name in ("features", "i18n", "workflow_templates", "node_replacements", "global_subgraphs", "history")
+        for name in (
+            "features",
+            "i18n",
+            "workflow_templates",
+            "node_replacements",
+            "global_subgraphs",
+            "history",
+        )
     },
 }
 _READY: Final = '!!window.app?.rootGraph && !!window.LiteGraph?.registered_node_types["KSampler"]'
@@ -48,7 +69,9 @@ def _answer(route: Route) -> None:
         return
     file = _ROOT.joinpath(path or "index.html")
     kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-    route.fulfill(body=file.read_bytes(), content_type=kind) if file.is_file() else route.fulfill(status=404)
+    route.fulfill(body=file.read_bytes(), content_type=kind) if file.is_file() else route.fulfill(
+        status=404
+    )
 
 
 def _opened(page: Page) -> Export:
@@ -75,7 +98,9 @@ def main() -> None:
     # A page that has opened many workflows is slow.
     for start in range(0, len(wanted), 40):
         with editor() as export:
-            found |= {name: digest(export(workflow)) for name, workflow in wanted[start : start + 40]}
+            found |= {
+                name: digest(export(workflow)) for name, workflow in wanted[start : start + 40]
+            }
     EXPORTS.write_text(json.dumps(found, indent=0) + "\n", encoding="utf-8")
 
 

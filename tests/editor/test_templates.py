@@ -1,4 +1,6 @@
-"""Workflows that ComfyUI publishes, converted by the Director and by ComfyUI's own editor: the same API format."""
+"""Workflows that ComfyUI publishes, converted by the Director and by ComfyUI's own editor: the same
+API format.
+"""
 
 import copy
 import json
@@ -17,7 +19,11 @@ EXPORTED = sorted(HASHES)[:: len(HASHES) // 6]  #: Some of them, for the editor 
 
 def test_templates_are_converted_as_the_editor_exports_them() -> None:
     classes = {name: node_class(described) for name, described in DESCRIBED.items()}
-    found = {name: digest(convert(workflow, classes)[0]) for name, workflow in templates() if name not in EXCLUDED}
+    found = {
+        name: digest(convert(workflow, classes)[0])
+        for name, workflow in templates()
+        if name not in EXCLUDED
+    }
     assert found == HASHES
     assert len(found) >= 100
 
@@ -53,5 +59,7 @@ def test_hashes_are_those_of_the_editor() -> None:
     from tests.editor.frontend import editor
 
     with editor() as export:
-        found = {name: digest(export(workflow)) for name, workflow in templates() if name in EXPORTED}
+        found = {
+            name: digest(export(workflow)) for name, workflow in templates() if name in EXPORTED
+        }
     assert found == {name: HASHES[name] for name in EXPORTED}

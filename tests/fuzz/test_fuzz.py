@@ -1,4 +1,5 @@
-"""Requests that schemathesis makes of the OpenAPI document, to a real Director with simulated backends.
+"""Requests that schemathesis makes of the OpenAPI document, to a real Director with simulated
+backends.
 
 ``make fuzz CASES=100000`` sends so many, in pieces with a new Director each.
 """
@@ -31,8 +32,17 @@ def fuzz(folder: Path, *options: str) -> int:
         try:
             served.wait_online()
             config = folder / "schemathesis.toml"
-            config.write_text((FOLDER / "schemathesis.toml").read_text() + _known_ids(served.url), encoding="utf-8")
-            command = [Path(sys.executable).with_name("schemathesis"), "--config-file", config, "run", DOCUMENT]
+            config.write_text(
+                (FOLDER / "schemathesis.toml").read_text() + _known_ids(served.url),
+                encoding="utf-8",
+            )
+            command = [
+                Path(sys.executable).with_name("schemathesis"),
+                "--config-file",
+                config,
+                "run",
+                DOCUMENT,
+            ]
             done = subprocess.run(
                 [*command, "--url", served.url, "--no-color", *options],
                 cwd=folder,
@@ -49,7 +59,9 @@ def fuzz(folder: Path, *options: str) -> int:
 
 
 def _known_ids(url: str) -> str:
-    """Return the part of the configuration with ids that exist: of two groups, one of which ended, and of their jobs."""
+    """Return the part of the configuration with ids that exist: of two groups, one of which ended,
+    and of their jobs.
+    """
     with httpx.Client(base_url=url, trust_env=False, timeout=60) as http:
         body = {"workflow_json": text_to_image(), "backend_ids": ["*"], "count": 3}
         groups = [http.post("/api/job-group", json=body).json() for _ in range(2)]
@@ -59,13 +71,16 @@ def _known_ids(url: str) -> str:
         ids = {
             "group_id": [one["job_group_id"] for one in groups],
             "job_id": [groups[0]["child_jobs"][0]["job_id"]],
-            "backend_id": [one["backend_id"] for one in http.get("/api/backends").json()["backends"]],
+            "backend_id": [
+                one["backend_id"] for one in http.get("/api/backends").json()["backends"]
+            ],
             "asset_id": [asset["id"]],
             "asset_hash": [asset["hash"]],
             "number": ["0"],
         }
     return "".join(
-        f'[dictionaries.{name}]\nvalues = {values}\n[parameters."path.{name}"]\ndictionary = "{name}"\nprobability = 0.6\n'
+        f'[dictionaries.{name}]\nvalues = {values}\n[parameters."path.{name}"]\ndictionary = '
+        f'"{name}"\nprobability = 0.6\n'
         for name, values in ids.items()
     )
 
@@ -73,7 +88,10 @@ def _known_ids(url: str) -> str:
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(CASES > 0, reason="the long run follows")
 def test_answers_fit_the_document(tmp_path: Path) -> None:
-    assert fuzz(tmp_path, "--phases", "examples,fuzzing", "-n", "4", "--generation-deterministic") > 200
+    assert (
+        fuzz(tmp_path, "--phases", "examples,fuzzing", "-n", "4", "--generation-deterministic")
+        > 200
+    )
 
 
 @pytest.mark.timeout(0)
@@ -82,7 +100,15 @@ def test_answers_fit_the_document_for_long(tmp_path: Path) -> None:
     done = 0
     for seed in itertools.count(SEED):
         (tmp_path / str(seed)).mkdir()
-        options = ["--seed", str(seed), "-n", "30", "--continue-on-failure", "--generation-database", "none"]
+        options = [
+            "--seed",
+            str(seed),
+            "-n",
+            "30",
+            "--continue-on-failure",
+            "--generation-database",
+            "none",
+        ]
         done += fuzz(tmp_path / str(seed), *options)
         print(f"{done} of {CASES} cases; the seed was {seed}", flush=True)
         if done >= CASES:

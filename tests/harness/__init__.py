@@ -1,1 +1,3 @@
-"""What the tests of several folders share: processes, servers, simulators, a runner in the loop, laws."""
+"""What the tests of several folders share: processes, servers, simulators, a runner in the loop,
+laws.
+"""

@@ -6,14 +6,22 @@ from typing import Any, Final
 from uuid import uuid4
 
 from django.core.files.storage import storages
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
 from werkzeug.serving import make_server
 
-_BUSY: Final = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+_BUSY: Final = (
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
 
 
 class BucketServer:
-    """A bucket of an S3 service; the storage ``files`` has its objects while ``options`` are its settings."""
+    """A bucket of an S3 service; the storage ``files`` has its objects while ``options`` are its
+    settings.
+    """
 
     def __init__(self) -> None:
         self.name = f"farm-{uuid4().hex}"
@@ -25,7 +33,9 @@ class BucketServer:
         #: Method, path and range of the requests.
         self.requests: list[tuple[str, str, str]] = []
         self._app: Any = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=MotoRequestHandler)
+        self._server = make_server(
+            "127.0.0.1", 0, self._answer, threaded=True, request_handler=MotoRequestHandler
+        )
         self.options = {
             "bucket_name": self.name,
             "location": "director",
@@ -39,7 +49,9 @@ class BucketServer:
         method = environ["REQUEST_METHOD"]
         self.requests.append((method, environ["PATH_INFO"], environ.get("HTTP_RANGE", "")))
         if method not in self.refuses:
-            parts = self._app(environ, (lambda *_, **__: None) if method in self.refuses_late else start_response)
+            parts = self._app(
+                environ, (lambda *_, **__: None) if method in self.refuses_late else start_response
+            )
             if method not in self.refuses_late:
                 return self._cut(parts) if self.cuts and method == "GET" else parts
             b"".join(parts)

@@ -7,7 +7,8 @@ from typing import Any
 
 
 def cases(file: str, test: str) -> Any:
-    """Return the cases of a test in ``file``: ``cases.toml`` in its folder has a list for each such test.
+    """Return the cases of a test in ``file``: ``cases.toml`` in its folder has a list for each such
+    test.
 
     "<none>" stands for None, which TOML lacks, and ``{times = 3, of = "x"}`` for "xxx".
     """

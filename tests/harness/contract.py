@@ -16,7 +16,9 @@ REMEDY = "Correct docs/schema.toml or the shapes of answers, then run `make docs
 
 @cache
 def document(name: str = "openapi") -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
+    loaded: dict[str, Any] = yaml.load(
+        (FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader
+    )
     return loaded
 
 
@@ -33,19 +35,28 @@ def _operations() -> list[tuple[re.Pattern[str], dict[str, Any]]]:
     """Return the paths, those without parameters first."""
     paths = sorted(document()["paths"].items(), key=lambda one: one[0].count("{"))
     return [
-        (re.compile(re.sub(r"\{\w+\}", "[^/]+", re.escape(path).replace(r"\{", "{").replace(r"\}", "}"))), one)
+        (
+            re.compile(
+                re.sub(r"\{\w+\}", "[^/]+", re.escape(path).replace(r"\{", "{").replace(r"\}", "}"))
+            ),
+            one,
+        )
         for path, one in paths
     ]
 
 
 @cache
 def _validator(text: str, name: str) -> Any:
-    """Return the validator of a schema. Fields that a type does not have are errors here, other than for clients."""
+    """Return the validator of a schema. Fields that a type does not have are errors here, other
+    than for clients.
+    """
     components = deepcopy(document(name)["components"])
     for schema in components["schemas"].values():
         if "properties" in schema and schema["properties"].keys() != {"images", "prompt_id"}:
             schema.setdefault("additionalProperties", False)
-    return jsonschema_rs.Draft202012Validator({**json.loads(text), "components": components}, validate_formats=True)
+    return jsonschema_rs.Draft202012Validator(
+        {**json.loads(text), "components": components}, validate_formats=True
+    )
 
 
 def problems(schema: dict[str, Any], value: Any, name: str = "openapi") -> list[str]:
@@ -55,7 +66,9 @@ def problems(schema: dict[str, Any], value: Any, name: str = "openapi") -> list[
 
 
 def check_answer(method: str, path: str, status: int, content_type: str, content: bytes) -> None:
-    """Fail if the document does not have an answer of the API as it is; a path that is not in it is not checked."""
+    """Fail if the document does not have an answer of the API as it is; a path that is not in it is
+    not checked.
+    """
     path = path.partition("?")[0].rstrip("/")
     methods = next((one for pattern, one in _operations() if pattern.fullmatch(path)), {})
     operation = methods.get("get" if method == "HEAD" else method.lower())
@@ -64,10 +77,16 @@ def check_answer(method: str, path: str, status: int, content_type: str, content
     if status == 404 and b'"code": "not_found"' in content:
         return  # a path that only looks like this one
     described = operation["responses"].get(str(status))
-    assert described is not None, f"{method} {path}: {status} {content[:200]!r} is not in docs/openapi.yaml. {REMEDY}"
+    assert described is not None, (
+        f"{method} {path}: {status} {content[:200]!r} is not in docs/openapi.yaml. {REMEDY}"
+    )
     if "$ref" in described:
         described = document()["components"]["responses"][described["$ref"].rpartition("/")[2]]
     kinds = described.get("content", {})
-    if method != "HEAD" and content_type.startswith("application/json") and "application/json" in kinds:
+    if (
+        method != "HEAD"
+        and content_type.startswith("application/json")
+        and "application/json" in kinds
+    ):
         wrong = problems(kinds["application/json"]["schema"], json.loads(content))
         assert not wrong, f"{method} {path}: {wrong[:5]} {content[:300]!r}. {REMEDY}"

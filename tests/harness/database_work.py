@@ -11,7 +11,8 @@ from django.test.utils import CaptureQueriesContext
 @dataclass(slots=True)
 class DatabaseWork:
     statements: int = 0
-    steps: int = 0  #: Rows that PostgreSQL read, or tens of instructions of SQLite's virtual machine.
+    #: Rows that PostgreSQL read, or tens of instructions of SQLite's virtual machine.
+    steps: int = 0
 
 
 @contextmanager
@@ -45,5 +46,7 @@ def _steps(work: DatabaseWork) -> Iterator[None]:
 
 def _rows_read() -> int:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables")
+        cursor.execute(
+            "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables"
+        )
         return int(cursor.fetchone()[0] or 0)

@@ -40,12 +40,18 @@ class Step:
 class Director(Served):
     """One data folder, and the process that serves it now. Not started yet."""
 
-    def __init__(self, folder: Path, backends: list[str], environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, backends: list[str], environment: dict[str, str] | None = None
+    ) -> None:
         self._note = folder / "killed-at"
         super().__init__(
             folder,
             backends,
-            environment={"DIRECTOR_TIME_SCALE": TIME_SCALE, "PLUG_NOTE": str(self._note), **(environment or {})},
+            environment={
+                "DIRECTOR_TIME_SCALE": TIME_SCALE,
+                "PLUG_NOTE": str(self._note),
+                **(environment or {}),
+            },
             program=["-m", "tests.harness.kill_switch"],
             start=False,
             keeps_port=True,
@@ -63,11 +69,16 @@ class Director(Served):
         super().start(wait=wait, **variables)
 
     def go_on_after(self, signals: str) -> None:
-        """Wait for each signal of ``PLUG_SIGNALS``: go on after SIGSTOP, and start again after the end of ``serve``."""
+        """Wait for each signal of ``PLUG_SIGNALS``: go on after SIGSTOP, and start again after the
+        end of ``serve``.
+        """
         for number in range(len(signals.split())):
 
             def note(number: int = number) -> list[str]:
-                return self._note.exists() and self._note.read_text(encoding="utf-8").splitlines()[number:]
+                return (
+                    self._note.exists()
+                    and self._note.read_text(encoding="utf-8").splitlines()[number:]
+                )
 
             order, pid = until(note, 90.0, self.printed)[0].split()
             if order.endswith("SIGSTOP"):
@@ -98,7 +109,9 @@ class Director(Served):
             self.start()
 
     def wait_killed(self, within: float = 90.0) -> None:
-        """Wait until it, or one of its processes, has killed itself; fail if it does not reach the step."""
+        """Wait until it, or one of its processes, has killed itself; fail if it does not reach the
+        step.
+        """
         if self.is_supervised:
             until(self._note.exists, within, self.printed)
             return
@@ -118,7 +131,9 @@ class Director(Served):
         def open_rows() -> list[tuple[Any, ...]]:
             return [tuple(row) for row in self.rows(_OPEN)]
 
-        until(lambda: not open_rows(), within, lambda: f"{open_rows()[:10]}\n{self.printed()[-3000:]}")
+        until(
+            lambda: not open_rows(), within, lambda: f"{open_rows()[:10]}\n{self.printed()[-3000:]}"
+        )
 
 
 def rows(data: Path, query: str, *values: Any) -> list[sqlite3.Row]:
@@ -128,7 +143,9 @@ def rows(data: Path, query: str, *values: Any) -> list[sqlite3.Row]:
 
 
 @contextmanager
-def directing(folder: Path, backends: list[str], environment: dict[str, str] | None = None) -> Iterator[Director]:
+def directing(
+    folder: Path, backends: list[str], environment: dict[str, str] | None = None
+) -> Iterator[Director]:
     """Give a Director that was not started yet; kill what is left of it at the end."""
     director = Director(folder, backends, environment)
     shutil.copytree(migrated(), director.data, dirs_exist_ok=True)

@@ -25,7 +25,9 @@ WORKFLOW: dict[str, Any] = {
     "3": {"class_type": "KSampler", "inputs": {"seed": 42, "steps": 20, "cfg": 7.0}},
     "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "out"}},
 }
-OUTPUTS: dict[str, Any] = {"images": [{"filename": "a.png", "url": "http://localhost:8188/view?filename=a.png"}]}
+OUTPUTS: dict[str, Any] = {
+    "images": [{"filename": "a.png", "url": "http://localhost:8188/view?filename=a.png"}]
+}
 
 
 def backend(backend_id: str = "gpu-1", **fields: Any) -> Backend:
@@ -54,11 +56,15 @@ def farm(count: int, **fields: Any) -> list[FencingToken]:
 
 def submission(*backend_ids: str, workflow: dict[str, Any] = WORKFLOW, **fields: Any) -> Submission:
     template = build_template(workflow, fields.get("parameters"))
-    return Submission(workflow=workflow, template=template, backend_ids=backend_ids or ("gpu-1",), **fields)
+    return Submission(
+        workflow=workflow, template=template, backend_ids=backend_ids or ("gpu-1",), **fields
+    )
 
 
 def submit(*backend_ids: str, runner_alive: bool = True, **fields: Any) -> JobGroup:
-    group = group_submit(submission=submission(*backend_ids, **fields), runner_alive=runner_alive).group
+    group = group_submit(
+        submission=submission(*backend_ids, **fields), runner_alive=runner_alive
+    ).group
     # Jobs are ordered by milliseconds: the group that a test submits next comes after this one.
     time.sleep(0.001)
     return group
@@ -126,7 +132,9 @@ def accept(fence: FencingToken) -> Attempt:
 def abandon(claimed: Attempt, fence: FencingToken) -> None:
     """Have a prompt sent, and never accepted as far as the runner can see."""
     attempts.attempt_uncertain(attempt_id=claimed.pk, fence=fence)
-    attempts.attempt_never_accepted(attempt_id=claimed.pk, fence=fence, remember_until=now() + dt.timedelta(days=1))
+    attempts.attempt_never_accepted(
+        attempt_id=claimed.pk, fence=fence, remember_until=now() + dt.timedelta(days=1)
+    )
 
 
 def time_out(claimed: Attempt, fence: FencingToken, *, offline: bool = False) -> bool:
@@ -140,7 +148,9 @@ def stall(claimed: Attempt, fence: FencingToken, **fields: bool) -> bool:
 
 
 def lose(claimed: Attempt, fence: FencingToken) -> bool:
-    return attempts.attempt_lost(attempt_id=claimed.pk, fence=fence, reason=f"{fence.backend_id} restarted")
+    return attempts.attempt_lost(
+        attempt_id=claimed.pk, fence=fence, reason=f"{fence.backend_id} restarted"
+    )
 
 
 def not_sent(claimed: Attempt, fence: FencingToken) -> None:
@@ -177,7 +187,9 @@ def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> AttemptRes
     return AttemptResult(state=state, outputs=fields.pop("outputs", OUTPUTS), **fields)
 
 
-def finish(claimed: Attempt, fence: FencingToken, state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> bool:
+def finish(
+    claimed: Attempt, fence: FencingToken, state: AttemptState = AttemptState.SUCCESS, **fields: Any
+) -> bool:
     return attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=end(state, **fields))
 
 
@@ -186,7 +198,9 @@ def removed(claimed: Attempt, fence: FencingToken) -> None:
     attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=gone)
 
 
-def fail(claimed: Attempt, fence: FencingToken, failure: FailureClass = FailureClass.NODE_ERROR) -> None:
+def fail(
+    claimed: Attempt, fence: FencingToken, failure: FailureClass = FailureClass.NODE_ERROR
+) -> None:
     failed = end(AttemptState.ERROR, failure=failure, error_message=f"It met {failure}.")
     assert attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=failed)
 
@@ -196,7 +210,11 @@ def asset(content: bytes = b"cat", name: str = "cat.png") -> Asset:
     path = stored_files.incoming_folder() / "received"
     path.write_bytes(content)
     received = assets.ReceivedFile(
-        path=path, name=name, content_type="image/png", size_bytes=len(content), hash=blake3(content).hexdigest()
+        path=path,
+        name=name,
+        content_type="image/png",
+        size_bytes=len(content),
+        hash=blake3(content).hexdigest(),
     )
     return assets.asset_store(received)[0]
 

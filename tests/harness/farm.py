@@ -73,7 +73,9 @@ class Farm:
         self._stack = stack
         self._tasks: dict[RunnerService, asyncio.Task[None]] = {}
         self.hub = Hub()
-        self._background = DatabaseThreads(threads=5, name="runner-background", keeps_connections=False)
+        self._background = DatabaseThreads(
+            threads=5, name="runner-background", keeps_connections=False
+        )
         stack.push_async_callback(asyncio.to_thread, self._background.close)
         self.sims: dict[str, Simulator] = {}
 
@@ -94,7 +96,9 @@ class Farm:
         return sim
 
     async def runner(self, seen: Sequence[str] = (), **changes: Any) -> RunnerService:
-        """Start a runner, and wait until it has probed the backends ``seen``: else they are no candidates for a retry."""
+        """Start a runner, and wait until it has probed the backends ``seen``: else they are no
+        candidates for a retry.
+        """
         options: dict[str, Any] = {
             "name": "local",
             "version": "test",
@@ -105,7 +109,9 @@ class Farm:
             "threads": 1 if connection.vendor == "sqlite" else 4,
             "intervals": Intervals.scaled(SCALE),
         }
-        service = RunnerService(RunnerSettings(**{**options, **changes}), self.hub, self._background, {}, None)
+        service = RunnerService(
+            RunnerSettings(**{**options, **changes}), self.hub, self._background, {}, None
+        )
         ready = asyncio.Event()
         self._tasks[service] = asyncio.get_running_loop().create_task(service.run(ready.set))
         await ready.wait()
@@ -130,7 +136,9 @@ class Farm:
         return await in_thread(Backend.objects.get)(pk=name)
 
     async def dispatched(self) -> None:
-        """Wait until each session has searched for work: when its second search begins, the first one is over."""
+        """Wait until each session has searched for work: when its second search begins, the first
+        one is over.
+        """
         for service in self._tasks:
             sessions = service._sessions.values()
             for event in (service._work, *(session.context.work_available for session in sessions)):
@@ -169,7 +177,9 @@ class Farm:
             await self.stop(service)
 
     async def submit(self, *backend_ids: str, workflow: Any = None, **fields: Any) -> JobGroup:
-        submission = factories.submission(*backend_ids, workflow=workflow or text_to_image(), **fields)
+        submission = factories.submission(
+            *backend_ids, workflow=workflow or text_to_image(), **fields
+        )
         done = await in_thread(group_submit)(submission=submission, runner_alive=True)
         if submission.secret:
             self.hub.keys[done.group.id] = submission.secret
@@ -223,7 +233,11 @@ class Farm:
 
     async def land(self, attempt: Any) -> None:
         """Queue the prompt of an attempt whose POST broke, as when its bytes arrive late."""
-        body = {"prompt": text_to_image(), "prompt_id": attempt.prompt_id, "client_id": attempt.client_id}
+        body = {
+            "prompt": text_to_image(),
+            "prompt_id": attempt.prompt_id,
+            "client_id": attempt.client_id,
+        }
         async with httpx.AsyncClient() as client:
             answer = await client.post(f"{self.sims[attempt.backend_id].url}/prompt", json=body)
         answer.raise_for_status()

@@ -38,7 +38,9 @@ def picture(seed: int = 1) -> Graph:
     return text_to_image(seed, side=64)
 
 
-def sampler(seed: int = 1, steps: int = 4, delay: float = 0.0, *, prefix: str = "test", **inputs: Any) -> Graph:
+def sampler(
+    seed: int = 1, steps: int = 4, delay: float = 0.0, *, prefix: str = "test", **inputs: Any
+) -> Graph:
     """Return TestSampler → SaveImage; ``delay`` is the seconds of each step."""
     settings = {"seed": seed, "steps": steps, "cfg": 7.0, "sampler_name": "euler", "delay": delay}
     return {
@@ -48,7 +50,9 @@ def sampler(seed: int = 1, steps: int = 4, delay: float = 0.0, *, prefix: str = 
 
 
 def strangers_id(number: int) -> str:
-    """Return the prompt id of another client's ``number``th prompt; newer ComfyUIs take no other form."""
+    """Return the prompt id of another client's ``number``th prompt; newer ComfyUIs take no other
+    form.
+    """
     return str(uuid.UUID(int=number))
 
 
@@ -67,8 +71,12 @@ def plain_image(color: int = 1) -> Graph:
     }
 
 
-def media(seed: int = 1, *, frames: int = 4, side: int = 64, fps: float = 2.0, text: str = "a poem") -> Graph:
-    """Return a workflow that saves a film ("10"), an animation ("11"), a sound ("13") and a text ("15"), no picture."""
+def media(
+    seed: int = 1, *, frames: int = 4, side: int = 64, fps: float = 2.0, text: str = "a poem"
+) -> Graph:
+    """Return a workflow that saves a film ("10"), an animation ("11"), a sound ("13") and a text
+    ("15"), no picture.
+    """
     graph = text_to_image(seed, side=side)
     graph["5"]["inputs"]["batch_size"] = frames
     del graph["9"]
@@ -78,8 +86,14 @@ def media(seed: int = 1, *, frames: int = 4, side: int = 64, fps: float = 2.0, t
     return graph | {
         "10": {"class_type": "SaveWEBM", "inputs": film | webm},
         "11": {"class_type": "SaveAnimatedWEBP", "inputs": film | webp},
-        "12": {"class_type": "EmptyAudio", "inputs": {"duration": 2.0, "sample_rate": 8_000, "channels": 1}},
-        "13": {"class_type": "SaveAudio", "inputs": {"audio": ["12", 0], "filename_prefix": "audio/sound"}},
+        "12": {
+            "class_type": "EmptyAudio",
+            "inputs": {"duration": 2.0, "sample_rate": 8_000, "channels": 1},
+        },
+        "13": {
+            "class_type": "SaveAudio",
+            "inputs": {"audio": ["12", 0], "filename_prefix": "audio/sound"},
+        },
         "14": {"class_type": "PrimitiveString", "inputs": {"value": text}},
         "15": {"class_type": "PreviewAny", "inputs": {"source": ["14", 0]}},
     }
@@ -89,7 +103,10 @@ def partner(seed: int = 1) -> Graph:
     """Return a workflow whose picture a partner makes, who is paid."""
     return {
         "1": {"class_type": "TestPartner", "inputs": {"seed": seed, "seconds": 0.0}},
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "partner"}},
+        "2": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["1", 0], "filename_prefix": "partner"},
+        },
     }
 
 
@@ -99,11 +116,17 @@ def reference_example(seed: int = 42) -> Graph:
     return {"3": {"class_type": "KSampler", "inputs": inputs}}
 
 
-def black_png(width: int, height: int, *, rows: int = 0, one_bit: bool = False, **texts: str) -> bytes:
-    """Return a PNG that claims a size and has so many rows of black pixels, in RGB or of one bit each."""
+def black_png(
+    width: int, height: int, *, rows: int = 0, one_bit: bool = False, **texts: str
+) -> bytes:
+    """Return a PNG that claims a size and has so many rows of black pixels, in RGB or of one bit
+    each.
+    """
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     head = struct.pack(">IIBBBBB", width, height, *((1, 0) if one_bit else (8, 2)), 0, 0, 0)
     noted = [chunk(b"tEXt", f"{key}\0{text}".encode("latin-1")) for key, text in texts.items()]
@@ -114,7 +137,9 @@ def black_png(width: int, height: int, *, rows: int = 0, one_bit: bool = False, 
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-EDITOR_FILE: Final = Path(__file__).with_name("editor_workflow.json")  #: The demo, as the editor saves it.
+EDITOR_FILE: Final = Path(__file__).with_name(
+    "editor_workflow.json"
+)  #: The demo, as the editor saves it.
 
 
 def png(**texts: str) -> bytes:

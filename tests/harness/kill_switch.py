@@ -1,14 +1,16 @@
-"""``serve`` that kills itself at a named step: ``python -m tests.harness.kill_switch serve --port 0``.
+"""``serve`` that kills itself at a named step: ``python -m tests.harness.kill_switch serve --port
+0``.
 
 The function that the step is named after is wrapped. Variables:
 
 - ``PLUG_STEP``: ``module:name`` or ``module:Class.name``; empty: nothing is killed.
-- ``PLUG_MOMENT``: ``before`` the call, ``uncommitted`` (it has written, and its transaction is about
-  to commit), or ``after`` it, when what it has written is committed.
+- ``PLUG_MOMENT``: ``before`` the call, ``uncommitted`` (it has written, and its transaction is
+  about to commit), or ``after`` it, when what it has written is committed.
 - ``PLUG_CALL``: which call, from 1; one that raises is no step, but for the moment ``before`` it.
 - ``PLUG_NOTE``: a file that is written just before the kill.
-- ``PLUG_SIGNALS``: instead of one SIGKILL, several signals with blanks between them, each at the next such call: the name of
-  a signal, for its parent with ``parent:`` before it. ``PLUG_NOTE`` gets a line of each with the process that gets it.
+- ``PLUG_SIGNALS``: instead of one SIGKILL, several signals with blanks between them, each at the
+  next such call: the name of a signal, for its parent with ``parent:`` before it. ``PLUG_NOTE``
+  gets a line of each with the process that gets it.
 - ``PLUG_TIMEOUT``: every child's timeout, in seconds (the API takes none below 30).
 """
 

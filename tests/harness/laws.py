@@ -72,7 +72,9 @@ def check_rows(data: Path) -> None:
     """Hold that every group has ended, once in each run, and that its events match."""
     for group in rows(data, "SELECT * FROM jobgroups_jobgroup"):
         children = rows(data, "SELECT * FROM jobgroups_childjob WHERE group_id = ?", group["id"])
-        log = rows(data, "SELECT * FROM jobgroups_jobevent WHERE group_id = ? ORDER BY seq", group["id"])
+        log = rows(
+            data, "SELECT * FROM jobgroups_jobevent WHERE group_id = ? ORDER BY seq", group["id"]
+        )
         events = [json.loads(one["frame"]) for one in log]
         assert group["completed_at"] is not None, f"{group['id']} has not ended"
         assert [one["seq"] for one in log] == list(range(1, group["seq"] + 1)), "seq has gaps"
@@ -102,7 +104,8 @@ def _check_stories(child: Any, events: list[dict[str, Any]]) -> None:
 
 
 def _check_story(child_id: str, kinds: list[str], status: str | None) -> None:
-    """Hold that a run's events are: started, as often as it was put back or tried again; then one end.
+    """Hold that a run's events are: started, as often as it was put back or tried again; then one
+    end.
 
     A failure that a person's retry follows is no end: the events around it are two stories.
     """
@@ -161,7 +164,8 @@ def _check_prompts(data: Path, seen: Seen) -> None:
             )
             allowed = interrupted or tried_again or came_late or one["state"] in _MAY_BE_REPEATED
             assert allowed, (
-                f"{child_id} was executed {len(executed)} times, though attempt {one['number']} ended {one['state']}"
+                f"{child_id} was executed {len(executed)} times, though attempt {one['number']} "
+                f"ended {one['state']}"
             )
 
 
@@ -206,7 +210,9 @@ def _check_strangers(seen: Seen) -> None:
         assert seen.kinds[prompt_id]["started"] == 1
     for entry in seen.entries:
         if entry["kind"] == "interrupted":
-            assert entry["target"] in seen.job, f"an interrupt that names no prompt of ours: {entry}"
+            assert entry["target"] in seen.job, (
+                f"an interrupt that names no prompt of ours: {entry}"
+            )
             assert not entry["hit"] or entry["running"] == [entry["target"]]
 
 

@@ -69,7 +69,9 @@ class Machine(Launched):
         return self.folder / f"{self.name}-{self.starts}.log"
 
     def start(self, *, wait: bool = True, as_built: bool = False, **variables: str) -> None:
-        """Plug it in where it listened before: with the faults that it was built with, or later well."""
+        """Plug it in where it listened before: with the faults that it was built with, or later
+        well.
+        """
         where = ["--port", self.url.rsplit(":", 1)[1] if self.url else "0"]
         faults = self._at_first if as_built or not self.url else []
         self._words = [*where, *self._common, *faults]
@@ -90,7 +92,9 @@ class Machine(Launched):
         self._ask("POST", "/simulator/faults", json=order).raise_for_status()
 
     def clear_faults(self, name: str | None = None) -> None:
-        self._ask("DELETE", "/simulator/faults", params={"name": name} if name else None).raise_for_status()
+        self._ask(
+            "DELETE", "/simulator/faults", params={"name": name} if name else None
+        ).raise_for_status()
 
     def standing(self) -> list[str]:
         state = self._ask("GET", "/simulator/state").json()
@@ -104,7 +108,9 @@ class Machine(Launched):
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         # A connection of its own: it may be another process than the one that answered last.
-        return httpx.request(method, f"{self.url}{path}", trust_env=False, verify=NO_TLS, timeout=60.0, **options)
+        return httpx.request(
+            method, f"{self.url}{path}", trust_env=False, verify=NO_TLS, timeout=60.0, **options
+        )
 
 
 class Machines:
@@ -190,7 +196,9 @@ def plugged_in(folder: Path, builds: Sequence[Build]) -> Iterator[Machines]:
 
 
 @contextmanager
-def simulated(folder: Path, *, count: int = 3, seconds: float = 0.12, preview_fps: float = 0.0) -> Iterator[Machines]:
+def simulated(
+    folder: Path, *, count: int = 3, seconds: float = 0.12, preview_fps: float = 0.0
+) -> Iterator[Machines]:
     """Start machines, which are of each recorded version in turn, the newest first."""
     versions = itertools.islice(itertools.cycle(reversed(RECORDED_VERSIONS)), count)
     builds = [

@@ -31,7 +31,9 @@ def every_migration() -> list[Key]:
 
 
 def loader_of(key: Key, connection: BaseDatabaseWrapper | None = None) -> MigrationLoader:
-    """Return a loader in whose graph a migration is a node, be it replaced by a squashed one or not."""
+    """Return a loader in whose graph a migration is a node, be it replaced by a squashed one or
+    not.
+    """
     loader = MigrationLoader(connection)
     if any(key in migration.replaces for migration in loader.replacements.values()):
         return MigrationLoader(connection, replace_migrations=False)
@@ -51,7 +53,9 @@ _HARMLESS: Final = (
 
 
 def objections(checked: Sequence[Operation]) -> Iterator[str]:
-    """Yield why operations may break the code of the previous release, one sentence for each of them."""
+    """Yield why operations may break the code of the previous release, one sentence for each of
+    them.
+    """
     for operation in checked:
         if isinstance(operation, operations.SeparateDatabaseAndState):
             # State operations leave the database as the previous release needs it.

@@ -15,10 +15,16 @@ TIME_SCALE = "0.3"
 class ProcessFarm:
     """A web process and runners over one database, over simulated ComfyUIs."""
 
-    def __init__(self, folder: Path, gpus: Machines, *, web: Sequence[str] = WEB, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, gpus: Machines, *, web: Sequence[str] = WEB, **environment: str
+    ) -> None:
         self.gpus = gpus
         self._folder = folder
-        self._settings = {"DIRECTOR_BACKENDS": ",".join(gpus.urls), "DIRECTOR_TIME_SCALE": TIME_SCALE, **environment}
+        self._settings = {
+            "DIRECTOR_BACKENDS": ",".join(gpus.urls),
+            "DIRECTOR_TIME_SCALE": TIME_SCALE,
+            **environment,
+        }
         self._launched: list[Launched] = []
         self.web = Served(folder, arguments=web, environment=self._settings, start=False)
         self._launched.append(self.web)
@@ -55,7 +61,9 @@ class ProcessFarm:
         return found
 
     def check_completed_once(self, *group_ids: str) -> None:
-        """Wait for the end of groups; check that they completed, and that each job was executed once."""
+        """Wait for the end of groups; check that they completed, and that each job was executed
+        once.
+        """
         groups = [self.web.wait_ended(one) for one in group_ids]
         assert {group["status"] for group in groups} == {"completed"}
         jobs = sorted(child["job_id"] for group in groups for child in group["child_jobs"])

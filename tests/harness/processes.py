@@ -22,15 +22,16 @@ from tests.harness.servers import free_port
 from tests.harness.waits import NO_TLS, until
 
 ROOT = Path(__file__).resolve().parents[2]
-#: How many processes a ``serve`` of the tests is, unless a test says it: one starts in half the CPU time.
+#: How many processes a ``serve`` of the tests is, unless a test says it: one starts in half the CPU
+#: time.
 PROCESSES = "DIRECTOR_TEST_PROCESSES"
 
 
 class Launched:
     """A long-running command, its present or last process, and what that printed.
 
-    The settings of the person who runs the tests do not leak into its ``environment``. ``program`` is what
-    Python runs; with ``has_stdin``, the test writes to its standard input.
+    The settings of the person who runs the tests do not leak into its ``environment``. ``program``
+    is what Python runs; with ``has_stdin``, the test writes to its standard input.
     """
 
     #: What it prints when it is ready; a group is what the tests want to know of it.
@@ -106,7 +107,13 @@ class Launched:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def stop(self, number: int = signal.SIGTERM, *, within: float = 30.0, again_after: float | None = None) -> int:
+    def stop(
+        self,
+        number: int = signal.SIGTERM,
+        *,
+        within: float = 30.0,
+        again_after: float | None = None,
+    ) -> int:
         """Ask it to end, if wanted once more after some seconds, and return its exit status."""
         self.process.send_signal(number)
         if again_after is not None:
@@ -152,9 +159,11 @@ _COMMANDS = frozenset({"serve", "runner", "files"})
 
 
 class Served(Launched):
-    """``serve`` as a process, and where it answers; with ``keeps_port``, there again after each start.
+    """``serve`` as a process, and where it answers; with ``keeps_port``, there again after each
+    start.
 
-    With ``start``, it finds the tables in its data folder: to create them takes as long as all the rest of a start.
+    With ``start``, it finds the tables in its data folder: to create them takes as long as all the
+    rest of a start.
     """
 
     ready = re.compile(r"Director is ready at (http://\S+)")
@@ -195,11 +204,19 @@ class Served(Launched):
         """Return the ids of the processes that ``serve`` has started: web, runner, files."""
         found = {}
         with suppress(FileNotFoundError):
-            for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+            for pid in (
+                Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+                .read_text()
+                .split()
+            ):
                 words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
                 # Until a new process has its program, it has the command line of its parent.
                 if "--inherited" in words:
-                    found |= {{"serve": "web"}.get(word, word): int(pid) for word in words if word in _COMMANDS}
+                    found |= {
+                        {"serve": "web"}.get(word, word): int(pid)
+                        for word in words
+                        if word in _COMMANDS
+                    }
         return found
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -237,8 +254,12 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-def python(*words: str, within: float = 120.0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments to its end, in the source tree and without this process's settings."""
+def python(
+    *words: str, within: float = 120.0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments to its end, in the source tree and without this process's
+    settings.
+    """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
     return subprocess.run(
         [sys.executable, *words],
@@ -284,7 +305,10 @@ def serving(
 
 
 def stop_in_order(
-    *processes: Launched, number: int = signal.SIGTERM, within: float = 30.0, again_after: float | None = None
+    *processes: Launched,
+    number: int = signal.SIGTERM,
+    within: float = 30.0,
+    again_after: float | None = None,
 ) -> None:
     """End processes side by side by one signal or two, and check time, exit status and logs."""
 
@@ -300,7 +324,9 @@ def stop_in_order(
 
 @functools.cache
 def migrated() -> Path:
-    """Return a data folder whose database is up to date, made once a run to save each test a second."""
+    """Return a data folder whose database is up to date, made once a run to save each test a
+    second.
+    """
     folder = Path(tempfile.mkdtemp(prefix="director-migrated-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     done = python("manage.py", "migrate", "-v", "0", DIRECTOR_DATA_DIR=str(folder))
@@ -311,7 +337,9 @@ def migrated() -> Path:
 def filled(folder: Path, script: str, *, within: float = 120.0, **environment: str) -> str:
     """Fill the database of a Director that is to be in a folder by a script, and return its output."""
     shutil.copytree(migrated(), folder / "data")
-    settings = {"DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE", "director.settings")}
+    settings = {
+        "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE", "director.settings")
+    }
     settings |= {"DIRECTOR_DATA_DIR": str(folder / "data"), **environment}
     done = python("-c", f"import django; django.setup()\n{script}", within=within, **settings)
     assert done.returncode == 0, done.stderr

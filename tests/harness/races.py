@@ -22,7 +22,9 @@ def started(work: Callable[[], Any]) -> threading.Thread:
     return thread
 
 
-def race(*calls: Callable[[], Any], refused: type[Exception] | tuple[type[Exception], ...] = ()) -> list[Any]:
+def race(
+    *calls: Callable[[], Any], refused: type[Exception] | tuple[type[Exception], ...] = ()
+) -> list[Any]:
     """Run calls at the same moment and return their results."""
     start = threading.Barrier(len(calls))
 

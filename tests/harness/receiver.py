@@ -1,4 +1,6 @@
-"""HTTP servers that receive posts: any, and webhooks as a program of a user's does, which checks their signatures."""
+"""HTTP servers that receive posts: any, and webhooks as a program of a user's does, which checks
+their signatures.
+"""
 
 import threading
 from collections.abc import Callable
@@ -10,9 +12,13 @@ from standardwebhooks import Webhook
 
 
 class PostServer:
-    """Passes path, headers (lowercase names) and body of each post to ``take``, which returns the status."""
+    """Passes path, headers (lowercase names) and body of each post to ``take``, which returns the
+    status.
+    """
 
-    def __init__(self, take: Callable[[str, dict[str, str], bytes], int], port: int = 0, **headers: str) -> None:
+    def __init__(
+        self, take: Callable[[str, dict[str, str], bytes], int], port: int = 0, **headers: str
+    ) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))

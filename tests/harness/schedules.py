@@ -1,4 +1,6 @@
-"""The shortest possible time of a schedule, which simulations and real processes are measured against."""
+"""The shortest possible time of a schedule, which simulations and real processes are measured
+against.
+"""
 
 from collections.abc import Sequence
 

@@ -24,7 +24,8 @@ _POSTGRES = "postgres"
 def free_port() -> int:
     """Return a port of loopback without a listener.
 
-    It is below the ports that systems give to clients: one of those could be taken before it is used.
+    It is below the ports that systems give to clients: one of those could be taken before it is
+    used.
     """
     while True:
         port = random.randint(12_000, 29_000)
@@ -46,7 +47,8 @@ def _found(program: str) -> str | None:
 
 #: Where the services are required, a test that finds none of their programs fails.
 needs_servers = pytest.mark.skipif(
-    os.environ.get("DIRECTOR_TEST_SERVICES") != "required" and not (is_there("initdb") and is_there("redis-server")),
+    os.environ.get("DIRECTOR_TEST_SERVICES") != "required"
+    and not (is_there("initdb") and is_there("redis-server")),
     reason="PostgreSQL's and Redis's own programs are not installed",
 )
 

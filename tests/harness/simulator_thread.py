@@ -18,7 +18,8 @@ class SimulatorThread(LoopThread):
         super().__init__()
         name = settings.pop("name", "gpu")
         self.simulators = [
-            Simulator(name=f"{name}-{number}" if count > 1 else name, **settings) for number in range(1, count + 1)
+            Simulator(name=f"{name}-{number}" if count > 1 else name, **settings)
+            for number in range(1, count + 1)
         ]
         self._stack = AsyncExitStack()
 

@@ -52,7 +52,8 @@ class Watcher:
         if self._failure is not None:
             raise AssertionError(f"the watcher of {self.group_id} failed") from self._failure
         assert not self._thread.is_alive(), (
-            f"no group_complete within {within} s; last: {self.events[-3:]}\n{self._director.printed()[-3000:]}"
+            f"no group_complete within {within} s; last: "
+            f"{self.events[-3:]}\n{self._director.printed()[-3000:]}"
         )
 
     def _run(self) -> None:
@@ -66,7 +67,9 @@ class Watcher:
         url = self._director.wait_url().replace("http", "ws", 1)
         since = f"?since={self.state.seq}" if self.state.group else ""
         try:
-            with connect(f"{url}/ws/job-groups/{self.group_id}{since}", proxy=None, close_timeout=1) as socket:
+            with connect(
+                f"{url}/ws/job-groups/{self.group_id}{since}", proxy=None, close_timeout=1
+            ) as socket:
                 self.connections += 1
                 self._percents.clear()
                 self._read(socket)

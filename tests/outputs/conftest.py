@@ -55,14 +55,22 @@ class Gallery:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
-    async def done(self, *children: dict[str, list[dict[str, str]]] | None, queued: int = 0) -> tuple[str, list[str]]:
-        """Return a group's id and its jobs', each of which reported these outputs; None: it ran out of memory."""
+    async def done(
+        self, *children: dict[str, list[dict[str, str]]] | None, queued: int = 0
+    ) -> tuple[str, list[str]]:
+        """Return a group's id and its jobs', each of which reported these outputs; None: it ran out
+        of memory.
+        """
         return await in_thread(self._done)(children, queued)
 
-    def _done(self, children: tuple[dict[str, Any] | None, ...], queued: int) -> tuple[str, list[str]]:
+    def _done(
+        self, children: tuple[dict[str, Any] | None, ...], queued: int
+    ) -> tuple[str, list[str]]:
         fence = factories.lease(self.backend_id)
         count = len(children) + queued
-        group = factories.submit(*[self.backend_id] * count, base_seed=7, seed_strategy="sequential")
+        group = factories.submit(
+            *[self.backend_id] * count, base_seed=7, seed_strategy="sequential"
+        )
         jobs = []
         for reported in children:
             claimed = factories.claim(fence, depth=10)
@@ -72,7 +80,9 @@ class Gallery:
                 continue
             outputs = collect_outputs({"9": reported}, self.sim.url, claimed.prompt_id)
             factories.attempts.attempt_ended(
-                attempt_id=claimed.pk, fence=fence, end=factories.end(outputs=outputs, node_outputs={"9": reported})
+                attempt_id=claimed.pk,
+                fence=fence,
+                end=factories.end(outputs=outputs, node_outputs={"9": reported}),
             )
             jobs.append(claimed.child_id)
         return group.id, jobs
@@ -95,7 +105,9 @@ def file(name: str, subfolder: str = "", kind: str = "output") -> dict[str, str]
 
 
 async def fetched(path: str) -> Any:
-    """Return the answer of a view that is no coroutine. In a thread: it leaves no connection open there."""
+    """Return the answer of a view that is no coroutine. In a thread: it leaves no connection open
+    there.
+    """
     return await in_thread(Client(headers={"host": "localhost"}).get)(path)
 
 

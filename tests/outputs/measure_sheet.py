@@ -1,4 +1,6 @@
-"""Prints the CPU seconds and the memory in MiB that a sheet of 200 jobs takes, and the seconds of its codec alone."""
+"""Prints the CPU seconds and the memory in MiB that a sheet of 200 jobs takes, and the seconds of
+its codec alone.
+"""
 
 import io
 import json
@@ -18,9 +20,14 @@ from jobgroups.queries.sheet import Sheet, SheetJob  # noqa: E402
 
 
 def _thumbnail(number: int) -> bytes:
-    bands = [Image.effect_noise((320, 320), 10), Image.linear_gradient("L").resize((320, 320)).rotate(number)]
+    bands = [
+        Image.effect_noise((320, 320), 10),
+        Image.linear_gradient("L").resize((320, 320)).rotate(number),
+    ]
     buffer = io.BytesIO()
-    Image.merge("RGB", [*bands, Image.radial_gradient("L").resize((320, 320))]).save(buffer, format="WEBP", quality=80)
+    Image.merge("RGB", [*bands, Image.radial_gradient("L").resize((320, 320))]).save(
+        buffer, format="WEBP", quality=80
+    )
     return buffer.getvalue()
 
 
@@ -43,4 +50,13 @@ for at in jobs:
 image = Image.open(io.BytesIO(drawn))
 image.load()
 image.save(io.BytesIO(), format="WEBP", quality=80, method=0)
-print(json.dumps({"seconds": seconds, "memory": memory, "codec": time.process_time() - began, "size": image.size}))
+print(
+    json.dumps(
+        {
+            "seconds": seconds,
+            "memory": memory,
+            "codec": time.process_time() - began,
+            "size": image.size,
+        }
+    )
+)

@@ -27,7 +27,8 @@ async def test_zip_has_every_file(gallery: Gallery) -> None:
     for name in ("a.png", "b.png", "c.mp4"):
         gallery.put(name, name.encode() * 100_000)
     group, _ = await gallery.done(
-        {"images": [file("a.png"), file("b.png")]}, {"images": [file("a.png")], "gifs": [file("c.mp4")]}
+        {"images": [file("a.png"), file("b.png")]},
+        {"images": [file("a.png")], "gifs": [file("c.mp4")]},
     )
     found = await _unzipped(gallery, f"/api/job-groups/{group}/outputs.zip")
     assert found == {
@@ -41,11 +42,18 @@ async def test_zip_has_every_file(gallery: Gallery) -> None:
 async def test_template_names_files_in_the_zip_as_in_the_client(gallery: Gallery) -> None:
     for name in ("a.png", "b.webp"):
         gallery.put(name, name.encode())
-    group, jobs = await gallery.done({"gifs": [file("b.webp")], "images": [file("a.png")]}, {"images": [file("a.png")]})
+    group, jobs = await gallery.done(
+        {"gifs": [file("b.webp")], "images": [file("a.png")]}, {"images": [file("a.png")]}
+    )
     for number, job in enumerate(jobs):
-        own = {"variation_json": f'{{"3.cfg": {number + 5}}}', "metadata_json": '{"shot": "a/b"}' if number else None}
+        own = {
+            "variation_json": f'{{"3.cfg": {number + 5}}}',
+            "metadata_json": '{"shot": "a/b"}' if number else None,
+        }
         await in_thread(ChildJob.objects.filter(pk=job).update)(**own)
-    await in_thread(JobGroup.objects.filter(pk=group).update)(metadata_json='{"scene": "s", "shot": "x"}')
+    await in_thread(JobGroup.objects.filter(pk=group).update)(
+        metadata_json='{"scene": "s", "shot": "x"}'
+    )
     path, template = f"/api/job-groups/{group}", "{scene}/{index:02}_{number}_{shot}_{cfg:.1f}.png"
     found = await _unzipped(gallery, f"{path}/outputs.zip?name={template}")
     assert list(found) == ["s/01_1_x_5.0.png", "s/01_2_x_5.0.webp", "s/02_1_a_b_6.0.png"]
@@ -58,7 +66,9 @@ async def test_template_names_files_in_the_zip_as_in_the_client(gallery: Gallery
         ("{seed.x}", "plain name"),
         ("x" * 501, "500 characters"),
     ):
-        assert message in wrong_fields(await gallery.get(f"{path}/outputs.zip?name={wrong}"))["name"]
+        assert (
+            message in wrong_fields(await gallery.get(f"{path}/outputs.zip?name={wrong}"))["name"]
+        )
 
 
 async def test_zip_of_starred_jobs(gallery: Gallery) -> None:

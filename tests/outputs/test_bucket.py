@@ -29,12 +29,16 @@ def expected() -> list[str]:
     return sorted(one.stored_name for one in StoredFile.objects.all())
 
 
-async def test_outputs_in_a_bucket_outlive_their_backend(gallery: Gallery, bucket: BucketServer) -> None:
+async def test_outputs_in_a_bucket_outlive_their_backend(
+    gallery: Gallery, bucket: BucketServer
+) -> None:
     large = os.urandom(20 * 2**20)  # three parts
     gallery.put("a.png", picture())
     gallery.put("a.bin", large)
     gallery.put("empty.txt", b"")
-    group, _ = await gallery.done({"images": [file("a.png")], "text": [file("a.bin"), file("empty.txt")]})
+    group, _ = await gallery.done(
+        {"images": [file("a.png")], "text": [file("a.bin"), file("empty.txt")]}
+    )
     await settled()
     await in_thread(Backend.objects.all().delete)()
     _, shown = await of_group(group)
@@ -49,7 +53,9 @@ async def test_outputs_in_a_bucket_outlive_their_backend(gallery: Gallery, bucke
     assert await body(await gallery.get(of["a.bin"])) == large
     assert (await gallery.get(of["a.bin"], If_None_Match=part.headers["ETag"])).status_code == 304
     assert (await gallery.get(f"{of['a.png']}?w=320")).status_code == 200
-    with zipfile.ZipFile(io.BytesIO(await body(await gallery.get(f"/api/job-groups/{group}/outputs.zip")))) as found:
+    with zipfile.ZipFile(
+        io.BytesIO(await body(await gallery.get(f"/api/job-groups/{group}/outputs.zip")))
+    ) as found:
         assert sorted(map(found.read, found.namelist()), key=len) == [b"", picture(), large]
 
     await in_thread(Capture.objects.all().delete)()
@@ -67,12 +73,16 @@ async def test_poster_of_a_video_in_a_bucket(gallery: Gallery, bucket: BucketSer
     assert [one[0] for one in bucket.requests][:2] == ["HEAD", "GET"]
 
 
-async def test_captures_wait_for_a_bucket_that_answers_503(gallery: Gallery, bucket: BucketServer) -> None:
+async def test_captures_wait_for_a_bucket_that_answers_503(
+    gallery: Gallery, bucket: BucketServer
+) -> None:
     await gallery.one("a.png", picture())
     bucket.refuses_late = {"PUT"}
     incoming = stored_files.incoming_folder().parent
     async with capturing():
-        await until(in_thread(Capture.objects.filter(tries__gt=0, reason__contains="SlowDown").exists))
+        await until(
+            in_thread(Capture.objects.filter(tries__gt=0, reason__contains="SlowDown").exists)
+        )
         bucket.refuses = {"HEAD", "GET", "PUT", "DELETE"}
         tries = (await in_thread(Capture.objects.get)()).tries
         await until(in_thread(Capture.objects.filter(tries__gt=tries + 1).exists))
@@ -113,7 +123,11 @@ def test_error_of_a_bucket_names_its_cause(bucket: BucketServer) -> None:
     assert bucket.objects == []
     bucket.refuses = {"PUT"}
     level, said = _of_doctor()
-    assert (level, f"The {where} cannot be written: " in said, "SlowDown" in said) == ("problem", True, True)
+    assert (level, f"The {where} cannot be written: " in said, "SlowDown" in said) == (
+        "problem",
+        True,
+        True,
+    )
     bucket.refuses = set()
     assert not stored_files.marker_exists(runner="r", instance="i")
     stored_files.marker_write(runner="r", instance="i")

@@ -106,18 +106,30 @@ async def test_outputs_outlive_their_backend(gallery: Gallery, files_folder: Pat
         "duration": None,
         "capture_warning": None,
     }
-    assert (of_page["captured"], of_page["thumbnail_url"], of_page["size_bytes"]) == (True, None, len(page))
+    assert (of_page["captured"], of_page["thumbnail_url"], of_page["size_bytes"]) == (
+        True,
+        None,
+        len(page),
+    )
     answer = await gallery.get(of_image["file_url"], Range="bytes=1-3")
     assert (answer.status_code, await body(answer)) == (206, image[1:4])
     again = await gallery.get(of_image["file_url"], If_None_Match=answer.headers["ETag"])
     assert again.status_code == 304
     assert answer.headers["Content-Disposition"].startswith('inline; filename="7_gpu-1_a.png"')
     served = await gallery.get(of_page["file_url"])
-    assert (await body(served), served.headers["Content-Type"]) == (page, "application/octet-stream")
+    assert (await body(served), served.headers["Content-Type"]) == (
+        page,
+        "application/octet-stream",
+    )
     assert served.headers["Content-Disposition"].startswith("attachment;")
     assert (await gallery.get(of_image["thumbnail_url"])).status_code == 200
-    with zipfile.ZipFile(io.BytesIO(await body(await gallery.get(f"/api/job-groups/{group}/outputs.zip")))) as found:
-        assert {name: found.read(name) for name in found.namelist()} == {"7_gpu-1_a.png": image, "7_gpu-1_x.html": page}
+    with zipfile.ZipFile(
+        io.BytesIO(await body(await gallery.get(f"/api/job-groups/{group}/outputs.zip")))
+    ) as found:
+        assert {name: found.read(name) for name in found.namelist()} == {
+            "7_gpu-1_a.png": image,
+            "7_gpu-1_x.html": page,
+        }
     # The events are unchanged: they were stored before.
     events = (await fetched(f"/api/job-groups/{group}/events")).json()["events"]
     assert not any("captured" in str(one) for one in events)
@@ -146,7 +158,9 @@ async def test_captured_video_has_its_dimensions_and_a_poster(
     assert video["thumbnail_url"] is None
 
 
-async def test_file_of_a_backend_that_is_away_is_copied_when_it_is_back(gallery: Gallery, files_folder: Path) -> None:
+async def test_file_of_a_backend_that_is_away_is_copied_when_it_is_back(
+    gallery: Gallery, files_folder: Path
+) -> None:
     await gallery.one("a.png", picture())
     gallery.sim.faults.inject("reset_http", route="/view", count=2)
     gallery.sim.faults.inject("cut", route="/view", count=2)
@@ -156,14 +170,21 @@ async def test_file_of_a_backend_that_is_away_is_copied_when_it_is_back(gallery:
     assert len(content_of(files_folder)) == 1
 
 
-async def test_slow_and_silent_backends_delay_no_capture_of_another(gallery: Gallery, files_folder: Path) -> None:
+async def test_slow_and_silent_backends_delay_no_capture_of_another(
+    gallery: Gallery, files_folder: Path
+) -> None:
     faults = ({"name": "slow_view"}, {"name": "hang_http", "route": "/view"}) * 3
     async with contextlib.AsyncExitStack() as stack:
-        sims = [await stack.enter_async_context(Simulator(name=f"bad-{number}")) for number in range(len(faults))]
+        sims = [
+            await stack.enter_async_context(Simulator(name=f"bad-{number}"))
+            for number in range(len(faults))
+        ]
         for sim, fault in zip(sims, faults, strict=True):
             sim.faults.inject(**fault, count=0)
             bad = Gallery(sim, sim.output_folder, backend_id=sim.name)
-            await in_thread(factories.backend)(sim.name, url=sim.url.replace("127.0.0.1", "localhost"))
+            await in_thread(factories.backend)(
+                sim.name, url=sim.url.replace("127.0.0.1", "localhost")
+            )
             bad.put("a.png", picture())
             await bad.done(*[{"images": [file("a.png")]}] * 3)
         async with capturing():
@@ -189,7 +210,9 @@ async def test_invalid_capture_delays_no_capture_of_another_backend(
     assert any("unexpected error" in one.message for one in caplog.records)
 
 
-async def test_slow_file_delays_no_other_file_of_its_backend(gallery: Gallery, files_folder: Path) -> None:
+async def test_slow_file_delays_no_other_file_of_its_backend(
+    gallery: Gallery, files_folder: Path
+) -> None:
     await gallery.one("slow.png", picture())
     gallery.sim.faults.inject("slow_view")
     async with capturing():
@@ -246,7 +269,10 @@ async def test_captures_wait_while_the_disk_is_almost_full(
 async def test_file_that_is_gone_is_given_up(gallery: Gallery, files_folder: Path) -> None:
     url = await gallery.one("never-there.png")
     (row,) = await settled()
-    assert (row.file, row.reason) == (None, "The output is gone. Its backend does not have the file any more.")
+    assert (row.file, row.reason) == (
+        None,
+        "The output is gone. Its backend does not have the file any more.",
+    )
     _, (shown,) = await of_group(url.split("/")[3])
     assert shown["captured"] is False
     gallery.put("never-there.png", picture())
@@ -322,8 +348,12 @@ async def test_process_of_files_copies_renews_its_claims_and_releases_them_at_it
     pending = Capture.objects.filter(due_at__isnull=False)
     await until(in_thread(lambda: pending.count() == 1))
     claimed_until = (await in_thread(pending.get)()).due_at
-    await until(in_thread(pending.filter(due_at__gt=claimed_until + dt.timedelta(seconds=0.5)).exists))
-    assert await in_thread(lambda: FilesProcess.objects.get().heartbeat_at > now() - dt.timedelta(seconds=9))()
+    await until(
+        in_thread(pending.filter(due_at__gt=claimed_until + dt.timedelta(seconds=0.5)).exists)
+    )
+    assert await in_thread(
+        lambda: FilesProcess.objects.get().heartbeat_at > now() - dt.timedelta(seconds=9)
+    )()
     files.stop()
     await running
     assert await in_thread(pending.filter(due_at__lte=now(), tries=0).count)() == 1
@@ -347,7 +377,9 @@ async def test_process_of_files_ends_after_a_copy_for_which_its_memory_was_not_e
     assert (row.tries, row.reason, content_of(files_folder)) == (1, "MemoryError", [])
 
 
-async def test_file_that_the_storage_lost_is_served_by_its_backend(gallery: Gallery, files_folder: Path) -> None:
+async def test_file_that_the_storage_lost_is_served_by_its_backend(
+    gallery: Gallery, files_folder: Path
+) -> None:
     url = await gallery.one("a.png", picture())
     (row,) = await settled()
     (files_folder / row.file.stored_name).unlink()
@@ -369,7 +401,13 @@ async def test_capture_is_given_up_after_a_week(gallery: Gallery) -> None:
 def test_no_pixel_of_a_huge_image_is_decoded(tmp_path: Path, side: int, known: int | None) -> None:
     head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     path = tmp_path / "huge.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">II", crc32(head), 0) + b"IDAT")
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + head
+        + struct.pack(">II", crc32(head), 0)
+        + b"IDAT"
+    )
     assert media_facts(path, "huge.png") == (known, known, None)
 
 

@@ -41,12 +41,17 @@ async def process_of(lane: Lane) -> int:
 def is_there(process: int) -> bool:
     """Return whether a process runs; one that has ended and that no parent has read is none."""
     try:
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            != "Z"
+        )
     except FileNotFoundError:
         return False
 
 
-async def test_errors_of_a_picture_come_from_the_process_which_draws_the_next_one(lane: Lane, tmp_path: Path) -> None:
+async def test_errors_of_a_picture_come_from_the_process_which_draws_the_next_one(
+    lane: Lane, tmp_path: Path
+) -> None:
     process = await process_of(lane)
     with pytest.raises(NotAnImage, match="too many pixels"):
         await lane.draw(draw, black_png(9_000, 9_000), 320, True)
@@ -59,7 +64,9 @@ async def test_errors_of_a_picture_come_from_the_process_which_draws_the_next_on
 
 
 @posix_only
-@pytest.mark.parametrize("fails", [drawings.crash, drawings.hang, drawings.hoard], ids=["crash", "hang", "bomb"])
+@pytest.mark.parametrize(
+    "fails", [drawings.crash, drawings.hang, drawings.hoard], ids=["crash", "hang", "bomb"]
+)
 async def test_decoder_that_fails_ends_its_process_alone_within_a_bound(
     lane: Lane, fails: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,7 +90,9 @@ async def test_process_that_was_killed_costs_no_picture(lane: Lane) -> None:
 
 
 @posix_only
-async def test_process_ends_without_work_and_begins_again(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_process_ends_without_work_and_begins_again(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(drawing_processes, "_IDLE", 0.1)
     process = await process_of(lane)
     await asyncio.to_thread(until, lambda: not is_there(process))
@@ -111,9 +120,17 @@ async def main():
     await (lane.draw(drawings.write_for, {str(tmp_path / "at work")!r}, 60) if {is_busy} else asyncio.sleep(60))
 asyncio.run(main())
 """
-    environment = {"DJANGO_SETTINGS_MODULE": "director.settings", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "director.settings",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+    }
     parent = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with parent:
         assert parent.stdout is not None
@@ -124,9 +141,14 @@ asyncio.run(main())
     until(lambda: not is_there(process))
 
 
-async def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(tmp_path: Path) -> None:
+async def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "large"
-    large = [asyncio.create_task(drawing_processes.draw_large(drawings.write_for, str(path), 1.0)) for _ in range(2)]
+    large = [
+        asyncio.create_task(drawing_processes.draw_large(drawings.write_for, str(path), 1.0))
+        for _ in range(2)
+    ]
     await asyncio.to_thread(until, path.exists)
     assert await draw_picture(picture(), 160)
     assert path.read_text(encoding="ascii") == "begins\n"

@@ -46,7 +46,12 @@ async def hashing(is_idle: Callable[[], bool] = lambda: True) -> AsyncIterator[F
 
 def stored(folder: Path, content: bytes, **facts: Any) -> StoredFile:
     """Store a file without its SHA-256."""
-    fields = {"id": str(uuid.uuid4()), "sha256": "", "size_bytes": len(content), "created_at": now()} | facts
+    fields = {
+        "id": str(uuid.uuid4()),
+        "sha256": "",
+        "size_bytes": len(content),
+        "created_at": now(),
+    } | facts
     row: StoredFile = StoredFile.objects.create(blake3=blake3(content).hexdigest(), **fields)
     path = folder / row.stored_name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,11 @@ async def test_hash_of_a_large_file_is_null_until_it_is_computed(
     async with capturing():
         await until(in_thread(Capture.objects.filter(file__isnull=False).exists))
         before, (shown,) = await of_group(group)
-        assert (shown["captured"], shown["blake3"], shown["sha256"]) == (True, blake3(picture()).hexdigest(), None)
+        assert (shown["captured"], shown["blake3"], shown["sha256"]) == (
+            True,
+            blake3(picture()).hexdigest(),
+            None,
+        )
         may_read.set()
         await until(in_thread(lambda: not StoredFile.objects.filter(sha256="").exists()))
     after, (shown,) = await of_group(group)
@@ -87,11 +96,15 @@ async def test_hash_of_a_file_in_a_bucket_is_known_with_its_copy(
     assert row.file.sha256 == sha256(picture()).hexdigest()
 
 
-async def test_hashes_wait_while_files_are_copied(files_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hashes_wait_while_files_are_copied(
+    files_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     is_idle, queries, read = [False], [], file_hashes.read_file
     monkeypatch.setattr(file_hashes, "_PART", 4)
     await in_thread(stored)(files_folder, b"four" * 4)
-    monkeypatch.setattr(file_hashes, "read_file", lambda *part: read(*part) if is_idle[0] else pytest.fail("busy"))
+    monkeypatch.setattr(
+        file_hashes, "read_file", lambda *part: read(*part) if is_idle[0] else pytest.fail("busy")
+    )
     async with hashing(lambda: bool(queries.append(1)) or is_idle[0]):
         await until(lambda: len(queries) > 3)
         is_idle[0] = True
@@ -123,7 +136,9 @@ async def test_process_that_is_killed_while_it_hashes_leaves_the_rest_to_the_nex
         await until(in_thread(lambda: hashes() == done | {3: "of the previous release"}))
 
 
-async def test_file_that_the_storage_lost_or_cut_keeps_no_other_from_its_hash(files_folder: Path) -> None:
+async def test_file_that_the_storage_lost_or_cut_keeps_no_other_from_its_hash(
+    files_folder: Path,
+) -> None:
     rows = [await in_thread(stored)(files_folder, bytes(size)) for size in range(1, 30)]
     for row in rows[::2]:
         (files_folder / row.stored_name).unlink()
@@ -131,10 +146,14 @@ async def test_file_that_the_storage_lost_or_cut_keeps_no_other_from_its_hash(fi
     cut.write_bytes(b"")
     without = {row.size_bytes for row in (*rows[::2], rows[1])}
     async with hashing():
-        await until(in_thread(lambda: {size for size, found in hashes().items() if not found} == without))
+        await until(
+            in_thread(lambda: {size for size, found in hashes().items() if not found} == without)
+        )
 
 
-async def test_hasher_goes_on_after_an_unexpected_error(files_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hasher_goes_on_after_an_unexpected_error(
+    files_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await in_thread(stored)(files_folder, b"content")
     errors, read = [MemoryError(), ValueError()], file_hashes.read_file
 
@@ -165,7 +184,9 @@ def test_runner_leaves_hashes_to_an_alive_process_of_files(files_folder: Path) -
 def _captured(file: StoredFile) -> str:
     """Return the group of a new job with this file."""
     child = factories.only(factories.submit("gpu-1"))
-    Capture.objects.create(child=child, number=0, backend_id="gpu-1", digest="", created_at=now(), file=file)
+    Capture.objects.create(
+        child=child, number=0, backend_id="gpu-1", digest="", created_at=now(), file=file
+    )
     return child.group_id
 
 

@@ -100,7 +100,9 @@ def test_what_a_client_does_not_read_is_not_held(farm: tuple[Served, SimulatorTh
 
 
 def test_an_answer_whose_backend_dies_is_cut(farm: tuple[Served, SimulatorThread, str]) -> None:
-    """The last test: a simulator that dies while it sends a file may leave the file's socket registered in its loop."""
+    """The last test: a simulator that dies while it sends a file may leave the file's socket
+    registered in its loop.
+    """
     director, sims, path = farm
     client = _asking(director, path)
     head = client.recv(65_536)

@@ -25,7 +25,9 @@ from tests.outputs.conftest import Gallery, body, fetched, picture
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-async def test_image_is_served_unchanged_to_get_and_head_and_304_to_a_client_that_has_it(gallery: Gallery) -> None:
+async def test_image_is_served_unchanged_to_get_and_head_and_304_to_a_client_that_has_it(
+    gallery: Gallery,
+) -> None:
     original = picture()
     url = await gallery.one("a b.png", original)
     answer = await gallery.get(url)
@@ -74,8 +76,12 @@ async def test_file_that_a_browser_executes_is_downloaded(gallery: Gallery) -> N
         assert media_types.disposition(name, named_as=name).startswith("attachment;")
 
 
-@pytest.mark.parametrize(("name", "key", "way"), [("a.mp4", "gifs", "inline"), ("a.glb", "3d", "attachment")])
-async def test_file_is_saved_with_its_seed_and_backend(gallery: Gallery, name: str, key: str, way: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "key", "way"), [("a.mp4", "gifs", "inline"), ("a.glb", "3d", "attachment")]
+)
+async def test_file_is_saved_with_its_seed_and_backend(
+    gallery: Gallery, name: str, key: str, way: str
+) -> None:
     url = await gallery.one(name, b"content", key=key)
     answer = await gallery.get(url)
     await body(answer)
@@ -131,7 +137,9 @@ async def test_file_is_read_at_the_present_address_of_its_backend(gallery: Galle
     error_of(await gallery.get(url), 410, "output_gone")
 
 
-async def test_file_above_the_limit_is_redirected_to_its_backend(gallery: Gallery, settings: Any) -> None:
+async def test_file_above_the_limit_is_redirected_to_its_backend(
+    gallery: Gallery, settings: Any
+) -> None:
     settings.DIRECTOR_PROXY_MAX_BYTES = 100
     url = await gallery.one("big one.mp4", bytes(101), key="gifs")
     answer = await gallery.get(url)
@@ -157,7 +165,9 @@ class Studio:
         self.client = AsyncClient(headers={"host": "localhost"})
 
     async def render(self, seed: int, *, workflow: Any = None, backend_id: str = "gpu-1") -> str:
-        group = await self.farm.submit(backend_id, base_seed=seed, workflow=workflow or text_to_image(prefix="shot"))
+        group = await self.farm.submit(
+            backend_id, base_seed=seed, workflow=workflow or text_to_image(prefix="shot")
+        )
         done = await self.farm.finished(group)
         assert done.status == "completed"
         return f"/api/job-groups/{group.id}"
@@ -254,7 +264,9 @@ async def test_a_zip_marks_the_replaced_files_that_it_meets(studio: Studio) -> N
     assert (await studio.job(group))["outputs"]["images"][0]["reason"] == "replaced"
 
 
-async def test_a_file_server_whose_clock_is_ahead_replaces_nothing(studio: Studio, tmp_path: Path) -> None:
+async def test_a_file_server_whose_clock_is_ahead_replaces_nothing(
+    studio: Studio, tmp_path: Path
+) -> None:
     folder = tmp_path / "served"
     await studio.farm.backend("gpu-2", output_dir=folder, file_clock=30.0)
     studio.farm.wake()
@@ -319,7 +331,9 @@ async def test_an_old_row_is_judged_by_both_clocks(gallery: Gallery) -> None:
     assert (await in_thread(JobGroup.objects.get)()).seq == 4
 
 
-async def test_a_replaced_file_is_no_redirect_and_has_no_thumbnail(gallery: Gallery, settings: Any) -> None:
+async def test_a_replaced_file_is_no_redirect_and_has_no_thumbnail(
+    gallery: Gallery, settings: Any
+) -> None:
     settings.DIRECTOR_PROXY_MAX_BYTES = 10
     for name, query in (("a.png", ""), ("b.png", "?w=160")):
         url = await gallery.one(name, picture())

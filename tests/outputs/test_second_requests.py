@@ -1,4 +1,5 @@
-"""A second request proves that no prompt wrote to a file while it was read, unless its content proves that.
+"""A second request proves that no prompt wrote to a file while it was read, unless its content
+proves that.
 
 In each test the backend refuses a second request, or has another file by then.
 """
@@ -25,7 +26,9 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 
 def meanwhile(gallery: Gallery, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
-    """Have another prompt write to the file after its first part was received; None: each later request is refused."""
+    """Have another prompt write to the file after its first part was received; None: each later
+    request is refused.
+    """
     write = stored_files.IncomingFile.write
 
     def written(incoming: Any, chunk: bytes) -> None:
@@ -38,7 +41,9 @@ def meanwhile(gallery: Gallery, monkeypatch: pytest.MonkeyPatch, content: bytes 
     monkeypatch.setattr(stored_files.IncomingFile, "write", written)
 
 
-async def reported(gallery: Gallery, content: bytes | None = None, name: str = "a.png") -> tuple[str, str]:
+async def reported(
+    gallery: Gallery, content: bytes | None = None, name: str = "a.png"
+) -> tuple[str, str]:
     """Return group and job that reported a file."""
     url = await gallery.one(name, content)
     return url.split("/")[3], url.split("/")[5]
@@ -71,7 +76,9 @@ async def test_picture_that_was_replaced_after_it_was_read_is_kept(
     assert row.file.blake3 == blake3(content).hexdigest()
 
 
-@pytest.mark.parametrize("case", ["other job", "no mark", "two pictures", "bytes behind", "not a PNG"])
+@pytest.mark.parametrize(
+    "case", ["other job", "no mark", "two pictures", "bytes behind", "not a PNG"]
+)
 async def test_picture_that_is_not_proven_takes_a_second_request(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
@@ -91,7 +98,9 @@ async def test_picture_that_is_not_proven_takes_a_second_request(
     assert "It was replaced" in row.reason
 
 
-async def test_large_picture_takes_a_second_request(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_picture_takes_a_second_request(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("jobgroups.runner.captures._CHECKED", 2**16)
     group, job = await reported(gallery)
     gallery.put("a.png", own(group, job))
@@ -103,14 +112,17 @@ async def test_large_picture_takes_a_second_request(gallery: Gallery, monkeypatc
 
 @contextlib.asynccontextmanager
 async def without_tags(gallery: Gallery) -> AsyncIterator[list[str]]:
-    """Have the files served without an ETag, as behind some proxies; yield the methods of the requests."""
+    """Have the files served without an ETag, as behind some proxies; yield the methods of the
+    requests.
+    """
     methods: list[str] = []
 
     async def view(request: web.Request) -> web.Response:
         methods.append(request.method)
         path = gallery.folder / request.query["filename"]
         return web.Response(
-            body=path.read_bytes(), headers={"Last-Modified": formatdate(path.stat().st_mtime, usegmt=True)}
+            body=path.read_bytes(),
+            headers={"Last-Modified": formatdate(path.stat().st_mtime, usegmt=True)},
         )
 
     app = web.Application()

@@ -20,7 +20,10 @@ db = pytest.mark.django_db(transaction=True)
 
 _SWEEP = {
     "mode": "product",
-    "axes": [{"input": "3.cfg", "values": [5, 7]}, {"input": "4.ckpt_name", "values": ["a.ckpt", "日本", "c" * 300]}],
+    "axes": [
+        {"input": "3.cfg", "values": [5, 7]},
+        {"input": "4.ckpt_name", "values": ["a.ckpt", "日本", "c" * 300]},
+    ],
 }
 _COLORS = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
 _FAILED, _EMPTY = (254, 226, 226), (228, 228, 231)
@@ -50,8 +53,12 @@ def _middles(content: bytes, cells: dict[int, tuple[int, int]]) -> list[object]:
 async def test_sheet_has_each_picture_in_its_cell(gallery: Gallery, axes: str | None) -> None:
     group = await _group(gallery)
     sweep = None if axes is None else _SWEEP
-    await in_thread(JobGroup.objects.filter(pk=group).update)(sweep_json=json.dumps(sweep) if sweep else None)
-    await in_thread(ChildJob.objects.filter(group=group).update)(variation_json='{"3.cfg": 5, "4": {"text": "ä日\\n"}}')
+    await in_thread(JobGroup.objects.filter(pk=group).update)(
+        sweep_json=json.dumps(sweep) if sweep else None
+    )
+    await in_thread(ChildJob.objects.filter(group=group).update)(
+        variation_json='{"3.cfg": 5, "4": {"text": "ä日\\n"}}'
+    )
     path = f"/api/job-groups/{group}/sheet.webp" + (f"?axes={axes}" if axes else "")
     answer = await gallery.get(path)
     assert answer.status_code == 200, answer.content
@@ -73,14 +80,18 @@ async def test_dead_backend_costs_little_time_and_no_kept_picture(gallery: Galle
     group = await _group(gallery)
     path = f"/api/job-groups/{group}/sheet.webp"
     [page] = pages(6, [])
-    jobs = await in_thread(lambda: list(ChildJob.objects.filter(group=group).order_by("position")))()
+    jobs = await in_thread(
+        lambda: list(ChildJob.objects.filter(group=group).order_by("position"))
+    )()
     await gallery.get(f"/api/job-groups/{group}/jobs/{jobs[1].pk}/outputs/0?w=320")
     await in_thread(Backend.objects.filter(pk="gpu-1").update)(url="http://localhost:9")
     began = time.monotonic()
     answer = await gallery.get(path)
     assert time.monotonic() - began < 10
     found = _middles(answer.content, page.cells)
-    assert all(map(_close, found, [_EMPTY, _COLORS["lime"], _FAILED, _EMPTY, _EMPTY, _EMPTY])), found
+    assert all(map(_close, found, [_EMPTY, _COLORS["lime"], _FAILED, _EMPTY, _EMPTY, _EMPTY])), (
+        found
+    )
     assert "ETag" not in answer.headers
 
 
@@ -93,13 +104,17 @@ async def test_wrong_axes_and_pages_are_refused(gallery: Gallery) -> None:
     assert wrong_fields(await gallery.get(f"{path}?page=0")).keys() == {"page"}
     sweep = {"mode": "product", "axes": [{"input": "3.cfg", "values": [5, 7]}]}
     await in_thread(JobGroup.objects.filter(pk=group).update)(sweep_json=json.dumps(sweep))
-    assert "its axes are 3.cfg" in wrong_fields(await gallery.get(f"{path}?axes=3.cfg,seed"))["axes"]
+    assert (
+        "its axes are 3.cfg" in wrong_fields(await gallery.get(f"{path}?axes=3.cfg,seed"))["axes"]
+    )
     assert (await gallery.get(f"{path}?axes=3.cfg")).status_code == 200
     error_of(await gallery.get("/api/job-groups/jg_none/sheet.webp"), 404, "group_not_found")
 
 
 @db
-async def test_request_waits_for_other_sheets_within_a_bound(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_request_waits_for_other_sheets_within_a_bound(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     group, _ = await gallery.done(queued=1)
     monkeypatch.setattr(sheet_view, "_SLOT_WITHIN", 0.2)
     async with sheet_view._slots, sheet_view._slots:
@@ -111,7 +126,9 @@ async def test_request_waits_for_other_sheets_within_a_bound(gallery: Gallery, m
 @pytest.mark.skipif(sys.platform == "win32", reason="the peak of the memory is read by getrusage")
 def test_sheet_of_200_jobs_takes_bounded_time_and_memory() -> None:
     command = [sys.executable, "-m", "tests.outputs.measure_sheet"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert found["memory"] <= 256, found

@@ -68,7 +68,9 @@ async def test_silent_backend_does_not_delay_thumbnails_of_others(gallery: Galle
         group, jobs = await mute.done({"images": [file(f"{n}.png") for n in range(12)]})
         async with asyncio.TaskGroup() as tasks:
             asked = [
-                tasks.create_task(mute.get(f"/api/job-groups/{group}/jobs/{jobs[0]}/outputs/{n}?w=160"))
+                tasks.create_task(
+                    mute.get(f"/api/job-groups/{group}/jobs/{jobs[0]}/outputs/{n}?w=160")
+                )
                 for n in range(12)
             ]
             await asyncio.sleep(0.5)
@@ -115,7 +117,14 @@ async def test_reused_name_does_not_show_the_old_thumbnail(gallery: Gallery) -> 
 @db
 @pytest.mark.parametrize(
     "content",
-    [b"<svg/>", b"", black_png(100_000, 100_000), black_png(9_000, 9_000), picture()[:200], b"%!PS\n"],
+    [
+        b"<svg/>",
+        b"",
+        black_png(100_000, 100_000),
+        black_png(9_000, 9_000),
+        picture()[:200],
+        b"%!PS\n",
+    ],
     ids=["svg", "empty", "bomb", "too many pixels", "cut off", "postscript"],
 )
 async def test_undecodable_file_has_no_thumbnail(gallery: Gallery, content: bytes) -> None:
@@ -164,7 +173,9 @@ def _large_webp() -> bytes:
     ],
     ids=["pixels", "bomb", "webp", "narrow", "flat", "long"],
 )
-def test_size_is_checked_before_decoding(content: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_is_checked_before_decoding(
+    content: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def decoded(*_: object) -> None:
         raise AssertionError("decoded")
 
@@ -228,7 +239,9 @@ def test_every_orientation_is_corrected(orientation: int) -> None:
 
 
 def _video(side: int = 400, *colors: str) -> bytes:
-    return encode_webm([Image.new("RGB", (side, side // 2), color) for color in colors or ("red", "blue")], 1)
+    return encode_webm(
+        [Image.new("RGB", (side, side // 2), color) for color in colors or ("red", "blue")], 1
+    )
 
 
 @db
@@ -245,7 +258,9 @@ async def test_poster_is_the_first_frame_of_a_video(gallery: Gallery) -> None:
 @db
 @pytest.mark.ffmpeg
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>", _video()[:400], picture()], ids=["empty", "html", "cut off", "another format"]
+    "content",
+    [b"", b"<html>", _video()[:400], picture()],
+    ids=["empty", "html", "cut off", "another format"],
 )
 async def test_undecodable_video_has_no_poster(gallery: Gallery, content: bytes) -> None:
     error_of(await gallery.get(f"{await gallery.one('a.mp4', content)}?w=320"), 404, "no_thumbnail")
@@ -264,7 +279,10 @@ async def test_undecodable_video_has_no_poster(gallery: Gallery, content: bytes)
 def test_video_opens_nothing_that_it_names(tmp_path: Path, content: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as named:
         named.setblocking(False)
-        for url in (f"http://127.0.0.1:{named.getsockname()[1]}/a.ts", f"file:{tmp_path}/named.webm"):
+        for url in (
+            f"http://127.0.0.1:{named.getsockname()[1]}/a.ts",
+            f"file:{tmp_path}/named.webm",
+        ):
             (tmp_path / "named.webm").write_bytes(_video())
             (tmp_path / "a.mp4").write_text(content.format(url=url))
             with pytest.raises(NotAnImage):
@@ -279,11 +297,24 @@ def test_probe_of_a_video_decodes_no_huge_frame_and_few_streams(tmp_path: Path) 
     """Without limits, a file of 7 MB took more than 8 GB, and was killed after 20 s."""
     small, path = _video(64), tmp_path / "a.mkv"
     width, height = (side.to_bytes(8, "big") for side in (64, 32))
-    path.write_bytes(small.replace(width, (8192).to_bytes(8, "big")).replace(height, (8192).to_bytes(8, "big")))
+    path.write_bytes(
+        small.replace(width, (8192).to_bytes(8, "big")).replace(height, (8192).to_bytes(8, "big"))
+    )
     # Of the first frame, since no decoder opens for what the header claims.
     assert media_facts(path, "a.mkv") == (64, 32, 2.0)
     (tmp_path / "b.webm").write_bytes(small)
-    command = ["ffmpeg", "-v", "error", "-i", f"{tmp_path}/b.webm", *["-map", "0"] * 20, "-c", "copy", "-y", str(path)]
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-i",
+        f"{tmp_path}/b.webm",
+        *["-map", "0"] * 20,
+        "-c",
+        "copy",
+        "-y",
+        str(path),
+    ]
     subprocess.run(command, check=True)
     printed = ffmpeg.run("ffprobe", f"file:{path}", "matroska", ("-show_entries", "stream=index"))
     assert printed.count(b"index") == 8
@@ -306,7 +337,9 @@ def test_ffmpeg_leaves_the_processor_to_other_processes_first(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script in the place of ffmpeg")
-def test_ffmpeg_that_does_not_end_is_killed(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ffmpeg_that_does_not_end_is_killed(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ffmpeg, "WITHIN", 0.3)
     slow = tmp_path / "ffmpeg"
     slow.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")

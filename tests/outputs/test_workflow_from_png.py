@@ -62,7 +62,9 @@ def test_what_has_no_workflow_is_told_in_words(ask: Any, content: bytes, says: s
     assert says in error_of(ask(content), 400, "no_workflow")["detail"]
 
 
-def test_a_body_that_is_too_long_or_no_png_by_its_own_word_is_refused(ask: Any, settings: Any) -> None:
+def test_a_body_that_is_too_long_or_no_png_by_its_own_word_is_refused(
+    ask: Any, settings: Any
+) -> None:
     error_of(ask(png(), "application/json"), 415, "unsupported_media_type")
     settings.DIRECTOR_MAX_BODY_BYTES = 1_000
     error_of(ask(bytes(1_001)), 413, "payload_too_large")

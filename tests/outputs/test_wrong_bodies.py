@@ -1,4 +1,6 @@
-"""What is not the file of a job is never kept as its picture, and a doubtful copy is replaced by a proven one."""
+"""What is not the file of a job is never kept as its picture, and a doubtful copy is replaced by a
+proven one.
+"""
 
 import datetime as dt
 import io
@@ -37,9 +39,13 @@ def large() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [(PAGE, "The body is a web page"), (HALF, "The file is truncated")], ids=["page", "half"]
+    ("fault", "said"),
+    [(PAGE, "The body is a web page"), (HALF, "The file is truncated")],
+    ids=["page", "half"],
 )
-async def test_wrong_body_is_tried_again_and_the_card_says_so(gallery: Gallery, fault: Any, said: str) -> None:
+async def test_wrong_body_is_tried_again_and_the_card_says_so(
+    gallery: Gallery, fault: Any, said: str
+) -> None:
     url = await gallery.one("a.png", content := large())
     group, base = url.split("/")[3], "gpu-1 did not send the file."
     gallery.sim.faults.inject(**fault, count=0)
@@ -49,7 +55,10 @@ async def test_wrong_body_is_tried_again_and_the_card_says_so(gallery: Gallery, 
     row = await in_thread(Capture.objects.get)()
     assert row.reason.startswith(f"Backend {base} {said}")
     failed, (shown,) = await of_group(group)
-    assert (shown["captured"], shown["capture_warning"]) == (False, f"a.png is not captured: {row.reason}")
+    assert (shown["captured"], shown["capture_warning"]) == (
+        False,
+        f"a.png is not captured: {row.reason}",
+    )
     assert failed["revision"] > before["revision"]
     assert base in (await fetched(f"/groups/{group}")).content.decode()
     gallery.sim.faults.clear()
@@ -69,7 +78,9 @@ async def test_wrong_body_delays_no_other_file_of_its_backend(gallery: Gallery) 
         await until(in_thread(Capture.objects.filter(number=0, tries__gte=3).exists))
 
 
-async def test_file_without_a_length_is_kept_with_a_warning_if_nothing_proves_its_end(gallery: Gallery) -> None:
+async def test_file_without_a_length_is_kept_with_a_warning_if_nothing_proves_its_end(
+    gallery: Gallery,
+) -> None:
     """And nothing proves that it was not written meanwhile."""
     contents = {"a.png": picture(), "b.gif": picture("GIF"), "c.txt": b""}
     for name, content in contents.items():
@@ -105,7 +116,10 @@ async def test_file_of_another_kind_is_kept_with_a_warning(gallery: Gallery) -> 
 
 async def test_proxied_file_and_thumbnail_are_no_page_and_no_half(gallery: Gallery) -> None:
     url = await gallery.one("a.png", content := large())
-    for path, status, code in ((url, 502, "backend_unreachable"), (f"{url}?w=160", 404, "no_thumbnail")):
+    for path, status, code in (
+        (url, 502, "backend_unreachable"),
+        (f"{url}?w=160", 404, "no_thumbnail"),
+    ):
         gallery.sim.faults.inject(**PAGE)
         assert "a web page" in error_of(await gallery.get(path), status, code)["detail"]
     gallery.sim.faults.inject(**HALF)
@@ -129,7 +143,9 @@ async def test_truncated_file_is_sent_short_of_its_length(gallery: Gallery) -> N
     assert len(received) < int(answer.headers["Content-Length"])
 
 
-@pytest.mark.parametrize("wrong", [large()[:-20], picture()[:-20], b"<html>"], ids=["large", "small", "page"])
+@pytest.mark.parametrize(
+    "wrong", [large()[:-20], picture()[:-20], b"<html>"], ids=["large", "small", "page"]
+)
 async def test_zip_lists_a_wrong_body_and_has_no_part_of_it(gallery: Gallery, wrong: bytes) -> None:
     gallery.put("a.png", wrong)
     gallery.put("b.png", picture())
@@ -148,7 +164,9 @@ def marked(job: str, group: str) -> bytes:
     return buffer.getvalue()
 
 
-async def _captured_as(gallery: Gallery, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes) -> Capture:
+async def _captured_as(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> Capture:
     """Capture a job's file as an earlier release did, which judged nothing."""
     url = await gallery.one(name, content)
     with monkeypatch.context() as patch:
@@ -175,7 +193,9 @@ async def _dated(gallery: Gallery, name: str, *, after_end: float = 0.0) -> None
     os.utime(gallery.folder / name, (ended.timestamp() + after_end,) * 2)
 
 
-@pytest.mark.parametrize("wrong", [b"<html>Please sign in</html>", picture()[:-40]], ids=["page", "half"])
+@pytest.mark.parametrize(
+    "wrong", [b"<html>Please sign in</html>", picture()[:-40]], ids=["page", "half"]
+)
 async def test_wrong_copy_is_replaced_by_the_marked_file_of_its_job(
     gallery: Gallery, files_folder: Path, monkeypatch: pytest.MonkeyPatch, wrong: bytes
 ) -> None:
@@ -219,7 +239,11 @@ UNPROVEN = {
 
 @pytest.mark.parametrize(("content", "after_end", "said"), UNPROVEN.values(), ids=UNPROVEN.keys())
 async def test_doubtful_copy_stays_with_a_warning_unless_a_good_one_is_proven(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, content: bytes | None, after_end: float, said: str
+    gallery: Gallery,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes | None,
+    after_end: float,
+    said: str,
 ) -> None:
     old = picture("JPEG")
     row = await _captured_as(gallery, monkeypatch, "a.png", old)
@@ -230,7 +254,9 @@ async def test_doubtful_copy_stays_with_a_warning_unless_a_good_one_is_proven(
     _, (shown,) = await of_group(await in_thread(lambda: row.child.group_id)())
     assert (shown["blake3"], shown.get("missing")) == (blake3(old).hexdigest(), None)
     warning = shown["capture_warning"]
-    assert warning.startswith("a.png: Its content is image/jpeg, not image/png as its name says. The copy stays")
+    assert warning.startswith(
+        "a.png: Its content is image/jpeg, not image/png as its name says. The copy stays"
+    )
     assert said in warning
 
 

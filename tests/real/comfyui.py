@@ -1,4 +1,6 @@
-"""Another client of the same ComfyUI: it queues external prompts, and reads how the Director's ended."""
+"""Another client of the same ComfyUI: it queues external prompts, and reads how the Director's
+ended.
+"""
 
 import uuid
 from itertools import count

@@ -58,7 +58,8 @@ def _connected(url: str) -> Iterator[ComfyUI]:
 def _require_nodes(comfyui: ComfyUI) -> None:
     if not comfyui.get("/object_info/TestSampler"):
         pytest.fail(
-            "This ComfyUI lacks the nodes of tests/contract/testnodes.py: copy or link that file into "
+            "This ComfyUI lacks the nodes of tests/contract/testnodes.py: copy or link that file "
+            "into "
             "its custom_nodes folder and restart it.",
             pytrace=False,
         )
@@ -79,7 +80,9 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnComfyUI]:
 
 
 @pytest.fixture(scope="session")
-def running(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Director]]:
+def running(
+    comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Served, Director]]:
     """A Director whose only backend is the real ComfyUI, and a client of it."""
     with served(tmp_path_factory.mktemp("director"), comfyui.url) as both:
         yield both

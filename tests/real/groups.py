@@ -1,4 +1,6 @@
-"""Workflows for a real ComfyUI with the nodes of tests/contract, and what must hold for their groups."""
+"""Workflows for a real ComfyUI with the nodes of tests/contract, and what must hold for their
+groups.
+"""
 
 import json
 from collections.abc import Callable
@@ -19,7 +21,9 @@ def sampled(prefix: str, *, steps: int = 4, seconds: float = 0.4) -> Graph:
 
 
 def media(prefix: str) -> Graph:
-    """Return sampler → an MP4, a WebM and an animated WebP of 2 s; a FLAC and an MP3 of 3 s; a text; no picture."""
+    """Return sampler → an MP4, a WebM and an animated WebP of 2 s; a FLAC and an MP3 of 3 s; a
+    text; no picture.
+    """
     graph = sampled(prefix)
     graph["1"]["inputs"] |= {"width": 128, "height": 64}
     del graph["2"]
@@ -40,9 +44,21 @@ def drawn(prefix: str) -> dict[str, Any]:
         "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [1]}],
         "widgets_values": [64, 32, 1, 0],
     }
-    save = {"inputs": [{"name": "images", "type": "IMAGE", "link": 1}], "outputs": [], "widgets_values": [prefix]}
+    save = {
+        "inputs": [{"name": "images", "type": "IMAGE", "link": 1}],
+        "outputs": [],
+        "widgets_values": [prefix],
+    }
     nodes = [
-        {"id": number, "type": name, "pos": [300 * number, 0], "size": [200, 100], "flags": {}, "order": 0, "mode": 0}
+        {
+            "id": number,
+            "type": name,
+            "pos": [300 * number, 0],
+            "size": [200, 100],
+            "flags": {},
+            "order": 0,
+            "mode": 0,
+        }
         | {"properties": {}, **rest}
         for number, name, rest in ((1, "EmptyImage", image), (2, "SaveImage", save))
     ]
@@ -59,7 +75,9 @@ def drawn(prefix: str) -> dict[str, Any]:
 
 
 def loading(prefix: str, asset: client.Asset, *, seconds: float) -> Graph:
-    """Return LoadImage of an asset → SaveImage, and a sampler → PreviewImage that takes ``seconds``."""
+    """Return LoadImage of an asset → SaveImage, and a sampler → PreviewImage that takes
+    ``seconds``.
+    """
     graph = sampled(prefix, seconds=seconds)
     graph["3"] = {"class_type": "LoadImage", "inputs": {"image": asset.reference}}
     graph["2"]["inputs"]["images"] = ["3", 0]
@@ -67,9 +85,13 @@ def loading(prefix: str, asset: client.Asset, *, seconds: float) -> Graph:
 
 
 def watch(
-    director: client.Director, group: client.Group, after: Callable[[client.Event], None] | None = None
+    director: client.Director,
+    group: client.Group,
+    after: Callable[[client.Event], None] | None = None,
 ) -> list[client.Event]:
-    """Return every event of ``group``, without a gap; ``after`` is called with each of them at once."""
+    """Return every event of ``group``, without a gap; ``after`` is called with each of them at
+    once.
+    """
     events = []
     for event in director.stream(group.job_group_id, since=0):
         events.append(event)
@@ -116,7 +138,9 @@ def graph_in(picture: Path) -> Graph:
     return graph
 
 
-def assert_ran_whole(events: list[client.Event], child: client.Child, *, node: str = "TestSampler") -> None:
+def assert_ran_whole(
+    events: list[client.Event], child: client.Child, *, node: str = "TestSampler"
+) -> None:
     """``child`` started, went forward (four steps of ``node``), and completed with a picture."""
     assert (child.status, child.progress, len(child.images)) == ("completed", 100.0, 1)
     mine = of_kind(events, client.ChildEvent, child.job_id)

@@ -78,7 +78,9 @@ def test_a_cancel_stops_a_running_prompt_within_half_a_second(
 ) -> None:
     took = []
     for _ in range(50):
-        group = director.submit(groups.sampled(prefix, steps=400, seconds=LONG_SECONDS), [backend_id])
+        group = director.submit(
+            groups.sampled(prefix, steps=400, seconds=LONG_SECONDS), [backend_id]
+        )
         groups.until_progress(director, group)
         prompt_id = groups.sent(director, group)
         start = time.monotonic()
@@ -89,7 +91,9 @@ def test_a_cancel_stops_a_running_prompt_within_half_a_second(
         assert (answer.cancelled, answer.interrupted) == (True, 1)
         assert comfyui.wait_outcome(prompt_id) == "execution_interrupted"
     took.sort()
-    print(f"stopped after {took[25]:.3f} s (p50), {took[47]:.3f} s (p95), {took[-1]:.3f} s (longest)")
+    print(
+        f"stopped after {took[25]:.3f} s (p50), {took[47]:.3f} s (p95), {took[-1]:.3f} s (longest)"
+    )
     assert took[47] <= 0.5
     groups.assert_cancelled(director, group)
     again = director.cancel(group.job_group_id)
@@ -152,7 +156,9 @@ def test_pictures_that_come_as_frames_are_those_of_the_file(
     assert ended.status == "completed"
     for child in ended.child_jobs:
         assert child.warnings == ()
-        pictures = {file.type: director.download(file, tmp_path / child.job_id)[0] for file in child.images}
+        pictures = {
+            file.type: director.download(file, tmp_path / child.job_id)[0] for file in child.images
+        }
         assert sorted(pictures) == ["output", "websocket"]
         with Image.open(pictures["output"]) as saved, Image.open(pictures["websocket"]) as sent:
             assert saved.convert("RGB").tobytes() == sent.convert("RGB").tobytes()
@@ -197,13 +203,23 @@ def test_videos_sounds_and_texts_are_captured_and_play_on_the_page(
     page.goto(f"{served.url}/groups/{group.job_group_id}")
     expect(page.locator(".output-text")).to_have_text("<b>a caption</b>")
     expect(page.locator(".picture img")).to_have_count(3)
-    # A browser divides naturalWidth by the density that it chose from srcset, so only the proportion is fixed.
+    # A browser divides naturalWidth by the density that it chose from srcset, so only the
+    # proportion is fixed.
     shape = "image.naturalWidth > 0 && Math.round(image.naturalWidth / image.naturalHeight) === 2"
-    page.wait_for_function(f"() => [...document.querySelectorAll('.picture img')].every((image) => {shape})")
-    for kind, player in ((".mp4", "video"), (".webm", "video"), (".flac", "audio"), (".mp3", "audio")):
+    page.wait_for_function(
+        f"() => [...document.querySelectorAll('.picture img')].every((image) => {shape})"
+    )
+    for kind, player in (
+        (".mp4", "video"),
+        (".webm", "video"),
+        (".flac", "audio"),
+        (".mp3", "audio"),
+    ):
         page.get_by_role("button", name=f"Open {files[kind].filename}").click()
         playing = f"Math.abs(it.duration - {files[kind].duration}) < 0.1 && it.readyState >= 2"
-        page.wait_for_function(f"() => {{ const it = document.getElementById('viewer-{player}'); return {playing}; }}")
+        page.wait_for_function(
+            f"() => {{ const it = document.getElementById('viewer-{player}'); return {playing}; }}"
+        )
         page.keyboard.press("Escape")
     page.close()
 
@@ -213,7 +229,10 @@ def test_comfyuis_sdk_runs_on_the_farm(
 ) -> None:
     comfy_sdk = pytest.importorskip("comfy_sdk")
     monkeypatch.setenv("COMFY_BASE_URL", running[0].url)
-    failing, slow = groups.sampled(prefix, steps=1), groups.sampled(prefix, steps=400, seconds=LONG_SECONDS)
+    failing, slow = (
+        groups.sampled(prefix, steps=1),
+        groups.sampled(prefix, steps=400, seconds=LONG_SECONDS),
+    )
     failing["2"] = node("TestFail", image=["1", 0], kind="oom", after=0.0)
     failing["3"] = node("PreviewImage", images=["2", 0])
     invert = {

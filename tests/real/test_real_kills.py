@@ -1,7 +1,8 @@
 """The plug is pulled in mid-render: the Director's, a real ComfyUI's, and both at once.
 
-What was rendered is read from ComfyUI and its output folder, never from the Director. A second execution
-would be in ComfyUI's history, with the group's mark or with cached nodes, or leave one file more.
+What was rendered is read from ComfyUI and its output folder, never from the Director. A second
+execution would be in ComfyUI's history, with the group's mark or with cached nodes, or leave one
+file more.
 """
 
 import dataclasses
@@ -79,7 +80,11 @@ def test_a_killed_comfyui_costs_what_it_was_rendering_and_nothing_else(
     assert (ended.status, ended.completed_count, ended.failed_count) == ("partial_complete", 2, 1)
     assert (lost.status, lost.error_type) == ("failed", "ConnectionError")
     assert "lost the prompt" in (lost.error_message or "")
-    assert [outcomes(child) for child in ended.child_jobs] == [["lost"], ["lost", "success"], ["success"]]
+    assert [outcomes(child) for child in ended.child_jobs] == [
+        ["lost"],
+        ["lost", "success"],
+        ["success"],
+    ]
     assert_told_once(events, ended)
     assert_executed(mortal, ended, [waiting, unsent])
     assert mortal.count_pictures(pictures) == 2
@@ -94,7 +99,9 @@ def wait_until_one_waits(comfyui: ComfyUI, director: client.Director, group: cli
     """Wait until the second child's prompt stands behind the first one's, seen by ComfyUI."""
 
     def prompts(child: client.Child) -> list[str | None]:
-        return [attempt.prompt_id for attempt in director.job(group.job_group_id, child.job_id).attempts]
+        return [
+            attempt.prompt_id for attempt in director.job(group.job_group_id, child.job_id).attempts
+        ]
 
     first, second = group.child_jobs[:2]
     until(lambda: comfyui.running() == prompts(first) and comfyui.pending() == prompts(second))
@@ -123,7 +130,9 @@ def outcomes(child: client.Child) -> list[str | None]:
     return [attempt.outcome for attempt in child.attempts]
 
 
-def assert_each_rendered_once(comfyui: ComfyUI, ended: client.Group, events: list[client.Event], pictures: str) -> None:
+def assert_each_rendered_once(
+    comfyui: ComfyUI, ended: client.Group, events: list[client.Event], pictures: str
+) -> None:
     """Every child completed at its first attempt, with a picture of its own and none to spare."""
     count = len(ended.child_jobs)
     ends = [(child.status, child.error_message, outcomes(child)) for child in ended.child_jobs]
@@ -138,7 +147,11 @@ def assert_told_once(events: list[client.Event], ended: client.Group) -> None:
     """The events of each child have one start, and one end with its present status."""
     ends = {"completed": client.ChildCompleted, "failed": client.ChildFailed}
     for child in ended.child_jobs:
-        kinds = [type(one) for one in of_kind(events, client.ChildEvent, child.job_id) if one.seq is not None]
+        kinds = [
+            type(one)
+            for one in of_kind(events, client.ChildEvent, child.job_id)
+            if one.seq is not None
+        ]
         assert kinds == [client.ChildStarted, ends[child.status]]
 
 

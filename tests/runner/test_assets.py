@@ -111,7 +111,9 @@ async def test_job_waits_ten_minutes_for_the_storage_of_its_asset(
     await farm.runner()
     bucket.refuses = {"GET"}
     group = await farm.submit("gpu-1", workflow=_graph(asset))
-    await until(lambda: sum(path.endswith(asset.stored_name) for _, path, _ in bucket.requests) > 4, 20.0)
+    await until(
+        lambda: sum(path.endswith(asset.stored_name) for _, path, _ in bucket.requests) > 4, 20.0
+    )
     bucket.refuses = set()
     assert (await farm.finished(group)).status == "completed"
     await farm.backend("gpu-2")
@@ -148,7 +150,9 @@ async def test_record_has_the_hash_of_an_input_also_after_its_deletion(farm: Far
 
 
 async def to_pool(farm: Farm, batch: Batch, workflow: Any = None) -> JobGroup:
-    return await farm.submit("*", count=len(batch.jobs), batch=batch, base_seed=5, workflow=workflow, max_attempts=1)
+    return await farm.submit(
+        "*", count=len(batch.jobs), batch=batch, base_seed=5, workflow=workflow, max_attempts=1
+    )
 
 
 async def received(farm: Farm) -> list[dict[str, Any]]:
@@ -158,11 +162,15 @@ async def received(farm: Farm) -> list[dict[str, Any]]:
     return [one["prompt"][2] for history in found for one in history.values()]
 
 
-async def test_asset_in_a_variation_is_put_on_the_backend_and_kept_while_the_group_is_open(farm: Farm) -> None:
+async def test_asset_in_a_variation_is_put_on_the_backend_and_kept_while_the_group_is_open(
+    farm: Farm,
+) -> None:
     sim, asset = await farm.backend(), await _stored()
     graph = _graph(asset)
     reference, graph["1"]["inputs"]["image"] = graph["1"]["inputs"]["image"], "example.png"
-    batch = jobs_of(build_template(graph), [{"parameters": {"1.image": reference}}], "random", 5, 100)
+    batch = jobs_of(
+        build_template(graph), [{"parameters": {"1.image": reference}}], "random", 5, 100
+    )
     group = await to_pool(farm, batch, graph)
     with pytest.raises(AssetInUse):
         await in_thread(assets.asset_delete)(asset_id=asset.id)

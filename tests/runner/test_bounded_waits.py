@@ -37,16 +37,25 @@ async def ends_unreachable(farm: Farm, group: JobGroup, because: str, within: fl
 
 
 #: So that a test need not wait for the limits of bytes and seconds.
-FASTER: dict[str, dict[str, Any]] = {"endless": {"megabytes_per_second": 100.0}, "trickle": {"bytes_per_second": 10.0}}
+FASTER: dict[str, dict[str, Any]] = {
+    "endless": {"megabytes_per_second": 100.0},
+    "trickle": {"bytes_per_second": 10.0},
+}
 #: By backend: the fault, where it is, and what users read of it.
 BROKEN_PROBES = {
-    "endless": ("endless", "/system_stats", "GET /system_stats was answered with more than 1048576 bytes"),
+    "endless": (
+        "endless",
+        "/system_stats",
+        "GET /system_stats was answered with more than 1048576 bytes",
+    ),
     "silent": ("hang_http", "/system_stats", "0.6 s passed without a byte"),
     "slow": ("trickle", "/prompt", "No whole answer came within 3 s"),
 }
 
 
-async def test_backend_with_a_broken_probe_is_unavailable_and_its_jobs_move_or_end(farm: Farm) -> None:
+async def test_backend_with_a_broken_probe_is_unavailable_and_its_jobs_move_or_end(
+    farm: Farm,
+) -> None:
     await farm.backend("gpu-1", seconds=0.05)
     for name, (fault, route, _) in BROKEN_PROBES.items():
         sick = await farm.backend(name)
@@ -194,7 +203,9 @@ def waiting_reason(group: JobGroup) -> str:
     return outlook.waiting_reason or ""
 
 
-async def test_job_ends_when_the_director_has_quarantined_its_backend_for_too_long(farm: Farm) -> None:
+async def test_job_ends_when_the_director_has_quarantined_its_backend_for_too_long(
+    farm: Farm,
+) -> None:
     await farm.backend("sick")
     await bounded_runner(farm)
     await farm.seen("sick")
@@ -210,7 +221,9 @@ async def test_job_ends_when_the_director_has_quarantined_its_backend_for_too_lo
     assert farm.kinds("sick").count("accepted") == 0
 
 
-async def test_job_waits_for_a_backend_that_a_person_holds_and_its_reason_says_so(farm: Farm) -> None:
+async def test_job_waits_for_a_backend_that_a_person_holds_and_its_reason_says_so(
+    farm: Farm,
+) -> None:
     for name in ("pause", "drain", "quarantine"):
         await farm.backend(name)
     await bounded_runner(farm)
@@ -252,7 +265,9 @@ async def test_prompts_of_a_broken_event_socket_are_notified_when_it_is_open_aga
     sim = await farm.start()
     sim.fault("stuck", step=2)
     opened: list[str] = []
-    monkeypatch.setattr(AttemptDriver, "socket_opened", lambda self: opened.append(self.spec.group_id))
+    monkeypatch.setattr(
+        AttemptDriver, "socket_opened", lambda self: opened.append(self.spec.group_id)
+    )
     group = await farm.running()
     sim.fault("drop_sockets", at="now")
     await until(lambda: group.id in opened)

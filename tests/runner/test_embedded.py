@@ -1,4 +1,6 @@
-"""Pictures of a workflow in the editor's format open in ComfyUI as it was drawn, with the values of their jobs."""
+"""Pictures of a workflow in the editor's format open in ComfyUI as it was drawn, with the values of
+their jobs.
+"""
 
 import io
 import json

@@ -1,4 +1,6 @@
-"""Faults that a real ComfyUI or a network has shown: each prompt is executed at most once and ends once."""
+"""Faults that a real ComfyUI or a network has shown: each prompt is executed at most once and ends
+once.
+"""
 
 import json
 import logging
@@ -17,7 +19,9 @@ from tests.harness.graphs import text_to_image
 
 
 async def completes_once(farm: Farm, group: JobGroup, *states: str) -> None:
-    """Wait for the group's end: completed by attempts in these states, each prompt executed once, one end sent."""
+    """Wait for the group's end: completed by attempts in these states, each prompt executed once,
+    one end sent.
+    """
     done = await farm.finished(group)
     assert done.status == "completed"
     prompts = farm.recorded("started", "gpu-1")
@@ -29,10 +33,15 @@ async def completes_once(farm: Farm, group: JobGroup, *states: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "faults", "changes", "states"), cases(__file__, "prompt_with_an_odd_or_lost_answer_is_rendered_once")
+    ("seconds", "faults", "changes", "states"),
+    cases(__file__, "prompt_with_an_odd_or_lost_answer_is_rendered_once"),
 )
 async def test_prompt_with_an_odd_or_lost_answer_is_rendered_once(
-    farm: Farm, seconds: float, faults: dict[str, dict[str, Any]], changes: dict[str, float], states: list[str]
+    farm: Farm,
+    seconds: float,
+    faults: dict[str, dict[str, Any]],
+    changes: dict[str, float],
+    states: list[str],
 ) -> None:
     sim = await farm.backend(seconds=seconds)
     for fault, options in faults.items():
@@ -57,7 +66,9 @@ async def test_a_history_that_stays_empty_leaves_the_end_to_the_frames(farm: Far
 
 
 @pytest.mark.parametrize(("fault", "version"), [("stall_sockets", "0.3.64"), ("deaf", "0.33.0")])
-async def test_silent_sockets_cost_lateness_and_no_render(farm: Farm, fault: str, version: str) -> None:
+async def test_silent_sockets_cost_lateness_and_no_render(
+    farm: Farm, fault: str, version: str
+) -> None:
     sim = await farm.start(seconds=0.3, version=version)
     await completes_once(farm, await farm.submit("gpu-1"))
     sim.fault(fault, at="now")
@@ -78,7 +89,9 @@ async def test_a_backend_that_forgets_fails_what_ran_and_gets_again_what_waited(
     assert await farm.states(group) == ["lost", "lost", "success"]
 
 
-async def test_a_dead_worker_behind_healthy_http_is_suspected_then_counts_as_away(farm: Farm) -> None:
+async def test_a_dead_worker_behind_healthy_http_is_suspected_then_counts_as_away(
+    farm: Farm,
+) -> None:
     sim = await farm.backend(seconds=0.1)
     await farm.runner(give_up_s=1.0, intervals=replace(SOON_STUCK, suspect_after=0.5))
     await completes_once(farm, await farm.submit("gpu-1"))
@@ -101,13 +114,18 @@ async def test_somebody_deletes_our_waiting_prompt_and_it_is_sent_again(farm: Fa
 
 
 @pytest.mark.parametrize(
-    ("version", "waits"), [("0.3.56", "stop_retry"), ("0.3.57", "targeted_retry"), ("0.33.0", "targeted_retry")]
+    ("version", "waits"),
+    [("0.3.56", "stop_retry"), ("0.3.57", "targeted_retry"), ("0.33.0", "targeted_retry")],
 )
-async def test_a_lost_interrupt_is_repeated_until_the_end_is_seen(farm: Farm, version: str, waits: str) -> None:
+async def test_a_lost_interrupt_is_repeated_until_the_end_is_seen(
+    farm: Farm, version: str, waits: str
+) -> None:
     sim = await farm.backend(seconds=600, version=version)
     sim.fault("interrupt_lost", count=2)
     # Only a repetition after the right pause ends the prompt.
-    await farm.runner(intervals=replace(Intervals(stop_retry=300.0, targeted_retry=300.0), **{waits: 0.1}))
+    await farm.runner(
+        intervals=replace(Intervals(stop_retry=300.0, targeted_retry=300.0), **{waits: 0.1})
+    )
     group = await farm.running("gpu-1")
     await farm.cancel(group)
     (row,) = await farm.settled(group)
@@ -116,10 +134,14 @@ async def test_a_lost_interrupt_is_repeated_until_the_end_is_seen(farm: Farm, ve
 
 
 @pytest.mark.parametrize("history_delay", [0.0, 2.0])
-async def test_a_prompt_hit_by_the_stop_of_ours_is_rendered_again(farm: Farm, history_delay: float) -> None:
+async def test_a_prompt_hit_by_the_stop_of_ours_is_rendered_again(
+    farm: Farm, history_delay: float
+) -> None:
     sim = await farm.backend()
     sim.fault("stuck")
-    intervals = replace(Intervals.scaled(SCALE), collateral_window=60.0, history_grace=60.0, stalled_after=60.0)
+    intervals = replace(
+        Intervals.scaled(SCALE), collateral_window=60.0, history_grace=60.0, stalled_after=60.0
+    )
     await farm.runner(intervals=intervals)
     first = await farm.submit("gpu-1")
     second = await farm.submit("gpu-1")
@@ -165,14 +187,18 @@ async def test_next_prompt_is_sent_before_a_stop_ends_if_the_stop_cannot_hit_it(
         log = farm.sims[name].audit_log.entries
         entries = [(one["kind"], one.get("target") or one.get("prompt_id")) for one in log]
         # The GPU is not idle until the next prompt is sent.
-        is_early = entries.index(("accepted", sent.prompt_id)) < entries.index(("ended", stopped.prompt_id))
+        is_early = entries.index(("accepted", sent.prompt_id)) < entries.index(
+            ("ended", stopped.prompt_id)
+        )
         assert is_early == (name == "new")
         assert ("interrupted", stopped.prompt_id) in entries
         assert ("interrupted", sent.prompt_id) not in entries
 
 
 @both_versions
-async def test_a_cancel_against_the_post_in_flight_removes_what_arrives(farm: Farm, version: str) -> None:
+async def test_a_cancel_against_the_post_in_flight_removes_what_arrives(
+    farm: Farm, version: str
+) -> None:
     sim = await farm.backend(seconds=10, version=version)
     sim.fault("delay_answer", count=1, seconds=1.0)
     await farm.runner()
@@ -231,7 +257,9 @@ async def test_a_prompt_that_lands_after_its_child_went_on_is_deleted_unstarted(
 
 
 @both_versions
-async def test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts(farm: Farm, version: str) -> None:
+async def test_a_cancelled_prompt_that_waits_is_deleted_and_never_starts(
+    farm: Farm, version: str
+) -> None:
     sim = await farm.start(seconds=0.1, version=version)
     sim.fault("foreign_prompt", at="now", seconds=600.0)
     group = await farm.submit("gpu-1")
@@ -260,7 +288,9 @@ async def test_an_interrupt_that_comes_too_late_hits_no_stranger(farm: Farm, ver
 
 
 @pytest.mark.parametrize("broken", ["/queue", "/jobs"])
-async def test_prompt_is_looked_up_and_stopped_as_a_job_or_as_before(farm: Farm, broken: str) -> None:
+async def test_prompt_is_looked_up_and_stopped_as_a_job_or_as_before(
+    farm: Farm, broken: str
+) -> None:
     sim = await farm.backend(seconds=600, version="0.33.0")
     # As after a downgrade: an older ComfyUI has no jobs.
     sim.fault("status", count=0, route=broken, status=404, body="")
@@ -308,11 +338,27 @@ async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
 #: An uncertain prompt is looked up for a second.
 QUICK = replace(Intervals.scaled(SCALE), accept_timeout=1.0)
 
-#: Answers that the same prompt gets again: the fault, its options, what the user reads of it, and the failure class.
+#: Answers that the same prompt gets again: the fault, its options, what the user reads of it, and
+#: the failure class.
 REPEATED: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    "redirect": ("redirect", {"to": "https://ann:pw@sso.example/in?token=x"}, "(302) to https://sso", "unreachable"),
-    "404": ("status", {"status": 404, "body": "no such route"}, '404: "no such route"', "unreachable"),
-    "500": ("status", {"status": 500, "body": "no such key"}, '500: "no such key"', "workflow_refused"),
+    "redirect": (
+        "redirect",
+        {"to": "https://ann:pw@sso.example/in?token=x"},
+        "(302) to https://sso",
+        "unreachable",
+    ),
+    "404": (
+        "status",
+        {"status": 404, "body": "no such route"},
+        '404: "no such route"',
+        "unreachable",
+    ),
+    "500": (
+        "status",
+        {"status": 500, "body": "no such key"},
+        '500: "no such key"',
+        "workflow_refused",
+    ),
 }
 
 
@@ -322,14 +368,23 @@ def renamed(**inputs: Any) -> dict[str, Any]:
     return {**text_to_image(), "10": loader}
 
 
-@pytest.mark.parametrize(("version", "failure"), [("0.3.64", "cuda_fatal"), ("0.33.0", "out_of_memory")])
-async def test_tips_of_comfyui_tell_exhausted_memory_from_a_broken_gpu(farm: Farm, version: str, failure: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "failure"), [("0.3.64", "cuda_fatal"), ("0.33.0", "out_of_memory")]
+)
+async def test_tips_of_comfyui_tell_exhausted_memory_from_a_broken_gpu(
+    farm: Farm, version: str, failure: str
+) -> None:
     sim = await farm.backend(version=version)
-    sim.fault("node_error", type="torch.AcceleratorError", message="hipErrorOutOfMemory: out of memory")
+    sim.fault(
+        "node_error", type="torch.AcceleratorError", message="hipErrorOutOfMemory: out of memory"
+    )
     await farm.runner()
     group = await farm.submit("gpu-1")
     child = await farm.failed(group)
-    assert (child.failure_class, child.error_message) == (failure, "hipErrorOutOfMemory: out of memory")
+    assert (child.failure_class, child.error_message) == (
+        failure,
+        "hipErrorOutOfMemory: out of memory",
+    )
 
 
 async def test_exception_in_comfyui_is_a_refusal_after_one_lookup(farm: Farm) -> None:
@@ -342,7 +397,10 @@ async def test_exception_in_comfyui_is_a_refusal_after_one_lookup(farm: Farm) ->
     assert (child.failure_class, child.error_type) == ("workflow_refused", "ValidationError")
     assert "500 Internal Server Error Server got itself in trouble" in child.error_message
     details = json.loads(child.error_details_json)
-    assert (details["status"], details["answer"]) == (500, "500 Internal Server Error Server got itself in trouble")
+    assert (details["status"], details["answer"]) == (
+        500,
+        "500 Internal Server Error Server got itself in trouble",
+    )
 
 
 async def test_renamed_class_without_meta_is_rendered(farm: Farm) -> None:

@@ -10,8 +10,11 @@ from jobgroups.runner.interrupts import InterruptLog
 from jobgroups.runner.intervals import Intervals
 from tests.harness.farm import SCALE, Farm, both_versions, in_thread, until, until_row
 
-#: One stop request, since a repeated one may end another prompt; the next is in its window, however slow the test is.
-ONE_STOP = replace(Intervals.scaled(SCALE), stop_retry=300.0, targeted_retry=300.0, collateral_window=60.0)
+#: One stop request, since a repeated one may end another prompt; the next is in its window, however
+#: slow the test is.
+ONE_STOP = replace(
+    Intervals.scaled(SCALE), stop_retry=300.0, targeted_retry=300.0, collateral_window=60.0
+)
 
 
 @both_versions

@@ -50,7 +50,9 @@ def abyss() -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def notifying(*urls: str, name: str = "local", pace: NoticeIntervals = PACE) -> AsyncIterator[None]:
+async def notifying(
+    *urls: str, name: str = "local", pace: NoticeIntervals = PACE
+) -> AsyncIterator[None]:
     database = DatabaseThreads(threads=1, name="notices")
     notifier = Notifier(urls=urls, name=name, pace=pace, database=database)
     task = asyncio.get_running_loop().create_task(notifier.run())
@@ -104,7 +106,9 @@ async def test_a_group_is_told_once_the_service_that_was_down_is_up(
     assert not [one for one in ours if SECRET in one.getMessage()]
 
 
-async def test_a_service_that_hangs_costs_nothing(farm: Farm, abyss: str, settings: Settings) -> None:
+async def test_a_service_that_hangs_costs_nothing(
+    farm: Farm, abyss: str, settings: Settings
+) -> None:
     settings.DIRECTOR_TIME_SCALE = 0.02
     settings.DIRECTOR_NOTIFY = [abyss]
     await farm.backend(seconds=0.1)
@@ -156,7 +160,9 @@ async def test_what_the_last_runner_saw_hours_ago_is_told_to_nobody(
     inbox.open()
     # It was away when the machine was switched off.
     await farm.register("gpu-9", f"http://127.0.0.1:{free_port()}")
-    await in_thread(Backend.objects.update)(reachability="offline", unreachable_since=now() - dt.timedelta(hours=9))
+    await in_thread(Backend.objects.update)(
+        reachability="offline", unreachable_since=now() - dt.timedelta(hours=9)
+    )
     await farm.submit("gpu-9")
     pace = NoticeIntervals()
     notifier = Notifier(urls=[inbox.url], name="local", pace=pace, database=farm._background)
@@ -169,7 +175,9 @@ async def test_what_the_last_runner_saw_hours_ago_is_told_to_nobody(
     assert inbox.titles == ["gpu-9 does not answer"]
 
 
-async def test_one_service_that_fails_keeps_no_other_from_being_told_and_none_is_told_twice(inbox: Inbox) -> None:
+async def test_one_service_that_fails_keeps_no_other_from_being_told_and_none_is_told_twice(
+    inbox: Inbox,
+) -> None:
     other = Inbox()
     inbox.open()
     await in_thread(notice)("a: done")
@@ -192,7 +200,8 @@ async def test_what_a_service_took_it_is_not_told_again_by_the_next_runner(inbox
     await in_thread(notice)("a: done")
     for tries in (1, 2, 3):
         async with notifying(inbox.url, other.url, name=f"start {tries}"):
-            # The error is that of an earlier start until this one has stored its own and given the claim back.
+            # The error is that of an earlier start until this one has stored its own and given the
+            # claim back.
             tried = Notice.objects.filter(attempt_count__gte=tries, claimed_by="")
             await until_row(tried.filter(last_error__contains="did not take it"))
     other.open()
@@ -213,7 +222,9 @@ async def test_what_is_taken_too_late_is_taken_all_the_same(inbox: Inbox) -> Non
     assert inbox.titles == ["a: done"]
 
 
-def test_the_command_tries_each_entry_and_shows_no_password(inbox: Inbox, settings: Settings) -> None:
+def test_the_command_tries_each_entry_and_shows_no_password(
+    inbox: Inbox, settings: Settings
+) -> None:
     inbox.open()
     settings.DIRECTOR_NOTIFY = [inbox.url]
     out = io.StringIO()
@@ -239,4 +250,6 @@ def test_the_command_lists_what_was_told() -> None:
     Notice.objects.update(attempt_count=2, last_error="entry 1 (json) did not take it: refused")
     out = io.StringIO()
     call_command("notices", stdout=out)
-    assert out.getvalue().endswith("pending, tried 2 times: entry 1 (json) did not take it: refused  a: done\n")
+    assert out.getvalue().endswith(
+        "pending, tried 2 times: entry 1 (json) did not take it: refused  a: done\n"
+    )

@@ -42,7 +42,9 @@ async def ended(farm: Farm, group: JobGroup, within: float = 20.0) -> JobGroup:
     return done
 
 
-async def test_crash_without_retry_elsewhere_fails_the_job_as_lost_at_its_timeout(farm: Farm) -> None:
+async def test_crash_without_retry_elsewhere_fails_the_job_as_lost_at_its_timeout(
+    farm: Farm,
+) -> None:
     sim = await farm.backend(seconds=20)
     await farm.backend("gpu-2")
     await farm.runner(move_after_s=0.3, seen=["gpu-1", "gpu-2"])
@@ -63,7 +65,9 @@ async def test_crash_without_retry_elsewhere_fails_the_job_as_lost_at_its_timeou
     assert "went offline" in attempt.error_message
 
 
-async def test_crash_with_retry_elsewhere_moves_the_running_and_the_accepted_job(farm: Farm) -> None:
+async def test_crash_with_retry_elsewhere_moves_the_running_and_the_accepted_job(
+    farm: Farm,
+) -> None:
     sim = await farm.backend(seconds=20)
     await farm.backend("gpu-2", seconds=0.2)
     await farm.runner(move_after_s=0.5, seen=["gpu-1", "gpu-2"])
@@ -106,7 +110,9 @@ async def test_dead_backend_is_noticed_by_the_next_runner_too(farm: Farm, end: s
     assert len(prompts) == len(set(prompts)) == 3
 
 
-async def test_picture_finished_behind_a_cut_network_is_adopted_while_the_job_waits(farm: Farm) -> None:
+async def test_picture_finished_behind_a_cut_network_is_adopted_while_the_job_waits(
+    farm: Farm,
+) -> None:
     async with cabled(farm) as cable:
         farm.sims["gpu-1"].fault("stuck")
         await farm.backend("gpu-2", seconds=30)
@@ -141,7 +147,10 @@ async def test_prompt_that_still_runs_when_its_backend_is_back_is_stopped(farm: 
         assert child.backend_id == "gpu-2"
         await cable.plug()
         rows = await farm.settled(group)
-        assert [(row.state, row.failure_class) for row in rows] == [("interrupted", "backend_lost"), ("success", "")]
+        assert [(row.state, row.failure_class) for row in rows] == [
+            ("interrupted", "backend_lost"),
+            ("success", ""),
+        ]
         # It takes work again.
         later = await farm.running("gpu-1", timeout_seconds=60)
         await farm.cancel(later)
@@ -163,7 +172,9 @@ async def test_short_cut_moves_nothing(farm: Farm) -> None:
         assert farm.recorded("started", "gpu-2") == []
 
 
-async def test_backend_whose_events_arrive_is_not_offline_when_its_answers_do_not(farm: Farm) -> None:
+async def test_backend_whose_events_arrive_is_not_offline_when_its_answers_do_not(
+    farm: Farm,
+) -> None:
     sim = await farm.backend(seconds=600.0)
     service = await farm.runner()
     group = await farm.running(workflow=text_to_image(steps=10_000))

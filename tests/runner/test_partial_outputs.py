@@ -1,4 +1,6 @@
-"""ComfyUI accepts a prompt and refuses some of its outputs: a warning, or a failure if the group wants all."""
+"""ComfyUI accepts a prompt and refuses some of its outputs: a warning, or a failure if the group
+wants all.
+"""
 
 import json
 from typing import Any
@@ -44,7 +46,9 @@ async def completed(farm: Farm, group: JobGroup) -> Any:
 
 
 async def failed(farm: Farm, group: JobGroup) -> Any:
-    """Wait for a group of one job that fails, and return the job. Its prompt was seen to end before."""
+    """Wait for a group of one job that fails, and return the job. Its prompt was seen to end
+    before.
+    """
     child = await farm.failed(group)
     assert all(one.ended_at is not None for one in await farm.attempts(group))
     assert (child.status, child.outputs_json) == ("failed", None)
@@ -92,7 +96,10 @@ async def test_refused_output_fails_the_job_when_the_group_wants_all(farm: Farm)
     assert list(json.loads(child.error_details_json)["node_errors"]) == ["10"]
     (attempt,) = await farm.attempts(group)
     assert (attempt.state, attempt.stop_reason) == ("interrupted", "partly_refused")
-    assert (attempt.failure_class, attempt.error_message) == ("workflow_refused", REFUSED + NO_IMAGES)
+    assert (attempt.failure_class, attempt.error_message) == (
+        "workflow_refused",
+        REFUSED + NO_IMAGES,
+    )
     assert ends(sim) in (["interrupted"], [])
     assert attempt.ended_at <= child.completed_at
 
@@ -103,9 +110,16 @@ async def test_model_missing_for_one_output_is_found_elsewhere(farm: Farm) -> No
     await farm.backend("gpu-2", seconds=0.2, checkpoints=both)
     await farm.runner(seen=["gpu-1", "gpu-2"])
     group = await farm.submit(
-        "gpu-1", workflow=second_model(), partial_outputs=FAIL, max_attempts=2, retry_elsewhere=RetryScope.ANY
+        "gpu-1",
+        workflow=second_model(),
+        partial_outputs=FAIL,
+        max_attempts=2,
+        retry_elsewhere=RetryScope.ANY,
     )
-    assert await outcome(farm, group) == [("gpu-1", "interrupted", "node_or_model_missing"), ("gpu-2", "success", "")]
+    assert await outcome(farm, group) == [
+        ("gpu-1", "interrupted", "node_or_model_missing"),
+        ("gpu-2", "success", ""),
+    ]
     child = await completed(farm, group)
     assert (child.backend_id, child.warnings_json) == ("gpu-2", "[]")
     # Its prompt at the first backend had ended before the other one was sent.
@@ -114,7 +128,9 @@ async def test_model_missing_for_one_output_is_found_elsewhere(farm: Farm) -> No
     assert ended["time"] < sent["time"]
 
 
-async def test_success_that_precedes_the_stop_is_no_result_when_the_group_wants_all(farm: Farm) -> None:
+async def test_success_that_precedes_the_stop_is_no_result_when_the_group_wants_all(
+    farm: Farm,
+) -> None:
     sim = await farm.backend(seconds=0.3)
     sim.fault("interrupt_lost", count=0)
     await farm.runner()

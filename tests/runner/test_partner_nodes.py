@@ -30,7 +30,9 @@ def has_key(settings: Settings) -> None:
     settings.DIRECTOR_COMFY_ORG_API_KEY = KEY
 
 
-async def start(farm: Farm, *, version: str = "0.33.0", allowed: bool = True, **options: Any) -> Simulator:
+async def start(
+    farm: Farm, *, version: str = "0.33.0", allowed: bool = True, **options: Any
+) -> Simulator:
     """Start gpu-1, and a runner that has the key."""
     sim = await farm.backend(version=version, **options)
     await in_thread(Backend.objects.update)(partner_nodes_allowed=allowed)
@@ -51,7 +53,10 @@ async def test_confirmed_backend_gets_the_key_with_partner_nodes_alone(
     paid = await farm.completes(workflow=partner(), uses_partner_nodes=is_known)
     other = await farm.completes(workflow=picture(), uses_partner_nodes=is_known and False)
     assert keys(sim) == [KEY, None]
-    assert [(await farm.group(one)).uses_partner_nodes for one in (paid, other)] == [True, is_known and False]
+    assert [(await farm.group(one)).uses_partner_nodes for one in (paid, other)] == [
+        True,
+        is_known and False,
+    ]
 
 
 @pytest.mark.parametrize(("key", "is_known"), [(KEY, True), ("", None)])
@@ -60,7 +65,9 @@ async def test_key_of_the_submitter_replaces_that_of_the_installation(
 ) -> None:
     settings.DIRECTOR_COMFY_ORG_API_KEY = key
     sim = await start(farm)
-    group = await farm.completes("*", count=1, workflow=partner(), uses_partner_nodes=is_known, secret=OWN)
+    group = await farm.completes(
+        "*", count=1, workflow=partner(), uses_partner_nodes=is_known, secret=OWN
+    )
     await farm.completes(workflow=picture(), secret=OWN)
     assert keys(sim) == [OWN, None]
     await until(lambda: group.id not in farm.hub.keys)
@@ -69,14 +76,18 @@ async def test_key_of_the_submitter_replaces_that_of_the_installation(
 async def test_job_whose_key_was_lost_fails_with_what_to_do(farm: Farm) -> None:
     sim = await start(farm)
     await in_thread(backend_update)(backend_id="gpu-1", partner_nodes_allowed=False)
-    group = await farm.submit("*", count=1, workflow=partner(), uses_partner_nodes=True, secret=OWN, max_attempts=3)
+    group = await farm.submit(
+        "*", count=1, workflow=partner(), uses_partner_nodes=True, secret=OWN, max_attempts=3
+    )
     del farm.hub.keys[group.id]
     await in_thread(backend_update)(backend_id="gpu-1", partner_nodes_allowed=True)
     for run in (1, 2):
         farm.wake()
         await farm.finished(group)
         [child] = await farm.children(group)
-        assert child.error_message.startswith("The API key that was sent with this job is kept in memory alone")
+        assert child.error_message.startswith(
+            "The API key that was sent with this job is kept in memory alone"
+        )
         assert (child.failure_class, child.attempt_count) == ("workflow_refused", run)
         await in_thread(group_retry)(group_id=group.id)
     assert sim.prompts == []
@@ -85,13 +96,33 @@ async def test_job_whose_key_was_lost_fails_with_what_to_do(farm: Farm) -> None:
 @pytest.mark.parametrize(
     ("options", "key", "message", "count"),
     [
-        ({"allowed": False}, KEY, "Not confirmed for partner nodes: allow them on this backend.", None),
-        ({"version": "0.3.67"}, KEY, "ComfyUI 0.3.67 shows the key of partner nodes to its other users: update it", 1),
-        ({}, "", "Partner nodes need an API key of Comfy.org: set DIRECTOR_COMFY_ORG_API_KEY.", None),
+        (
+            {"allowed": False},
+            KEY,
+            "Not confirmed for partner nodes: allow them on this backend.",
+            None,
+        ),
+        (
+            {"version": "0.3.67"},
+            KEY,
+            "ComfyUI 0.3.67 shows the key of partner nodes to its other users: update it",
+            1,
+        ),
+        (
+            {},
+            "",
+            "Partner nodes need an API key of Comfy.org: set DIRECTOR_COMFY_ORG_API_KEY.",
+            None,
+        ),
     ],
 )
 async def test_backend_without_the_key_gets_no_prompt_with_partner_nodes(
-    farm: Farm, settings: Settings, options: dict[str, Any], key: str, message: str, count: int | None
+    farm: Farm,
+    settings: Settings,
+    options: dict[str, Any],
+    key: str,
+    message: str,
+    count: int | None,
 ) -> None:
     settings.DIRECTOR_COMFY_ORG_API_KEY = key
     sim = await start(farm, **options)
@@ -133,7 +164,10 @@ async def test_backend_whose_confirmation_is_withdrawn_gets_no_key(farm: Farm) -
 @pytest.fixture
 def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """Have every logger write everything, also those of the libraries."""
-    loggers = [logging.getLogger(name) for name in ("director", "jobgroups", "backends", "aiohttp", "websockets")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("director", "jobgroups", "backends", "aiohttp", "websockets")
+    ]
     before = [one.level for one in loggers]
     with caplog.at_level(logging.DEBUG):
         for one in loggers:
@@ -150,8 +184,20 @@ def answers(group: JobGroup, job_id: str) -> Iterator[str]:
     client.force_login(admin)
     of_group, of_job = f"/api/job-groups/{group.pk}", f"/api/job-groups/{group.pk}/jobs/{job_id}"
     paths = [
-        *("/api/backends", "/api/backends/gpu-1", "/api/backends/gpu-1/exclusions", "/api/health", "/api/failures"),
-        *(of_group, f"{of_group}/events", f"{of_group}/workflow", of_job, f"{of_job}/provenance.json"),
+        *(
+            "/api/backends",
+            "/api/backends/gpu-1",
+            "/api/backends/gpu-1/exclusions",
+            "/api/health",
+            "/api/failures",
+        ),
+        *(
+            of_group,
+            f"{of_group}/events",
+            f"{of_group}/workflow",
+            of_job,
+            f"{of_job}/provenance.json",
+        ),
         *(
             "/",
             "/backends",
@@ -160,7 +206,10 @@ def answers(group: JobGroup, job_id: str) -> Iterator[str]:
             f"/submit?group={group.pk}",
             "/admin/backends/backend/gpu-1/change/",
         ),
-        *(f"/admin/jobgroups/jobgroup/{quote(group.pk)}/change/", f"/admin/jobgroups/childjob/{quote(job_id)}/change/"),
+        *(
+            f"/admin/jobgroups/jobgroup/{quote(group.pk)}/change/",
+            f"/admin/jobgroups/childjob/{quote(job_id)}/change/",
+        ),
         *("/admin/", "/admin/jobgroups/attempt/"),
     ]
     for path in paths:
@@ -171,7 +220,9 @@ def answers(group: JobGroup, job_id: str) -> Iterator[str]:
 
 def stored() -> str:
     """Return every value of every row."""
-    return json.dumps([list(model._default_manager.values()) for model in apps.get_models()], default=str)
+    return json.dumps(
+        [list(model._default_manager.values()) for model in apps.get_models()], default=str
+    )
 
 
 @pytest.mark.parametrize(("secret", "sent"), [("", KEY), (OWN, OWN)])
@@ -179,10 +230,14 @@ async def test_key_appears_nowhere(
     farm: Farm, everything_logged: pytest.LogCaptureFixture, secret: str, sent: str
 ) -> None:
     sim = await start(farm)
-    sim.fault("node_error", node="TestPartner", type="Exception", message=f"The key {sent} was refused")
+    sim.fault(
+        "node_error", node="TestPartner", type="Exception", message=f"The key {sent} was refused"
+    )
     failed = await farm.submit(workflow=partner(), secret=secret)
     assert (await farm.finished(failed)).status == "failed"
-    refused = await farm.submit(workflow=partner() | {"3": {"class_type": "NoSuchNode", "inputs": {}}}, secret=secret)
+    refused = await farm.submit(
+        workflow=partner() | {"3": {"class_type": "NoSuchNode", "inputs": {}}}, secret=secret
+    )
     await farm.finished(refused)
     completed = await farm.completes(workflow=partner(), secret=secret)
     async with httpx.AsyncClient(trust_env=False) as client:

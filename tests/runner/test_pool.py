@@ -1,4 +1,6 @@
-"""Jobs of the pool go to whichever candidate is free, and a machine that fails costs the others nothing."""
+"""Jobs of the pool go to whichever candidate is free, and a machine that fails costs the others
+nothing.
+"""
 
 from collections import Counter
 from typing import Any
@@ -40,7 +42,10 @@ async def test_two_machines_load_a_model_each_when_the_runner_has_just_started(f
 async def test_a_bypass_by_a_claim_during_a_reading_of_the_queue_is_stored(farm: Farm) -> None:
     await farm.backend("gpu-1")
     runner = await farm.runner()
-    tiny, random = (text_to_image(checkpoint=model) for model in ("tiny_sd15.safetensors", "random_sd15.safetensors"))
+    tiny, random = (
+        text_to_image(checkpoint=model)
+        for model in ("tiny_sd15.safetensors", "random_sd15.safetensors")
+    )
     await farm.finished(await to_pool(farm, 1, workflow=tiny))
     await until_row(Timing.objects.exclude(models_digest=""))
     await farm.stop(runner)

@@ -1,4 +1,6 @@
-"""What is known of an execution when its attempt has ended, how long it took, and which prompts order previews."""
+"""What is known of an execution when its attempt has ended, how long it took, and which prompts
+order previews.
+"""
 
 import json
 import os
@@ -27,7 +29,8 @@ async def sent_to(sim: Simulator, prompt_id: str) -> dict[str, Any]:
         history = (await client.get(f"{sim.url}/history/{prompt_id}")).json()
     graph = history[prompt_id]["prompt"][2]
     return {
-        node_id: {key: one for key, one in node.items() if key != "_meta" or one} for node_id, node in graph.items()
+        node_id: {key: one for key, one in node.items() if key != "_meta" or one}
+        for node_id, node in graph.items()
     }
 
 
@@ -77,7 +80,9 @@ async def test_record_has_the_workflow_as_sent_and_the_facts_of_the_execution(fa
     assert set(attempt["node_seconds"]) == {"3", "8", "9"}
 
 
-async def test_record_of_a_resumed_job_has_no_seconds_of_a_node_that_began_before(farm: Farm) -> None:
+async def test_record_of_a_resumed_job_has_no_seconds_of_a_node_that_began_before(
+    farm: Farm,
+) -> None:
     await farm.backend(seconds=1.5)
     first = await farm.runner()
     group = await farm.running(workflow=picture())
@@ -90,7 +95,9 @@ async def test_record_of_a_resumed_job_has_no_seconds_of_a_node_that_began_befor
 
 
 @pytest.mark.parametrize("marks_outputs", [True, False])
-async def test_png_has_the_ids_of_its_job_beside_the_prompt(farm: Farm, marks_outputs: bool) -> None:
+async def test_png_has_the_ids_of_its_job_beside_the_prompt(
+    farm: Farm, marks_outputs: bool
+) -> None:
     sim = await farm.backend(seconds=0.05)
     await farm.runner(marks_outputs=marks_outputs)
     group = await farm.submit(workflow=picture())
@@ -104,7 +111,9 @@ async def test_png_has_the_ids_of_its_job_beside_the_prompt(farm: Farm, marks_ou
     assert set(texts) == {"prompt"}
 
 
-async def test_seconds_and_loads_of_jobs_are_measured_unless_every_node_was_cached(farm: Farm) -> None:
+async def test_seconds_and_loads_of_jobs_are_measured_unless_every_node_was_cached(
+    farm: Farm,
+) -> None:
     await farm.start()
 
     async def render(seed: int, checkpoint: str) -> str:
@@ -130,7 +139,8 @@ async def test_seconds_and_loads_of_jobs_are_measured_unless_every_node_was_cach
 
 
 @pytest.mark.parametrize(
-    ("version", "of_command_line", "ordered"), [("0.33.0", 0.0, "auto"), ("0.33.0", 5.0, None), ("0.3.64", 0.0, None)]
+    ("version", "of_command_line", "ordered"),
+    [("0.33.0", 0.0, "auto"), ("0.33.0", 5.0, None), ("0.3.64", 0.0, None)],
 )
 async def test_prompts_of_a_watched_group_order_previews(
     farm: Farm, version: str, of_command_line: float, ordered: str | None

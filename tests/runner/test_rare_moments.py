@@ -34,8 +34,12 @@ async def session_of(service: RunnerService, name: str = "gpu-1") -> BackendSess
     return sessions[name]
 
 
-async def at_work(farm: Farm, seconds: float, **changes: Any) -> tuple[RunnerService, BackendSession]:
-    """Start a backend whose prompts take some seconds and a runner; return it and the backend's session."""
+async def at_work(
+    farm: Farm, seconds: float, **changes: Any
+) -> tuple[RunnerService, BackendSession]:
+    """Start a backend whose prompts take some seconds and a runner; return it and the backend's
+    session.
+    """
     await farm.backend(seconds=seconds)
     service = await farm.runner(**changes)
     return service, await session_of(service)
@@ -84,7 +88,9 @@ async def test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same(fa
     assert (await farm.finished(group)).status == "completed"
 
 
-async def test_other_headers_leave_a_running_prompt_heard(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_other_headers_leave_a_running_prompt_heard(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sim = await farm.backend()
     sim.fault("stuck", step=5)
     service = await farm.runner(intervals=ONLY_HEARING)
@@ -141,7 +147,9 @@ async def test_abandoned_prompt_is_not_deleted_while_the_lease_may_be_anothers(f
     await sim.wait_for("deleted")
 
 
-async def test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothers(farm: Farm) -> None:
+async def test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothers(
+    farm: Farm,
+) -> None:
     sim = await farm.backend(seconds=600.0)
     sim.fault("reset_http", route="/prompt", method="POST")
     service = await farm.runner(intervals=replace(Intervals.scaled(SCALE), accept_timeout=1.0))
@@ -170,7 +178,9 @@ async def test_silent_socket_is_replaced_when_no_status_follows_a_prompt(farm: F
     assert (await farm.finished(heard)).status == "completed"
 
 
-async def test_a_row_that_cannot_be_prepared_again_keeps_no_backend_from_its_work(farm: Farm) -> None:
+async def test_a_row_that_cannot_be_prepared_again_keeps_no_backend_from_its_work(
+    farm: Farm,
+) -> None:
     await farm.backend(seconds=1.5)
     first = await farm.runner()
     group = await farm.running("gpu-1")
@@ -218,7 +228,9 @@ async def test_a_backend_that_is_being_sent_to_is_not_given_up(farm: Farm) -> No
     assert session.can_hand_over, "it runs by itself"
     await farm.cancel(group)
     drivers = session.attempts.drivers
-    await until(lambda: not drivers or any(driver.machine.stop_pending for driver in drivers.values()))
+    await until(
+        lambda: not drivers or any(driver.machine.stop_pending for driver in drivers.values())
+    )
     assert not drivers or not session.can_hand_over, "a stop is pending"
     await farm.finished(group)
 

@@ -1,4 +1,6 @@
-"""Recalls: a prompt that waits at a backend is rendered elsewhere, and a prompt that starts meanwhile goes on."""
+"""Recalls: a prompt that waits at a backend is rendered elsewhere, and a prompt that starts
+meanwhile goes on.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 async def waiting(
     farm: Farm, version: str, seconds: float = 0.02, usual: float = 0.02
 ) -> tuple[RunnerService, JobGroup, Any]:
-    """Have a prompt of the pool wait at gpu-1 behind one that is stuck; gpu-2 has rendered the five others."""
+    """Have a prompt of the pool wait at gpu-1 behind one that is stuck; gpu-2 has rendered the five
+    others.
+    """
     sim = await farm.backend("gpu-1", seconds=seconds, version=version)
     sim.fault("stuck")
     await farm.backend("gpu-2", seconds=0.02)
@@ -53,7 +57,9 @@ async def recall(farm: Farm, pending: Any) -> None:
 
 
 async def completed(farm: Farm, group: JobGroup, *, on_first: int) -> list[Any]:
-    """Hold that each job was rendered once, the named number of the pool's at gpu-1, and return the attempts."""
+    """Hold that each job was rendered once, the named number of the pool's at gpu-1, and return the
+    attempts.
+    """
     assert (await farm.finished(group)).status == "completed"
     farm.sims["gpu-1"].clear_faults("stuck")
     await until(lambda: len(farm.recorded("ended", "gpu-1")) == 1 + on_first)
@@ -73,7 +79,9 @@ async def test_a_recalled_prompt_renders_elsewhere_once(farm: Farm, version: str
 
 @both_versions
 @pytest.mark.usefixtures("by_hand")
-async def test_a_prompt_that_starts_before_its_recall_renders_once_where_it_is(farm: Farm, version: str) -> None:
+async def test_a_prompt_that_starts_before_its_recall_renders_once_where_it_is(
+    farm: Farm, version: str
+) -> None:
     runner, group, pending = await waiting(farm, version, seconds=1.0)
     await farm.kill(runner)
     await recall(farm, pending)
@@ -97,7 +105,9 @@ async def test_a_recall_continues_after_its_runner_died_behind_the_deletion(farm
 
 
 @pytest.mark.usefixtures("by_hand")
-async def test_a_prompt_that_ended_before_its_deletion_is_no_recall_without_a_history(farm: Farm) -> None:
+async def test_a_prompt_that_ended_before_its_deletion_is_no_recall_without_a_history(
+    farm: Farm,
+) -> None:
     _, group, pending = await waiting(farm, "0.3.64")
     sim = farm.sims["gpu-1"]
     sim.fault("no_history", prompt_id=pending.prompt_id)

@@ -1,4 +1,6 @@
-"""Workflows that a machine answers with a 500 that is not aiohttp's own: they fail, and hold no other job up."""
+"""Workflows that a machine answers with a 500 that is not aiohttp's own: they fail, and hold no
+other job up.
+"""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -29,7 +31,9 @@ async def machine(farm: Farm, name: str = "gpu-1", **options: Any) -> Simulator:
 
 
 async def to_pool(farm: Farm, count: int, workflow: Graph) -> JobGroup:
-    return await farm.submit("*", count=count, workflow=workflow, retry_elsewhere=RetryScope.GROUP, max_attempts=2)
+    return await farm.submit(
+        "*", count=count, workflow=workflow, retry_elsewhere=RetryScope.GROUP, max_attempts=2
+    )
 
 
 async def test_twelve_bad_jobs_do_not_hold_twenty_good_ones_up(farm: Farm) -> None:
@@ -38,7 +42,8 @@ async def test_twelve_bad_jobs_do_not_hold_twenty_good_ones_up(farm: Farm) -> No
     broken = await to_pool(farm, 12, bad())
     good = await to_pool(farm, 20, picture())
     await farm.runner(intervals=PATIENT)
-    # All this time each machine has an uncertain prompt of the bad workflow, and gets no second one.
+    # All this time each machine has an uncertain prompt of the bad workflow, and gets no second
+    # one.
     assert (await farm.finished(good)).status == "completed"
     assert await farm.states(broken) == ["uncertain"] * 2
     assert {row.backend_id for row in await farm.attempts(broken)} == {"gpu-1", "gpu-2"}
@@ -56,10 +61,14 @@ async def test_bad_jobs_of_the_pool_fail_after_two_tries_at_each_machine(farm: F
     }
     assert all(ANSWER in child.error_message for child in children)
     tries = sorted((row.backend_id, row.state) for row in await farm.attempts(broken))
-    assert tries == [(name, state) for name in ("gpu-1", "gpu-2") for state in ("never_accepted", "refused")]
+    assert tries == [
+        (name, state) for name in ("gpu-1", "gpu-2") for state in ("never_accepted", "refused")
+    ]
 
 
-async def test_bad_jobs_of_one_machine_are_sent_one_at_a_time_and_others_meanwhile(farm: Farm) -> None:
+async def test_bad_jobs_of_one_machine_are_sent_one_at_a_time_and_others_meanwhile(
+    farm: Farm,
+) -> None:
     await machine(farm)
     broken = [await farm.submit("gpu-1", workflow=bad()) for _ in range(3)]
     good = await farm.submit("gpu-1", "gpu-1")
@@ -76,8 +85,13 @@ async def test_bound_job_is_refused_by_the_500_of_another_job(farm: Farm) -> Non
     broken = [await farm.submit("gpu-1", workflow=bad()) for _ in range(3)]
     await farm.runner(intervals=QUICK)
     children = [await farm.failed(group) for group in broken]
-    assert all(child.failure_class == "workflow_refused" and ANSWER in child.error_message for child in children)
-    rows = [row for group in broken for row in await farm.attempts(group) if row.state != "not_sent"]
+    assert all(
+        child.failure_class == "workflow_refused" and ANSWER in child.error_message
+        for child in children
+    )
+    rows = [
+        row for group in broken for row in await farm.attempts(group) if row.state != "not_sent"
+    ]
     # The first one waits for a late arrival, each other one for a single lookup.
     assert sorted(row.state for row in rows) == ["never_accepted", *["refused"] * 3]
     sent = sorted(rows, key=lambda row: row.uncertain_since)

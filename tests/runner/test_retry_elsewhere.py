@@ -38,7 +38,9 @@ async def test_out_of_memory_is_tried_again_here_after_the_memory_was_freed(farm
     assert freed["body"] == {"unload_models": True, "free_memory": True}
 
 
-async def test_a_backend_that_does_not_answer_to_freeing_keeps_no_end_from_being_stored(farm: Farm) -> None:
+async def test_a_backend_that_does_not_answer_to_freeing_keeps_no_end_from_being_stored(
+    farm: Farm,
+) -> None:
     sim = await farm.backend("gpu-1")
     sim.fault("out_of_memory", count=1)
     sim.fault("hang_http", route="/free", count=0)
@@ -61,7 +63,9 @@ async def test_a_timeout_is_made_good_elsewhere_after_its_prompt_was_stopped(far
     assert ended["time"] < began["time"], "two prompts of one child ran at once"
 
 
-async def test_a_machine_that_hangs_keeps_its_child_from_elsewhere_for_a_minute_only(farm: Farm) -> None:
+async def test_a_machine_that_hangs_keeps_its_child_from_elsewhere_for_a_minute_only(
+    farm: Farm,
+) -> None:
     sim = await farm.backend("gpu-1")
     await farm.backend("gpu-2")
     sim.fault("stuck", step=2, interruptible=False)
@@ -86,14 +90,19 @@ async def test_files_that_are_gone_are_made_again_after_the_cache_was_emptied(fa
         file.unlink()
     # The same seed: ComfyUI answers from its cache, with a name behind which nothing is.
     group = await submit(farm, "gpu-1", base_seed=7, retry_elsewhere=RetryScope.NEVER)
-    assert await outcome(farm, group) == [("gpu-1", "success", "output_gone"), ("gpu-1", "success", "")]
+    assert await outcome(farm, group) == [
+        ("gpu-1", "success", "output_gone"),
+        ("gpu-1", "success", ""),
+    ]
     [child] = await farm.children(group)
     assert (child.status, child.warnings_json) == ("completed", "[]")
     assert [file.suffix for file in sim.output_folder.iterdir()] == [".png"]
 
 
 async def pending(farm: Farm, **options: Any) -> tuple[JobGroup, Any]:
-    """Have a job stand in the queue of gpu-1 behind the group's other one, which runs until faults are cleared."""
+    """Have a job stand in the queue of gpu-1 behind the group's other one, which runs until faults
+    are cleared.
+    """
     (await farm.backend("gpu-1", **options)).fault("stuck")
     await farm.start("gpu-2", seconds=0.2)
     group = await farm.running("gpu-1", "gpu-1")
@@ -102,13 +111,17 @@ async def pending(farm: Farm, **options: Any) -> tuple[JobGroup, Any]:
 
 
 async def move(farm: Farm, group: JobGroup, child: Any) -> MoveResult:
-    done: MoveResult = await in_thread(child_move)(group_id=group.id, job_id=child.id, backend_id="gpu-2", by="anna")
+    done: MoveResult = await in_thread(child_move)(
+        group_id=group.id, job_id=child.id, backend_id="gpu-2", by="anna"
+    )
     farm.wake()
     return done
 
 
 @both_versions
-async def test_a_pending_prompt_is_removed_before_the_job_is_sent_elsewhere(farm: Farm, version: str) -> None:
+async def test_a_pending_prompt_is_removed_before_the_job_is_sent_elsewhere(
+    farm: Farm, version: str
+) -> None:
     group, child = await pending(farm, version=version)
     done = await move(farm, group, child)
     assert done.removing_from == "gpu-1"

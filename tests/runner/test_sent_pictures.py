@@ -27,7 +27,10 @@ from tests.outputs.conftest import body
 pytestmark = pytest.mark.usefixtures("files_folder")
 
 NODE = "Node 7 (SaveImageWebsocket): "
-NOT_CONNECTED = "its pictures are lost: the Director was not connected all the time while it sent them. ComfyUI has no file of them."
+NOT_CONNECTED = (
+    "its pictures are lost: the Director was not connected all the time while it sent them. "
+    "ComfyUI has no file of them."
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,8 +40,12 @@ def reading_threads(django_db_setup: None) -> Iterator[None]:
     close_threads()
 
 
-def sending(*, count: int = 3, saves: bool = False, delay: float = 0.0, **inputs: Any) -> dict[str, Any]:
-    """Return a workflow whose node "7" sends pictures as frames; ``saves``: node "2" writes one as a file too."""
+def sending(
+    *, count: int = 3, saves: bool = False, delay: float = 0.0, **inputs: Any
+) -> dict[str, Any]:
+    """Return a workflow whose node "7" sends pictures as frames; ``saves``: node "2" writes one as
+    a file too.
+    """
     graph = sampler(delay=delay, **inputs)
     graph["6"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["1", 0], "amount": count}}
     graph["7"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["6", 0]}}
@@ -75,7 +82,11 @@ async def test_pictures_of_frames_are_outputs_of_their_node(farm: Farm, version:
     file, *sent = child["outputs"]["images"]
     assert (file["node_id"], file["url"].startswith("http")) == ("2", True)
     base = f"/api/job-groups/{group.pk}/jobs/{child['job_id']}/outputs"
-    assert [one["url"] for one in sent] == [one["file_url"] for one in sent] == [f"{base}/{n}" for n in range(1, 7)]
+    assert (
+        [one["url"] for one in sent]
+        == [one["file_url"] for one in sent]
+        == [f"{base}/{n}" for n in range(1, 7)]
+    )
     assert {(one["node_id"], one["type"], one["captured"], one["width"]) for one in sent} == {
         ("7", "websocket", True, 512)
     }
@@ -85,7 +96,9 @@ async def test_pictures_of_frames_are_outputs_of_their_node(farm: Farm, version:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             assert image.format == "PNG"
-    with zipfile.ZipFile(io.BytesIO(await content_of(f"/api/job-groups/{group.pk}/outputs.zip"))) as archive:
+    with zipfile.ZipFile(
+        io.BytesIO(await content_of(f"/api/job-groups/{group.pk}/outputs.zip"))
+    ) as archive:
         assert len(archive.namelist()) == 7
 
 
@@ -128,7 +141,9 @@ async def test_pictures_are_kept_without_captures(farm: Farm, settings: Settings
 
 
 @both_versions
-async def test_silent_socket_ends_with_a_warning_that_names_the_node(farm: Farm, version: str) -> None:
+async def test_silent_socket_ends_with_a_warning_that_names_the_node(
+    farm: Farm, version: str
+) -> None:
     sim = await farm.backend(version=version)
     sim.fault("deaf", at="step", step=2)
     await farm.runner()
@@ -145,7 +160,9 @@ async def test_socket_that_is_lost_before_the_node_executes_loses_no_picture(far
     assert (child["warnings"], len(child["outputs"]["images"])) == ([], 3)
 
 
-async def test_kill_between_frames_and_end_ends_with_a_warning(farm: Farm, files_folder: Path) -> None:
+async def test_kill_between_frames_and_end_ends_with_a_warning(
+    farm: Farm, files_folder: Path
+) -> None:
     sim = await farm.backend()
     sim.fault("late_history", seconds=2.0)
     service = await farm.runner()
@@ -160,14 +177,20 @@ async def test_kill_between_frames_and_end_ends_with_a_warning(farm: Farm, files
     assert not await in_thread(StoredFile.objects.exists)()
 
 
-async def test_full_disk_ends_with_a_warning_that_names_the_cause(farm: Farm, settings: Settings) -> None:
+async def test_full_disk_ends_with_a_warning_that_names_the_cause(
+    farm: Farm, settings: Settings
+) -> None:
     settings.DIRECTOR_MIN_FREE_BYTES = 2**60
     await farm.start()
     (warning,) = (await shown(await farm.completes(workflow=sending())))["warnings"]
-    assert warning.startswith(NODE + "3 of its 3 pictures are lost: The file cannot be stored: less than ")
+    assert warning.startswith(
+        NODE + "3 of its 3 pictures are lost: The file cannot be stored: less than "
+    )
 
 
-async def test_storage_that_does_not_answer_ends_with_a_warning(farm: Farm, files_folder: Path) -> None:
+async def test_storage_that_does_not_answer_ends_with_a_warning(
+    farm: Farm, files_folder: Path
+) -> None:
     files_folder.mkdir()
     (files_folder / "results").touch()
     await farm.start()
@@ -182,7 +205,10 @@ async def test_failed_prompt_leaves_no_file(farm: Farm, files_folder: Path) -> N
     await farm.runner()
     graph = sending()
     # After node 7, since it is further from the sampler.
-    graph["8"] = {"class_type": "TestSlow", "inputs": {"image": ["6", 0], "seconds": 0.5, "interruptible": True}}
+    graph["8"] = {
+        "class_type": "TestSlow",
+        "inputs": {"image": ["6", 0], "seconds": 0.5, "interruptible": True},
+    }
     graph["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
     group = await farm.submit(workflow=graph)
     await farm.failed(group)
@@ -191,13 +217,17 @@ async def test_failed_prompt_leaves_no_file(farm: Farm, files_folder: Path) -> N
 
 
 async def test_frame_without_metadata_is_of_the_node_that_executes() -> None:
-    sent = SentPictures({"1": {"class_type": "KSampler"}, "7": {"class_type": "SaveImageWebsocket"}})
+    sent = SentPictures(
+        {"1": {"class_type": "KSampler"}, "7": {"class_type": "SaveImageWebsocket"}}
+    )
     frame = protocol.Preview(image_type="jpeg", image=b"\xff\xd8")
     for node in ("1", "7", None):
         sent.on_event(protocol.Executing(node=node, prompt_id="p"))
         sent.receive(frame)
     outputs, rows, warnings = await sent.collect("name", ["7"], (), within=1.0)
-    assert outputs == {"7": {"images": [{"filename": "name_00001_.jpg", "subfolder": "", "type": "websocket"}]}}
+    assert outputs == {
+        "7": {"images": [{"filename": "name_00001_.jpg", "subfolder": "", "type": "websocket"}]}
+    }
     assert ([one.size_bytes for one in rows.values()], warnings) == ([2], [])
 
 
@@ -209,7 +239,9 @@ async def test_frame_that_was_announced_and_did_not_come_is_a_warning() -> None:
     sent.receive(protocol.Preview(image_type="png", image=b"png", prompt_id="p", node_id="7"))
     _, rows, warnings = await sent.collect("name", ["7"], (), within=1.0)
     assert len(rows) == 1
-    assert warnings == [NODE + "2 of its 3 pictures are lost: they were not received. ComfyUI has no file of them."]
+    assert warnings == [
+        NODE + "2 of its 3 pictures are lost: they were not received. ComfyUI has no file of them."
+    ]
 
 
 async def test_storage_that_hangs_ends_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +254,9 @@ async def test_storage_that_hangs_ends_with_a_warning(monkeypatch: pytest.Monkey
     finally:
         released.set()
     assert not rows
-    assert warning.startswith(NODE + "1 of its 1 pictures are lost: the storage did not answer within 0.5 s.")
+    assert warning.startswith(
+        NODE + "1 of its 1 pictures are lost: the storage did not answer within 0.5 s."
+    )
 
 
 async def test_socket_that_is_lost_while_the_node_executes_is_a_warning() -> None:
@@ -234,4 +268,6 @@ async def test_socket_that_is_lost_while_the_node_executes_is_a_warning() -> Non
     sent.receive(protocol.Preview(image_type="png", image=b"other"))
     _, rows, (warning,) = await sent.collect("name", ["7"], (), within=1.0)
     assert len(rows) == 1
-    assert warning.startswith(NODE + "pictures beside the 1 that were received may be lost: the Director was not")
+    assert warning.startswith(
+        NODE + "pictures beside the 1 that were received may be lost: the Director was not"
+    )

@@ -64,7 +64,9 @@ async def test_a_runner_whose_name_another_process_took_ends(farm: Farm, quick: 
 async def discovering(farm: Farm, *ports: int) -> AsyncIterator[None]:
     """Look for ComfyUIs at these ports."""
     database = DatabaseThreads(threads=1, name="test-discovery")
-    task = asyncio.get_running_loop().create_task(supervisor.discover(ports=ports, database=database, hub=farm.hub))
+    task = asyncio.get_running_loop().create_task(
+        supervisor.discover(ports=ports, database=database, hub=farm.hub)
+    )
     try:
         yield
     finally:
@@ -129,9 +131,13 @@ def _away(**_: object) -> None:
     raise OperationalError("the connection is lost")
 
 
-async def test_a_stop_is_heard_before_the_runner_could_sign_on(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stop_is_heard_before_the_runner_could_sign_on(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tries = []
-    monkeypatch.setattr(runners, "runner_register", lambda **fields: tries.append(fields) or _away())
+    monkeypatch.setattr(
+        runners, "runner_register", lambda **fields: tries.append(fields) or _away()
+    )
     runner = RunnerSupervisor(name="local", hub=farm.hub, find_local=False)
     running = asyncio.get_running_loop().create_task(runner.run())
     await until(lambda: tries)
@@ -170,7 +176,10 @@ async def test_what_is_being_sent_when_a_stop_comes_is_answered_first_where_that
 
 
 async def test_missing_bucket_is_logged_in_one_line(
-    farm: Farm, bucket: BucketServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    farm: Farm,
+    bucket: BucketServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(files, "_CLEAN_AGAIN", 0.05)
     monkeypatch.setattr(bucket_service, "_logged_at", {})

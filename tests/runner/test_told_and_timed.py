@@ -1,4 +1,6 @@
-"""Events and pauses of a job between its attempts, prompts that are never sent, and the queries of an idle runner."""
+"""Events and pauses of a job between its attempts, prompts that are never sent, and the queries of
+an idle runner.
+"""
 
 import asyncio
 import itertools
@@ -31,7 +33,10 @@ UNHURRIED = replace(Intervals.scaled(SCALE), poll=60.0, system_stats=600.0)
 
 @pytest.mark.parametrize(
     ("backend", "fields"),
-    [("gpu-1", {"retry_elsewhere": RetryScope.NEVER}), ("*", {"retry_elsewhere": RetryScope.GROUP, "count": 1})],
+    [
+        ("gpu-1", {"retry_elsewhere": RetryScope.NEVER}),
+        ("*", {"retry_elsewhere": RetryScope.GROUP, "count": 1}),
+    ],
     ids=["bound", "pool"],
 )
 async def test_a_child_is_tried_again_when_its_pause_is_over_and_not_at_the_next_look(
@@ -121,7 +126,9 @@ async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_gr
     await farm.finished(await farm.submit("gpu-1"))
 
     async def are_none() -> bool:
-        """Return whether three groups cause no read; the beginning of the session may cause one meanwhile."""
+        """Return whether three groups cause no read; the beginning of the session may cause one
+        meanwhile.
+        """
         reads.clear()
         for _ in range(3):
             await farm.completes("gpu-1")
@@ -158,7 +165,9 @@ async def _queries(farm: Farm, asked: Counter[str]) -> int:
     return asked.total()
 
 
-async def test_an_idle_session_asks_the_database_less_than_once_a_second(farm: Farm, asked: Counter[str]) -> None:
+async def test_an_idle_session_asks_the_database_less_than_once_a_second(
+    farm: Farm, asked: Counter[str]
+) -> None:
     await farm.start("gpu-0")
     await farm.seen("gpu-0")
     alone = await _queries(farm, asked)
@@ -182,7 +191,9 @@ async def test_a_backend_that_refuses_at_once_is_not_asked_without_a_pause(farm:
     times = [(one.created_at, one.ended_at) for one in await farm.attempts(group)]
     assert len(times) == 4
     pauses = [
-        (began - ended).total_seconds() for (_, ended), (began, _) in itertools.pairwise(times) if ended is not None
+        (began - ended).total_seconds()
+        for (_, ended), (began, _) in itertools.pairwise(times)
+        if ended is not None
     ]
     assert all(0.19 <= one < 10 for one in pauses), pauses
 

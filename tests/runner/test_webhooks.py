@@ -1,4 +1,6 @@
-"""Events reach a real HTTP server of a user: down for an hour, killed runners, redirects, refused addresses."""
+"""Events reach a real HTTP server of a user: down for an hour, killed runners, redirects, refused
+addresses.
+"""
 
 import asyncio
 import contextlib
@@ -32,14 +34,18 @@ Receivers = Callable[..., Receiver]
 def receivers(settings: Settings) -> Iterator[Receivers]:
     settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES = True
     with contextlib.ExitStack() as stack:
-        yield lambda *args, **options: stack.enter_context(contextlib.closing(Receiver(*args, **options)))
+        yield lambda *args, **options: stack.enter_context(
+            contextlib.closing(Receiver(*args, **options))
+        )
 
 
 @contextlib.asynccontextmanager
 async def sending(name: str = "local", pace: DeliveryIntervals = PACE) -> AsyncIterator[None]:
     """Run the sender of a runner, which is killed at the end of the block."""
     database = DatabaseThreads(threads=1, name="webhooks")
-    task = asyncio.get_running_loop().create_task(WebhookSender(name=name, pace=pace, database=database).run())
+    task = asyncio.get_running_loop().create_task(
+        WebhookSender(name=name, pace=pace, database=database).run()
+    )
     yield
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -76,7 +82,11 @@ async def test_webhook_that_fails_for_an_hour_gets_everything_in_order_over_a_ki
         await until_row(WebhookDelivery.objects.filter(group=group).exclude(claimed_by=""))
     assert len(set(hook.seen)) == 1
     status[0] = 200
-    rows = JobEvent.objects.filter(group=group, type__in=ENDS).order_by("seq").values_list("type", "seq")
+    rows = (
+        JobEvent.objects.filter(group=group, type__in=ENDS)
+        .order_by("seq")
+        .values_list("type", "seq")
+    )
     expected = await in_thread(lambda: list(rows))()
     async with sending("two"):
         await until(lambda: len(hook.got) == len(expected), within=40)
@@ -100,8 +110,12 @@ async def test_webhook_that_hangs_delays_no_other_one(farm: Farm, receivers: Rec
 
 
 @pytest.mark.parametrize("status", [302, 308, 404, 410, 503])
-async def test_only_2xx_is_a_success_and_no_redirect_is_followed(farm: Farm, receivers: Receivers, status: int) -> None:
-    hook = receivers(lambda path: 200 if path == "/else" else status, Location="/else", Retry_After="1")
+async def test_only_2xx_is_a_success_and_no_redirect_is_followed(
+    farm: Farm, receivers: Receivers, status: int
+) -> None:
+    hook = receivers(
+        lambda path: 200 if path == "/else" else status, Location="/else", Retry_After="1"
+    )
     await farm.start(seconds=0.01)
     await farm.finished(await submit(farm, hook.url))
     async with sending():
@@ -117,7 +131,9 @@ async def test_nothing_is_sent_to_a_private_address_unless_allowed(
     receivers: Receivers, settings: Settings, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     resolve, hook = socket.getaddrinfo, receivers()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *rest, **more: resolve("127.0.0.1", *rest, **more))
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _host, *rest, **more: resolve("127.0.0.1", *rest, **more)
+    )
     for private in (False, True):
         settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES = private
         async with WebhookClient(2.0) as client:
@@ -135,9 +151,13 @@ async def test_name_that_is_rebound_to_a_private_address_gets_nothing(
     settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES = False
     addresses = ["127.0.0.2", "127.0.0.1", "127.0.0.1", "127.0.0.1"]
     monkeypatch.setattr(destinations, "is_not_public", lambda address: address != "127.0.0.2")
-    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *rest, **more: resolve(addresses.pop(0), *rest, **more))
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _, *rest, **more: resolve(addresses.pop(0), *rest, **more)
+    )
     async with WebhookClient(2.0) as client:
         url = f"http://rebound.test:{hook.port}/"
         errors = [(await client.send(url, "msg_1", "{}")).error for _ in range(2)]
-    assert ("refused" in errors[0], "no address of it is public" in errors[1]) == (True, True), errors
+    assert ("refused" in errors[0], "no address of it is public" in errors[1]) == (True, True), (
+        errors
+    )
     assert hook.seen == []

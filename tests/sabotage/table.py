@@ -12,8 +12,12 @@ PAGE: Final = ROOT / "docs" / "sabotage.md"
 
 def _part(name: str) -> tuple[Breakage, ...]:
     """Return the breakages of one file; for their fields see ``Breakage``."""
-    listed = tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8"))["breakage"]
-    return tuple(Breakage(**one | {"edits": [Edit(**edit) for edit in one["edits"]]}) for one in listed)
+    listed = tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8"))[
+        "breakage"
+    ]
+    return tuple(
+        Breakage(**one | {"edits": [Edit(**edit) for edit in one["edits"]]}) for one in listed
+    )
 
 
 _PARTS: Final = (

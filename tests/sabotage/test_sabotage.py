@@ -52,7 +52,12 @@ def run_tests(root: Path, *node_ids: str, within: int = 60, **variables: str) ->
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *node_ids],
         cwd=root,
-        env={**kept, "DIRECTOR_DATA_DIR": str(scratch / "data"), "TMPDIR": str(scratch), **variables},
+        env={
+            **kept,
+            "DIRECTOR_DATA_DIR": str(scratch / "data"),
+            "TMPDIR": str(scratch),
+            **variables,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -75,7 +80,9 @@ def test_broken_law_is_noticed(breakage: Breakage, tmp_path: Path) -> None:
                 pytest.skip("PostgreSQL's programs are not installed")
             url = stack.enter_context(postgres()).create("director")
             variables["DIRECTOR_DATABASE_URL"] = url
-        code, output = run_tests(root, f"tests/{breakage.notices}", within=breakage.within, **variables)
+        code, output = run_tests(
+            root, f"tests/{breakage.notices}", within=breakage.within, **variables
+        )
     assert code == _FAILED, output
     # Failed by itself: not in its setup or teardown.
     assert len(re.findall(r"^FAILED ", output, re.MULTILINE)) == 1, output
@@ -84,7 +91,11 @@ def test_broken_law_is_noticed(breakage: Breakage, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_unbroken_copy_passes(tmp_path: Path) -> None:
-    of_each_kind = {one.notices.split("/")[0]: f"tests/{one.notices}" for one in BREAKAGES if not one.on_postgresql}
+    of_each_kind = {
+        one.notices.split("/")[0]: f"tests/{one.notices}"
+        for one in BREAKAGES
+        if not one.on_postgresql
+    }
     code, output = run_tests(copy_code(tmp_path), *of_each_kind.values())
     assert code == _PASSED, output
 

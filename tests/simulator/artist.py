@@ -16,7 +16,9 @@ Frame = dict[str, Any]
 
 
 class Artist:
-    def __init__(self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse
+    ) -> None:
         self.session = session
         self.socket = socket
 

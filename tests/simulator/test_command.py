@@ -58,7 +58,9 @@ LONG = strangers_picture(1, seconds=240)
 
 
 @pytest.mark.parametrize(("command", "number"), [(MODULE, signal.SIGTERM), (MANAGE, signal.SIGINT)])
-def test_three_servers_listen_and_end_on_a_signal(command: list[str], number: signal.Signals) -> None:
+def test_three_servers_listen_and_end_on_a_signal(
+    command: list[str], number: signal.Signals
+) -> None:
     with started("--port", "0", "--count", "3", "--json", command=command) as process:
         urls = announced(process)
         assert len(set(urls)) == 3
@@ -99,7 +101,9 @@ def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"Port {port} on 127.0.0.1 is in use. Stop the server that listens there" in found
 
 
-@pytest.mark.parametrize(("arguments", "message"), cases(__file__, "wrong_arguments_are_refused_with_the_reason"))
+@pytest.mark.parametrize(
+    ("arguments", "message"), cases(__file__, "wrong_arguments_are_refused_with_the_reason")
+)
 def test_wrong_arguments_are_refused_with_the_reason(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,13 +113,19 @@ def test_wrong_arguments_are_refused_with_the_reason(
     assert message in capsys.readouterr().err
 
 
-def test_audit_log_that_cannot_be_written_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_log_that_cannot_be_written_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--port", "0", "--audit-log", str(tmp_path)]) == 1
     assert "--audit-log takes a file that can be written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("host", "origin", "status"), cases(__file__, "foreign_page_may_not_reach_a_loopback_host"))
-async def test_foreign_page_may_not_reach_a_loopback_host(host: str, origin: str, status: int, sim: Simulator) -> None:
+@pytest.mark.parametrize(
+    ("host", "origin", "status"), cases(__file__, "foreign_page_may_not_reach_a_loopback_host")
+)
+async def test_foreign_page_may_not_reach_a_loopback_host(
+    host: str, origin: str, status: int, sim: Simulator
+) -> None:
     headers = {"Host": host, "Origin": origin}
     async with aiohttp.ClientSession(sim.url) as session:
         for method in ("GET", "OPTIONS"):

@@ -1,4 +1,6 @@
-"""Faults that no other test would detect: the runner's tests pass, too, where a fault has no effect."""
+"""Faults that no other test would detect: the runner's tests pass, too, where a fault has no
+effect.
+"""
 
 import asyncio
 import contextlib
@@ -20,7 +22,8 @@ NOTHING = {"queue_running": [], "queue_pending": []}
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "graph", "error"), cases(__file__, "failing_node_is_the_chosen_one_and_fails_once")
+    ("name", "options", "graph", "error"),
+    cases(__file__, "failing_node_is_the_chosen_one_and_fails_once"),
 )
 async def test_failing_node_is_the_chosen_one_and_fails_once(
     name: str, options: Any, graph: str, error: dict[str, Any], sim: Simulator, me: Artist
@@ -42,7 +45,9 @@ async def test_small_card_fails_at_large_images_only(sim: Simulator, me: Artist)
         assert end in types((await me.run(text_to_image(side=side)))[1])
 
 
-@pytest.mark.parametrize(("name", "options", "end"), cases(__file__, "interrupt_comes_too_early_too_late_or_never"))
+@pytest.mark.parametrize(
+    ("name", "options", "end"), cases(__file__, "interrupt_comes_too_early_too_late_or_never")
+)
 async def test_interrupt_comes_too_early_too_late_or_never(
     name: str, options: dict[str, Any], end: str, sim: Simulator, me: Artist
 ) -> None:
@@ -60,7 +65,9 @@ async def test_interrupt_comes_too_early_too_late_or_never(
         assert the(end, frames)["node_id"] == "2"
 
 
-async def test_late_history_is_empty_between_success_and_the_end(sim: Simulator, me: Artist) -> None:
+async def test_late_history_is_empty_between_success_and_the_end(
+    sim: Simulator, me: Artist
+) -> None:
     sim.fault("late_history", seconds=0.3)
     prompt_id = await me.queue(sampler())
     await me.until_type("execution_success")
@@ -82,7 +89,8 @@ async def test_history_entry_comes_after_all_frames_or_never(sim: Simulator, me:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "answer", "before"), cases(__file__, "prompt_is_executed_although_its_answer_is_late_or_wrong")
+    ("name", "options", "answer", "before"),
+    cases(__file__, "prompt_is_executed_although_its_answer_is_late_or_wrong"),
 )
 async def test_prompt_is_executed_although_its_answer_is_late_or_wrong(
     name: str, options: Any, answer: int | None, before: str | None, sim: Simulator, me: Artist
@@ -97,7 +105,9 @@ async def test_prompt_is_executed_although_its_answer_is_late_or_wrong(
 
 
 @pytest.mark.parametrize(("name", "status", "kind"), cases(__file__, "wrong_answer_of_one_route"))
-async def test_wrong_answer_of_one_route(name: str, status: int, kind: str, sim: Simulator, me: Artist) -> None:
+async def test_wrong_answer_of_one_route(
+    name: str, status: int, kind: str, sim: Simulator, me: Artist
+) -> None:
     options = {"status": 503} if name == "status" else {}
     sim.fault(name, route="/queue", **options)
     await me.get("/system_stats")
@@ -144,10 +154,15 @@ async def test_slow_view_is_the_same_file_late(sim: Simulator, me: Artist) -> No
             sim.fault("slow_view", bytes_per_second=rate)
         start = asyncio.get_running_loop().time()
         async with me.session.get("/view?filename=a.png") as answer:
-            facts = [answer.headers.get(name) for name in ("ETag", "Last-Modified", "Content-Type", "Content-Length")]
+            facts = [
+                answer.headers.get(name)
+                for name in ("ETag", "Last-Modified", "Content-Type", "Content-Length")
+            ]
             found.append((answer.status, facts, await answer.read()))
     assert found[0] == found[1]
-    assert asyncio.get_running_loop().time() - start >= 0.15  # a tenth of a second before each part but the first
+    assert (
+        asyncio.get_running_loop().time() - start >= 0.15
+    )  # a tenth of a second before each part but the first
 
 
 async def test_dropped_sockets_end_without_a_close_frame(sim: Simulator, me: Artist) -> None:
@@ -175,7 +190,9 @@ async def order(me: Artist, body: Any) -> tuple[int, Any]:
 
 async def test_faults_are_ordered_and_withdrawn_over_http(sim: Simulator, me: Artist) -> None:
     other = {"name": "other_500", "body": "no", "workflow": "TestSampler"}
-    assert (await order(me, [{"name": "hang_http", "count": 0}, {"name": "prompt_500"}, other]))[0] == 200
+    assert (await order(me, [{"name": "hang_http", "count": 0}, {"name": "prompt_500"}, other]))[
+        0
+    ] == 200
     assert await me.get("/simulator/state") == {"pending": [], "running": []}
     async with me.session.delete("/simulator/faults?name=hang_http") as gone:
         assert gone.status == 204
@@ -204,15 +221,22 @@ def faults() -> Faults:
 
 @pytest.mark.parametrize(
     ("options", "taken"),
-    [({}, [1, 0, 0, 0, 0]), ({"count": 2, "after": 1}, [0, 1, 1, 0, 0]), ({"count": 0}, [1, 1, 1, 1, 1])],
+    [
+        ({}, [1, 0, 0, 0, 0]),
+        ({"count": 2, "after": 1}, [0, 1, 1, 0, 0]),
+        ({"count": 0}, [1, 1, 1, 1, 1]),
+    ],
 )
-def test_order_is_taken_so_often(faults: Faults, options: dict[str, int], taken: list[bool]) -> None:
+def test_order_is_taken_so_often(
+    faults: Faults, options: dict[str, int], taken: list[bool]
+) -> None:
     faults.inject("lose_answer", **options)
     assert [faults.take("lose_answer") is not None for _ in range(5)] == taken
 
 
 @pytest.mark.parametrize(
-    ("options", "other", "facts"), cases(__file__, "order_waits_for_the_prompt_that_its_filter_selects")
+    ("options", "other", "facts"),
+    cases(__file__, "order_waits_for_the_prompt_that_its_filter_selects"),
 )
 def test_order_waits_for_the_prompt_that_its_filter_selects(
     faults: Faults, options: dict[str, Any], other: dict[str, Any], facts: dict[str, Any]

@@ -25,7 +25,9 @@ async def status(me: Artist, prompt_id: str) -> str:
 @pytest.mark.parametrize(
     ("version", "job", "cancelled"), cases(__file__, "routes_exist_since_the_version_that_has_them")
 )
-async def test_routes_exist_since_the_version_that_has_them(version: str, job: list[Any], cancelled: list[Any]) -> None:
+async def test_routes_exist_since_the_version_that_has_them(
+    version: str, job: list[Any], cancelled: list[Any]
+) -> None:
     async with Simulator(version=version) as sim, artist(sim) as me:
         async with me.session.get(f"/api/jobs/{UNKNOWN}") as answer:
             assert [answer.status, answer.content_type] == job
@@ -43,7 +45,9 @@ async def test_cancel_signals_again_until_the_prompt_ends() -> None:
         assert "execution_interrupted" in types(await me.until_end(prompt_id))
         assert await cancel(me, prompt_id) is False
         assert await status(me, prompt_id) == "cancelled"
-        assert [entry["hit"] for entry in sim.audit_log.entries if entry["kind"] == "interrupted"] == [True, True]
+        assert [
+            entry["hit"] for entry in sim.audit_log.entries if entry["kind"] == "interrupted"
+        ] == [True, True]
 
 
 async def test_cancel_before_the_execution_begins_is_answered_true_and_forgotten() -> None:
@@ -59,7 +63,9 @@ async def test_cancel_before_the_execution_begins_is_answered_true_and_forgotten
 
 
 @pytest.mark.parametrize(("version", "is_shown"), [("0.3.67", True), ("0.3.68", False)])
-async def test_keys_of_partner_nodes_are_not_shown_in_newer_queues(version: str, is_shown: bool) -> None:
+async def test_keys_of_partner_nodes_are_not_shown_in_newer_queues(
+    version: str, is_shown: bool
+) -> None:
     async with Simulator(version=version, seconds=5.0) as sim, artist(sim) as me:
         await me.queue(text_to_image(), extra_data={"api_key_comfy_org": "secret"})
         assert ("secret" in str(await me.get("/queue"))) is is_shown

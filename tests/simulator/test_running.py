@@ -65,7 +65,9 @@ def picture(folder: Path) -> None:
     Image.new("RGB", (8, 8), "red").save(folder / "input" / "picture.png")
 
 
-async def test_not_a_number_is_bare_in_queue_history_and_an_execution_error(sim: Simulator, me: Artist) -> None:
+async def test_not_a_number_is_bare_in_queue_history_and_an_execution_error(
+    sim: Simulator, me: Artist
+) -> None:
     graph = sampler(steps=2, delay=0.3)
     graph["1"]["is_changed"] = NAN
     graph["1"]["inputs"]["cfg"] = "nan"

@@ -29,12 +29,25 @@ BEFORE = NOW - dt.timedelta(minutes=5)
 #: The columns that lead to each state.
 TRUE_OF: dict[BackendState, dict[str, Any]] = {
     BackendState.DISABLED: {"enabled": False, "changed_at": BEFORE, "changed_by": "anna"},
-    BackendState.QUARANTINED: {"quarantined_at": BEFORE, "quarantine_reason": "3 failures", "quarantine_by": ""},
+    BackendState.QUARANTINED: {
+        "quarantined_at": BEFORE,
+        "quarantine_reason": "3 failures",
+        "quarantine_by": "",
+    },
     BackendState.DRAINING: {"hold": "drain", "changed_at": BEFORE, "changed_by": "anna"},
     BackendState.PAUSED: {"hold": "pause", "changed_at": BEFORE, "changed_by": "anna"},
-    BackendState.OFFLINE: {"reachability": "offline", "status_reason": "connection refused", "status_since": BEFORE},
+    BackendState.OFFLINE: {
+        "reachability": "offline",
+        "status_reason": "connection refused",
+        "status_since": BEFORE,
+    },
     BackendState.UNKNOWN: {},
-    BackendState.BUSY: {"reachability": "online", "last_seen_at": NOW, "status_since": BEFORE, "queue_running": 1},
+    BackendState.BUSY: {
+        "reachability": "online",
+        "last_seen_at": NOW,
+        "status_since": BEFORE,
+        "queue_running": 1,
+    },
     BackendState.ONLINE: {"reachability": "online", "last_seen_at": NOW, "status_since": BEFORE},
 }
 
@@ -77,7 +90,9 @@ def test_status_is_offline_when_the_observation_is_stale() -> None:
 
 
 def test_status_reason_names_the_probation() -> None:
-    assert "On probation" in status(**TRUE_OF[BackendState.ONLINE], consecutive_quarantines=2).reason
+    assert (
+        "On probation" in status(**TRUE_OF[BackendState.ONLINE], consecutive_quarantines=2).reason
+    )
 
 
 @pytest.mark.parametrize("hold", Hold)
@@ -88,7 +103,11 @@ def test_prompt_limit_is_zero_for_a_held_backend(
     hold: Hold, enabled: bool, quarantined: bool, consecutive: int, limit: int
 ) -> None:
     found = prompt_limit(
-        enabled=enabled, hold=hold, quarantined=quarantined, consecutive_quarantines=consecutive, depth=2
+        enabled=enabled,
+        hold=hold,
+        quarantined=quarantined,
+        consecutive_quarantines=consecutive,
+        depth=2,
     )
     works = enabled and hold is Hold.NONE and not quarantined
     assert found == (limit if works else 0)
@@ -106,7 +125,9 @@ def test_gpu_slug_of_a_device_name(name: str, slug: str) -> None:
     assert gpu_slug(name) == slug
 
 
-@pytest.mark.parametrize(("required", "missing"), cases(__file__, "missing_capabilities_in_the_order_given"))
+@pytest.mark.parametrize(
+    ("required", "missing"), cases(__file__, "missing_capabilities_in_the_order_given")
+)
 def test_missing_capabilities_in_the_order_given(required: list[str], missing: list[str]) -> None:
     assert missing_capabilities(BIG, required) == missing
 
@@ -131,13 +152,17 @@ OFF = QuarantineRules(failures=0, window=10 * MINUTE, duration=15 * MINUTE)
         *[(OFF, 100, consecutive, 0) for consecutive in (0, 1, 5)],
     ],
 )
-def test_quarantine_length(rules: QuarantineRules, failures: int, consecutive: int, minutes: int) -> None:
+def test_quarantine_length(
+    rules: QuarantineRules, failures: int, consecutive: int, minutes: int
+) -> None:
     found = quarantine_for(rules, failures=failures, consecutive=consecutive)
     assert found == (minutes * MINUTE if minutes else None)
 
 
 @given(st.integers(0, 1_000), st.integers(0, 1_000), st.integers(0, 10**6), st.integers(1, 240))
-def test_quarantine_length_is_bounded(limit: int, failures: int, consecutive: int, minutes: int) -> None:
+def test_quarantine_length_is_bounded(
+    limit: int, failures: int, consecutive: int, minutes: int
+) -> None:
     rules = QuarantineRules(failures=limit, window=10 * MINUTE, duration=minutes * MINUTE)
     lasts = quarantine_for(rules, failures=failures, consecutive=consecutive)
     assert lasts is None or (failures and rules.duration <= lasts <= LONGEST)

@@ -69,14 +69,20 @@ def test_variation_is_applied_after_the_parameters_of_the_group_and_fixes_a_seed
     assert (inputs["cfg"], inputs["steps"], inputs["seed"]) == (4, 9, 77)
 
 
-@pytest.mark.parametrize(("axes", "fields", "path", "message"), cases(__file__, "wrong_sweep_is_refused_with_a_path"))
-def test_wrong_sweep_is_refused_with_a_path(axes: list[Any], fields: dict[str, Any], path: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("axes", "fields", "path", "message"), cases(__file__, "wrong_sweep_is_refused_with_a_path")
+)
+def test_wrong_sweep_is_refused_with_a_path(
+    axes: list[Any], fields: dict[str, Any], path: str, message: str
+) -> None:
     ((where, said),) = errors_of(sweep, *axes, **fields)
     assert where == path
     assert said.startswith(message)
 
 
-@pytest.mark.parametrize(("entry", "path", "message"), cases(__file__, "wrong_job_is_refused_with_a_path"))
+@pytest.mark.parametrize(
+    ("entry", "path", "message"), cases(__file__, "wrong_job_is_refused_with_a_path")
+)
 def test_wrong_job_is_refused_with_a_path(entry: Any, path: str, message: str) -> None:
     ((where, said),) = errors_of(jobs, {}, entry)
     assert where == path

@@ -51,7 +51,9 @@ PICTURES = {
 
 @pytest.mark.parametrize(("name", "content"), PICTURES.values(), ids=PICTURES.keys())
 @pytest.mark.parametrize("size", [1, 7, 65_536])
-def test_whole_picture_is_a_copy_and_a_truncated_one_is_none(name: str, content: bytes, size: int) -> None:
+def test_whole_picture_is_a_copy_and_a_truncated_one_is_none(
+    name: str, content: bytes, size: int
+) -> None:
     for whole in (content, content + bytes(4_000), content + b"\xff\xd8 a later part"):
         body = judge(name, whole, size=size)
         assert (body.is_whole, body.warning, body.size) == (True, "", len(whole))
@@ -73,7 +75,9 @@ def test_whole_picture_is_a_copy_and_a_truncated_one_is_none(name: str, content:
         ("a.jpg", b"[]", "JSON"),
     ],
 )
-def test_page_or_json_is_no_copy_of_a_media_file(name: str, content: bytes, said: str, size: int) -> None:
+def test_page_or_json_is_no_copy_of_a_media_file(
+    name: str, content: bytes, said: str, size: int
+) -> None:
     with pytest.raises(NoCopy, match=said):
         judge(name, content, size=size)
 
@@ -119,13 +123,23 @@ def test_good_file_is_a_copy_without_a_warning(name: str, content: bytes) -> Non
     ("name", "content", "said"),
     [
         ("a.png", picture("JPEG"), "Its content is image/jpeg, not image/png as its name says."),
-        ("a.mp4", picture("GIF", frames=2), "Its content is image/gif, not video/mp4 as its name says."),
-        ("a.png", b"<?xml version='1'?><!DOCTYPE svg><svg/>", "Its content is unknown, not image/png"),
+        (
+            "a.mp4",
+            picture("GIF", frames=2),
+            "Its content is image/gif, not video/mp4 as its name says.",
+        ),
+        (
+            "a.png",
+            b"<?xml version='1'?><!DOCTYPE svg><svg/>",
+            "Its content is unknown, not image/png",
+        ),
         ("a.png", b"upstream timed out", "Its content is unknown"),
         ("a.glb", b'{"asset": {}}', "Its content is unknown"),
     ],
 )
-def test_file_of_another_kind_is_a_copy_with_a_warning(name: str, content: bytes, said: str) -> None:
+def test_file_of_another_kind_is_a_copy_with_a_warning(
+    name: str, content: bytes, said: str
+) -> None:
     assert judge(name, content).warning.startswith(said)
 
 

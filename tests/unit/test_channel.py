@@ -73,8 +73,12 @@ def server() -> _Server:
     return _Server()
 
 
-def _trickle(server: _Server, channel: RequestChannel, transport: _Transport, data: bytes, seconds: int) -> int:
-    """Send data every ten seconds; return after how many of them the connection was closed, at most ``seconds``."""
+def _trickle(
+    server: _Server, channel: RequestChannel, transport: _Transport, data: bytes, seconds: int
+) -> int:
+    """Send data every ten seconds; return after how many of them the connection was closed, at most
+    ``seconds``.
+    """
     for passed in range(0, seconds, 10):
         if transport.is_closed:
             return passed
@@ -103,7 +107,9 @@ def test_small_body_has_a_limit_and_an_admitted_one_a_limit_of_silence(server: _
     assert transport.is_closed
 
 
-def test_idle_connection_ends_and_its_next_request_has_the_time_of_the_first(server: _Server) -> None:
+def test_idle_connection_ends_and_its_next_request_has_the_time_of_the_first(
+    server: _Server,
+) -> None:
     for data, seconds in ((b"", BODY_SECONDS), (b"GET / HTTP/1.1\r\n", HEADER_SECONDS)):
         channel, transport = server.connect()
         channel.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
@@ -119,7 +125,9 @@ def test_idle_connection_ends_and_its_next_request_has_the_time_of_the_first(ser
         assert transport.is_closed
 
 
-def test_connections_without_a_request_are_closed_oldest_first_when_most_files_are_open(server: _Server) -> None:
+def test_connections_without_a_request_are_closed_oldest_first_when_most_files_are_open(
+    server: _Server,
+) -> None:
     made = [server.connect(f"198.51.{number}.1", file=10 + number)[1] for number in range(70)]
     working, idle = server.connect("192.0.2.1"), server.connect("192.0.2.2")
     for channel, _ in (working, idle):

@@ -13,7 +13,9 @@ from tests.harness.cases import cases
 
 _LOAD = {"class_type": "LoadImage", "inputs": {"image": "a.png"}, "_meta": {"title": "First"}}
 _GRAPH = {**text_to_image(), "10": _LOAD}
-_WRONG = tomllib.loads(Path(__file__).with_name("cli_batch_errors.toml").read_text(encoding="utf-8"))
+_WRONG = tomllib.loads(
+    Path(__file__).with_name("cli_batch_errors.toml").read_text(encoding="utf-8")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _read(*sweeps: str, graph: dict[str, Any] = _GRAPH, **options: Any) -> batch.BatchRequest | None:
+def _read(
+    *sweeps: str, graph: dict[str, Any] = _GRAPH, **options: Any
+) -> batch.BatchRequest | None:
     given = {"csv_file": None, "globs": (), "is_zip": False} | options
     return batch.read(graph, build_template(graph), sweeps=sweeps, **given)
 
@@ -34,13 +38,17 @@ def _csv(content: str | bytes, **options: Any) -> Any:
     return read.fields["jobs"]
 
 
-@pytest.mark.parametrize(("text", "values"), cases(__file__, "values_of_a_sweep_have_the_type_of_the_input"))
+@pytest.mark.parametrize(
+    ("text", "values"), cases(__file__, "values_of_a_sweep_have_the_type_of_the_input")
+)
 def test_values_of_a_sweep_have_the_type_of_the_input(text: str, values: list[Any]) -> None:
     Path("lines.txt").write_bytes(b"\xef\xbb\xbfa, red fox\r\n\r\n7\n")
     read = _read(text)
     assert read is not None
     assert read.fields["sweep"]["axes"] == [{"input": text.partition("=")[0], "values": values}]
-    assert [type(value) for value in read.fields["sweep"]["axes"][0]["values"]] == [type(value) for value in values]
+    assert [type(value) for value in read.fields["sweep"]["axes"][0]["values"]] == [
+        type(value) for value in values
+    ]
 
 
 def test_axes_are_combined_or_paired_and_name_files() -> None:
@@ -67,7 +75,11 @@ def test_row_of_a_csv_is_a_job(delimiter: str) -> None:
         "|", delimiter
     )
     assert _csv(b"\xef\xbb\xbf" + text.encode()) == [
-        {"parameters": {"3.cfg": 7, "6.text": "a"}, "metadata": {"shot": "sc_1", "v": "1.10"}, "seed": 5},
+        {
+            "parameters": {"3.cfg": 7, "6.text": "a"},
+            "metadata": {"shot": "sc_1", "v": "1.10"},
+            "seed": 5,
+        },
         {"parameters": {"6.text": "two\r\nlines, 7"}},
     ]
 
@@ -76,7 +88,10 @@ def test_row_of_a_csv_is_a_job(delimiter: str) -> None:
     ("content", "message"),
     [
         *_WRONG["csv"].items(),
-        ("6.text\nb\nsch\xf6n\n".encode("latin-1"), "shots.csv, line 3: The byte 0xF6 is no text in UTF-8."),
+        (
+            "6.text\nb\nsch\xf6n\n".encode("latin-1"),
+            "shots.csv, line 3: The byte 0xF6 is no text in UTF-8.",
+        ),
         ("cfg\n7\n".encode("utf-16"), "shots.csv, line 1: The byte 0x00"),
         ("cfg\n" + "7\n" * 10_001, "--csv: Must have at most 10000 entries."),
     ],
@@ -87,7 +102,9 @@ def test_wrong_csv_is_refused_with_its_line(content: str | bytes, message: str) 
     assert message in error.value.message
 
 
-@pytest.mark.parametrize("pattern", ["{}/f*.png", "10.image={}/f*.png", "First.image=f*.png", "**/f*.png"])
+@pytest.mark.parametrize(
+    "pattern", ["{}/f*.png", "10.image={}/f*.png", "First.image=f*.png", "**/f*.png"]
+)
 def test_files_are_expanded_and_sorted_naturally(folder: Path, pattern: str) -> None:
     for name in ("frame10.png", "frame2.png", "Frame1.png", "other.png"):
         (folder / name).touch()
@@ -97,9 +114,13 @@ def test_files_are_expanded_and_sorted_naturally(folder: Path, pattern: str) -> 
     assert read is not None
     [axis] = read.fields["sweep"]["axes"]
     assert axis["input"] in ("10.image", "First.image")
-    assert [Path(one).name.casefold() for one in axis["values"] if "rame1." not in one] == ["frame2.png", "frame10.png"]
+    assert [Path(one).name.casefold() for one in axis["values"] if "rame1." not in one] == [
+        "frame2.png",
+        "frame10.png",
+    ]
     assert all(
-        isinstance(one, batch.LocalFile) and len(Path(one).parts) + one.startswith("./") > 1 for one in axis["values"]
+        isinstance(one, batch.LocalFile) and len(Path(one).parts) + one.startswith("./") > 1
+        for one in axis["values"]
     )
 
 
@@ -119,7 +140,12 @@ def test_wrong_files_are_refused(nodes: dict[str, Any], pattern: str, message: s
 
 
 @pytest.mark.parametrize(
-    "options", [{"csv_file": "a.csv", "globs": ["*"]}, {"csv_file": "a.csv", "is_zip": True}, {"is_zip": True}]
+    "options",
+    [
+        {"csv_file": "a.csv", "globs": ["*"]},
+        {"csv_file": "a.csv", "is_zip": True},
+        {"is_zip": True},
+    ],
 )
 def test_options_that_exclude_each_other_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(click.UsageError):

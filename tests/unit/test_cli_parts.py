@@ -17,13 +17,16 @@ from director.client.groups import parse_group
 from tests.harness.cases import cases
 
 
-@pytest.mark.parametrize(("text", "value"), cases(__file__, "parameter_is_parsed_as_json_if_it_is_json"))
+@pytest.mark.parametrize(
+    ("text", "value"), cases(__file__, "parameter_is_parsed_as_json_if_it_is_json")
+)
 def test_parameter_is_parsed_as_json_if_it_is_json(text: str, value: Any) -> None:
     assert list(option_types.parameters([text]).values()) == [value]
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("n=3", 3), ("n=1.10", "1.10"), ("n=010", "010"), ("n=1e3", "1e3"), ("n=true", True)]
+    ("text", "value"),
+    [("n=3", 3), ("n=1.10", "1.10"), ("n=010", "010"), ("n=1e3", "1e3"), ("n=true", True)],
 )
 def test_metadata_keeps_its_text(text: str, value: Any) -> None:
     assert option_types.metadata([text]) == {"n": value}
@@ -45,7 +48,9 @@ def test_other_text_is_no_moment(text: str) -> None:
 
 
 def _backend(name: str, status: str = "online", tags: tuple[str, ...] = ()) -> Backend:
-    return Backend(backend_id=name, name=name, url=f"http://{name}", enabled=True, status=status, tags=tags)
+    return Backend(
+        backend_id=name, name=name, url=f"http://{name}", enabled=True, status=status, tags=tags
+    )
 
 
 def test_id_takes_precedence_over_a_tag() -> None:
@@ -59,12 +64,18 @@ def test_id_takes_precedence_over_a_tag() -> None:
 
 def test_each_backend_gets_one_job() -> None:
     known = [_backend("a"), _backend("b", "offline"), _backend("c", "busy")]
-    assert selection.for_children([], known=known) == ["a", "b", "c"], "the Director leaves out unavailable ones"
+    assert selection.for_children([], known=known) == ["a", "b", "c"], (
+        "the Director leaves out unavailable ones"
+    )
     assert selection.for_children(["b", "a", "b"], known=known) == ["b", "a", "b"]
 
 
-@pytest.mark.parametrize(("names", "tags", "candidates"), cases(__file__, "candidates_are_ids_and_tags_each_once"))
-def test_candidates_are_ids_and_tags_each_once(names: list[str], tags: list[str], candidates: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("names", "tags", "candidates"), cases(__file__, "candidates_are_ids_and_tags_each_once")
+)
+def test_candidates_are_ids_and_tags_each_once(
+    names: list[str], tags: list[str], candidates: list[str]
+) -> None:
     known = [_backend("a", tags=("big",)), _backend("b", tags=("small",))]
     assert selection.for_pool(names, tags, known=known) == candidates
 
@@ -156,7 +167,8 @@ _ROWS = st.lists(
     st.builds(
         Row,
         job_id=st.uuids().map(str),
-        backend_id=st.none() | st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64),
+        backend_id=st.none()
+        | st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64),
         seed=st.integers(0, 2**53 - 1),
         status=st.sampled_from(["queued", "running", *sorted(FINAL)]),
         progress=st.floats(0, 100),

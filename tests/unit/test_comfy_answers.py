@@ -68,12 +68,18 @@ def test_nonsense_answer_is_a_protocol_error(read: Callable[[bytes], Any], text:
         read(text)
 
 
-@pytest.mark.parametrize("answer", [case for case in recorded("refused") if case.values[0]["status"] == 400])
+@pytest.mark.parametrize(
+    "answer", [case for case in recorded("refused") if case.values[0]["status"] == 400]
+)
 def test_refused_prompt_has_its_reason_and_a_sentence(answer: dict[str, Any]) -> None:
     refusal = answers.refusal(body(answer))
     said = sentence(refusal, status=answer["status"])
     error = answer["body"]["error"]
-    assert (refusal.error_type, refusal.message, refusal.details) == (error["type"], error["message"], error["details"])
+    assert (refusal.error_type, refusal.message, refusal.details) == (
+        error["type"],
+        error["message"],
+        error["details"],
+    )
     assert refusal.node_errors == answer["body"]["node_errors"]
     assert said.startswith(error["message"])
     for node_id, node in list(refusal.node_errors.items())[:1]:
@@ -115,7 +121,8 @@ def test_refused_outputs_are_named_with_the_node_that_is_wrong() -> None:
         f"ComfyUI did not execute output nodes 10, 11, because of node 4 (Loader): {cause}; {cause}",
         "ComfyUI did not execute output node 5 (SaveImage): it gave no reason",
         "ComfyUI did not execute output node 6 (?): it gave no reason",
-        "ComfyUI did not execute output node 12 (SaveImage): it was refused, and ComfyUI's answer was lost",
+        "ComfyUI did not execute output node 12 (SaveImage): it was refused, and ComfyUI's "
+        "answer was lost",
     ]
 
 
@@ -149,14 +156,23 @@ def test_queue_is_sorted_and_says_whose_prompts_stand_there(answer: dict[str, An
     by_number = sorted(wire["queue_pending"], key=lambda item: item[0])
     assert [item.prompt_id for item in queue.pending] == [item[1] for item in by_number]
     assert [item.prompt_id for item in queue.running] == [item[1] for item in wire["queue_running"]]
-    for item, seen in zip(by_number + wire["queue_running"], queue.pending + queue.running, strict=True):
+    for item, seen in zip(
+        by_number + wire["queue_running"], queue.pending + queue.running, strict=True
+    ):
         assert seen.client_id == item[3].get("client_id")
         assert {key: seen.mark(key) for key in item[3]} == item[3]
 
 
 def test_marks_are_read_and_the_editors_workflow_is_not_kept() -> None:
-    extra = {"client_id": {"odd": 1}, "director": {"child": "j_1"}, "extra_pnginfo": {"workflow": {}}}
-    wire = {"queue_running": [[1, "p", {"1": {}}, extra, [], {"sensitive": 1}]], "queue_pending": []}
+    extra = {
+        "client_id": {"odd": 1},
+        "director": {"child": "j_1"},
+        "extra_pnginfo": {"workflow": {}},
+    }
+    wire = {
+        "queue_running": [[1, "p", {"1": {}}, extra, [], {"sensitive": 1}]],
+        "queue_pending": [],
+    }
     (item,) = answers.queue(json.dumps(wire).encode()).running
     assert item.client_id is None
     assert item.mark("director") == {"child": "j_1"}
@@ -229,10 +245,15 @@ def test_success_that_ends_in_an_error_is_an_error() -> None:
 def test_success_keeps_the_errors_of_blocked_nodes_when_its_history_has_them() -> None:
     """ComfyUI 0.3.64 sends them to the socket alone; another version may also store them."""
     error = {"prompt_id": "p", "node_id": "3", "node_type": "SaveImage"}
-    error |= {"exception_type": "ExecutionBlocked", "exception_message": "Execution Blocked: stop here"}
+    error |= {
+        "exception_type": "ExecutionBlocked",
+        "exception_message": "Execution Blocked: stop here",
+    }
     entry = ended(("execution_error", error), ("execution_success", {"prompt_id": "p"}))
     assert (entry.outcome, entry.error) == ("success", None)
-    prompt = result.PromptInfo(prompt_id="p", workflow={}, base_url="http://gpu-1", group_id="g", child_id="j")
+    prompt = result.PromptInfo(
+        prompt_id="p", workflow={}, base_url="http://gpu-1", group_id="g", child_id="j"
+    )
     assert result.from_history(prompt, entry, {}).warnings == (
         "ComfyUI did not execute node 3 (SaveImage): Execution Blocked: stop here",
     )
@@ -260,7 +281,9 @@ def test_references_example_comes_out_as_printed() -> None:
     }
 
 
-@pytest.mark.parametrize(("filename", "subfolder", "kind", "query"), cases(__file__, "urls_are_percent_encoded"))
+@pytest.mark.parametrize(
+    ("filename", "subfolder", "kind", "query"), cases(__file__, "urls_are_percent_encoded")
+)
 def test_urls_are_percent_encoded(filename: str, subfolder: str, kind: str, query: str) -> None:
     url = view_url(URL, filename=filename, subfolder=subfolder, type=kind)
     assert url == f"{URL}/view?{query}"
@@ -268,7 +291,10 @@ def test_urls_are_percent_encoded(filename: str, subfolder: str, kind: str, quer
 
 @pytest.mark.parametrize(
     ("nodes", "order", "names"),
-    [("10 9 save 2 9.0.0.1", None, "2 9 9.0.0.1 10 save"), ("1 10 9.0.0.1 2 7", ["10", "9", "2"], "10 9.0.0.1 2 1 7")],
+    [
+        ("10 9 save 2 9.0.0.1", None, "2 9 9.0.0.1 10 save"),
+        ("1 10 9.0.0.1 2 7", ["10", "9", "2"], "10 9.0.0.1 2 1 7"),
+    ],
 )
 def test_nodes_come_in_the_prompts_order_or_by_number_and_expanded_ones_at_their_parent(
     nodes: str, order: list[str] | None, names: str
@@ -315,7 +341,9 @@ def test_file_of_a_3d_preview_is_a_file_too() -> None:
     assert found["result"] == [one for node in ("2", "3", "4") for one in nodes[node]["result"]]
 
 
-@pytest.mark.parametrize("item", ["a.png", {}, {"filename": 3}, {"filename": ""}, {"filename": "a", "type": 1}])
+@pytest.mark.parametrize(
+    "item", ["a.png", {}, {"filename": 3}, {"filename": ""}, {"filename": "a", "type": 1}]
+)
 def test_every_item_of_images_is_a_file(item: object) -> None:
     found = collect_outputs({"1": {"images": [item]}}, URL, "p")
     assert found == {"images": [], "images_other": [item], "prompt_id": "p"}
@@ -342,9 +370,9 @@ def test_tips_and_the_closing_newline_are_cut_off(sent: str, plain: str) -> None
 
 
 anything: WireDecoder[Any] = WireDecoder(object)
-texts = st.text(st.sampled_from('a"\\: ,[]{}NaN-Infinity\n\0é\ud800'), max_size=12) | st.sampled_from(
-    [": NaN,", '", NaN]', '\\", NaN, "', "Infinity", "[NaN]", '\\\\": NaN,']
-)
+texts = st.text(
+    st.sampled_from('a"\\: ,[]{}NaN-Infinity\n\0é\ud800'), max_size=12
+) | st.sampled_from([": NaN,", '", NaN]', '\\", NaN, "', "Infinity", "[NaN]", '\\\\": NaN,'])
 written_by_python = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
@@ -374,7 +402,12 @@ def test_whatever_python_writes_is_read_with_null_for_nan(value: Any) -> None:
 
 def test_nan_inside_strings_stays() -> None:
     text = r'{"a": NaN, "b": "x: NaN, \" [NaN] \\", "c": [NaN, -Infinity], "d": "\\\": NaN,"}'
-    assert anything.decode(text) == {"a": None, "b": 'x: NaN, " [NaN] \\', "c": [None, None], "d": '\\": NaN,'}
+    assert anything.decode(text) == {
+        "a": None,
+        "b": 'x: NaN, " [NaN] \\',
+        "c": [None, None],
+        "d": '\\": NaN,',
+    }
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"<html>", b"\xff", b'"\xff"', b"[NaN", b"NaNa"])
@@ -400,7 +433,9 @@ def test_ordinary_text_stays_as_it_is_and_a_long_one_is_cut() -> None:
 def test_errors_and_facts_of_a_backend_are_one_line_and_a_refusal_stays_comfyuis_text() -> None:
     assert str(ResponseLost("a\nb\x1b[0m")) == "a b [0m"
     assert PromptRefused("a\nb").detail == "a\nb"
-    stats = system_stats(rb'{"system": {"comfyui_version": "0.3\u001b[2J"}, "devices": [{"name": "RTX\r\n\u001bc"}]}')
+    stats = system_stats(
+        rb'{"system": {"comfyui_version": "0.3\u001b[2J"}, "devices": [{"name": "RTX\r\n\u001bc"}]}'
+    )
     assert (stats.version, stats.devices[0].name) == ("0.3 [2J", "RTX c")
 
 
@@ -419,8 +454,19 @@ def test_versions_that_would_stop_whatever_runs(version: str | None) -> None:
 
 
 def test_jobs_and_their_cancel_need_a_readable_version() -> None:
-    assert [has(one, Feature.JOBS) for one in ("0.5.9", "0.6.0", "1.0", None, "x")] == [False, True, True, False, False]
-    assert [has(one, Feature.CANCEL) for one in ("0.25.1", "v0.26.0", "0.33.0", None)] == [False, True, True, False]
+    assert [has(one, Feature.JOBS) for one in ("0.5.9", "0.6.0", "1.0", None, "x")] == [
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert [has(one, Feature.CANCEL) for one in ("0.25.1", "v0.26.0", "0.33.0", None)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_only_a_readable_old_version_is_known_to_choose_its_own_prompt_ids() -> None:

@@ -19,9 +19,15 @@ from tests.e2e import kills
 from tests.harness.director import Step
 from tests.harness.processes import ROOT
 
-STEPS = {f"{table}: {name}": step for table, steps in kills.STEPS.items() for name, step in steps.items()}
+STEPS = {
+    f"{table}: {name}": step for table, steps in kills.STEPS.items() for name, step in steps.items()
+}
 #: The reference is kept as it was given, with links to pages that are not here.
-PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")] if page.name != "api-reference.md")
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    if page.name != "api-reference.md"
+)
 _READERS = {"_flag", "_number", "_one_of", "_words", "_text", "str", "_urls"}
 
 
@@ -102,7 +108,9 @@ def test_references_to_the_protocol_page_name_its_headings() -> None:
     for folder in ("jobgroups", "backends", "director", "tests"):
         for file in (ROOT / folder).rglob("*.py"):
             text = re.sub(r"\s*\n\s*(#:?\s*)?", " ", file.read_text(encoding="utf-8"))
-            for trap, heading in re.findall(r'comfyui-protocol\.md, (?:(trap \d+)[a-e]?|"([^"]+)")', text):
+            for trap, heading in re.findall(
+                r'comfyui-protocol\.md, (?:(trap \d+)[a-e]?|"([^"]+)")', text
+            ):
                 found += 1
                 assert trap in traps or heading in headings, f"{file}: {trap or heading}"
     assert found > 20
@@ -171,19 +179,24 @@ def _given() -> dict[str, list[Check]]:
             health.storage_check(None),
             Check(
                 health.Level.DEGRADED,
-                "The storage of files does not answer; see the log. Outputs are copied when it does, uploads and stored"
+                "The storage of files does not answer; see the log. Outputs are copied when it "
+                "does, uploads and stored"
                 " files are refused. Jobs go on; those with assets wait.",
             ),
             health.storage_check(StorageReport(0, ["rack-1", "rack-2"])),
             health.storage_check(StorageReport(2**30)),
             health.storage_check(StorageReport(400 * 2**30)),
             Check(
-                health.Level.OK, "9 GiB are free. Ended groups without a starred job are deleted 30 d after their end."
+                health.Level.OK,
+                "9 GiB are free. Ended groups without a starred job are deleted 30 d after their "
+                "end.",
             ),
         ],
         "processes": [
             health.processes_check([]),
-            health.processes_check([ProcessState(name, 7, is_running=True) for name in ("web", "runner", "files")]),
+            health.processes_check(
+                [ProcessState(name, 7, is_running=True) for name in ("web", "runner", "files")]
+            ),
             health.processes_check([ProcessState("runner", 7, True, 2, time.time(), "signal 9")]),
             health.processes_check([ProcessState("files", 7, False, 5, time.time(), "status 1")]),
         ],
@@ -222,7 +235,9 @@ def test_every_answer_is_in_the_page_with_what_to_do() -> None:
             rows = [
                 todo
                 for check, words, status, todo in _ROWS
-                if check == name and status == answer.status and _like(words).fullmatch(answer.detail)
+                if check == name
+                and status == answer.status
+                and _like(words).fullmatch(answer.detail)
             ]
             assert len(rows) == 1, f"{name}: {answer}"
             assert rows[0] or answer.status == "ok", f"{name}: {answer} says not what to do"
@@ -236,7 +251,9 @@ def test_the_page_has_no_answer_that_is_never_given() -> None:
 
 
 @pytest.mark.parametrize("facts", [_facts(), _facts(_runner(60.0))])
-def test_where_work_is_taken_without_a_runner_that_is_no_fault_of_all(facts: HealthReport, settings: Settings) -> None:
+def test_where_work_is_taken_without_a_runner_that_is_no_fault_of_all(
+    facts: HealthReport, settings: Settings
+) -> None:
     settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER = True
     assert health.runner_check(facts).status == "degraded"
     assert "With `DIRECTOR_ACCEPT_WITHOUT_RUNNER` a missing runner is `degraded`" in _PAGE

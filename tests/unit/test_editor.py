@@ -1,4 +1,6 @@
-"""Conversion of the editor's format. That it equals the editor's export is the subject of tests/editor."""
+"""Conversion of the editor's format. That it equals the editor's export is the subject of
+tests/editor.
+"""
 
 import contextlib
 import copy
@@ -20,7 +22,9 @@ from tests.harness.graphs import EDITOR_FILE
 EDITOR = json.loads(EDITOR_FILE.read_text(encoding="utf-8"))
 DESCRIBED: dict[str, Any] = dict(cases(__file__, "described_nodes"))
 CLASSES = {
-    name: node_class({"input": {"required": inputs}, "output_node": False, "python_module": "nodes"})
+    name: node_class(
+        {"input": {"required": inputs}, "output_node": False, "python_module": "nodes"}
+    )
     for name, inputs in DESCRIBED.items()
 }
 
@@ -49,14 +53,24 @@ def problems(editor: dict[str, Any]) -> list[tuple[str, str, str]]:
 def as_subgraph(editor: dict[str, Any], name: str) -> dict[str, Any]:
     """Return a workflow whose only node is a subgraph with all nodes of another one."""
     keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
-    links = [dict(zip(keys, link, strict=True)) if isinstance(link, list) else link for link in editor["links"]]
+    links = [
+        dict(zip(keys, link, strict=True)) if isinstance(link, list) else link
+        for link in editor["links"]
+    ]
     [prompt] = [node for node in editor["nodes"] if node["id"] == 6] or [{"inputs": []}]
     graph = editor | {"id": name, "links": links, "inputs": [], "outputs": []}
     if prompt.get("inputs"):
-        prompt["inputs"].append({"name": "text", "type": "STRING", "link": 99, "widget": {"name": "text"}})
+        prompt["inputs"].append(
+            {"name": "text", "type": "STRING", "link": 99, "widget": {"name": "text"}}
+        )
         links.append(dict(zip(keys, (99, -10, 0, 6, 1, "STRING"), strict=True)))
         graph["inputs"] = [{"name": "prompt", "type": "STRING", "linkIds": [99]}]
-    host = {"id": 1, "type": name, "inputs": [{"name": "prompt", "link": None}], "widgets_values": ["a cat"]}
+    host = {
+        "id": 1,
+        "type": name,
+        "inputs": [{"name": "prompt", "link": None}],
+        "widgets_values": ["a cat"],
+    }
     inner = editor.get("definitions", {}).get("subgraphs", [])
     return {"nodes": [host], "links": [], "definitions": {"subgraphs": [*inner, graph]}}
 
@@ -65,7 +79,10 @@ def test_editor_file_equals_the_api_format() -> None:
     assert nodes(convert(EDITOR, CLASSES)) == DEMO
     named = dict(zip(DESCRIBED["EmptyLatentImage"], (768, 512, 1), strict=True))
     assert nodes(convert(edited(n5={"widgets_values": named}), CLASSES)) == DEMO
-    newer = {"widgets_values": ["new", 768, 512, 1], "widgets_values_named": {"mode": "new", **named}}
+    newer = {
+        "widgets_values": ["new", 768, 512, 1],
+        "widgets_values_named": {"mode": "new", **named},
+    }
     assert nodes(convert(edited(n5=newer), CLASSES)) == DEMO
     keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
     links = [dict(zip(keys, link, strict=True)) for link in EDITOR["links"]]
@@ -89,7 +106,8 @@ def job_of(editor: dict[str, Any], **values: dict[str, Any]) -> dict[str, Any]:
     converted, _ = convert(embedded.marked(editor), CLASSES)
     places = json.loads(json.dumps(embedded.take_places(converted)))
     sent = {
-        node_id: node | {"inputs": node["inputs"] | values.get(f"n{node_id.rpartition(':')[2]}", {})}
+        node_id: node
+        | {"inputs": node["inputs"] | values.get(f"n{node_id.rpartition(':')[2]}", {})}
         for node_id, node in converted.items()
     }
     return embedded.filled(copy.deepcopy(editor), places, sent)
@@ -109,7 +127,10 @@ def test_values_of_a_job_are_in_the_widgets_of_the_editor() -> None:
     saved = edited(n5={"widgets_values": [768, 512, 1], "widgets_values_named": named})
     job = job_of(saved, n5={"height": 64})
     [size] = [node for node in job["nodes"] if node["id"] == 5]
-    assert (size["widgets_values"], size["widgets_values_named"]) == ([768, 64, 1], named | {"height": 64})
+    assert (size["widgets_values"], size["widgets_values_named"]) == (
+        [768, 64, 1],
+        named | {"height": 64},
+    )
     noted = edited(n6={"widgets_values": ["a cat // or a dog"]})
     assert widgets_of(job_of(noted, n3={"seed": 7}), 6) == ["a cat // or a dog"]
     assert widgets_of(job_of(noted, n6={"text": "a cow"}), 6) == ["a cow"]
@@ -143,12 +164,16 @@ def test_what_cannot_be_converted_is_named_by_node() -> None:
 
 def test_circles_and_explosions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     editor = edited()
-    editor["links"] = [[1, 11, 0, 11, 0, "*"] if link[3] == 11 else link for link in editor["links"]]
+    editor["links"] = [
+        [1, 11, 0, 11, 0, "*"] if link[3] == 11 else link for link in editor["links"]
+    ]
     next(node for node in editor["nodes"] if node["id"] == 11)["inputs"][0]["link"] = 1
     assert "in a circle" in problems(editor)[0][2]
     itself = as_subgraph(edited(n13={"type": "a"}), "a")
     assert "must not contain itself" in problems(itself)[0][2]
-    many = as_subgraph({"nodes": [{"id": at, "type": "Mine", "mode": 2} for at in range(9)], "links": []}, "0")
+    many = as_subgraph(
+        {"nodes": [{"id": at, "type": "Mine", "mode": 2} for at in range(9)], "links": []}, "0"
+    )
     for depth in range(1, 25):
         two = {"nodes": [{"id": at, "type": str(depth - 1)} for at in (1, 2)], "links": []}
         many = as_subgraph(two | {"definitions": many["definitions"]}, str(depth))
@@ -160,7 +185,9 @@ def test_circles_and_explosions_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_values_are_sent_as_the_editor_sends_them() -> None:
     name = {"widgets_values": ["%date:yyyy-MM-dd%/%date:yy%_%year%"]}
     editor = edited(
-        n9=name, n6={"widgets_values": ["a {b|c}"]}, n7={"widgets_values": ["d /* e */ /* //" + " /*" * 30_000]}
+        n9=name,
+        n6={"widgets_values": ["a {b|c}"]},
+        n7={"widgets_values": ["d /* e */ /* //" + " /*" * 30_000]},
     )
     began = time.process_time()
     found, warnings = convert(editor, CLASSES, now=datetime(2026, 2, 3))  # noqa: DTZ001 local time

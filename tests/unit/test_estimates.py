@@ -17,7 +17,13 @@ from hypothesis import given, strategies as st
 
 from backends.comfyui.protocol import Event, Executing, ExecutionStart, ExecutionSuccess
 from backends.states import BackendState, BackendStatus
-from jobgroups.domain.estimates import UNKNOWN_LOAD_SECONDS, Estimates, TimingRow, TimingSample, moving_average
+from jobgroups.domain.estimates import (
+    UNKNOWN_LOAD_SECONDS,
+    Estimates,
+    TimingRow,
+    TimingSample,
+    moving_average,
+)
 from jobgroups.domain.plan import Plan, Plannable, Worker
 from jobgroups.domain.waiting_reasons import QueueBackend, QueuedChild, waiting_reason
 from jobgroups.runner.attempt.timer import PromptTimer
@@ -66,12 +72,16 @@ def test_pairs_that_never_ran_are_estimated_from_noisy_times_of_others(seed: int
 
 
 def test_seconds_of_a_pair_are_its_own_or_typical_or_none() -> None:
-    estimates = Estimates([row("a", "gpu-1", 10), row("a", "gpu-2", 20), row("b", "gpu-2", None, 3), row("", "x", 5)])
+    estimates = Estimates(
+        [row("a", "gpu-1", 10), row("a", "gpu-2", 20), row("b", "gpu-2", None, 3), row("", "x", 5)]
+    )
     assert estimates.seconds("a", "gpu-2") == 20
     # No speed of a backend without any row is known.
     assert estimates.seconds("a", "gpu-9") == pytest.approx(10 * 2**0.5)
     assert [estimates.seconds(digest, "gpu-2") for digest in ("b", "c", "")] == [None] * 3
-    assert (Estimates([row("a", "gpu-1", 0.0), row("a", "gpu-2", 1)]).seconds("a", "gpu-1") or 0) > 0
+    assert (
+        Estimates([row("a", "gpu-1", 0.0), row("a", "gpu-2", 1)]).seconds("a", "gpu-1") or 0
+    ) > 0
 
 
 def test_load_is_that_of_the_pair_or_of_its_models_or_unknown() -> None:
@@ -118,11 +128,14 @@ def test_a_reading_of_4000_rows_takes_milliseconds(backends: int) -> None:
 
 NOON: Final = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
 LOAD: Final = 15.0
-#: Of a workflow: its jobs, and whether it uses the models that each backend has loaded, others, or none.
+#: Of a workflow: its jobs, and whether it uses the models that each backend has loaded, others, or
+#: none.
 works = st.tuples(st.integers(1, 60), st.sampled_from(["", "sdxl", "flux"]))
 #: Of a backend: seconds until it is free, its models, and its seconds of each of three workflows.
 machines = st.tuples(
-    st.floats(0, 500), st.sampled_from(["", "sdxl", "flux"]), st.tuples(*[st.floats(0.01, 300) for _ in range(3)])
+    st.floats(0, 500),
+    st.sampled_from(["", "sdxl", "flux"]),
+    st.tuples(*[st.floats(0.01, 300) for _ in range(3)]),
 )
 Machine = tuple[float, str, tuple[float, float, float]]
 lines = st.lists(works, min_size=1, max_size=3)
@@ -135,11 +148,15 @@ def planned(line: list[tuple[int, str]], farm: list[Machine]) -> Plan:
         for name, (_, _, seconds) in enumerate(farm)
         for at, (_, models) in enumerate(line)
     ]
-    workers = [Worker(f"gpu-{name}", free_in, models) for name, (free_in, models, _) in enumerate(farm)]
+    workers = [
+        Worker(f"gpu-{name}", free_in, models) for name, (free_in, models, _) in enumerate(farm)
+    ]
     plan = Plan(Estimates(rows), workers)
     for at, (jobs, models) in enumerate(line):
         plan.add(
-            Plannable(variant_id=at, workflow_digest=f"w{at}", models_digest=models), jobs, frozenset(plan.workers)
+            Plannable(variant_id=at, workflow_digest=f"w{at}", models_digest=models),
+            jobs,
+            frozenset(plan.workers),
         )
     return plan
 
@@ -170,7 +187,10 @@ def test_a_workflow_ends_as_soon_as_possible_and_no_later_with_another_backend(
     jobs, models = work
     ends = sorted(
         chain.from_iterable(
-            [free_in + (LOAD if models not in ("", loaded) else 0) + seconds[0] * n for n in range(1, jobs + 1)]
+            [
+                free_in + (LOAD if models not in ("", loaded) else 0) + seconds[0] * n
+                for n in range(1, jobs + 1)
+            ]
             for free_in, loaded, seconds in farm
         )
     )
@@ -184,7 +204,11 @@ CASES = tomllib.loads(Path(__file__).with_name("waiting.toml").read_text())["cas
 
 
 def gpu(
-    state: str = "busy", reason: str = "", since: dt.datetime | None = None, by: str = "", **known: Any
+    state: str = "busy",
+    reason: str = "",
+    since: dt.datetime | None = None,
+    by: str = "",
+    **known: Any,
 ) -> QueueBackend:
     status = BackendStatus(BackendState(state), reason, since, by)
     return QueueBackend(backend_id="gpu-2", status=status, **known)
@@ -194,7 +218,9 @@ def said(child: QueuedChild, backend: QueueBackend | None, *, alive: bool = True
     return waiting_reason(child, backend, now=NOW, runner_alive=alive)
 
 
-@pytest.mark.parametrize(("queue_position", "begins"), cases(__file__, "its_place_in_the_line_is_said"))
+@pytest.mark.parametrize(
+    ("queue_position", "begins"), cases(__file__, "its_place_in_the_line_is_said")
+)
 def test_its_place_in_the_line_is_said(queue_position: int, begins: str) -> None:
     assert said(QueuedChild(queue_position=queue_position), gpu()) == f"{begins} in line for gpu-2."
 
@@ -207,11 +233,16 @@ def test_what_keeps_it_is_said(case: dict[str, Any]) -> None:
 
 def test_without_a_runner_nothing_else_matters() -> None:
     for backend in (gpu("paused", "x", NOW, "anna"), None):
-        assert said(QueuedChild(queue_position=1), backend, alive=False) == "No runner is alive to send it."
+        assert (
+            said(QueuedChild(queue_position=1), backend, alive=False)
+            == "No runner is alive to send it."
+        )
 
 
 def test_every_state_of_backend_and_attempt_has_one_whole_sentence() -> None:
-    for state, attempt, place in itertools.product(BackendState, (None, "intent", "uncertain", "accepted"), (None, 1)):
+    for state, attempt, place in itertools.product(
+        BackendState, (None, "intent", "uncertain", "accepted"), (None, 1)
+    ):
         sentence = said(QueuedChild(state=attempt, queue_position=place), gpu(state))
         assert sentence[-1] in ".?"
         assert "None" not in sentence

@@ -14,7 +14,9 @@ from tests.harness.cases import cases
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = json.loads((ROOT / "docs/failure_examples.json").read_text(encoding="utf-8"))
-NODE_ERRORS = tomllib.loads(Path(__file__).with_name("node_errors.toml").read_text(encoding="utf-8"))
+NODE_ERRORS = tomllib.loads(
+    Path(__file__).with_name("node_errors.toml").read_text(encoding="utf-8")
+)
 REFUSED, MISSING = FailureClass.WORKFLOW_REFUSED, FailureClass.NODE_OR_MODEL_MISSING
 MEMORY, FATAL = FailureClass.OUT_OF_MEMORY, FailureClass.CUDA_FATAL
 RAISED = FailureClass.NODE_ERROR
@@ -51,7 +53,9 @@ def refusal_class(body: dict[str, Any]) -> FailureClass:
 
 
 def test_the_taxonomy_is_the_decided_one() -> None:
-    rules = {one.value: (kind.retry.value, kind.counts_against_backend) for one, kind in TAXONOMY.items()}
+    rules = {
+        one.value: (kind.retry.value, kind.counts_against_backend) for one, kind in TAXONOMY.items()
+    }
     assert rules == {
         "workflow_refused": ("never", False),
         "node_or_model_missing": ("elsewhere", False),
@@ -85,7 +89,11 @@ def test_the_recorded_errors_are_told_apart() -> None:
 
 @pytest.mark.parametrize(
     ("exception_type", "message", "expected"),
-    [(*error, FailureClass(failure)) for failure, errors in NODE_ERRORS.items() for error in errors],
+    [
+        (*error, FailureClass(failure))
+        for failure, errors in NODE_ERRORS.items()
+        for error in errors
+    ],
 )
 def test_errors_are_told_apart(exception_type: str, message: str, expected: FailureClass) -> None:
     assert class_of_error(exception_type, message) is expected
@@ -138,11 +146,16 @@ def node_errors(*errors: tuple[str, str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("errors", "expected"), cases(__file__, "a_file_that_a_backend_lacks_is_told_from_a_wrong_graph")
+    ("errors", "expected"),
+    cases(__file__, "a_file_that_a_backend_lacks_is_told_from_a_wrong_graph"),
 )
-def test_a_file_that_a_backend_lacks_is_told_from_a_wrong_graph(errors: list[Any], expected: str) -> None:
+def test_a_file_that_a_backend_lacks_is_told_from_a_wrong_graph(
+    errors: list[Any], expected: str
+) -> None:
     said = "Prompt outputs failed validation"
-    assert class_of_refusal("prompt_outputs_failed_validation", said, node_errors(*errors)) == expected
+    assert (
+        class_of_refusal("prompt_outputs_failed_validation", said, node_errors(*errors)) == expected
+    )
 
 
 def test_a_class_that_a_newer_comfyui_lacks_is_missing_and_one_not_given_is_no_class() -> None:
@@ -165,5 +178,7 @@ odd_errors = st.dictionaries(
 
 @settings(max_examples=50)
 @given(st.text(), st.text(), st.none() | st.dictionaries(st.text(), odd_errors | json_values))
-def test_no_refusal_is_too_odd(error_type: str, message: str, errors: dict[str, Any] | None) -> None:
+def test_no_refusal_is_too_odd(
+    error_type: str, message: str, errors: dict[str, Any] | None
+) -> None:
     assert class_of_refusal(error_type, message, errors) in TAXONOMY

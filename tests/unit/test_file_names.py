@@ -3,14 +3,46 @@ from typing import Any
 
 import pytest
 
-from jobgroups.domain.file_names import DEFAULT_TEMPLATE, FileNames, Template, TemplateInvalid, facts
+from jobgroups.domain.file_names import (
+    DEFAULT_TEMPLATE,
+    FileNames,
+    Template,
+    TemplateInvalid,
+    facts,
+)
 from tests.harness.cases import cases
 
-FILE: dict[str, Any] = {"index": 7, "number": 2, "seed": 42, "backend": "gpu-1", "job": "j_1", "group": "jg_1"}
+FILE: dict[str, Any] = {
+    "index": 7,
+    "number": 2,
+    "seed": 42,
+    "backend": "gpu-1",
+    "job": "j_1",
+    "group": "jg_1",
+}
 FILE |= {"metadata": {"shot": "a/../b", "cfg": "own"}}
 FILE |= {"group_metadata": {"scene": "..", "shot": "x", "seed": "x", "n": [1]}}
-FILE |= {"variation": {"3.cfg": 7.5, "4.steps": 20, "5.text": "a", "6.text": "b", "8.ckpt": "sd\\x.safetensors"}}
-HOSTILE = ["../../etc/passwd", "..\\boot.ini", "C:\\a.png", "a\x00b\n.png", "..", "", "   ", "a. .", ".png", "con"]
+FILE |= {
+    "variation": {
+        "3.cfg": 7.5,
+        "4.steps": 20,
+        "5.text": "a",
+        "6.text": "b",
+        "8.ckpt": "sd\\x.safetensors",
+    }
+}
+HOSTILE = [
+    "../../etc/passwd",
+    "..\\boot.ini",
+    "C:\\a.png",
+    "a\x00b\n.png",
+    "..",
+    "",
+    "   ",
+    "a. .",
+    ".png",
+    "con",
+]
 HOSTILE += ["NUL.png", "\ud800.png", "é" * 400 + ".png", "a." + "b" * 400, "x" * 9_000_000]
 
 
@@ -21,12 +53,16 @@ def named(template: str, name: str = "a.webp") -> str:
 _DEFAULT = (DEFAULT_TEMPLATE, "42_gpu-1_a.webp")
 
 
-@pytest.mark.parametrize(("template", "expected"), [_DEFAULT, *cases(__file__, "template_is_filled")])
+@pytest.mark.parametrize(
+    ("template", "expected"), [_DEFAULT, *cases(__file__, "template_is_filled")]
+)
 def test_template_is_filled(template: str, expected: str) -> None:
     assert named(template) == expected
 
 
-@pytest.mark.parametrize("template", ["{name}", "{backend}/{name}", "../{name}/{name}.png", "/".join(["{name}"] * 8)])
+@pytest.mark.parametrize(
+    "template", ["{name}", "{backend}/{name}", "../{name}/{name}.png", "/".join(["{name}"] * 8)]
+)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_name_leaves_the_folder_or_is_too_long(template: str, name: str) -> None:
     path = named(template, name)
@@ -38,7 +74,9 @@ def test_no_name_leaves_the_folder_or_is_too_long(template: str, name: str) -> N
     assert PureWindowsPath(path).parts == tuple(parts)
 
 
-@pytest.mark.parametrize(("template", "message"), cases(__file__, "template_of_another_form_is_refused"))
+@pytest.mark.parametrize(
+    ("template", "message"), cases(__file__, "template_of_another_form_is_refused")
+)
 def test_template_of_another_form_is_refused(template: str, message: str) -> None:
     with pytest.raises(TemplateInvalid, match=message):
         Template(template)
@@ -47,8 +85,13 @@ def test_template_of_another_form_is_refused(template: str, message: str) -> Non
 def test_name_that_no_file_has_is_refused_with_the_known_names() -> None:
     names = FileNames(Template("{take}_{name}"))
     names.check()
-    assert [str(names.of(facts(name="a.png", metadata=one))) for one in ({}, {"shot": 1})] == ["_a.png", "_a_2.png"]
-    with pytest.raises(TemplateInvalid, match=r"No file has \{take\}\. Names: \{index\}, .*\{group\}, \{shot\}\."):
+    assert [str(names.of(facts(name="a.png", metadata=one))) for one in ({}, {"shot": 1})] == [
+        "_a.png",
+        "_a_2.png",
+    ]
+    with pytest.raises(
+        TemplateInvalid, match=r"No file has \{take\}\. Names: \{index\}, .*\{group\}, \{shot\}\."
+    ):
         names.check()
     names.of(facts(name="a.png", metadata={"take": 1}))
     names.check()
@@ -57,5 +100,14 @@ def test_name_that_no_file_has_is_refused_with_the_known_names() -> None:
 def test_names_differ_by_more_than_case_and_normal_form() -> None:
     names = FileNames(Template("{name}"))
     given = ["a.png", "A.PNG", "a_3.png", "a.png", "a.png", "e\u0301", "\u00c9", "MISSING.txt"]
-    found = ["a.png", "A_2.PNG", "a_3.png", "a_4.png", "a_5.png", "\u00e9", "\u00c9_2", "MISSING_2.txt"]
+    found = [
+        "a.png",
+        "A_2.PNG",
+        "a_3.png",
+        "a_4.png",
+        "a_5.png",
+        "\u00e9",
+        "\u00c9_2",
+        "MISSING_2.txt",
+    ]
     assert [str(names.of(facts(name=name))) for name in given] == found

@@ -160,7 +160,9 @@ async def test_timer_sends_one_hint_if_the_log_is_ahead(hub: Hub, rows: Rows) ->
     assert await queue.take() == [event(5)]
 
 
-async def test_timer_survives_a_database_error(hub: Hub, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
+async def test_timer_survives_a_database_error(
+    hub: Hub, rows: Rows, caplog: pytest.LogCaptureFixture
+) -> None:
     rows.fails = True
     queue = await hub.subscribe("g")
     await rows.read.wait()
@@ -202,12 +204,16 @@ async def test_publishing_without_a_loop_or_into_a_closed_one_raises_nothing() -
         {"stars": (StarFrame("j_1", starred=True),), "replaced": ("j_1",)},
     ],
 )
-def test_message_crosses_the_channel_layer_also_from_an_older_version(newer: dict[str, Any]) -> None:
+def test_message_crosses_the_channel_layer_also_from_an_older_version(
+    newer: dict[str, Any],
+) -> None:
     older = Message("g", (event(1, "j_1", final=True), event(2)), (progress(5.0),))
     message = msgspec.structs.replace(older, **newer)
     form = json.loads(json.dumps(msgspec.to_builtins(message)))
     assert msgspec.convert(form, Message) == message
-    assert msgspec.convert({name: form[name] for name in form.keys() - newer.keys()}, Message) == older
+    assert (
+        msgspec.convert({name: form[name] for name in form.keys() - newer.keys()}, Message) == older
+    )
 
 
 def test_lock_goes_to_the_thread_that_waited_longest() -> None:

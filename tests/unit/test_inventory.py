@@ -81,10 +81,15 @@ def test_absent_inputs_and_sources_are_reasons() -> None:
 
 
 def test_missing_class_is_a_reason_also_where_it_leads_to_no_output() -> None:
-    graph = {"1": {"class_type": "Mine", "inputs": {}}, "2": {"class_type": "Save", "inputs": {"images": ["1", 0]}}}
+    graph = {
+        "1": {"class_type": "Mine", "inputs": {}},
+        "2": {"class_type": "Save", "inputs": {"images": ["1", 0]}},
+    }
     save = described({"required": {}}, is_output=True)
     found = Judge(graph, {"Mine": None, "Save": save}).verdict()
-    assert [(one.code, one.node_id, one.nearest()) for one in found.reasons] == [("node_missing", "1", [])]
+    assert [(one.code, one.node_id, one.nearest()) for one in found.reasons] == [
+        ("node_missing", "1", [])
+    ]
     assert found == Verdict(found.reasons, is_refused=True, is_known=True)
     assert Judge(graph, {"Save": save}).verdict() == Verdict((), False, False)
 
@@ -98,7 +103,10 @@ def test_workflow_is_executed_in_part_if_an_output_is_valid(other: Any) -> None:
         "4": {"class_type": "Other", "inputs": {"images": ["3", 0]}},
     }
     loader = described({"required": {"x": [["a.ckpt"]]}})
-    classes: dict[str, NodeClass | None] = {"Loader": loader, "Save": described(SAVE, is_output=True)}
+    classes: dict[str, NodeClass | None] = {
+        "Loader": loader,
+        "Save": described(SAVE, is_output=True),
+    }
     if isinstance(other, NodeClass):
         classes["Other"] = other
     found = Judge(graph, classes).verdict()

@@ -12,7 +12,9 @@ from PIL import Image, PngImagePlugin
 from jobgroups.domain.marked_png import MarkedPng
 
 
-def marked(job: str, *, seed: int = 0, group: str = "jg", side: int = 200, after: str = "", **texts: Any) -> bytes:
+def marked(
+    job: str, *, seed: int = 0, group: str = "jg", side: int = 200, after: str = "", **texts: Any
+) -> bytes:
     """Return a picture as SaveImage writes it: its pixels are in several pieces."""
     info, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
     mark = texts.pop("director", {"group": group, "job": job})
@@ -42,7 +44,9 @@ def test_picture_is_known_in_parts_of_any_size(step: int | None) -> None:
 @pytest.mark.parametrize("text", ["short", "x" * 30_000], ids=["short", "of several pages"])
 def test_parts_of_two_pictures_are_never_known_as_the_first(text: str) -> None:
     """At each page that the backend may have read when another prompt wrote to the file."""
-    first, second = (marked(job, seed=seed, workflow=text) for seed, job in enumerate(("j_1", "j_2")))
+    first, second = (
+        marked(job, seed=seed, workflow=text) for seed, job in enumerate(("j_1", "j_2"))
+    )
     assert abs(len(first) - len(second)) < 1000
     for page in range(0, len(first), 512):
         assert not is_of(first[:page] + second[page:], "j_1")

@@ -1,4 +1,6 @@
-"""The files of processes' metrics: what a process keeps of earlier ones. The library's state is global: in processes."""
+"""The files of processes' metrics: what a process keeps of earlier ones. The library's state is
+global: in processes.
+"""
 
 import json
 import struct
@@ -29,7 +31,9 @@ print(json.dumps(found))
 SECONDS = "director_job_seconds_sum"
 
 
-def _process(folder: Path, backends: list[str], workflows: list[str], days: float = 0) -> dict[str, float]:
+def _process(
+    folder: Path, backends: list[str], workflows: list[str], days: float = 0
+) -> dict[str, float]:
     """Return the metrics that a process shows after one job of each workflow, so many days later."""
     argument = json.dumps([str(folder / "metrics"), backends, workflows, days])
     settings = {"DIRECTOR_DATA_DIR": str(folder), "DJANGO_SETTINGS_MODULE": "director.settings"}
@@ -46,12 +50,24 @@ def test_values_continue_and_labels_are_bounded(tmp_path: Path) -> None:
     assert first["director_open_sockets|group"] == 10
     # Another process, since that one has ended: no socket is left of it.
     second = _process(tmp_path, ["gpu-1"], ["w0", "w8"], days=3)
-    assert (second[f"{SECONDS}|w0"], second[f"{SECONDS}|w7"], second[f"{SECONDS}|other"]) == (4.0, 2.0, 6.0)
+    assert (second[f"{SECONDS}|w0"], second[f"{SECONDS}|w7"], second[f"{SECONDS}|other"]) == (
+        4.0,
+        2.0,
+        6.0,
+    )
     assert second["director_open_sockets|group"] == 2
     third = _process(tmp_path, ["gpu-1", "gpu-2"], ["w8"], days=11)
-    assert (third[f"{SECONDS}|w0"], third[f"{SECONDS}|w8"], third[f"{SECONDS}|other"]) == (4.0, 2.0, 6.0)
+    assert (third[f"{SECONDS}|w0"], third[f"{SECONDS}|w8"], third[f"{SECONDS}|other"]) == (
+        4.0,
+        2.0,
+        6.0,
+    )
     assert f"{SECONDS}|w7" not in third
-    assert [one["director_failures_total|gpu-2|stalled"] for one in (first, second, third)] == [1, 1, 2]
+    assert [one["director_failures_total|gpu-2|stalled"] for one in (first, second, third)] == [
+        1,
+        1,
+        2,
+    ]
 
 
 def test_damaged_file_begins_at_zero(tmp_path: Path) -> None:
@@ -60,4 +76,7 @@ def test_damaged_file_begins_at_zero(tmp_path: Path) -> None:
     (tmp_path / "metrics" / "counter_7.db").write_bytes(struct.pack("ii", 400, 0) + b"\0" * 400)
     (tmp_path / "metrics" / "counter_8.db").write_bytes(b"")
     again = _process(tmp_path, ["gpu-1"], ["w0"])
-    assert (again[f"{SECONDS}|w0"], again["director_backend_job_seconds_sum|gpu-1|w0"]) == (2.0, 4.0)
+    assert (again[f"{SECONDS}|w0"], again["director_backend_job_seconds_sum|gpu-1|w0"]) == (
+        2.0,
+        4.0,
+    )

@@ -56,7 +56,9 @@ FORBIDDEN: Final[dict[str, list[Operation]]] = {
     "a unique field": [_new(db_default=0, unique=True)],
     "a changed field": [operations.AlterField("Job", "note", models.TextField(default=""))],
     "a constraint": [
-        operations.AddConstraint("Job", models.CheckConstraint(condition=models.Q(count__gte=0), name="positive"))
+        operations.AddConstraint(
+            "Job", models.CheckConstraint(condition=models.Q(count__gte=0), name="positive")
+        )
     ],
     "SQL without a way back": [operations.RunSQL("SELECT 1")],
     "within": [operations.SeparateDatabaseAndState(database_operations=[_GONE])],

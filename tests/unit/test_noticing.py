@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 
 from jobgroups.domain import notices
-from jobgroups.domain.notices import GroupSummary, Message, NoticeIntervals, NoticeKind, StoredNotice, Urgency
+from jobgroups.domain.notices import (
+    GroupSummary,
+    Message,
+    NoticeIntervals,
+    NoticeKind,
+    StoredNotice,
+    Urgency,
+)
 from jobgroups.runner.notices import channels
 from tests.harness.cases import cases
 from tests.harness.processes import python
@@ -16,14 +23,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:Deprecati
 def end(completed: int, failed: int = 0, cancelled: int = 0, **fields: Any) -> GroupSummary:
     given = {"name": "shot_001", "seconds": 840, "reasons": {}, **fields}
     total = completed + failed + cancelled
-    return GroupSummary(total=total, completed=completed, failed=failed, cancelled=cancelled, **given)
+    return GroupSummary(
+        total=total, completed=completed, failed=failed, cancelled=cancelled, **given
+    )
 
 
 @pytest.mark.parametrize(
-    ("counts", "reasons", "fields", "title", "more"), cases(__file__, "a_group_is_told_in_one_plain_sentence")
+    ("counts", "reasons", "fields", "title", "more"),
+    cases(__file__, "a_group_is_told_in_one_plain_sentence"),
 )
-def test_a_group_is_told_in_one_plain_sentence(counts: Any, reasons: Any, fields: Any, title: str, more: str) -> None:
-    ended = end(*counts, reasons={(code, backend): count for code, backend, count in reasons}, **fields)
+def test_a_group_is_told_in_one_plain_sentence(
+    counts: Any, reasons: Any, fields: Any, title: str, more: str
+) -> None:
+    ended = end(
+        *counts, reasons={(code, backend): count for code, backend, count in reasons}, **fields
+    )
     urgency = Urgency.FAILURE if ended.failed else Urgency.NORMAL
     title = f"shot_001: {title}"
     assert notices.group_ended(ended) == Message(title, title + more, urgency)
@@ -42,10 +56,16 @@ def stored_notice(kind: NoticeKind, title: str, urgency: Urgency = Urgency.NORMA
 def test_many_become_one_with_trouble_and_failures_first_and_one_stays() -> None:
     one = stored_notice(NoticeKind.GROUP_ENDED, "a: done")
     assert notices.merged([one], "http://farm/") == Message(one.title, one.body)
-    two = [stored_notice(NoticeKind.BACKEND_TROUBLE, f"gpu-{one} does not answer") for one in (1, 2)]
+    two = [
+        stored_notice(NoticeKind.BACKEND_TROUBLE, f"gpu-{one} does not answer") for one in (1, 2)
+    ]
     assert notices.merged(two).title == "2 backends in trouble"
-    many = [stored_notice(NoticeKind.GROUP_ENDED, f"s{number} failed: done") for number in range(200)]
-    many.insert(150, stored_notice(NoticeKind.GROUP_ENDED, "bad: 1 of 2 done, 1 failed", Urgency.FAILURE))
+    many = [
+        stored_notice(NoticeKind.GROUP_ENDED, f"s{number} failed: done") for number in range(200)
+    ]
+    many.insert(
+        150, stored_notice(NoticeKind.GROUP_ENDED, "bad: 1 of 2 done, 1 failed", Urgency.FAILURE)
+    )
     many.append(stored_notice(NoticeKind.BACKEND_TROUBLE, "gpu-2 is quarantined", Urgency.TROUBLE))
     many.append(stored_notice(NoticeKind.QUEUE_EMPTY, "The queue is empty"))
     message = notices.merged(many, "http://farm/")

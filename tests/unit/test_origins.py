@@ -38,15 +38,20 @@ def test_strangers_are_refused(origin: str) -> None:
     assert not is_allowed(origin, "localhost:9820")
 
 
-@pytest.mark.parametrize(("origin", "allowed"), cases(__file__, "listed_origins_are_allowed_with_scheme_and_port"))
+@pytest.mark.parametrize(
+    ("origin", "allowed"), cases(__file__, "listed_origins_are_allowed_with_scheme_and_port")
+)
 def test_listed_origins_are_allowed_with_scheme_and_port(origin: str, allowed: bool) -> None:
     assert is_allowed(origin, "localhost:9820") is allowed
 
 
 @pytest.mark.parametrize(
-    ("origin", "host", "allowed"), cases(__file__, "the_directors_own_pages_are_allowed_under_its_own_names")
+    ("origin", "host", "allowed"),
+    cases(__file__, "the_directors_own_pages_are_allowed_under_its_own_names"),
 )
-def test_the_directors_own_pages_are_allowed_under_its_own_names(origin: str, host: str | None, allowed: bool) -> None:
+def test_the_directors_own_pages_are_allowed_under_its_own_names(
+    origin: str, host: str | None, allowed: bool
+) -> None:
     assert is_allowed(origin, host) is allowed
 
 

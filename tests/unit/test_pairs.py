@@ -12,7 +12,16 @@ import msgspec
 import pytest
 
 from director.server import pairs, supervise
-from director.server.pairs import Begin, Connection, Deliver, Join, Leave, PairLayer, Publish, Report
+from director.server.pairs import (
+    Begin,
+    Connection,
+    Deliver,
+    Join,
+    Leave,
+    PairLayer,
+    Publish,
+    Report,
+)
 from director.web.processes import ProcessState
 
 LARGE = "x" * 2**20
@@ -38,7 +47,9 @@ async def connections(pair: object, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     """Close what a test opens, before the pair."""
     made: list[Connection] = []
     make = Connection.connection_made
-    monkeypatch.setattr(Connection, "connection_made", lambda self, at: (made.append(self), make(self, at)))
+    monkeypatch.setattr(
+        Connection, "connection_made", lambda self, at: (made.append(self), make(self, at))
+    )
     yield
     for one in made:
         one.close()
@@ -52,7 +63,9 @@ async def opened(end: socket.socket, kind: Any) -> tuple[Connection, asyncio.Que
     return connection, received
 
 
-async def test_frames_arrive_whole_whatever_parts_the_stream_has(pair: tuple[socket.socket, socket.socket]) -> None:
+async def test_frames_arrive_whole_whatever_parts_the_stream_has(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     _, received = await opened(pair[0], pairs.ToProcess)
     state = ProcessState("web", 7, is_running=True)
     data = b"".join(map(pairs.frame, (Begin(), message({"type": "x", "n": 1}), Report([state]))))
@@ -76,7 +89,9 @@ async def test_process_that_does_not_read_loses_messages_and_delays_no_sender(
     assert arrived == list(range(20 - sender.dropped))
 
 
-async def test_layer_joins_publishes_and_receives(pair: tuple[socket.socket, socket.socket]) -> None:
+async def test_layer_joins_publishes_and_receives(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     supervisor, received = await opened(pair[0], pairs.ToSupervisor)
     states: list[list[ProcessState]] = []
     layer = PairLayer(pair[1], states.append)
@@ -94,7 +109,9 @@ async def test_layer_joins_publishes_and_receives(pair: tuple[socket.socket, soc
     assert states == [[]]
 
 
-async def test_sender_waits_for_a_supervisor_that_does_not_read(pair: tuple[socket.socket, socket.socket]) -> None:
+async def test_sender_waits_for_a_supervisor_that_does_not_read(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     layer = PairLayer(pair[1], lambda _: None)
     layer.bind(asyncio.get_running_loop())
     with pytest.raises(TimeoutError):
@@ -103,7 +120,9 @@ async def test_sender_waits_for_a_supervisor_that_does_not_read(pair: tuple[sock
                 await layer.group_send("g", {"text": LARGE})
 
 
-def test_layer_of_a_process_whose_supervisor_is_gone_does_not_begin(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_layer_of_a_process_whose_supervisor_is_gone_does_not_begin(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     pair[0].close()
     with pytest.raises(EOFError):
         PairLayer(pair[1], lambda _: None).wait_begin()

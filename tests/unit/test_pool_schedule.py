@@ -15,7 +15,15 @@ from hypothesis import given, strategies as st
 from backends.capabilities import BackendCapabilities
 from jobgroups.domain import plan, schedule as schedules
 from jobgroups.domain.estimates import Estimates, TimingRow, moving_average
-from jobgroups.domain.pool import ActivePrompt, Needs, OpenVariant, PoolBackend, PoolSnapshot, fits, order_key
+from jobgroups.domain.pool import (
+    ActivePrompt,
+    Needs,
+    OpenVariant,
+    PoolBackend,
+    PoolSnapshot,
+    fits,
+    order_key,
+)
 from jobgroups.domain.schedule import Backlog, Choice, Schedule
 from tests.harness.cases import cases
 from tests.harness.schedules import shortest_time
@@ -86,7 +94,9 @@ class SimulatedFarm:
         self.warm: set[tuple[str, str]] = set()
         for digest, models, _, seconds in work if is_known else ():
             for name, one in machines.items():
-                self.rows[digest, name] = TimingRow(digest, name, models, seconds / one.speed, None, NOON)
+                self.rows[digest, name] = TimingRow(
+                    digest, name, models, seconds / one.speed, None, NOON
+                )
                 self.warm.add((digest, name))
         self.bypassed: dict[int, float] = {}
         self.ends: list[float] = []
@@ -106,7 +116,9 @@ class SimulatedFarm:
             self._choose(ids)
             for machine in self.machines.values():
                 self._start(machine)
-            ends = [machine.prompts[0].ends for machine in self.machines.values() if machine.prompts]
+            ends = [
+                machine.prompts[0].ends for machine in self.machines.values() if machine.prompts
+            ]
             ended_at, self.now = self.now, min([self.now + 1.0, *ends])
         return ended_at
 
@@ -115,7 +127,9 @@ class SimulatedFarm:
             replace(
                 one,
                 unsent=self.unsent[one.variant_id],
-                bypassed_for=self.now - self.bypassed[one.variant_id] if one.variant_id in self.bypassed else None,
+                bypassed_for=self.now - self.bypassed[one.variant_id]
+                if one.variant_id in self.bypassed
+                else None,
             )
             for one in self.variants
         ]
@@ -134,9 +148,12 @@ class SimulatedFarm:
             for name, machine in self.machines.items()
         }
         backends = [
-            PoolBackend(backend_id=name, capabilities=NOTHING, works=one.works) for name, one in self.machines.items()
+            PoolBackend(backend_id=name, capabilities=NOTHING, works=one.works)
+            for name, one in self.machines.items()
         ]
-        snapshot = PoolSnapshot(variants, backends, estimates=Estimates(self.rows.values()), prompts=prompts)
+        snapshot = PoolSnapshot(
+            variants, backends, estimates=Estimates(self.rows.values()), prompts=prompts
+        )
         self.schedule.renew(Backlog(snapshot, self.schedule.overlooked(self.now)))
 
     def _choose(self, ids: Iterator[int]) -> None:
@@ -145,7 +162,9 @@ class SimulatedFarm:
         free = {name: len(some) for name, some in prompts.items() if len(some) < 2}
         woken = self.schedule.reserve(free, self.now)
         for name in sorted(woken, key=lambda name: (free[name], name)):
-            while len(prompts[name]) < 2 and (choice := self.schedule.choose(name, prompts=len(prompts[name]))):
+            while len(prompts[name]) < 2 and (
+                choice := self.schedule.choose(name, prompts=len(prompts[name]))
+            ):
                 self.schedule.confirm(choice)
                 self.unsent[choice.variant.variant_id] -= 1
                 prompts[name].append(Prompt(next(ids), choice.variant, self.now))
@@ -155,7 +174,9 @@ class SimulatedFarm:
                 self.bypassed[variant_id] = self.now
         self.schedule.bypasses.clear()
         self._read()
-        for attempt_id in self.schedule.recalls([name for name, some in prompts.items() if not some]):
+        for attempt_id in self.schedule.recalls(
+            [name for name, some in prompts.items() if not some]
+        ):
             self._recall(attempt_id)
 
     def _recall(self, attempt_id: int) -> None:
@@ -230,7 +251,9 @@ def one_slow() -> dict[str, Machine]:
 
 
 def shortest(jobs: int, seconds: float, machines: Mapping[str, Machine]) -> float:
-    """Return the smallest time in which machines can end so many jobs, which take ``seconds`` at speed 1."""
+    """Return the smallest time in which machines can end so many jobs, which take ``seconds`` at
+    speed 1.
+    """
     return shortest_time(jobs, [seconds / one.speed for one in machines.values()])
 
 
@@ -239,11 +262,18 @@ def shortest(jobs: int, seconds: float, machines: Mapping[str, Machine]) -> floa
 @pytest.mark.parametrize("behind", [[], [40], [3], [20, 20, 20]])
 @pytest.mark.parametrize(("farm", "jobs", "seconds"), [(one_slow, 40, 1.0), (unequal, 42, 0.8)])
 def test_a_line_ends_as_soon_as_it_can(
-    farm: Callable[[], dict[str, Machine]], jobs: int, seconds: float, behind: list[int], is_known: bool, noise: float
+    farm: Callable[[], dict[str, Machine]],
+    jobs: int,
+    seconds: float,
+    behind: list[int],
+    is_known: bool,
+    noise: float,
 ) -> None:
     """A machine of unknown speed takes one job: nothing ends before it."""
     machines, numbers = farm(), [jobs, *behind]
-    run = SimulatedFarm(machines, [("w", "", one, seconds) for one in numbers], noise=noise, is_known=is_known)
+    run = SimulatedFarm(
+        machines, [("w", "", one, seconds) for one in numbers], noise=noise, is_known=is_known
+    )
     first_job = 0.0 if is_known else max(seconds / one.speed for one in machines.values())
     assert run.run() <= 1.05 * max(shortest(sum(numbers), seconds, machines), first_job)
     assert run.ended[0] <= 1.05 * max(shortest(jobs, seconds, machines), first_job)
@@ -253,24 +283,32 @@ def test_a_line_ends_as_soon_as_it_can(
 def test_two_models_in_turn_are_loaded_few_times(groups: int, jobs: int) -> None:
     """Nothing is known at the start. In turn, the models would be loaded 30 or 150 times."""
     machines = unequal()
-    farm = SimulatedFarm(machines, [(f"w{at % 2}", f"m{at % 2}", jobs, 4.0) for at in range(groups)], load=30.0)
-    # The best: the fast machine loads both models, the others one; (800 + (4 + 4 + 2 + 1) * 30) / 7, and one job.
+    farm = SimulatedFarm(
+        machines, [(f"w{at % 2}", f"m{at % 2}", jobs, 4.0) for at in range(groups)], load=30.0
+    )
+    # The best: the fast machine loads both models, the others one; (800 + (4 + 4 + 2 + 1) * 30) /
+    # 7, and one job.
     assert farm.run() <= 1.05 * (161.4 + 4.0)
     assert farm.loads <= 5
 
 
 def test_a_job_waits_at_most_a_minute_longer_for_the_sake_of_models() -> None:
     machines = {"only": Machine(1)}
-    farm = SimulatedFarm(machines, [("w0", "m0", 1, 4.0), ("w1", "m1", 2, 4.0), ("w0", "m0", 100, 4.0)], load=10.0)
+    farm = SimulatedFarm(
+        machines, [("w0", "m0", 1, 4.0), ("w1", "m1", 2, 4.0), ("w0", "m0", 100, 4.0)], load=10.0
+    )
     farm.run()
-    # The first two groups are done in order: 14 s, then 60 s of jobs that need no load, then the load.
+    # The first two groups are done in order: 14 s, then 60 s of jobs that need no load, then the
+    # load.
     assert farm.ended[1] <= 14 + 60 + 4 + 10 + 2 * 4
 
 
 def test_many_machines_share_models() -> None:
     """102 s is possible; the machines in turn take 1,224 s."""
     machines = {f"gpu-{at}": Machine((1, 2, 4)[at % 3]) for at in range(20)}
-    farm = SimulatedFarm(machines, [(f"w{at % 5}", f"m{at % 5}", 12, 4.0) for at in range(60)], load=30.0)
+    farm = SimulatedFarm(
+        machines, [(f"w{at % 5}", f"m{at % 5}", 12, 4.0) for at in range(60)], load=30.0
+    )
     assert farm.run() <= 1.05 * 102
 
 
@@ -303,7 +341,9 @@ def machine(name: str, *tags: str, **fields: Any) -> PoolBackend:
     return PoolBackend(backend_id=name, capabilities=known, **fields)
 
 
-def variant(number: int, unsent: int, needs: Needs = ANY, *, minute: int = 0, digest: str = "w") -> OpenVariant:
+def variant(
+    number: int, unsent: int, needs: Needs = ANY, *, minute: int = 0, digest: str = "w"
+) -> OpenVariant:
     return OpenVariant(
         variant_id=number,
         group_id=f"jg_{number}",
@@ -342,7 +382,8 @@ def takes(schedule: Schedule, name: str, *, prompts: int = 0) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("candidates", "required", "is_fit"), cases(__file__, "a_backend_fits_by_name_or_tag_and_by_what_it_has")
+    ("candidates", "required", "is_fit"),
+    cases(__file__, "a_backend_fits_by_name_or_tag_and_by_what_it_has"),
 )
 def test_a_backend_fits_by_name_or_tag_and_by_what_it_has(
     candidates: list[str], required: list[str], is_fit: bool
@@ -365,7 +406,9 @@ def test_a_backend_passes_over_what_it_cannot_take() -> None:
 
 
 def timed(digest: str = "w", **seconds: float) -> Estimates:
-    return Estimates([TimingRow(digest, name, "", one, None, START_OF_QUEUE) for name, one in seconds.items()])
+    return Estimates(
+        [TimingRow(digest, name, "", one, None, START_OF_QUEUE) for name, one in seconds.items()]
+    )
 
 
 def test_a_slow_machine_takes_the_last_jobs_only_if_it_ends_them_first() -> None:
@@ -392,13 +435,18 @@ def test_a_job_of_unknown_duration_does_not_wait_behind_another(digest: str, kno
     assert not takes(schedule, "gpu-1", prompts=1)
 
 
-def test_a_backend_takes_what_comes_after_a_queue_too_long_to_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_takes_what_comes_after_a_queue_too_long_to_be_planned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(plan, "_MAX_SIZE", 10)
     machines = [machine(f"gpu-{at}", "a") for at in range(20)] + [machine("other", "b")]
     times = timed(**{one.backend_id: 1.0 for one in machines})
     needs = [Needs(("tag:a",)), Needs(("tag:b",))]
     # The models are loaded nowhere.
-    variants = [variant(0, 1, needs[0]), replace(variant(1, 1, needs[1], minute=1), models_digest="m")]
+    variants = [
+        variant(0, 1, needs[0]),
+        replace(variant(1, 1, needs[1], minute=1), models_digest="m"),
+    ]
     schedule = scheduled(variants, machines, estimates=times)
     assert chosen(schedule, "other").variant.variant_id == 1
     later = schedule.snapshot.ends(1)
@@ -410,12 +458,22 @@ def test_a_backend_that_does_not_take_its_jobs_is_left_out_of_the_plan_for_a_whi
     """The fast one belongs to another runner, which has no free slot for it."""
     machines, times = [machine("fast"), machine("slow")], timed(fast=1.0, slow=4.0)
     prompts = {"slow": [ActivePrompt(attempt_id=1, workflow_digest="w", waited=1, running_for=1)]}
-    snapshot, schedule = PoolSnapshot([variant(1, 1)], machines, estimates=times, prompts=prompts), Schedule()
+    snapshot, schedule = (
+        PoolSnapshot([variant(1, 1)], machines, estimates=times, prompts=prompts),
+        Schedule(),
+    )
     woken = {}
     for moment in (0.0, 5.0, 6.0, 34.0, 40.0, 41.0):
         schedule.renew(Backlog(snapshot, schedule.overlooked(moment)))
         woken[moment] = schedule.reserve({"slow": 1}, moment)
-    assert woken == {0.0: set(), 5.0: set(), 6.0: {"slow"}, 34.0: {"slow"}, 40.0: {"slow"}, 41.0: set()}
+    assert woken == {
+        0.0: set(),
+        5.0: set(),
+        6.0: {"slow"},
+        34.0: {"slow"},
+        40.0: {"slow"},
+        41.0: set(),
+    }
 
 
 def test_a_backend_that_never_claims_its_reserved_job_is_left_out_of_the_plan() -> None:
@@ -438,7 +496,9 @@ def test_a_backend_that_has_taken_a_job_is_not_left_out_of_the_plan() -> None:
 
 def test_when_jobs_end_counts_the_queue_ahead() -> None:
     machines, times = [machine("fast"), machine("slow")], timed(fast=1.0, slow=4.0)
-    snapshot = PoolSnapshot([variant(1, 4), variant(2, 10_000, minute=1)], machines, estimates=times)
+    snapshot = PoolSnapshot(
+        [variant(1, 4), variant(2, 10_000, minute=1)], machines, estimates=times
+    )
     first, second = snapshot.ends(1), snapshot.ends(2)
     assert first is not None
     assert second is not None
@@ -449,18 +509,23 @@ def test_when_jobs_end_counts_the_queue_ahead() -> None:
     even = PoolSnapshot([variant(1, 60)], machines, estimates=timed(fast=1.0, slow=1.0)).ends(1)
     assert even is not None
     assert (even.first, even.last) == (1.0, pytest.approx(30.0))
-    unknown = PoolSnapshot([variant(1, 4, digest="x"), variant(2, 4, minute=1)], machines, estimates=times)
+    unknown = PoolSnapshot(
+        [variant(1, 4, digest="x"), variant(2, 4, minute=1)], machines, estimates=times
+    )
     assert (unknown.ends(1), unknown.ends(2)) == (None, None)
 
 
 @pytest.mark.parametrize(
-    ("running_for", "seconds", "is_recalled"), [(4, 11, True), (4, 12.5, False), (39, 40, False), (41, 40, True)]
+    ("running_for", "seconds", "is_recalled"),
+    [(4, 11, True), (4, 12.5, False), (39, 40, False), (41, 40, True)],
 )
 def test_a_prompt_is_recalled_for_an_earlier_end_or_behind_one_that_hangs(
     running_for: float, seconds: float, is_recalled: bool
 ) -> None:
     """After 4 s it would end in 16 s where it waits; a recall takes a second and must gain a fifth."""
-    running = ActivePrompt(attempt_id=1, workflow_digest="w", waited=4, running_for=running_for, variant_id=1)
+    running = ActivePrompt(
+        attempt_id=1, workflow_digest="w", waited=4, running_for=running_for, variant_id=1
+    )
     waiting = ActivePrompt(attempt_id=2, workflow_digest="w", waited=4, variant_id=1)
     schedule = scheduled(
         [variant(1, 0)],
@@ -473,12 +538,15 @@ def test_a_prompt_is_recalled_for_an_earlier_end_or_behind_one_that_hangs(
 
 
 @pytest.mark.parametrize(
-    ("unsent", "size", "is_recalled"), [(0, 10, True), (4, 10, True), (6, 10, False), (9, 10, False), (4, 0, False)]
+    ("unsent", "size", "is_recalled"),
+    [(0, 10, True), (4, 10, True), (6, 10, False), (9, 10, False), (4, 0, False)],
 )
 def test_a_prompt_is_recalled_before_the_faster_machine_is_idle(
     unsent: int, size: int, is_recalled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waits for 30 s. A machine that is busy for longer than a reading and a recall take gets nothing yet."""
+    """It waits for 30 s. A machine that is busy for longer than a reading and a recall take gets
+    nothing yet.
+    """
     monkeypatch.setattr(plan, "_MAX_SIZE", size)
     prompts = {
         "fast": [ActivePrompt(attempt_id=1, workflow_digest="w", waited=1, running_for=0.0)],
@@ -488,10 +556,14 @@ def test_a_prompt_is_recalled_before_the_faster_machine_is_idle(
         ],
     }
     machines = [machine("fast"), machine("slow")]
-    schedule = scheduled([variant(1, unsent)], machines, estimates=timed(fast=1.0, slow=15.0), prompts=prompts)
+    schedule = scheduled(
+        [variant(1, unsent)], machines, estimates=timed(fast=1.0, slow=15.0), prompts=prompts
+    )
     schedule.refused.add(3)
     assert schedule.recalls([]) == []
-    schedule = scheduled([variant(1, unsent)], machines, estimates=timed(fast=1.0, slow=15.0), prompts=prompts)
+    schedule = scheduled(
+        [variant(1, unsent)], machines, estimates=timed(fast=1.0, slow=15.0), prompts=prompts
+    )
     assert schedule.recalls([]) == ([3] if is_recalled else [])
 
 
@@ -507,7 +579,9 @@ def test_recalls_at_once_are_limited_to_one_for_each_machine() -> None:
     def recalled(free: int) -> int:
         names = [*prompts, *(f"free-{at}" for at in range(free))]
         times = timed(**{name: 15.0 if name in prompts else 1.0 for name in names})
-        schedule = scheduled([variant(1, 0)], [machine(name) for name in names], estimates=times, prompts=prompts)
+        schedule = scheduled(
+            [variant(1, 0)], [machine(name) for name in names], estimates=times, prompts=prompts
+        )
         return len(schedule.recalls([]))
 
     assert [recalled(free) for free in (0, 1, 2, 90)] == [0, 1, 2, 32]
@@ -586,7 +660,9 @@ def bypasses(schedule: Schedule) -> dict[int, bool]:
 
 
 def with_models(number: int, models: str, *, bypassed_for: float | None = None) -> OpenVariant:
-    return replace(variant(number, 1, minute=number), models_digest=models, bypassed_for=bypassed_for)
+    return replace(
+        variant(number, 1, minute=number), models_digest=models, bypassed_for=bypassed_for
+    )
 
 
 def test_a_bypass_by_a_claim_during_a_reading_is_noted_once() -> None:
@@ -615,7 +691,9 @@ def test_a_bypass_by_a_claim_during_a_reading_is_noted_once() -> None:
     assert bypasses(schedule) == {1: False}
 
 
-def test_the_plan_is_made_once_for_each_snapshot_and_only_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_is_made_once_for_each_snapshot_and_only_when_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     plans: list[plan.Plan] = []
 
     class CountedPlan(plan.Plan):
@@ -624,7 +702,9 @@ def test_the_plan_is_made_once_for_each_snapshot_and_only_when_it_is_needed(monk
             plans.append(self)
 
     monkeypatch.setattr(schedules, "Plan", CountedPlan)
-    prompts = {"gpu-1": [ActivePrompt(attempt_id=1, workflow_digest="w", waited=1, running_for=0.0)]}
+    prompts = {
+        "gpu-1": [ActivePrompt(attempt_id=1, workflow_digest="w", waited=1, running_for=0.0)]
+    }
     machines, times = [machine("gpu-1"), machine("gpu-2", works=False)], timed(**{"gpu-1": 1.0})
     for unsent, variants in ((0, 9), (2, 1)):
         some = [variant(number, unsent) for number in range(variants)]
@@ -666,7 +746,8 @@ def test_a_backend_that_is_excluded_passes_over_the_variant_and_others_count_wit
 def test_jobs_ahead_are_those_that_wait_for_the_same_backends() -> None:
     first, second = Needs(("gpu-1",)), Needs(("gpu-2",))
     snapshot = PoolSnapshot(
-        [variant(1, 3, first), variant(2, 4, second), variant(3, 5, minute=1)], [machine("gpu-1"), machine("gpu-2")]
+        [variant(1, 3, first), variant(2, 4, second), variant(3, 5, minute=1)],
+        [machine("gpu-1"), machine("gpu-2")],
     )
     assert [snapshot.ahead_of(number) for number in (1, 2, 3)] == [0, 0, 7]
 
@@ -680,14 +761,22 @@ needs_of = st.lists(st.sampled_from(["a", "b", "c", "tag:x"]), min_size=1, uniqu
     st.lists(st.tuples(needs_of, st.integers(0, 4), st.integers(0, 3)), max_size=6),
     st.lists(st.sampled_from("abc"), max_size=40),
 )
-def test_no_job_is_taken_twice_or_by_an_unfit_backend(spec: list[tuple[Needs, int, int]], asks: list[str]) -> None:
-    variants = [variant(at, unsent, needs, minute=minute) for at, (needs, unsent, minute) in enumerate(spec)]
+def test_no_job_is_taken_twice_or_by_an_unfit_backend(
+    spec: list[tuple[Needs, int, int]], asks: list[str]
+) -> None:
+    variants = [
+        variant(at, unsent, needs, minute=minute) for at, (needs, unsent, minute) in enumerate(spec)
+    ]
     jobs = {one.variant_id: one.unsent for one in variants}
     machines = {"a": machine("a"), "b": machine("b", "x"), "c": machine("c")}
     schedule = scheduled(variants, machines.values())
     for name in asks:
         choice = schedule.choose(name, prompts=0)
-        able = [one for one in variants if jobs[one.variant_id] and fits(one.needs, name, machines[name].capabilities)]
+        able = [
+            one
+            for one in variants
+            if jobs[one.variant_id] and fits(one.needs, name, machines[name].capabilities)
+        ]
         assert (choice is None) is (not able)
         if choice is not None:
             assert choice.variant is min(able, key=order_key)

@@ -39,4 +39,6 @@ from twisted.web import http
 )
 def test_private_name_still_exists(owner: Any, name: str) -> None:
     """Many are set in a method, and are no attributes of the class."""
-    assert name in inspect.getsource(owner), f"{owner.__module__}.{owner.__qualname__} has no {name} any more"
+    assert name in inspect.getsource(owner), (
+        f"{owner.__module__}.{owner.__qualname__} has no {name} any more"
+    )

@@ -35,9 +35,11 @@ _SHORT = {"run": "0/1", "done": "1/1."}
 
 
 def send(tracker: ProgressTracker, frames: str) -> ProgressTracker:
-    """Send frames to a tracker: ``3`` executing, ``3=13/20`` progress, ``3!`` executed, ``~4,5`` cached.
+    """Send frames to a tracker: ``3`` executing, ``3=13/20`` progress, ``3!`` executed, ``~4,5``
+    cached.
 
-    ``[4:done,3:2/4,x:2/2.>1]`` is a state frame: a trailing dot means finished, ``>1`` the displayed node.
+    ``[4:done,3:2/4,x:2/2.>1]`` is a state frame: a trailing dot means finished, ``>1`` the
+    displayed node.
     """
     for frame in frames.split():
         if frame[0] == "[":
@@ -99,7 +101,9 @@ def test_run_with_both_kinds_of_frames_advances_by_the_weights() -> None:
         ),
     ],
 )
-def test_node_weight_is_its_expected_steps(workflow: dict[str, Any], weights: dict[str, int]) -> None:
+def test_node_weight_is_its_expected_steps(
+    workflow: dict[str, Any], weights: dict[str, int]
+) -> None:
     assert node_weights(workflow) == weights
 
 
@@ -108,8 +112,12 @@ def test_huge_number_of_steps_does_not_hide_other_nodes() -> None:
     assert 99 < send(ProgressTracker(workflow), "1!").percent <= CEILING
 
 
-@pytest.mark.parametrize(("value", "maximum", "steps"), cases(__file__, "invalid_numbers_in_a_frame_are_ignored"))
-def test_invalid_numbers_in_a_frame_are_ignored(value: float, maximum: float, steps: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("value", "maximum", "steps"), cases(__file__, "invalid_numbers_in_a_frame_are_ignored")
+)
+def test_invalid_numbers_in_a_frame_are_ignored(
+    value: float, maximum: float, steps: list[int]
+) -> None:
     tracker = ProgressTracker(LONE_SAMPLER)
     tracker.progress("3", value, maximum)
     assert 0.0 <= tracker.percent <= CEILING
@@ -123,7 +131,11 @@ numbers = st.integers(-1, 30) | st.floats()
 states = st.dictionaries(
     node_ids,
     st.builds(
-        State, numbers, numbers, st.sampled_from(["running", "finished", "pending", "error"]), st.none() | node_ids
+        State,
+        numbers,
+        numbers,
+        st.sampled_from(["running", "finished", "pending", "error"]),
+        st.none() | node_ids,
     ),
     max_size=4,
 )
@@ -131,7 +143,12 @@ Frame = Callable[[ProgressTracker], None]
 frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(lambda ids: lambda tracker: tracker.cached(ids), st.lists(node_ids, max_size=4)),
     st.builds(lambda key: lambda tracker: tracker.executing(key), st.none() | node_ids),
-    st.builds(lambda key, value, top: lambda tracker: tracker.progress(key, value, top), node_ids, numbers, numbers),
+    st.builds(
+        lambda key, value, top: lambda tracker: tracker.progress(key, value, top),
+        node_ids,
+        numbers,
+        numbers,
+    ),
     st.builds(lambda found: lambda tracker: tracker.progress_state(found), states),
     st.builds(lambda key: lambda tracker: tracker.executed(key), node_ids),
 )
@@ -162,7 +179,12 @@ def test_repeated_frame_changes_nothing(received: list[Frame]) -> None:
 
 def test_the_step_names_what_a_node_does() -> None:
     tracker = ProgressTracker(LONE_SAMPLER)
-    said = {"loading\x1b[2J": "KSampler: loading [2J", None: "KSampler", 3: "KSampler", "x" * 999: "KSampler: "}
+    said = {
+        "loading\x1b[2J": "KSampler: loading [2J",
+        None: "KSampler",
+        3: "KSampler",
+        "x" * 999: "KSampler: ",
+    }
     for activity, step in said.items():
         tracker.progress_state({"3": NodeState(value=0, max=1, state="running", activity=activity)})
         assert (tracker.current_step or "").startswith(step)
@@ -176,11 +198,15 @@ QUEUED, RUNNING = ChildStatus.QUEUED, ChildStatus.RUNNING
 COMPLETED, FAILED = ChildStatus.COMPLETED, ChildStatus.FAILED
 TIMEOUT, CANCELLED = ChildStatus.TIMEOUT, ChildStatus.CANCELLED
 #: Groups of one to four children: every row of the table is met, in every mixture.
-GROUPS = [group for size in range(1, 5) for group in combinations_with_replacement(ChildStatus, size)]
+GROUPS = [
+    group for size in range(1, 5) for group in combinations_with_replacement(ChildStatus, size)
+]
 MARKS = list(product([False, True], repeat=3))
 
 
-def by_the_table(group: tuple[ChildStatus, ...], cancelled: bool, claimed: bool, without_runner: bool) -> GroupStatus:
+def by_the_table(
+    group: tuple[ChildStatus, ...], cancelled: bool, claimed: bool, without_runner: bool
+) -> GroupStatus:
     """The contract's table as a list of (condition, status), the first true one decides."""
     final = all(child in CHILD_FINAL for child in group)
     completed = [child for child in group if child == COMPLETED]
@@ -208,7 +234,9 @@ def by_the_table(group: tuple[ChildStatus, ...], cancelled: bool, claimed: bool,
         (100.0, "SaveImage", (7, 7, "9")),
     ],
 )
-def test_position_follows_from_percentage_and_step(percent: float, step: str | None, expected: tuple[Any, ...]) -> None:
+def test_position_follows_from_percentage_and_step(
+    percent: float, step: str | None, expected: tuple[Any, ...]
+) -> None:
     assert position(TEXT_TO_IMAGE, percent, step) == expected
 
 
@@ -218,10 +246,15 @@ def test_position_in_a_graph_with_a_loop_is_in_the_order_of_its_nodes() -> None:
 
 
 @pytest.mark.parametrize(("cancelled", "claimed", "without_runner"), MARKS)
-def test_every_mixture_of_children_follows_the_table(cancelled: bool, claimed: bool, without_runner: bool) -> None:
+def test_every_mixture_of_children_follows_the_table(
+    cancelled: bool, claimed: bool, without_runner: bool
+) -> None:
     for group in GROUPS:
         found = group_status(
-            Counter(group), cancelled=cancelled, claimed=claimed, accepted_without_runner=without_runner
+            Counter(group),
+            cancelled=cancelled,
+            claimed=claimed,
+            accepted_without_runner=without_runner,
         )
         assert found == by_the_table(group, cancelled, claimed, without_runner), group
 
@@ -244,7 +277,9 @@ def test_a_group_without_children_is_refused() -> None:
 
 
 def test_counts_add_timeouts_to_failures() -> None:
-    counts = Counts.from_mapping(Counter([QUEUED, RUNNING, COMPLETED, FAILED, TIMEOUT, TIMEOUT, CANCELLED]))
+    counts = Counts.from_mapping(
+        Counter([QUEUED, RUNNING, COMPLETED, FAILED, TIMEOUT, TIMEOUT, CANCELLED])
+    )
     assert counts == Counts(total=7, completed=1, failed=3, cancelled=1, final=5)
     assert not counts.all_final
     assert Counts.from_mapping(Counter([COMPLETED, TIMEOUT, CANCELLED])).all_final

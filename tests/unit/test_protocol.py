@@ -28,27 +28,40 @@ def _status(data: dict[str, Any]) -> protocol.Status:
 
 def _progress_state(data: dict[str, Any]) -> protocol.ProgressState:
     kept = ("value", "max", "state", "display_node_id")
-    nodes = {id_: protocol.NodeState(**{key: state[key] for key in kept}) for id_, state in data["nodes"].items()}
+    nodes = {
+        id_: protocol.NodeState(**{key: state[key] for key in kept})
+        for id_, state in data["nodes"].items()
+    }
     return protocol.ProgressState(prompt_id=data["prompt_id"], nodes=nodes)
 
 
 def _error(data: dict[str, Any]) -> protocol.ExecutionError:
     kept = ("prompt_id", "node_id", "node_type", "exception_message", "exception_type")
-    return protocol.ExecutionError(**{key: data[key] for key in kept}, traceback=tuple(data.get("traceback", ())))
+    return protocol.ExecutionError(
+        **{key: data[key] for key in kept}, traceback=tuple(data.get("traceback", ()))
+    )
 
 
 #: What a recorded text frame says, read field by field with plain dictionaries.
 EXPECTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "status": _status,
     "execution_start": lambda data: protocol.ExecutionStart(prompt_id=data["prompt_id"]),
-    "execution_cached": lambda data: protocol.ExecutionCached(prompt_id=data["prompt_id"], nodes=tuple(data["nodes"])),
-    "executing": lambda data: protocol.Executing(node=data["node"], prompt_id=data.get("prompt_id")),
+    "execution_cached": lambda data: protocol.ExecutionCached(
+        prompt_id=data["prompt_id"], nodes=tuple(data["nodes"])
+    ),
+    "executing": lambda data: protocol.Executing(
+        node=data["node"], prompt_id=data.get("prompt_id")
+    ),
     "progress": lambda data: protocol.Progress(**data),
     "progress_state": _progress_state,
-    "executed": lambda data: protocol.Executed(prompt_id=data["prompt_id"], node=data["node"], output=data["output"]),
+    "executed": lambda data: protocol.Executed(
+        prompt_id=data["prompt_id"], node=data["node"], output=data["output"]
+    ),
     "execution_success": lambda data: protocol.ExecutionSuccess(prompt_id=data["prompt_id"]),
     "execution_error": _error,
-    "execution_interrupted": lambda data: protocol.ExecutionInterrupted(prompt_id=data["prompt_id"]),
+    "execution_interrupted": lambda data: protocol.ExecutionInterrupted(
+        prompt_id=data["prompt_id"]
+    ),
     "feature_flags": lambda _: None,
 }
 
@@ -92,7 +105,10 @@ def frames(test: str) -> list[str | bytes]:
     """The frames of ``test``: text as it stands, binary ones by their type and the rest."""
     given = cases(__file__, test)
     return [
-        one if isinstance(one, str) else struct.pack(">I", one["type"]) + one["rest"].encode("latin-1") for one in given
+        one
+        if isinstance(one, str)
+        else struct.pack(">I", one["type"]) + one["rest"].encode("latin-1")
+        for one in given
     ]
 
 
@@ -101,8 +117,12 @@ def test_unknown_types_are_no_error(frame: str | bytes) -> None:
     assert protocol.parse(frame) is None
 
 
-@pytest.mark.parametrize(("frame", "kind", "fields"), cases(__file__, "unusual_frames_of_known_types_are_read"))
-def test_unusual_frames_of_known_types_are_read(frame: str, kind: str, fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("frame", "kind", "fields"), cases(__file__, "unusual_frames_of_known_types_are_read")
+)
+def test_unusual_frames_of_known_types_are_read(
+    frame: str, kind: str, fields: dict[str, Any]
+) -> None:
     assert protocol.parse(frame) == getattr(protocol, kind)(**fields)
 
 
@@ -125,7 +145,8 @@ DEEPER = '{"type":"executed","data":{"prompt_id":"p","node":"1","output":{"x":' 
 
 
 @pytest.mark.parametrize(
-    "frame", [*frames("broken_frame_is_an_error"), b"", b"\0\0\0", pytest.param(DEEPER, id="deeply nested")]
+    "frame",
+    [*frames("broken_frame_is_an_error"), b"", b"\0\0\0", pytest.param(DEEPER, id="deeply nested")],
 )
 def test_broken_frame_is_an_error(frame: str | bytes) -> None:
     with pytest.raises(protocol.ProtocolError):
@@ -143,7 +164,9 @@ def test_frames_above_the_caps_are_refused_unread(monkeypatch: pytest.MonkeyPatc
         protocol.parse(struct.pack(">II", 1, 1).ljust(61, b"x"))
 
 
-@pytest.mark.parametrize(("sent", "read"), cases(__file__, "nan_lone_surrogates_and_nul_never_come_through"))
+@pytest.mark.parametrize(
+    ("sent", "read"), cases(__file__, "nan_lone_surrogates_and_nul_never_come_through")
+)
 def test_nan_lone_surrogates_and_nul_never_come_through(sent: str, read: dict[str, Any]) -> None:
     head = '{"type":"executed","data":{"prompt_id":"p","node":"1","display_node":"1","output":'
     event = protocol.parse(head + sent + "}}")
@@ -169,7 +192,10 @@ def test_any_json_is_an_event_or_none_or_a_protocol_error(kind: Any, data: Any) 
         assert kind not in protocol.KNOWN_TYPES
 
 
-@given(st.binary() | st.builds(lambda n, rest: struct.pack(">I", n) + rest, st.integers(0, 5), st.binary()))
+@given(
+    st.binary()
+    | st.builds(lambda n, rest: struct.pack(">I", n) + rest, st.integers(0, 5), st.binary())
+)
 def test_any_bytes_are_an_event_or_none_or_a_protocol_error(frame: bytes) -> None:
     try:
         event = protocol.parse(frame)

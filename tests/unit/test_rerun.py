@@ -1,4 +1,6 @@
-"""A suite of .ci/run: a test that fails once and then passes alone is reported, and every other failure is final."""
+"""A suite of .ci/run: a test that fails once and then passes alone is reported, and every other
+failure is final.
+"""
 
 import os
 import subprocess
@@ -21,9 +23,17 @@ def fails_once(name):
         pytest.fail(f"first failure of {name}")
 """
 _CALL = _FLAKY + "def test_call(): fails_once('call')\n"
-_SETUP = "@pytest.fixture\ndef resource():\n    fails_once('setup')\ndef test_setup(resource): pass\n"
-_TEARDOWN = "@pytest.fixture\ndef late():\n    yield\n    fails_once('teardown')\ndef test_teardown(late): pass\n"
-_MANY = _FLAKY + "@pytest.mark.parametrize('number', range(%d))\ndef test_many(number): fails_once(str(number))\n"
+_SETUP = (
+    "@pytest.fixture\ndef resource():\n    fails_once('setup')\ndef test_setup(resource): pass\n"
+)
+_TEARDOWN = (
+    "@pytest.fixture\ndef late():\n    yield\n    fails_once('teardown')\ndef "
+    "test_teardown(late): pass\n"
+)
+_MANY = (
+    _FLAKY + "@pytest.mark.parametrize('number', range(%d))\ndef test_many(number): "
+    "fails_once(str(number))\n"
+)
 
 
 def _suite(folder: Path, text: str, *arguments: str) -> tuple[int, str]:
@@ -31,9 +41,22 @@ def _suite(folder: Path, text: str, *arguments: str) -> tuple[int, str]:
     (folder / "test_passes.py").write_text("def test_passes(): pass\n")
     (folder / "test_suite.py").write_text(text)
     plugins = ["-p", "xdist.plugin", "-p", "pytest_timeout"]  # no others, which take long to import
-    command = [sys.executable, "-m", "tests.rerun", *plugins, "-n", "1", "--dist", "worksteal", *arguments, folder]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.rerun",
+        *plugins,
+        "-n",
+        "1",
+        "--dist",
+        "worksteal",
+        *arguments,
+        folder,
+    ]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -50,9 +73,12 @@ def test_flaky_test_is_reported_with_its_first_failure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        pytest.param(_CALL + "def test_fails(): assert False\n", "1 failed, 1 passed", id="fails again"),
         pytest.param(
-            _CALL + "def test_skips():\n    if Path(__file__).with_name('skips').exists(): pytest.skip()\n"
+            _CALL + "def test_fails(): assert False\n", "1 failed, 1 passed", id="fails again"
+        ),
+        pytest.param(
+            _CALL + "def test_skips():\n    if Path(__file__).with_name('skips').exists(): "
+            "pytest.skip()\n"
             "    fails_once('skips')\n",
             "1 passed, 1 skipped",
             id="is skipped the second time",
@@ -60,7 +86,8 @@ def test_flaky_test_is_reported_with_its_first_failure(tmp_path: Path) -> None:
         pytest.param(_MANY % 11, "More than 10 tests failed.", id="eleven failures"),
         pytest.param(_FLAKY + "fails_once('import')\n", "not run again", id="collection error"),
         pytest.param(
-            _FLAKY + "def test_crashes():\n    try: fails_once('crash')\n    except BaseException: os._exit(1)\n",
+            _FLAKY + "def test_crashes():\n    try: fails_once('crash')\n    except BaseException: "
+            "os._exit(1)\n",
             "A test process crashed.",
             id="crash",
         ),
@@ -72,7 +99,9 @@ def test_flaky_test_is_reported_with_its_first_failure(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_failure_that_a_second_time_cannot_excuse_fails_the_run(tmp_path: Path, text: str, reason: str) -> None:
+def test_failure_that_a_second_time_cannot_excuse_fails_the_run(
+    tmp_path: Path, text: str, reason: str
+) -> None:
     status, output = _suite(tmp_path, text)
     assert status != 0
     assert reason in output
@@ -87,7 +116,10 @@ def test_run_that_stops_early_fails(tmp_path: Path, arguments: tuple[str, ...]) 
 
 
 def test_run_without_tests_keeps_its_status(tmp_path: Path) -> None:
-    assert _suite(tmp_path, _CALL, "-k", "nothing_is_named_so")[0] == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert (
+        _suite(tmp_path, _CALL, "-k", "nothing_is_named_so")[0]
+        == pytest.ExitCode.NO_TESTS_COLLECTED
+    )
 
 
 def test_ten_failures_are_run_again(tmp_path: Path) -> None:

@@ -87,7 +87,9 @@ def test_executed_job_that_was_paid_is_retried_only_after_a_class_that_was_named
 
 
 @given(snapshots, tries, st.booleans())
-def test_excluded_backend_is_never_chosen(others: list[Candidate], tried: AttemptHistory, after_memory: bool) -> None:
+def test_excluded_backend_is_never_chosen(
+    others: list[Candidate], tried: AttemptHistory, after_memory: bool
+) -> None:
     assert best_candidate(others, tried, after_memory=after_memory) not in tried.excluded
 
 
@@ -112,7 +114,9 @@ def test_what_can_only_be_met_elsewhere_is_never_tried_at_the_same_backend(
 
 
 @given(snapshots, tries)
-def test_one_that_did_not_fail_it_comes_first(others: list[Candidate], tried: AttemptHistory) -> None:
+def test_one_that_did_not_fail_it_comes_first(
+    others: list[Candidate], tried: AttemptHistory
+) -> None:
     target = best_candidate(others, tried)
     fresh = {other.backend_id for other in others} - set(tried.failed_on) - tried.excluded
     if fresh:
@@ -120,10 +124,16 @@ def test_one_that_did_not_fail_it_comes_first(others: list[Candidate], tried: At
 
 
 @given(snapshots, st.integers(0, 48))
-def test_after_an_out_of_memory_the_largest_card_comes_first(others: list[Candidate], own_vram: int) -> None:
+def test_after_an_out_of_memory_the_largest_card_comes_first(
+    others: list[Candidate], own_vram: int
+) -> None:
     tried = AttemptHistory(failed_on=["own"])
     target = next_backend(
-        FailureClass.OUT_OF_MEMORY, own=one("own", own_vram), others=others, tried=tried, policy=policy()
+        FailureClass.OUT_OF_MEMORY,
+        own=one("own", own_vram),
+        others=others,
+        tried=tried,
+        policy=policy(),
     )
     sizes = {other.backend_id: other.vram for other in others} | {"own": own_vram * GIB}
     assert target is not None
@@ -184,7 +194,9 @@ def test_of_two_that_start_together_each_takes_half() -> None:
 
 def test_beyond_its_share_a_runner_takes_only_what_is_left_lying() -> None:
     mine = frozenset(sorted(EIGHT)[:4])
-    assert leases_to_acquire(EIGHT, mine, replace(STARTING, unclaimed=frozenset({"gpu-7"}))) == ["gpu-7"]
+    assert leases_to_acquire(EIGHT, mine, replace(STARTING, unclaimed=frozenset({"gpu-7"}))) == [
+        "gpu-7"
+    ]
 
 
 def test_what_another_one_holds_is_not_taken() -> None:
@@ -198,7 +210,9 @@ def test_to_a_runner_that_comes_half_is_given() -> None:
 
 
 @given(st.integers(0, 60), st.integers(1, 6), st.randoms(use_true_random=False))
-def test_from_any_start_all_come_to_their_share_and_stay_there(count: int, runners: int, dice: object) -> None:
+def test_from_any_start_all_come_to_their_share_and_stay_there(
+    count: int, runners: int, dice: object
+) -> None:
     """Each in turn gives and takes; after a few turns nothing moves any more."""
     wanted = frozenset(f"gpu-{n}" for n in range(count))
     names = [f"r{n}" for n in range(runners)]

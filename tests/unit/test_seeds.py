@@ -10,12 +10,16 @@ from tests.harness.cases import cases
 
 ALL = list(SeedStrategy)
 strategies = st.sampled_from(ALL)
-bases = st.one_of(st.integers(0, MAX_SEED), st.integers(0, 50), st.integers(MAX_SEED - 5000, MAX_SEED))
+bases = st.one_of(
+    st.integers(0, MAX_SEED), st.integers(0, 50), st.integers(MAX_SEED - 5000, MAX_SEED)
+)
 counts = st.integers(0, 1000)
 
 
 @given(strategies, bases, counts)
-def test_seeds_are_as_many_as_asked_all_different_and_in_range(strategy: SeedStrategy, base: int, count: int) -> None:
+def test_seeds_are_as_many_as_asked_all_different_and_in_range(
+    strategy: SeedStrategy, base: int, count: int
+) -> None:
     found = seeds(strategy, base, count)
     assert len(found) == len(set(found)) == count
     assert all(type(seed) is int and 0 <= seed <= MAX_SEED for seed in found)
@@ -23,7 +27,9 @@ def test_seeds_are_as_many_as_asked_all_different_and_in_range(strategy: SeedStr
 
 
 @given(strategies, bases, counts, counts)
-def test_fewer_seeds_are_a_prefix_of_more(strategy: SeedStrategy, base: int, one: int, other: int) -> None:
+def test_fewer_seeds_are_a_prefix_of_more(
+    strategy: SeedStrategy, base: int, one: int, other: int
+) -> None:
     few, many = sorted((one, other))
     assert seeds(strategy, base, few) == seeds(strategy, base, many)[:few]
 
@@ -40,13 +46,18 @@ def test_the_hash_is_the_documented_one() -> None:
 
 
 def test_random_seeds_are_the_hashes_in_order_of_the_counter() -> None:
-    assert seeds(SeedStrategy.RANDOM, 42, 6) == [42, *(hashed(42, counter) for counter in range(1, 6))]
+    assert seeds(SeedStrategy.RANDOM, 42, 6) == [
+        42,
+        *(hashed(42, counter) for counter in range(1, 6)),
+    ]
 
 
 FAR, NEAR, BETWEEN = 10 * MIN_DISTANCE, 5 * MIN_DISTANCE, 7 * MIN_DISTANCE
 
 
-@pytest.mark.parametrize(("base", "drawn", "found"), cases(__file__, "random_passes_over_a_hash_that_is_too_near"))
+@pytest.mark.parametrize(
+    ("base", "drawn", "found"), cases(__file__, "random_passes_over_a_hash_that_is_too_near")
+)
 def test_random_passes_over_a_hash_that_is_too_near(
     base: int, drawn: list[int], found: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +88,8 @@ def test_golden_ratio_is_exact_where_floats_are_not(base: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "count", "named"), [(-1, 1, "base"), (MAX_SEED + 1, 1, "base"), (2**64, 1, "base"), (0, -1, "count")]
+    ("base", "count", "named"),
+    [(-1, 1, "base"), (MAX_SEED + 1, 1, "base"), (2**64, 1, "base"), (0, -1, "count")],
 )
 def test_base_and_count_out_of_range_are_refused(base: int, count: int, named: str) -> None:
     with pytest.raises(ValueError, match=named):

@@ -20,11 +20,17 @@ from director.server.daphne import STALL_TIMEOUT, ClientStalled, _FlowControl
 from director.server.data_dir import DataFolderUnusable, prepare
 from tests.harness.processes import ROOT, python
 
-INVALID = tomllib.loads(Path(__file__).with_name("invalid_settings.toml").read_text(encoding="utf-8"))
+INVALID = tomllib.loads(
+    Path(__file__).with_name("invalid_settings.toml").read_text(encoding="utf-8")
+)
 
 
-@pytest.mark.parametrize(("name", "value", "text"), [(name, *one) for name, some in INVALID.items() for one in some])
-def test_invalid_setting_is_described(monkeypatch: pytest.MonkeyPatch, name: str, value: str, text: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "text"), [(name, *one) for name, some in INVALID.items() for one in some]
+)
+def test_invalid_setting_is_described(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, text: str
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ImproperlyConfigured, match=re.escape(text)) as refused:
         runpy.run_path(str(ROOT / "director" / "settings.py"))
@@ -32,7 +38,9 @@ def test_invalid_setting_is_described(monkeypatch: pytest.MonkeyPatch, name: str
 
 
 @pytest.mark.parametrize("below", ["", "data", "deep/data"])
-def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, settings: Settings, below: str) -> None:
+def test_a_file_in_the_place_of_the_folder_is_named(
+    tmp_path: Path, settings: Settings, below: str
+) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.touch()
     settings.DIRECTOR_DATA_DIR = in_the_way / below
@@ -59,7 +67,9 @@ def folder(tmp_path: Path, settings: Settings) -> Path:
 
 @posix
 @pytest.mark.parametrize("mode", [0o755, 0o777, 0o701, 0o704])
-def test_data_folder_of_the_director_alone_is_closed_to_other_users(folder: Path, mode: int) -> None:
+def test_data_folder_of_the_director_alone_is_closed_to_other_users(
+    folder: Path, mode: int
+) -> None:
     folder.mkdir()
     for name in ("director.sqlite3", "director.sqlite3-wal", "serve.lock", "serve-9820.lock"):
         (folder / name).touch()
@@ -68,13 +78,17 @@ def test_data_folder_of_the_director_alone_is_closed_to_other_users(folder: Path
     said: list[str] = []
     prepare(said.append)
     assert mode_of(folder) == 0o700
-    assert said == [f"Other users of this machine could read {folder} (mode {mode:04o}); it is 0700 now."]
+    assert said == [
+        f"Other users of this machine could read {folder} (mode {mode:04o}); it is 0700 now."
+    ]
     prepare(said.append)
     assert len(said) == 1
 
 
 @posix
-def test_data_folder_with_other_files_keeps_its_mode_and_what_is_readable_is_named(folder: Path) -> None:
+def test_data_folder_with_other_files_keeps_its_mode_and_what_is_readable_is_named(
+    folder: Path,
+) -> None:
     folder.mkdir()
     (folder / "holiday.jpg").touch(0o644)
     (folder / "director.sqlite3").touch(0o644)

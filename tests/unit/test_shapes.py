@@ -11,14 +11,22 @@ from backends.models import FoundBackend
 from director import client
 from jobgroups.domain.shapes import assets, backends, events, groups, webhooks
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.serializers import serialize_attempt, serialize_child, serialize_group, shape, to_json
+from jobgroups.serializers import (
+    serialize_attempt,
+    serialize_child,
+    serialize_group,
+    shape,
+    to_json,
+)
 
 MOMENT = dt.datetime(2026, 2, 1, 7, 1, 30, 500_000, tzinfo=dt.UTC)
 TEXT = "2026-02-01T07:01:30.500Z"
 
 
 def test_job_without_a_result_has_every_field_in_order() -> None:
-    row = ChildJob(id="j_1", backend_id="gpu-1", seed=7, queued_at=MOMENT, status="queued", progress=33.336)
+    row = ChildJob(
+        id="j_1", backend_id="gpu-1", seed=7, queued_at=MOMENT, status="queued", progress=33.336
+    )
     assert to_json(serialize_child(row, "waits", 4.26)) == (
         '{"job_id":"j_1","backend_id":"gpu-1","seed":7,"status":"queued","progress":33.34,"current_step":null,'
         '"outputs":null,"error_message":null,"error_type":null,"failure_class":null,'
@@ -46,18 +54,40 @@ def test_job_keeps_the_json_of_its_columns_and_texts_of_nullable_ones() -> None:
 
 
 def test_group_and_attempt_have_every_field_of_their_shapes() -> None:
-    group = serialize_group(JobGroup(id="jg_1", created_at=MOMENT, total_count=1, base_seed=1, timeout_seconds=30))
-    attempt = serialize_attempt(Attempt(number=1, run=1, state="intent", created_at=MOMENT), left_running="")
+    group = serialize_group(
+        JobGroup(id="jg_1", created_at=MOMENT, total_count=1, base_seed=1, timeout_seconds=30)
+    )
+    attempt = serialize_attempt(
+        Attempt(number=1, run=1, state="intent", created_at=MOMENT), left_running=""
+    )
     for answer, kind in ((group, groups.GroupRow), (attempt, groups.Attempt)):
         assert list(answer) == [one.name for one in fields(kind) if one.name != "raw"]
-    assert (group["title"], group["name"], group["submitter"], group["retry_elsewhere"]) == ("jg_1", None, None, False)
-    assert (attempt["stop_reason"], attempt["left_running"], attempt["charged"]) == (None, None, True)
+    assert (group["title"], group["name"], group["submitter"], group["retry_elsewhere"]) == (
+        "jg_1",
+        None,
+        None,
+        False,
+    )
+    assert (attempt["stop_reason"], attempt["left_running"], attempt["charged"]) == (
+        None,
+        None,
+        True,
+    )
 
 
 @pytest.mark.parametrize("given", [{}, {"created_at": MOMENT}])
 def test_shape_with_one_or_no_field_of_the_row(given: dict[str, Any]) -> None:
     row = JobGroup(id="jg_1", created_at=MOMENT)
-    answer = shape(events.GroupCreated, row, type="group_created", seq=1, run=1, job_group_id="jg_1", total=1, **given)
+    answer = shape(
+        events.GroupCreated,
+        row,
+        type="group_created",
+        seq=1,
+        run=1,
+        job_group_id="jg_1",
+        total=1,
+        **given,
+    )
     assert answer["created_at"] == TEXT
 
 
@@ -69,7 +99,13 @@ def test_empty_text_of_a_column_without_null_is_null_if_the_field_may_be() -> No
 def test_records_times_and_dates_are_json() -> None:
     moved = groups.MoveResult(job_group_id="jg_1", job_id="j_1", backend_id="gpu-1", moved=True)
     assert json.loads(to_json([moved])) == [
-        {"job_group_id": "jg_1", "job_id": "j_1", "backend_id": "gpu-1", "moved": True, "removing_from": None}
+        {
+            "job_group_id": "jg_1",
+            "job_id": "j_1",
+            "backend_id": "gpu-1",
+            "moved": True,
+            "removing_from": None,
+        }
     ]
     assert to_json({"at": MOMENT, "on": MOMENT.date()}) == f'{{"at":"{TEXT}","on":"2026-02-01"}}'
 
@@ -81,7 +117,11 @@ def test_a_value_without_json_is_an_error() -> None:
 
 @pytest.mark.parametrize("module", [assets, backends, events, groups, webhooks])
 def test_types_of_the_client_are_the_shapes(module: Any) -> None:
-    own = {name: kind for name, kind in vars(module).items() if getattr(kind, "__module__", "") == module.__name__}
+    own = {
+        name: kind
+        for name, kind in vars(module).items()
+        if getattr(kind, "__module__", "") == module.__name__
+    }
     for name, kind in own.items():
         shown = getattr(client, name, None)
         assert shown is None or issubclass(shown, kind), name

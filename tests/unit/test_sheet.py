@@ -42,10 +42,16 @@ def test_axes_are_columns_rows_and_blocks(named: list[str], rows: list[list[int]
 
 
 def test_positions_of_a_grid_are_those_of_the_sweep() -> None:
-    given = [{"input": name, "values": [*range(2, 4 + at)]} for at, name in enumerate(("steps", "3.cfg", "seed"))]
+    given = [
+        {"input": name, "values": [*range(2, 4 + at)]}
+        for at, name in enumerate(("steps", "3.cfg", "seed"))
+    ]
     batch = sweep_of(build_template(text_to_image(), {}), {"axes": given}, None, 5)
     for position, job in enumerate(batch.jobs):
-        inputs = {axis.input: axis.values[position // axis.stride % len(axis.values)] for axis in axes_of(batch.sweep)}
+        inputs = {
+            axis.input: axis.values[position // axis.stride % len(axis.values)]
+            for axis in axes_of(batch.sweep)
+        }
         assert inputs == {**(job.variation or {}), "seed": job.seed}
 
 
@@ -55,7 +61,12 @@ def test_labels_of_a_grid() -> None:
     block = ["cfg 0", "cfg 1", "ckpt_name 10", "ckpt_name 11", "ckpt_name 12"]
     assert labels == ["seed 20", *block, "seed 21", *block]
     # An input that two nodes have is labelled with its node.
-    assert {axis.label for axis in axes_of(_sweep(2, 1, 1, 2))} == {"3.cfg", "7.cfg", "ckpt_name", "seed"}
+    assert {axis.label for axis in axes_of(_sweep(2, 1, 1, 2))} == {
+        "3.cfg",
+        "7.cfg",
+        "ckpt_name",
+        "seed",
+    }
 
 
 @pytest.mark.parametrize("sweep", [None, _sweep(7), _sweep(7, 1), _sweep(7, 7, mode="zip")])
@@ -71,7 +82,9 @@ def test_unknown_axis_is_refused_with_the_known_ones() -> None:
         axes_of(None, ["3.cfg"])
 
 
-@pytest.mark.parametrize("lengths", [(), (1, 10_000), (10_000, 1), (100, 100), (2, 50, 100), (60, 3)])
+@pytest.mark.parametrize(
+    "lengths", [(), (1, 10_000), (10_000, 1), (100, 100), (2, 50, 100), (60, 3)]
+)
 def test_pages_are_within_the_limits_and_have_each_job_once(lengths: tuple[int, ...]) -> None:
     total = math.prod(lengths) if lengths else 10_000
     found = pages(total, axes_of(_sweep(*lengths), ["3.cfg", "4.ckpt_name"]) if lengths else [])
@@ -80,7 +93,10 @@ def test_pages_are_within_the_limits_and_have_each_job_once(lengths: tuple[int, 
         assert len(page.cells) <= MAX_CELLS
         assert max(page.width, page.height) <= MAX_SIDE
         assert page.width * page.height <= MAX_PIXELS
-        assert all(0 <= x <= page.width - CELL and 0 <= y <= page.height - CELL for x, y in page.cells.values())
+        assert all(
+            0 <= x <= page.width - CELL and 0 <= y <= page.height - CELL
+            for x, y in page.cells.values()
+        )
         assert all(0 <= one.x <= one.x + one.width <= page.width for one in page.texts)
         assert (page.texts[0].text != "") == bool(lengths)
 
@@ -125,7 +141,9 @@ def test_other_axes_and_seeds_are_chosen() -> None:
     assert grid_of(sweep, {}, position=41) == grid
 
 
-@pytest.mark.parametrize(("lengths", "query", "shape"), cases(__file__, "a_page_has_at_most_four_hundred_cells"))
+@pytest.mark.parametrize(
+    ("lengths", "query", "shape"), cases(__file__, "a_page_has_at_most_four_hundred_cells")
+)
 def test_a_page_has_at_most_four_hundred_cells(
     lengths: dict[str, int], query: dict[str, str], shape: list[int]
 ) -> None:
@@ -135,7 +153,8 @@ def test_a_page_has_at_most_four_hundred_cells(
 
 
 @pytest.mark.parametrize(
-    "sweep", [None, product(cfg=3), product(cfg=3, steps=1), {**product(cfg=2, steps=2), "mode": "zip"}]
+    "sweep",
+    [None, product(cfg=3), product(cfg=3, steps=1), {**product(cfg=2, steps=2), "mode": "zip"}],
 )
 def test_other_groups_have_no_grid(sweep: Any) -> None:
     assert grid_of(sweep, {}) is None

@@ -23,7 +23,9 @@ SECRETS = ("POSTGRES_PASSWORD", "DIRECTOR_SECRET_KEY", "DIRECTOR_TOKEN")
 
 def test_version_is_the_newest_in_the_changelog() -> None:
     released = re.findall(
-        r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
+        r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$",
+        (ROOT / "CHANGELOG.md").read_text("utf-8"),
+        re.MULTILINE,
     )
     assert released[0] == __version__
 
@@ -40,14 +42,18 @@ def test_image_runs_a_command_as_another_user_than_root() -> None:
     _command(json.loads(command))
     last_stage = IMAGE.rpartition("\nFROM ")[2]
     assert re.findall(r"^USER (.+)$", last_stage, re.MULTILINE) == ["10001"]
-    [check] = re.findall(r'HEALTHCHECK.*CMD (\["python", .*?\])$', last_stage.replace("\\\n", ""), re.MULTILINE)
+    [check] = re.findall(
+        r'HEALTHCHECK.*CMD (\["python", .*?\])$', last_stage.replace("\\\n", ""), re.MULTILINE
+    )
     _, _, program = json.loads(check)
     compile(program, "HEALTHCHECK", "exec")
     assert "'/healthz'" in program
 
 
 def test_image_is_built_of_files_that_exist() -> None:
-    kept = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
+    kept = re.findall(
+        r"^!(.+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert {"director", "jobgroups", "backends", "templates"} <= set(kept)
     assert [name for name in kept if not list(ROOT.glob(name))] == []
 
@@ -58,7 +64,9 @@ def test_compose_runs_web_runners_and_files_with_postgresql_and_redis() -> None:
     assert SERVICES["web"]["ports"] == ["${LISTEN:-127.0.0.1}:9820:9820"]
     for name in ("web", "runner", "files"):
         _command(SERVICES[name]["command"])
-        assert {one["condition"] for one in SERVICES[name]["depends_on"].values()} == {"service_healthy"}
+        assert {one["condition"] for one in SERVICES[name]["depends_on"].values()} == {
+            "service_healthy"
+        }
         assert SERVICES[name]["volumes"] == ["files:/data/files"]
 
 
@@ -88,12 +96,23 @@ def test_site_is_built_without_warnings_and_loads_nothing_from_elsewhere(tmp_pat
     assert built.returncode == 0, built.stderr
     pages = [page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.html")]
     assert len(pages) > 20
-    loaded = {url for page in pages for url in re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="?([^" >]+)', page)}
+    loaded = {
+        url
+        for page in pages
+        for url in re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="?([^" >]+)', page)
+    }
     assert [url for url in loaded if re.match(r"(https?:)?//", url)] == []
 
 
 def test_site_and_product_list_the_same_pages_in_one_order() -> None:
     kinds = [kind for kind in yaml.safe_load(SITE)["nav"] if isinstance(kind, dict)]
-    assert [name for kind in kinds for name in kind] == ["Tutorial", "How-to guides", "Reference", "Explanation"]
-    listed = [page.removesuffix(".md") for kind in kinds for pages in kind.values() for page in pages]
+    assert [name for kind in kinds for name in kind] == [
+        "Tutorial",
+        "How-to guides",
+        "Reference",
+        "Explanation",
+    ]
+    listed = [
+        page.removesuffix(".md") for kind in kinds for pages in kind.values() for page in pages
+    ]
     assert [name for name in documents.titles() if name != "api-reference"] == listed

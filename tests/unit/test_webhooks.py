@@ -19,7 +19,8 @@ def test_events_are_those_of_the_log() -> None:
     source = inspect.getsource(log)
     made = set(re.findall(r'NewEvent\("(\w+)"', source))
     made |= {
-        shapes.type_of(getattr(shapes, name)) for name in re.findall(r"_(?:new|of_child)\(\s*shapes\.(\w+)", source)
+        shapes.type_of(getattr(shapes, name))
+        for name in re.findall(r"_(?:new|of_child)\(\s*shapes\.(\w+)", source)
     }
     assert sorted(made) == sorted(webhooks.EVENTS)
 
@@ -33,7 +34,9 @@ def test_url_of_a_webhook_is_checked(url: str, problem: str) -> None:
 
 def test_message_has_a_signature_of_each_secret() -> None:
     secrets = [webhooks.secret_of(bytes([number]) * 32) for number in (1, 2)]
-    body = webhooks.message_body("child_failed", "2026-02-01T07:00:00.000Z", "jg_1", '{"error":"Ü"}')
+    body = webhooks.message_body(
+        "child_failed", "2026-02-01T07:00:00.000Z", "jg_1", '{"error":"Ü"}'
+    )
     headers = webhooks.signed_headers("msg_1", body, secrets, now())
     for secret in secrets:
         assert Webhook(secret).verify(body.encode(), headers)["data"] == {"error": "Ü"}

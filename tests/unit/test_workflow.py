@@ -36,9 +36,12 @@ _ODD_KEY = ({"\x00\ud800" + "k" * 500: 1}, ".??" + "k" * 62, "")
 
 
 @pytest.mark.parametrize(
-    ("workflow", "field", "message"), [_ODD_KEY, *cases(__file__, "invalid_workflow_is_refused_with_its_path")]
+    ("workflow", "field", "message"),
+    [_ODD_KEY, *cases(__file__, "invalid_workflow_is_refused_with_its_path")],
 )
-def test_invalid_workflow_is_refused_with_its_path(workflow: object, field: str, message: str) -> None:
+def test_invalid_workflow_is_refused_with_its_path(
+    workflow: object, field: str, message: str
+) -> None:
     with pytest.raises(WorkflowInvalid) as caught:
         check_workflow(workflow)
     assert caught.value.field == f"workflow_json{field}"
@@ -68,7 +71,9 @@ def test_unstorable_value_is_refused_with_its_path(value: object, path: str) -> 
     caught.value.message.encode()
 
 
-@pytest.mark.parametrize("value", ["🎬", json.loads(r'"\ud83c\udfac"'), {"\x01": "\x7f"}, None, 1.5, True])
+@pytest.mark.parametrize(
+    "value", ["🎬", json.loads(r'"\ud83c\udfac"'), {"\x01": "\x7f"}, None, 1.5, True]
+)
 def test_surrogate_pairs_and_control_characters_are_accepted(value: object) -> None:
     check_text(value, field="metadata")
 
@@ -103,7 +108,8 @@ def test_check_text_takes_no_memory_for_each_element() -> None:
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=3), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(), max_size=3), inner, max_size=3)
     ),
 )
 
@@ -141,7 +147,9 @@ def test_seed_inputs_of_a_workflow(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "workflow", SEED_INPUTS["linked and not settable"].values(), ids=SEED_INPUTS["linked and not settable"]
+    "workflow",
+    SEED_INPUTS["linked and not settable"].values(),
+    ids=SEED_INPUTS["linked and not settable"],
 )
 def test_linked_seed_that_cannot_be_set_stays_with_a_warning(workflow: dict[str, Any]) -> None:
     template = build_template(workflow)
@@ -168,7 +176,10 @@ def test_plain_seed_is_ignored_with_a_warning(name: str, value: object) -> None:
 
 
 def test_arguments_and_the_order_of_keys_stay_and_nodes_without_a_seed_are_shared() -> None:
-    workflow = {"9": node("Loader", ckpt_name="a"), "3": node(steps=20, seed=1, model=["9", 0], cfg=7.0)}
+    workflow = {
+        "9": node("Loader", ckpt_name="a"),
+        "3": node(steps=20, seed=1, model=["9", 0], cfg=7.0),
+    }
     workflow["3"]["z"] = workflow["3"].pop("inputs")
     workflow["3"]["inputs"] = workflow["3"].pop("z")
     before = copy.deepcopy(workflow)

@@ -28,7 +28,9 @@ WORKFLOW: dict[str, Any] = {
 
 
 def patched(parameters: object) -> dict[str, dict[str, Any]]:
-    return {key: each["inputs"] for key, each in build_template(WORKFLOW, parameters).workflow.items()}
+    return {
+        key: each["inputs"] for key, each in build_template(WORKFLOW, parameters).workflow.items()
+    }
 
 
 def changes(parameters: object) -> dict[str, Any]:
@@ -37,7 +39,8 @@ def changes(parameters: object) -> dict[str, Any]:
         f"{key}.{name}": value
         for key, inputs in patched(parameters).items()
         for name, value in inputs.items()
-        if value != WORKFLOW[key]["inputs"][name] or type(value) is not type(WORKFLOW[key]["inputs"][name])
+        if value != WORKFLOW[key]["inputs"][name]
+        or type(value) is not type(WORKFLOW[key]["inputs"][name])
     }
 
 
@@ -51,7 +54,9 @@ def refusal(parameters: object) -> ParameterInvalid:
     return caught.value
 
 
-@pytest.mark.parametrize(("parameters", "expected"), [(None, {}), *cases(__file__, "parameters_set_what_they_name")])
+@pytest.mark.parametrize(
+    ("parameters", "expected"), [(None, {}), *cases(__file__, "parameters_set_what_they_name")]
+)
 def test_parameters_set_what_they_name(parameters: object, expected: dict[str, Any]) -> None:
     assert changes(parameters) == expected
     assert warnings(parameters) == ()
@@ -74,7 +79,9 @@ def test_a_link_is_never_overwritten(parameters: object) -> None:
     assert "is a link" in warning
 
 
-@pytest.mark.parametrize("parameters", cases(__file__, "what_matches_nothing_comes_back_as_a_warning"))
+@pytest.mark.parametrize(
+    "parameters", cases(__file__, "what_matches_nothing_comes_back_as_a_warning")
+)
 def test_what_matches_nothing_comes_back_as_a_warning(parameters: dict[str, Any]) -> None:
     assert changes(parameters) == {}
     [warning] = warnings(parameters)
@@ -82,7 +89,9 @@ def test_what_matches_nothing_comes_back_as_a_warning(parameters: dict[str, Any]
     assert "matches no input" in warning
 
 
-@pytest.mark.parametrize(("parameters", "expected"), cases(__file__, "names_used_elsewhere_are_understood"))
+@pytest.mark.parametrize(
+    ("parameters", "expected"), cases(__file__, "names_used_elsewhere_are_understood")
+)
 def test_names_used_elsewhere_are_understood(parameters: object, expected: dict[str, Any]) -> None:
     assert changes(parameters) == expected
     assert warnings(parameters) == ()
@@ -105,11 +114,15 @@ def test_a_value_of_another_kind_is_refused(name: str, value: object) -> None:
 
 
 def test_the_refusal_names_the_kind_and_the_node_but_not_the_value() -> None:
-    assert str(refusal({"3.steps": "secret"})) == ("parameters.3.steps: Must be an integer, as it is in node 3.")
+    assert str(refusal({"3.steps": "secret"})) == (
+        "parameters.3.steps: Must be an integer, as it is in node 3."
+    )
     assert refusal({"3": {"cfg": "secret"}}).field == "parameters.3.cfg"
 
 
-@pytest.mark.parametrize(("name", "value"), cases(__file__, "a_value_of_a_like_kind_is_taken_as_it_is"))
+@pytest.mark.parametrize(
+    ("name", "value"), cases(__file__, "a_value_of_a_like_kind_is_taken_as_it_is")
+)
 def test_a_value_of_a_like_kind_is_taken_as_it_is(name: str, value: object) -> None:
     key, _, inner = name.rpartition(".")
     made = patched({name: value})[key][inner]
@@ -165,7 +178,9 @@ def test_it_is_16_hex_digits_that_stay_the_same_from_release_to_release() -> Non
     assert _digest() == "5286e4c372140c71"
 
 
-@pytest.mark.parametrize(("node_id", "name", "value"), cases(__file__, "seeds_and_content_do_not_count"))
+@pytest.mark.parametrize(
+    ("node_id", "name", "value"), cases(__file__, "seeds_and_content_do_not_count")
+)
 def test_seeds_and_content_do_not_count(node_id: str, name: str, value: Any) -> None:
     graph = copy.deepcopy(GRAPH)
     graph[node_id]["inputs"].setdefault(name, "x\ny")
@@ -174,7 +189,9 @@ def test_seeds_and_content_do_not_count(node_id: str, name: str, value: Any) -> 
     assert _digest(graph) == first
 
 
-@pytest.mark.parametrize(("node_id", "name", "value"), cases(__file__, "what_decides_how_long_it_takes_counts"))
+@pytest.mark.parametrize(
+    ("node_id", "name", "value"), cases(__file__, "what_decides_how_long_it_takes_counts")
+)
 def test_what_decides_how_long_it_takes_counts(node_id: str, name: str, value: Any) -> None:
     assert _digest(_with(node_id, name, value)) != _digest()
 
@@ -219,7 +236,10 @@ def test_digest_of_models_counts_the_names_of_model_files_alone() -> None:
 
 def test_origins_do_not_depend_on_ids_and_contain_all_that_comes_before() -> None:
     def graph(first: str, second: str, steps: float, text: str) -> dict[str, Any]:
-        return {second: node("Save", images=[first, 0], prefix="a"), first: node("Draw", steps=steps, text=text)}
+        return {
+            second: node("Save", images=[first, 0], prefix="a"),
+            first: node("Draw", steps=steps, text=text),
+        }
 
     found = workflow.origins(graph("1", "2", 7, "x"))
     assert workflow.origins(graph("9", "3", 7.0, "x")) == {"9": found["1"], "3": found["2"]}

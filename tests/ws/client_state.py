@@ -6,7 +6,9 @@ from typing import Any
 
 from jobgroups.serializers import FILE_FIELDS
 
-_FIELDS: dict[str, list[str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_FIELDS: dict[str, list[str]] = tomllib.loads(
+    Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
+)
 #: Fields of a file that the stream lacks: events are stored before a file is captured.
 OF_REST = {*FILE_FIELDS, "file_url", "thumbnail_url", "captured"}
 COUNTS = {"completed_count": ("completed",), "failed_count": ("failed", "timeout")}
@@ -47,7 +49,9 @@ class ClientState:
             self.children[one["job_id"]], self.read_at[one["job_id"]] = picked(one), page["seq"]
 
     def knows_later(self, job_id: str) -> bool:
-        """Return whether the state of a child is of a later event than the last one that was applied."""
+        """Return whether the state of a child is of a later event than the last one that was
+        applied.
+        """
         return self.read_at.get(job_id, 0) > self.seq
 
     def _event(self, frame: dict[str, Any]) -> None:
@@ -56,7 +60,9 @@ class ClientState:
             self.group |= {name: frame[name] for name in ("status", "completed_at", "stopped_at")}
             for result in frame["results"]:
                 job_id = result["job_id"]
-                assert self.knows_later(job_id) or self.children[job_id]["status"] == result["status"]
+                assert (
+                    self.knows_later(job_id) or self.children[job_id]["status"] == result["status"]
+                )
         elif kind == "group_reopened":
             self._reopened(frame)
         elif kind != "group_started" and not self.knows_later(frame["job_id"]):
@@ -98,8 +104,14 @@ class ClientState:
             status, moment = _ENDS[kind]
             child["backend_id"] = frame["backend_id"]
             child |= {"status": status, "completed_at": frame[moment]}
-            child |= {name: frame[name] for name in ("outputs", "warnings", "outputs_reused") if name in frame}
-            child |= {name: frame.get(name) for name in ("error_details", "failure_class", "stopped_by")}
+            child |= {
+                name: frame[name]
+                for name in ("outputs", "warnings", "outputs_reused")
+                if name in frame
+            }
+            child |= {
+                name: frame.get(name) for name in ("error_details", "failure_class", "stopped_by")
+            }
             child["attempts"] = max(child["attempts"], frame.get("attempt", 0))
             child["error_message"] = frame.get("error")
             child["error_type"] = frame.get("error_type")
@@ -114,7 +126,11 @@ class ClientState:
 def picked(child: dict[str, Any]) -> dict[str, Any]:
     """Return a child of a snapshot with the fields of the stream, also of its files."""
     outputs = {
-        key: [{name: one[name] for name in one if name not in OF_REST} for one in value] if key == "images" else value
+        key: [{name: one[name] for name in one if name not in OF_REST} for one in value]
+        if key == "images"
+        else value
         for key, value in (child["outputs"] or {}).items()
     }
-    return {name: child[name] for name in _FIELDS["child"]} | {"outputs": outputs or child["outputs"]}
+    return {name: child[name] for name in _FIELDS["child"]} | {
+        "outputs": outputs or child["outputs"]
+    }

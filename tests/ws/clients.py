@@ -45,7 +45,8 @@ class Watcher:
     async def pong(self) -> None:
         """Read until the response to a ping, which follows everything that was published before.
 
-        A published message reaches the socket within a few iterations of the loop, without a thread.
+        A published message reaches the socket within a few iterations of the loop, without a
+        thread.
         """
         for _ in range(10):
             await asyncio.sleep(0)

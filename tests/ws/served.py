@@ -1,8 +1,9 @@
 """``serve`` with a played runner: ``python -m tests.ws.served serve --no-runner``.
 
-It reads commands from its standard input, one per line, and prints ``done 1: `` and so on with the result of each:
-``submit`` (a group; its id), ``submit-40`` (one of 40 jobs), ``run`` (everything to its end), ``talk`` (publishes long
-progress thousands of times). It shuts down at the end of its input.
+It reads commands from its standard input, one per line, and prints ``done 1: `` and so on with the
+result of each: ``submit`` (a group; its id), ``submit-40`` (one of 40 jobs), ``run`` (everything to
+its end), ``talk`` (publishes long progress thousands of times). It shuts down at the end of its
+input.
 """
 
 import asyncio
@@ -41,7 +42,12 @@ def obey() -> None:
             # The sockets' writers take each frame before the next one is published.
             asyncio.run_coroutine_threadsafe(asyncio.sleep(0), hub._loop).result()
 
-    commands = {"submit": submit, "submit-40": partial(submit, 40), "run": runner.run_to_end, "talk": talk}
+    commands = {
+        "submit": submit,
+        "submit-40": partial(submit, 40),
+        "run": runner.run_to_end,
+        "talk": talk,
+    }
     for number, line in enumerate(sys.stdin, start=1):
         print(f"done {number}: {commands[line.strip()]()}", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)

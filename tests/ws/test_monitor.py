@@ -89,7 +89,9 @@ async def test_a_found_comfyui_a_failed_job_a_changed_backend_and_a_full_disk_ch
         found = await monitor.until("pulse")
         assert found["backends"] != before["backends"]
         await db(factories.submit)
-        await db(lambda: expiry.children_fail_unavailable(fence=fence, away_s=600, reason="no answer"))
+        await db(
+            lambda: expiry.children_fail_unavailable(fence=fence, away_s=600, reason="no answer")
+        )
         while (failed := await monitor.until("pulse"))["failed"] != 1:
             pass
         await db(lambda: Backend.objects.update(enabled=False))

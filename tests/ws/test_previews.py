@@ -55,7 +55,9 @@ class Showing:
             number: SimpleNamespace(
                 spec=course(number, f"j_{number}"),
                 machine=SimpleNamespace(
-                    prompt_id=f"p-j_{number}", stop_pending=False, evidence=SimpleNamespace(is_executing=False)
+                    prompt_id=f"p-j_{number}",
+                    stop_pending=False,
+                    evidence=SimpleNamespace(is_executing=False),
                 ),
                 pictures=SentPictures({}),
             )

@@ -24,7 +24,10 @@ DEADLINE = 60.0
 class PlayedDirector(Served):
     def __init__(self, folder: Path) -> None:
         super().__init__(
-            folder, arguments=["--no-runner", "--port", "0"], program=["-m", "tests.ws.served"], has_stdin=True
+            folder,
+            arguments=["--no-runner", "--port", "0"],
+            program=["-m", "tests.ws.served"],
+            has_stdin=True,
         )
         self._answers = 0
         self.path = ""
@@ -100,7 +103,9 @@ async def test_unread_progress_is_not_kept_for_a_client(served: PlayedDirector) 
     client = StreamSocket(served.url, served.path)
     await served.do("talk")
     newest = b'"progress": 99.0'
-    late = await asyncio.to_thread(read_all, [client], within=DEADLINE, until=lambda data: newest in data)
+    late = await asyncio.to_thread(
+        read_all, [client], within=DEADLINE, until=lambda data: newest in data
+    )
     assert not late
     percents = [one["progress"] for _, one in client.frames() if one["type"] == "child_progress"]
     client.close()
@@ -111,7 +116,9 @@ async def test_unread_progress_is_not_kept_for_a_client(served: PlayedDirector) 
 
 @asynccontextmanager
 async def _sse(process: PlayedDirector, group_id: str) -> AsyncIterator[asyncio.StreamReader]:
-    """Request all events of a group. What is not read stays in small buffers and in those of the system."""
+    """Request all events of a group. What is not read stays in small buffers and in those of the
+    system.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(process.url).port)
     path = f"/api/job-groups/{group_id}/events/stream?since=0"
     try:
@@ -121,7 +128,9 @@ async def _sse(process: PlayedDirector, group_id: str) -> AsyncIterator[asyncio.
         writer.close()
 
 
-async def test_unread_progress_is_not_kept_for_a_client_of_server_sent_events(served: PlayedDirector) -> None:
+async def test_unread_progress_is_not_kept_for_a_client_of_server_sent_events(
+    served: PlayedDirector,
+) -> None:
     await served.do("run")
     read = b""
     async with _sse(served, await served.do("submit")) as reader, asyncio.timeout(DEADLINE):
@@ -133,7 +142,9 @@ async def test_unread_progress_is_not_kept_for_a_client_of_server_sent_events(se
 
 
 @pytest.mark.slow
-async def test_a_thousand_clients_of_server_sent_events_get_every_event(process: PlayedDirector) -> None:
+async def test_a_thousand_clients_of_server_sent_events_get_every_event(
+    process: PlayedDirector,
+) -> None:
     allow_many()
     group_id = await process.do("submit-40")
 
@@ -153,7 +164,9 @@ async def test_a_thousand_clients_of_server_sent_events_get_every_event(process:
     assert [one.result() for one in reading] == [list(range(1, 83))] * 1_000
 
 
-async def test_unusual_frames_harm_neither_the_connection_nor_others(served: PlayedDirector) -> None:
+async def test_unusual_frames_harm_neither_the_connection_nor_others(
+    served: PlayedDirector,
+) -> None:
     async with served.connect() as giant, served.connect() as odd:
         for client in (giant, odd):
             await frame(client)
@@ -168,7 +181,9 @@ async def test_unusual_frames_harm_neither_the_connection_nor_others(served: Pla
         assert await frame(odd) == {"type": "pong"}
 
 
-async def test_local_page_may_connect_and_another_one_is_closed_with_4403(served: PlayedDirector) -> None:
+async def test_local_page_may_connect_and_another_one_is_closed_with_4403(
+    served: PlayedDirector,
+) -> None:
     async with served.connect(origin="http://localhost:5173") as client:
         assert (await frame(client))["type"] == "initial_state"
     async with served.connect("/ws/monitor", origin="http://localhost.evil.example") as client:

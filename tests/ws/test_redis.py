@@ -16,7 +16,15 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from jobgroups.events import hub as hub_module, relay as relay_module
 from jobgroups.events.hub import Hub, Subscription
-from jobgroups.events.messages import ChangedFrame, Entry, EventFrame, Message, PreviewFrame, ProgressFrame, SeqHint
+from jobgroups.events.messages import (
+    ChangedFrame,
+    Entry,
+    EventFrame,
+    Message,
+    PreviewFrame,
+    ProgressFrame,
+    SeqHint,
+)
 from tests.harness.cable import Cable
 
 pytestmark = pytest.mark.redis
@@ -119,7 +127,9 @@ async def test_events_reach_every_process_once_and_in_order(start: Callable[[], 
 
 
 @pytest.mark.parametrize("work_only", [False, True])
-async def test_runner_of_another_process_is_notified(start: Callable[[], Hub], work_only: bool) -> None:
+async def test_runner_of_another_process_is_notified(
+    start: Callable[[], Hub], work_only: bool
+) -> None:
     web, runner = start(), start()
     notified: list[bool] = []
     await runner.add_runner_listener(lambda *, work_only: notified.append(work_only))
@@ -174,7 +184,8 @@ async def test_process_without_a_loop_publishes_too(
     queue = await web.subscribe("g")
     program = (
         "import django; django.setup()\n"
-        "from jobgroups.events.hub import hub; from jobgroups.events.messages import EventFrame, Message\n"
+        "from jobgroups.events.hub import hub; from jobgroups.events.messages import EventFrame, "
+        "Message\n"
         "hub.publish(Message('g', events=(EventFrame(1, 'event 1', 'j_1'),)))\n"
         "hub.notify_runners()\n"
     )
@@ -185,7 +196,9 @@ async def test_process_without_a_loop_publishes_too(
         "DIRECTOR_DATA_DIR": str(tmp_path),
         "DJANGO_SETTINGS_MODULE": "director.settings",
     }
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=ROOT, env=environment)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, cwd=ROOT, env=environment
+    )
     assert await received(queue, 1) == [event(1)]
     assert await process.wait() == 0
 
@@ -220,7 +233,9 @@ async def test_lost_messages_are_followed_by_a_hint_and_redis_is_used_again(
     assert await received(queue, 1) == [event(2)]
 
 
-async def test_groups_that_are_subscribed_without_redis_are_joined_later(start: Callable[[], Hub], line: Cable) -> None:
+async def test_groups_that_are_subscribed_without_redis_are_joined_later(
+    start: Callable[[], Hub], line: Cable
+) -> None:
     await line.cut()
     runner, web = start(), start()
     queues = [await web.subscribe(name) for name in ("g", "h")]
@@ -258,7 +273,9 @@ def _progress(percent: float, child_id: str = "j_1") -> ProgressFrame:
     return ProgressFrame(child_id, 1, percent, f"{percent} of {child_id}")
 
 
-async def test_queued_progress_is_replaced_by_newer_progress_and_keeps_its_position(start: Callable[[], Hub]) -> None:
+async def test_queued_progress_is_replaced_by_newer_progress_and_keeps_its_position(
+    start: Callable[[], Hub],
+) -> None:
     """A channel layer that is slower than the progress must not delay it more and more."""
     runner, web = start(), start()
     queue = await web.subscribe("g")
@@ -306,7 +323,9 @@ async def test_message_of_another_version_is_ignored(
     assert "invalid message" in caplog.text
 
 
-async def test_last_unsubscribe_leaves_the_group_and_the_next_subscribe_joins_it(start: Callable[[], Hub]) -> None:
+async def test_last_unsubscribe_leaves_the_group_and_the_next_subscribe_joins_it(
+    start: Callable[[], Hub],
+) -> None:
     runner, web = start(), start()
     queue = await web.subscribe("g")
     await linked(runner, queue)

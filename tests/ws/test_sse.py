@@ -1,4 +1,6 @@
-"""A group's stream as Server-Sent Events: the frames of its WebSocket, and how a stream begins and ends."""
+"""A group's stream as Server-Sent Events: the frames of its WebSocket, and how a stream begins and
+ends.
+"""
 
 import asyncio
 import json
@@ -23,10 +25,16 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Client:
-    """A client of a group's stream within the process; ``on_part`` is called with each part of the body."""
+    """A client of a group's stream within the process; ``on_part`` is called with each part of the
+    body.
+    """
 
     def __init__(
-        self, group_id: str, query: str = "", last: str = "", on_part: Callable[[bytes], None] = lambda _: None
+        self,
+        group_id: str,
+        query: str = "",
+        last: str = "",
+        on_part: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         self.body = b""
         self.status = 0
@@ -36,7 +44,13 @@ class Client:
         self._on_part = on_part
         path = f"/api/job-groups/{group_id}/events/stream"
         headers = [(b"host", b"localhost"), *([(b"last-event-id", last.encode())] if last else [])]
-        scope = {"type": "http", "method": "GET", "path": path, "query_string": query.encode(), "headers": headers}
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "query_string": query.encode(),
+            "headers": headers,
+        }
         self._task = asyncio.ensure_future(application(scope, self.inbox.get, self._send))
 
     async def _send(self, message: Any) -> None:
@@ -55,7 +69,10 @@ class Client:
 
     def events(self) -> list[tuple[int | None, str, dict[str, Any]]]:
         """Return id, name and data of each event."""
-        blocks = [dict(line.split(": ", 1) for line in one.splitlines()) for one in self.body.decode().split("\n\n")]
+        blocks = [
+            dict(line.split(": ", 1) for line in one.splitlines())
+            for one in self.body.decode().split("\n\n")
+        ]
         return [
             (int(one["id"]) if "id" in one else None, one["event"], json.loads(one["data"]))
             for one in blocks
@@ -64,7 +81,8 @@ class Client:
 
 
 @pytest.mark.parametrize(
-    ("query", "last"), [("", ""), ("since=0", ""), ("since=0", "1"), ("since=99&previews=1", ""), ("", "99")]
+    ("query", "last"),
+    [("", ""), ("since=0", ""), ("since=0", "1"), ("since=99&previews=1", ""), ("", "99")],
 )
 async def test_stream_has_the_frames_of_the_socket(writer: Writer, query: str, last: str) -> None:
     group_id = await writer.do(writer.runner.submit)
@@ -88,9 +106,16 @@ async def test_stream_has_the_frames_of_the_socket(writer: Writer, query: str, l
     assert sent[-1]["code"] == "group_not_found"
 
 
-async def test_refused_stream_has_the_apis_errors(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refused_stream_has_the_apis_errors(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     group_id = await writer.do(writer.runner.submit)
-    refused = [("jg_unknown", "", ""), (group_id, "since=x", ""), (group_id, "previews=yes", ""), (group_id, "", "x")]
+    refused = [
+        ("jg_unknown", "", ""),
+        (group_id, "since=x", ""),
+        (group_id, "previews=yes", ""),
+        (group_id, "", "x"),
+    ]
     for given, status in zip(refused, [404, 400, 400, 400], strict=True):
         client = Client(*given)
         await client.end()
@@ -122,7 +147,9 @@ async def test_client_that_reads_too_slowly_gets_an_error_and_no_more(
     group_id = await writer.do(writer.runner.submit)
     client = Client(group_id)
     await client.has(b"initial_state")
-    events = tuple(EventFrame(seq, f'{{"type":"child_started","seq":{seq}}}') for seq in range(2, 9))
+    events = tuple(
+        EventFrame(seq, f'{{"type":"child_started","seq":{seq}}}') for seq in range(2, 9)
+    )
     hub._broadcast(Message(group_id, events=events))
     await client.end()
     _, (seq, name, data) = client.events()

@@ -114,7 +114,9 @@ async def test_invalid_since_is_ignored(writer: Writer, group: str) -> None:
 
 
 @pytest.mark.parametrize("group_id", ["jg_000000000000", "jg_%00", "x" * 5000, "%ED%A0%80", "a b"])
-async def test_unknown_group_is_accepted_and_closed_with_4404(writer: Writer, group_id: str) -> None:
+async def test_unknown_group_is_accepted_and_closed_with_4404(
+    writer: Writer, group_id: str
+) -> None:
     async with watching(group_id) as client:
         frame = await client.next()
         assert await client.close_code() == 4404
@@ -155,7 +157,9 @@ async def percents(client: Watcher) -> list[float]:
     return [f["progress"] for f in client.frames if f["type"] == "child_progress"]
 
 
-async def test_progress_never_decreases_within_an_attempt(writer: Writer, group: str, client: Watcher) -> None:
+async def test_progress_never_decreases_within_an_attempt(
+    writer: Writer, group: str, client: Watcher
+) -> None:
     claim = await writer.do(writer.runner.begin, "gpu_1")
     await client.until("child_started")
     for percent in (10.0, 30.0, 20.0, 30.0, 40.0):
@@ -176,7 +180,9 @@ async def test_progress_below_the_snapshot_is_not_sent(writer: Writer, group: st
     assert first["child_jobs"][0]["progress"] == 50.0
 
 
-async def test_progress_before_the_start_follows_it(writer: Writer, group: str, client: Watcher) -> None:
+async def test_progress_before_the_start_follows_it(
+    writer: Writer, group: str, client: Watcher
+) -> None:
     claim = await writer.do(writer.runner.claim, "gpu_1")
     progress(group, claim.child_id, 1, 5.0)
     progress(group, claim.child_id, 1, 7.0)
@@ -188,7 +194,9 @@ async def test_progress_before_the_start_follows_it(writer: Writer, group: str, 
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-async def test_no_progress_after_the_end_of_a_child(writer: Writer, group: str, resumed: bool) -> None:
+async def test_no_progress_after_the_end_of_a_child(
+    writer: Writer, group: str, resumed: bool
+) -> None:
     claim = await writer.do(writer.runner.begin, "gpu_1")
     if resumed:
         await writer.do(writer.runner.failed, claim)
@@ -241,7 +249,9 @@ async def test_lost_events_are_read_from_the_database(
     assert client.seqs == [2, 3]
 
 
-async def test_event_received_twice_or_late_is_sent_once(writer: Writer, group: str, client: Watcher) -> None:
+async def test_event_received_twice_or_late_is_sent_once(
+    writer: Writer, group: str, client: Watcher
+) -> None:
     await writer.do(writer.runner.begin, "gpu_1")
     await client.until("child_started")
     for seq, text in await writer.do(groups.group_events, group, since=0):
@@ -302,7 +312,9 @@ async def test_client_that_does_not_read_is_closed_as_too_slow(
     assert sent[-1] == {"type": "websocket.close", "code": 4008}
 
 
-async def test_shutdown_closes_with_4012_and_waits_for_the_answer(group: str, client: Watcher) -> None:
+async def test_shutdown_closes_with_4012_and_waits_for_the_answer(
+    group: str, client: Watcher
+) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(close_all())
         assert (await client.next())["code"] == "shutting_down"
@@ -324,7 +336,9 @@ async def test_client_that_disconnects_is_unsubscribed(group: str) -> None:
     assert group not in hub._channels
 
 
-async def test_broken_stream_sends_an_error_and_raises(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_broken_stream_sends_an_error_and_raises(
+    group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def broken_read(*args: object, **kwargs: object) -> object:
         raise ZeroDivisionError
 
@@ -362,7 +376,9 @@ class Client:
             self._take(frame)
             if frame.get("children_next"):
                 for first in range(0, self.state.group["total_count"], 2):
-                    self.state.take_page(await read(groups.group_page, self.group_id, first=first, limit=2))
+                    self.state.take_page(
+                        await read(groups.group_page, self.group_id, first=first, limit=2)
+                    )
 
     def _take(self, frame: dict[str, Any]) -> None:
         self.state.take(frame)
@@ -401,7 +417,9 @@ async def requested(dice: random.Random, writer: Writer, group_id: str, word: st
         job = dice.choice(await writer.do(_job_ids, group_id))
         choice = Choice(where=dice.choice([None, *Where]))
         with contextlib.suppress(Conflict):
-            await writer.do(retries.child_retry, group_id=group_id, job_id=job, choice=choice, by="anna")
+            await writer.do(
+                retries.child_retry, group_id=group_id, job_id=job, choice=choice, by="anna"
+            )
     elif word == "move":
         job = dice.choice(await writer.do(_job_ids, group_id))
         target = dice.choice(writer.runner.names)

@@ -16,7 +16,8 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.epilog = (
-            "Examples: director simulate --count 3 --port 8188, director simulate --vram 8 --fault out_of_memory"
+            "Examples: director simulate --count 3 --port 8188, director simulate --vram 8 "
+            "--fault out_of_memory"
         )
         cli.add_arguments(parser)
 

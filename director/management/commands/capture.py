@@ -16,15 +16,25 @@ from jobgroups.services.captures import captures_request
 
 class Command(BaseCommand):
     help = (
-        "Have the runners copy the outputs of completed jobs that are neither stored nor pending: of jobs of an earlier"
-        " release, or given up. Files that their backend does not have any more are given up again. With --again: judge"
-        " the stored ones, and read those again that are web pages, truncated pictures or of another kind."
+        "Have the runners copy the outputs of completed jobs that are neither stored nor pending: "
+        "of jobs of an earlier"
+        " release, or given up. Files that their backend does not have any more are given up "
+        "again. With --again: judge"
+        " the stored ones, and read those again that are web pages, truncated pictures or of "
+        "another kind."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.epilog = "Examples: director capture, director capture jg_0c1d9a77e3f2 --json, director capture --again"
+        parser.epilog = (
+            "Examples: director capture, director capture jg_0c1d9a77e3f2 --json, director "
+            "capture --again"
+        )
         parser.add_argument("group", nargs="?", metavar="GROUP", help="only the jobs of this group")
-        parser.add_argument("--again", action="store_true", help="replace doubtful copies by good ones of their jobs")
+        parser.add_argument(
+            "--again",
+            action="store_true",
+            help="replace doubtful copies by good ones of their jobs",
+        )
         parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -40,7 +50,9 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps({"requested": count}))
             return
-        self.stdout.write(f"{pluralize(count, 'file')} will be copied. The admin lists them under captures.")
+        self.stdout.write(
+            f"{pluralize(count, 'file')} will be copied. The admin lists them under captures."
+        )
 
     def _recheck(self, group: str | None, *, as_json: bool) -> None:
         try:

@@ -29,8 +29,12 @@ class Command(BaseCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.epilog = "Examples: director demo, director demo --once --seconds 1"
         parser.add_argument("--once", action="store_true", help="end after the three groups")
-        parser.add_argument("--folder", type=Path, help="folder for all files (default: a new one in ./demo-data)")
-        parser.add_argument("--seconds", type=float, default=4.0, help="duration of a simulated job (default 4)")
+        parser.add_argument(
+            "--folder", type=Path, help="folder for all files (default: a new one in ./demo-data)"
+        )
+        parser.add_argument(
+            "--seconds", type=float, default=4.0, help="duration of a simulated job (default 4)"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         folder = _folder(options["folder"])
@@ -39,7 +43,9 @@ class Command(BaseCommand):
             found = asyncio.run(_interruptible(demo))
         except (ProcessFailed, DirectorError, TimeoutError, OSError) as error:
             reason = str(error) or "It took too long."
-            raise CommandError(f"The demo failed.\n{reason}\nLog of the Director: {folder}/director.log") from error
+            raise CommandError(
+                f"The demo failed.\n{reason}\nLog of the Director: {folder}/director.log"
+            ) from error
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit(_INTERRUPTED)
         if found:

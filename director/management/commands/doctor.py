@@ -27,10 +27,18 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.epilog = "Examples: director doctor, director doctor --json > report.json, director doctor --port 9821"
-        parser.add_argument("--json", action="store_true", help="a report without secrets, for support")
+        parser.epilog = (
+            "Examples: director doctor, director doctor --json > report.json, director doctor "
+            "--port 9821"
+        )
         parser.add_argument(
-            "--port", type=_port, default=DEFAULT_PORT, help=f"of the Director (default {DEFAULT_PORT})"
+            "--json", action="store_true", help="a report without secrets, for support"
+        )
+        parser.add_argument(
+            "--port",
+            type=_port,
+            default=DEFAULT_PORT,
+            help=f"of the Director (default {DEFAULT_PORT})",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -41,7 +49,9 @@ class Command(BaseCommand):
         if options["json"]:
             said = {"version": __version__, "created_at": iso(now()), "status": worst}
             findings = [{"subject": subject, **one._asdict()} for subject, one in found.items()]
-            self.stdout.write(json.dumps({**said, "findings": findings}, indent=2, ensure_ascii=False))
+            self.stdout.write(
+                json.dumps({**said, "findings": findings}, indent=2, ensure_ascii=False)
+            )
         else:
             self._print(found)
         if worst is Level.PROBLEM:

@@ -1,4 +1,6 @@
-"""``python manage.py files``: copies the outputs of jobs in a separate process, which has a bound of its memory."""
+"""``python manage.py files``: copies the outputs of jobs in a separate process, which has a bound
+of its memory.
+"""
 
 import argparse
 import asyncio
@@ -15,12 +17,15 @@ from jobgroups.runner.intervals import Intervals
 
 class Command(WorkerCommand):
     help = (
-        "Copy the outputs of jobs into the storage, instead of the runners, which do so while no such process is alive."
+        "Copy the outputs of jobs into the storage, instead of the runners, which do so while no "
+        "such process is alive."
         " Start as many as you want."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.epilog = "Examples: director files, DIRECTOR_FILES_MEMORY_BYTES=4294967296 director files"
+        parser.epilog = (
+            "Examples: director files, DIRECTOR_FILES_MEMORY_BYTES=4294967296 director files"
+        )
         super().add_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -39,4 +44,6 @@ class Command(WorkerCommand):
             captures=settings.DIRECTOR_CAPTURE,
         )
         shutdown.on_signals(loop, files.stop)
-        await files.run(ready=own.layer.ready if own else lambda: self.say("The files process is ready."))
+        await files.run(
+            ready=own.layer.ready if own else lambda: self.say("The files process is ready.")
+        )

@@ -19,12 +19,16 @@ class Command(migrate.Command):
         finally:
             self._ended.set()
 
-    def migration_progress_callback(self, action: str, migration: Any = None, fake: bool = False) -> None:
+    def migration_progress_callback(
+        self, action: str, migration: Any = None, fake: bool = False
+    ) -> None:
         """Print that a migration begins and ends, and between both how long it runs."""
         super().migration_progress_callback(action, migration, fake)
         if action == "apply_start":
             self._ended = threading.Event()
-            threading.Thread(target=self._report, args=(migration, self._ended), daemon=True).start()
+            threading.Thread(
+                target=self._report, args=(migration, self._ended), daemon=True
+            ).start()
         elif action == "apply_success":
             self._ended.set()
 
@@ -32,5 +36,6 @@ class Command(migrate.Command):
         begun = time.monotonic()
         while not ended.wait(PROGRESS_SECONDS):
             self.stdout.write(
-                f"Migrating the database: {migration} has been running for {time.monotonic() - begun:.0f} s."
+                f"Migrating the database: {migration} has been running for "
+                f"{time.monotonic() - begun:.0f} s."
             )

@@ -16,10 +16,14 @@ _TRIAL = Message("Test notice of the Director", "This is a test. Nothing happene
 
 
 class Command(BaseCommand):
-    help = "List the newest notices. With --test: send a test notice to each entry of DIRECTOR_NOTIFY."
+    help = (
+        "List the newest notices. With --test: send a test notice to each entry of DIRECTOR_NOTIFY."
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--test", action="store_true", help="send a test notice now and print the result")
+        parser.add_argument(
+            "--test", action="store_true", help="send a test notice now and print the result"
+        )
         parser.add_argument("--limit", type=int, default=20, help="how many to list (default 20)")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -55,5 +59,7 @@ def _state(notice: Notice) -> str:
         return f"not sent ({notice.last_error})"
     if notice.claimed_by:
         return f"being sent by {notice.claimed_by}"
-    tries = f", tried {notice.attempt_count} times: {notice.last_error}" if notice.attempt_count else ""
+    tries = (
+        f", tried {notice.attempt_count} times: {notice.last_error}" if notice.attempt_count else ""
+    )
     return f"pending{tries}"

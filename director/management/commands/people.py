@@ -11,10 +11,15 @@ _PERSON = [one.value for one in Role]
 
 
 class Command(TableCommand):
-    help = "List accounts, add one, change its role, disable or enable it, or make a link for its password."
+    help = (
+        "List accounts, add one, change its role, disable or enable it, or make a link for its "
+        "password."
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.epilog = "Examples: manage.py people add anna --role artist, manage.py people link anna"
+        parser.epilog = (
+            "Examples: manage.py people add anna --role artist, manage.py people link anna"
+        )
         actions = parser.add_subparsers(dest="action", required=True)
         actions.add_parser("list", help="print all accounts")
         add = actions.add_parser("add", help="add an account, and print a link for its password")

@@ -16,25 +16,42 @@ from jobgroups.domain.text import gibibytes, pluralize
 from jobgroups.queries.retention import retention_text
 from jobgroups.services.assets import assets_expire, unused_assets
 from jobgroups.services.captures import files_collect
-from jobgroups.services.purge import YOUNGEST, Limits, Purged, groups_purge, groups_purgeable, retention
+from jobgroups.services.purge import (
+    YOUNGEST,
+    Limits,
+    Purged,
+    groups_purge,
+    groups_purgeable,
+    retention,
+)
 from jobgroups.services.stored_files import clean
 from jobgroups.services.timings import timings_purge
 
-_OLDEST: Final = dt.timedelta(days=36_500)  #: Maximum age; the calendar cannot represent much earlier times.
+_OLDEST: Final = dt.timedelta(
+    days=36_500
+)  #: Maximum age; the calendar cannot represent much earlier times.
 
 
 class Command(BaseCommand):
     help = (
-        "Delete groups with their jobs, attempts, events and captured files, and unused assets: what the retention does"
-        " not keep, as the runners do every hour, or what ended long ago. The files at the backends stay."
+        "Delete groups with their jobs, attempts, events and captured files, and unused assets: "
+        "what the retention does"
+        " not keep, as the runners do every hour, or what ended long ago. The files at the "
+        "backends stay."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.epilog = "Examples: director purge --dry-run, director purge --older-than 12w --json"
         older = "90d, 12w; 1d at least; instead of the limits of the installation"
         parser.add_argument("--older-than", type=_age, metavar="AGE", help=older)
-        parser.add_argument("--starred", action="store_true", help="with --older-than: also groups with starred jobs")
-        parser.add_argument("--dry-run", action="store_true", help="only print what would be deleted, and why")
+        parser.add_argument(
+            "--starred",
+            action="store_true",
+            help="with --older-than: also groups with starred jobs",
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="only print what would be deleted, and why"
+        )
         parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -54,19 +71,34 @@ class Command(BaseCommand):
             total += Purged(0, 0, *files_collect())
             clean()
         if options["json"]:
-            said = {"before": older and iso(now() - older), "dry_run": is_dry, **asdict(total), "assets": assets}
+            said = {
+                "before": older and iso(now() - older),
+                "dry_run": is_dry,
+                **asdict(total),
+                "assets": assets,
+            }
             self.stdout.write(
-                json.dumps(said | {"due": [{**one, "completed_at": iso(one["completed_at"])} for one in due]})
+                json.dumps(
+                    said
+                    | {"due": [{**one, "completed_at": iso(one["completed_at"])} for one in due]}
+                )
             )
             return
         for one in due:
-            self.stdout.write(f"{one['id']} ended {iso(one['completed_at'])}: beyond the limit of {one['reason']}")
+            self.stdout.write(
+                f"{one['id']} ended {iso(one['completed_at'])}: beyond the limit of {one['reason']}"
+            )
         if older is None:
-            self.stdout.write(retention_text() or "Retention is off: only groups with days of their own are deleted.")
+            self.stdout.write(
+                retention_text()
+                or "Retention is off: only groups with days of their own are deleted."
+            )
         which = "" if older is None else f" that ended before {iso(now() - older)}"
         self.stdout.write(
-            f"{'Would delete' if is_dry else 'Deleted'} {pluralize(total.groups, 'group')}{which}, with"
-            f" {pluralize(total.children, 'job')} and {pluralize(total.files, 'captured file')} ({gibibytes(total.bytes)});"
+            f"{'Would delete' if is_dry else 'Deleted'} "
+            f"{pluralize(total.groups, 'group')}{which}, with"
+            f" {pluralize(total.children, 'job')} and {pluralize(total.files, 'captured file')} "
+            f"({gibibytes(total.bytes)});"
             f" {pluralize(assets, 'unused asset')}."
         )
 
@@ -75,4 +107,6 @@ def _age(text: str) -> dt.timedelta:
     with contextlib.suppress(ValueError, OverflowError):
         if YOUNGEST <= (found := age(text)) <= _OLDEST:
             return found
-    raise argparse.ArgumentTypeError(f"{text!r} is no age like 90d or 12w, from 1d to {_OLDEST.days}d")
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no age like 90d or 12w, from 1d to {_OLDEST.days}d"
+    )

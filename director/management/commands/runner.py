@@ -22,7 +22,8 @@ class Command(WorkerCommand):
         parser.epilog = "Examples: director runner, director runner --name rack-2"
         parser.add_argument(
             "--name",
-            help="unique name of this runner (default: the name of the machine; not with SQLite, which has one runner)",
+            help="unique name of this runner (default: the name of the machine; not with SQLite, "
+            "which has one runner)",
         )
         super().add_arguments(parser)
 
@@ -39,10 +40,14 @@ class Command(WorkerCommand):
         else:
             own.layer.bind(loop)
         hub.bind(loop, read_seqs=read_seqs)
-        runner = RunnerSupervisor(name=name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock)
+        runner = RunnerSupervisor(
+            name=name, hub=hub, find_local=settings.DIRECTOR_DISCOVER, lock=lock
+        )
         shutdown.on_signals(loop, runner.stop)
         try:
-            await runner.run(ready=own.layer.ready if own else lambda: self.say(f"Runner {name} is ready."))
+            await runner.run(
+                ready=own.layer.ready if own else lambda: self.say(f"Runner {name} is ready.")
+            )
         finally:
             await hub.aclose()
             close_rows()

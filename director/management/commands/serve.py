@@ -21,7 +21,8 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.epilog = (
-            "Examples: director serve, director serve --port 9821, DIRECTOR_TOKEN=… director serve --host 0.0.0.0"
+            "Examples: director serve, director serve --port 9821, DIRECTOR_TOKEN=… director "
+            "serve --host 0.0.0.0"
         )
         supervise.add_arguments(parser)
         child.add_argument(parser)
@@ -51,7 +52,9 @@ class Command(BaseCommand):
         startup.open_metrics(self._say)
         startup.say_first_code(listen.port_of(own.sockets[0]), self._say)
         self._allow(options["host"])
-        return serve(sockets=own.sockets, runner_name=None, layer=own.layer, announce=own.layer.ready)
+        return serve(
+            sockets=own.sockets, runner_name=None, layer=own.layer, announce=own.layer.ready
+        )
 
     def _serve(self, sockets: list[socket.socket], options: dict[str, Any]) -> int:
         startup.raise_file_limit()
@@ -74,7 +77,9 @@ class Command(BaseCommand):
                 sockets=sockets,
                 runner_name=runner_name,
                 lock=name_lock,
-                announce=functools.partial(supervise.announce, options["host"], listen.port_of(sockets[0]), self._say),
+                announce=functools.partial(
+                    supervise.announce, options["host"], listen.port_of(sockets[0]), self._say
+                ),
             )
 
     def _allow(self, host: str) -> None:

@@ -15,9 +15,13 @@ class Command(TableCommand):
     help = "Make a token of an account, list tokens, or revoke one."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.epilog = "Examples: manage.py tokens create nightly --scope submit --name 'nightly renders'"
+        parser.epilog = (
+            "Examples: manage.py tokens create nightly --scope submit --name 'nightly renders'"
+        )
         actions = parser.add_subparsers(dest="action", required=True)
-        create = actions.add_parser("create", help="make a token; it is on the last line, and shown once")
+        create = actions.add_parser(
+            "create", help="make a token; it is on the last line, and shown once"
+        )
         create.add_argument("owner", help="name of the account")
         create.add_argument("--scope", choices=[one.value for one in Scope], required=True)
         create.add_argument("--name", required=True, help="what it is for")
@@ -30,7 +34,9 @@ class Command(TableCommand):
             days = options["days"]
             expires_at = None if days is None else now() + dt.timedelta(days=days)
             scope, owner = Scope(options["scope"]), person_named(options["owner"])
-            _, text = tokens.token_create(owner, name=options["name"], scope=scope, expires_at=expires_at)
+            _, text = tokens.token_create(
+                owner, name=options["name"], scope=scope, expires_at=expires_at
+            )
             self.stdout.write(text)
         elif action == "revoke":
             tokens.token_revoke(options["id"], owner_id=None)
@@ -38,5 +44,6 @@ class Command(TableCommand):
             for one in tokens.valid_tokens().select_related("owner"):
                 ends = iso_or_none(one.expires_at) or "never expires"
                 self.stdout.write(
-                    f"{one.id}  {one.owner.username}  {one.scope}  {iso(one.created_at)}  {ends}  {one.name}"
+                    f"{one.id}  {one.owner.username}  {one.scope}  {iso(one.created_at)}  {ends}  "
+                    f"{one.name}"
                 )

@@ -1,7 +1,7 @@
 """Parse the body of a request as a JSON object.
 
-Refused is also what Python's parser accepts and would store as something else: a repeated key, ``NaN``, NUL, lone
-surrogates, numbers that no double can hold, and nesting without a bound.
+Refused is also what Python's parser accepts and would store as something else: a repeated key,
+``NaN``, NUL, lone surrogates, numbers that no double can hold, and nesting without a bound.
 """
 
 import json
@@ -22,7 +22,9 @@ _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 class UnsupportedMediaType(RequestError, code="unsupported_media_type", status=415):
     """The body is not declared as what the path takes, mostly JSON in UTF-8."""
 
-    def __init__(self, detail: str = "The body must be sent as Content-Type: application/json, in UTF-8.") -> None:
+    def __init__(
+        self, detail: str = "The body must be sent as Content-Type: application/json, in UTF-8."
+    ) -> None:
         super().__init__(detail)
 
 
@@ -41,8 +43,8 @@ class _Refused(ValueError):
 def json_body(request: HttpRequest) -> dict[str, Any]:
     """Return the request's body, which must be a JSON object.
 
-    Raises ``UnsupportedMediaType``, ``PayloadTooLarge``, ``InvalidJSON``, ``InvalidRequest``, or ``TextInvalid`` for what
-    cannot be stored.
+    Raises ``UnsupportedMediaType``, ``PayloadTooLarge``, ``InvalidJSON``, ``InvalidRequest``, or
+    ``TextInvalid`` for what cannot be stored.
     """
     _check_media_type(request)
     try:
@@ -63,7 +65,8 @@ def optional_json_body(request: HttpRequest) -> dict[str, Any]:
 
 
 def read_body(request: HttpRequest) -> bytes:
-    """Return the body, of which at most one byte more than the limit is read: it may have no length.
+    """Return the body, of which at most one byte more than the limit is read: it may have no
+    length.
 
     Raises ``PayloadTooLarge``, or ``UnreadablePostError`` if it is incomplete.
     """
@@ -75,7 +78,9 @@ def read_body(request: HttpRequest) -> bytes:
 
 
 def media_type(request: HttpRequest) -> tuple[str, dict[str, str]]:
-    """Return the declared media type of the body in lower case, and its parameters; of an unreadable header, none."""
+    """Return the declared media type of the body in lower case, and its parameters; of an
+    unreadable header, none.
+    """
     try:
         declared, parameters = parse_header_parameters(request.headers.get("Content-Type", ""))
     except ValueError:
@@ -101,13 +106,17 @@ def _check_media_type(request: HttpRequest) -> None:
     if declared != "application/json" or charset not in _CHARSETS:
         raise UnsupportedMediaType
     if encoding != "identity":
-        raise UnsupportedMediaType("The body must be sent uncompressed, without a Content-Encoding.")
+        raise UnsupportedMediaType(
+            "The body must be sent uncompressed, without a Content-Encoding."
+        )
 
 
 def _decoded(content: bytes) -> object:
     try:
         # Some editors write a byte order mark.
-        return json.loads(content.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_no_repeats)
+        return json.loads(
+            content.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_no_repeats
+        )
     except UnicodeDecodeError:
         raise InvalidJSON("The body is not UTF-8.") from None
     except RecursionError:

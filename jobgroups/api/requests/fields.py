@@ -1,6 +1,8 @@
-"""Strict serializers of requests: JSON types are not converted, and all field errors are reported together.
+"""Strict serializers of requests: JSON types are not converted, and all field errors are reported
+together.
 
-``"300"``, ``300.0`` and ``true`` are not integers. An optional field that is ``null`` counts as absent.
+``"300"``, ``300.0`` and ``true`` are not integers. An optional field that is ``null`` counts as
+absent.
 """
 
 import re
@@ -112,10 +114,14 @@ class Texts(_Strict, serializers.ListField):
     json_type = list
     sentence = "Must be a list of strings."
 
-    def __init__(self, longest: int, *, most: int | None = None, empty: str = "", **options: Any) -> None:
+    def __init__(
+        self, longest: int, *, most: int | None = None, empty: str = "", **options: Any
+    ) -> None:
         self.longest, self.most = longest, most
         messages = {"empty": empty, "max_length": f"Must have at most {most} entries."}
-        super().__init__(child=Text(longest), allow_empty=not empty, error_messages=messages, **options)
+        super().__init__(
+            child=Text(longest), allow_empty=not empty, error_messages=messages, **options
+        )
 
     def to_internal_value(self, data: Any) -> list[str]:
         """Check the entries without a call for each: a body may have millions."""
@@ -125,7 +131,9 @@ class Texts(_Strict, serializers.ListField):
         if self.most is not None and len(entries) > self.most:
             self.fail("max_length")
         wrong = [
-            at for at, value in enumerate(entries) if not isinstance(value, str) or not 1 <= len(value) <= self.longest
+            at
+            for at, value in enumerate(entries)
+            if not isinstance(value, str) or not 1 <= len(value) <= self.longest
         ]
         if wrong:
             message = f"Must be a string of 1 to {self.longest} characters."
@@ -134,19 +142,26 @@ class Texts(_Strict, serializers.ListField):
 
 
 class RequestSerializer(serializers.Serializer[Any]):
-    """The fields of a request. All requests share one instance, since DRF copies the fields for each new one."""
+    """The fields of a request. All requests share one instance, since DRF copies the fields for
+    each new one.
+    """
 
     #: The error of a field that is not declared; None: it is ignored.
     unknown: ClassVar[str | None] = "Is not a field of this."
 
     @classmethod
     def read(cls, body: Mapping[str, Any], errors: FieldErrors | None = None) -> dict[str, Any]:
-        """Return the checked values by field; raise ``InvalidRequest`` with every field that is wrong or unknown.
+        """Return the checked values by field; raise ``InvalidRequest`` with every field that is
+        wrong or unknown.
 
         ``errors`` are errors that were found before.
         """
         values, wrong = cls.check(body)
-        unknown = [{"field": name, "message": cls.unknown} for name in cls.unknown_fields(body) if cls.unknown]
+        unknown = [
+            {"field": name, "message": cls.unknown}
+            for name in cls.unknown_fields(body)
+            if cls.unknown
+        ]
         if found := [*(errors or ()), *wrong, *unknown]:
             raise InvalidRequest(errors=found)
         return values
@@ -176,6 +191,10 @@ def _shared(kind: type[RequestSerializer]) -> RequestSerializer:
 def _flat(detail: Any, path: str = "") -> FieldErrors:
     """Return DRF's nested errors in our form: a dotted path and a sentence each."""
     if isinstance(detail, Mapping):
-        return [error for name, below in detail.items() for error in _flat(below, f"{path}.{name}" if path else name)]
+        return [
+            error
+            for name, below in detail.items()
+            for error in _flat(below, f"{path}.{name}" if path else name)
+        ]
     messages = detail if isinstance(detail, list) else [detail]
     return [{"field": path, "message": str(message)} for message in messages]

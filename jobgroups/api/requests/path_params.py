@@ -1,4 +1,6 @@
-"""Identifiers in paths. A text that cannot be an identifier is not looked up, and only repeated in printable form."""
+"""Identifiers in paths. A text that cannot be an identifier is not looked up, and only repeated in
+printable form.
+"""
 
 import re
 from typing import Final
@@ -17,11 +19,15 @@ _UNKNOWN: Final[dict[str, type[RequestError]]] = {
 
 
 def check_id(name: str, text: str) -> None:
-    """Raise the error of an unknown id, if the parameter with this name is one: PostgreSQL refuses a NUL."""
+    """Raise the error of an unknown id, if the parameter with this name is one: PostgreSQL refuses
+    a NUL.
+    """
     if name in _UNKNOWN and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
         raise _UNKNOWN[name](shown_key(text))
 
 
 def number(text: str) -> int:
-    """Return the number of an exclusion or a delivery; 0, which none has, for a text that is no number."""
+    """Return the number of an exclusion or a delivery; 0, which none has, for a text that is no
+    number.
+    """
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else 0

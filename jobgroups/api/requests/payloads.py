@@ -38,8 +38,13 @@ _RETRY_ELSEWHERE: Final = {
     "group": RetryScope.GROUP,
     "any": RetryScope.ANY,
 }
-DEFAULT_TIMEOUT: Final = 300  #: Seconds that a job may run without ``timeout_seconds`` and ``stall_seconds``.
-_SIZES: Final = ("count", "jobs", "sweep")  #: The fields of which one makes a submission one to the pool.
+#: Seconds that a job may run without ``timeout_seconds`` and ``stall_seconds``.
+DEFAULT_TIMEOUT: Final = 300
+_SIZES: Final = (
+    "count",
+    "jobs",
+    "sweep",
+)  #: The fields of which one makes a submission one to the pool.
 POOL_ATTEMPTS: Final = 2  #: The least default of ``max_attempts`` in the pool.
 _COUNTED: Final = ("completed", "failed")  #: The conditions of ``stop_when``.
 _MAX_ENTRIES: Final = 50
@@ -59,8 +64,12 @@ def idempotency_key_problem(key: str) -> str:
     return "" if _IDEMPOTENCY_KEY.fullmatch(key) else "Must be 1 to 255 printable ASCII characters."
 
 
-def _each_once(named: Collection[str], known: Sequence[str], problem: Callable[[str], str]) -> list[str]:
-    """Return the known names that are named, each once, in the order of the known ones; refuse others with a problem."""
+def _each_once(
+    named: Collection[str], known: Sequence[str], problem: Callable[[str], str]
+) -> list[str]:
+    """Return the known names that are named, each once, in the order of the known ones; refuse
+    others with a problem.
+    """
     wrong = {str(at): problem(one) for at, one in enumerate(named) if one not in known}
     if wrong:
         raise ValidationError(wrong)
@@ -84,9 +93,17 @@ class _StopWhen(fields.Object):
     """Numbers of completed or failed jobs at which the rest of a group ends."""
 
     def to_internal_value(self, data: Any) -> dict[str, int]:
-        given = {name: value for name, value in super().to_internal_value(data).items() if value is not None}
+        given = {
+            name: value
+            for name, value in super().to_internal_value(data).items()
+            if value is not None
+        }
         number = f"Must be an integer from 1 to {MAX_JOBS}."
-        wrong = {shown_key(name): "Is no condition; use completed or failed." for name in given if name not in _COUNTED}
+        wrong = {
+            shown_key(name): "Is no condition; use completed or failed."
+            for name in given
+            if name not in _COUNTED
+        }
         wrong |= {
             name: number
             for name in _COUNTED
@@ -113,7 +130,9 @@ class WebhookTestRequest(RequestSerializer):
     def validate_url(self, url: str) -> str:
         """Refuse a URL to which nothing would be sent. A name is resolved when an event is sent."""
         wrong = url_problem(url)
-        if not (wrong or settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES) and is_not_public(urlsplit(url).hostname or ""):
+        if not (wrong or settings.DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES) and is_not_public(
+            urlsplit(url).hostname or ""
+        ):
             wrong = "Has no public address, which DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES must allow."
         if wrong:
             raise ValidationError(wrong)
@@ -123,7 +142,9 @@ class WebhookTestRequest(RequestSerializer):
 class WebhookRequest(WebhookTestRequest):
     """``webhook`` of a submission."""
 
-    events = fields.Texts(_MAX_WORD, most=_MAX_ENTRIES, empty="Must have at least one entry.", default=ENDS)
+    events = fields.Texts(
+        _MAX_WORD, most=_MAX_ENTRIES, empty="Must have at least one entry.", default=ENDS
+    )
 
     def validate_events(self, named: Sequence[str]) -> list[str]:
         return _each_once(named, EVENTS, lambda _: f"Is no event; use some of {', '.join(EVENTS)}.")
@@ -134,7 +155,9 @@ class _Webhook(fields.Object):
         try:
             return WebhookRequest.read(super().to_internal_value(data))
         except InvalidRequest as error:
-            raise ValidationError({one["field"]: one["message"] for one in error.extra["errors"]}) from None
+            raise ValidationError(
+                {one["field"]: one["message"] for one in error.extra["errors"]}
+            ) from None
 
 
 class SubmissionRequest(RequestSerializer):
@@ -149,16 +172,23 @@ class SubmissionRequest(RequestSerializer):
     sweep = fields.Anything(default=None)
     parameters = fields.Object(default=dict)
     seed_strategy = fields.Choice(SeedStrategy, default=SeedStrategy.RANDOM)
-    base_seed = fields.Integer(0, MAX_SEED, why=" (2⁵³−1), which every client reads exactly", default=None)
+    base_seed = fields.Integer(
+        0, MAX_SEED, why=" (2⁵³−1), which every client reads exactly", default=None
+    )
     metadata = fields.Object(default=dict)
     timeout_seconds = fields.Integer(30, 3600, default=None)
     stall_seconds = fields.Integer(30, 86_400, default=None)
     retention_days = fields.Integer(1, 36_500, default=None)
     required_capabilities = fields.Texts(_MAX_WORD, most=_MAX_ENTRIES, default=())
     max_attempts = fields.Integer(1, 10, default=lambda: settings.DIRECTOR_MAX_ATTEMPTS)
-    retry_elsewhere = fields.Choice(_RETRY_ELSEWHERE, default=lambda: RetryScope(settings.DIRECTOR_RETRY_ELSEWHERE))
+    retry_elsewhere = fields.Choice(
+        _RETRY_ELSEWHERE, default=lambda: RetryScope(settings.DIRECTOR_RETRY_ELSEWHERE)
+    )
     retry_on = fields.Texts(
-        _MAX_WORD, most=_MAX_ENTRIES, empty="Must have at least one entry; leave it out for all of them.", default=None
+        _MAX_WORD,
+        most=_MAX_ENTRIES,
+        empty="Must have at least one entry; leave it out for all of them.",
+        default=None,
     )
     partial_outputs = fields.Choice(PartialOutputs, default=PartialOutputs.ACCEPT)
     stop_when = _StopWhen(default=None)
@@ -180,7 +210,8 @@ class SubmissionRequest(RequestSerializer):
             named,
             RETRIED,
             lambda name: (
-                f"{'Is never tried again' if name in classes else 'Is no failure class'}; use some of {', '.join(RETRIED)}."
+                f"{'Is never tried again' if name in classes else 'Is no failure class'}; use "
+                f"some of {', '.join(RETRIED)}."
             ),
         )
 
@@ -215,7 +246,9 @@ def _wrong_candidates(named: list[str]) -> str | None:
     return None
 
 
-def submission(body: dict[str, Any], idempotency_key: str | None, *, warnings: Sequence[str] = ()) -> Submission:
+def submission(
+    body: dict[str, Any], idempotency_key: str | None, *, warnings: Sequence[str] = ()
+) -> Submission:
     """Check a submission. All backends of the request are in it; they are selected later.
 
     ``warnings`` are those of the conversion of its workflow.
@@ -254,7 +287,10 @@ def submission(body: dict[str, Any], idempotency_key: str | None, *, warnings: S
     return Submission(
         workflow=values.pop("workflow_json"),
         **{name: value for name, value in values.items() if name not in ("jobs", "sweep")},
-        warnings=[*warnings, *(f"The field {name} is not known and was ignored." for name in unknown)],
+        warnings=[
+            *warnings,
+            *(f"The field {name} is not known and was ignored." for name in unknown),
+        ],
         idempotency_key=idempotency_key,
     )
 
@@ -262,7 +298,9 @@ def submission(body: dict[str, Any], idempotency_key: str | None, *, warnings: S
 def _template(
     body: Mapping[str, Any], wrong: Collection[str], errors: fields.FieldErrors
 ) -> workflow.WorkflowTemplate | None:
-    """Return the workflow with its parameters; None with an error, which is added also if other fields are wrong."""
+    """Return the workflow with its parameters; None with an error, which is added also if other
+    fields are wrong.
+    """
     if "workflow_json" not in wrong and "parameters" not in wrong:
         try:
             return workflow.build_template(body["workflow_json"], body.get("parameters"))
@@ -272,9 +310,14 @@ def _template(
 
 
 def _batch(
-    body: Mapping[str, Any], values: dict[str, Any], template: workflow.WorkflowTemplate, errors: fields.FieldErrors
+    body: Mapping[str, Any],
+    values: dict[str, Any],
+    template: workflow.WorkflowTemplate,
+    errors: fields.FieldErrors,
 ) -> Batch | None:
-    """Return the jobs of ``jobs`` or ``sweep``, and deal their base seed; None, perhaps with errors: there are none."""
+    """Return the jobs of ``jobs`` or ``sweep``, and deal their base seed; None, perhaps with
+    errors: there are none.
+    """
     if values["jobs"] is None and values["sweep"] is None:
         return None
     base, strategy = values["base_seed"], values["seed_strategy"]
@@ -282,7 +325,9 @@ def _batch(
         base = values["base_seed"] = random_base()
     try:
         if values["jobs"] is not None:
-            return jobs_of(template, values["jobs"], strategy, base, settings.DIRECTOR_MAX_METADATA_BYTES)
+            return jobs_of(
+                template, values["jobs"], strategy, base, settings.DIRECTOR_MAX_METADATA_BYTES
+            )
         return sweep_of(template, values["sweep"], body.get("seed_strategy"), base)
     except BatchInvalid as invalid:
         errors += [{"field": field, "message": message} for field, message in invalid.errors]
@@ -301,7 +346,9 @@ class CheckRequest(RequestSerializer):
     unknown = "Is not a field of a check."
 
     workflow_json = _Graph()
-    backend_ids = fields.Texts(_MAX_WORD, empty="Must have at least one entry.", default=(ANY_BACKEND,))
+    backend_ids = fields.Texts(
+        _MAX_WORD, empty="Must have at least one entry.", default=(ANY_BACKEND,)
+    )
     parameters = fields.Object(default=dict)
     required_capabilities = fields.Texts(_MAX_WORD, most=_MAX_ENTRIES, default=())
 
@@ -339,7 +386,9 @@ class ConvertRequest(RequestSerializer):
     unknown = "Is not a field of a conversion."
 
     workflow_json = fields.Object()
-    backend_ids = fields.Texts(_MAX_WORD, empty="Must have at least one entry.", default=(ANY_BACKEND,))
+    backend_ids = fields.Texts(
+        _MAX_WORD, empty="Must have at least one entry.", default=(ANY_BACKEND,)
+    )
 
 
 class DeletionRequest(RequestSerializer):
@@ -370,8 +419,12 @@ class JobRetryRequest(RequestSerializer):
         return attrs | {"choice": Choice(where=where, backend_id=backend_id, elsewhere=elsewhere)}
 
     @classmethod
-    def read(cls, body: Mapping[str, Any], errors: fields.FieldErrors | None = None) -> dict[str, Any]:
-        """Return the values as ``validate`` makes them. Only then raise ``BackendNotFound`` for an impossible id."""
+    def read(
+        cls, body: Mapping[str, Any], errors: fields.FieldErrors | None = None
+    ) -> dict[str, Any]:
+        """Return the values as ``validate`` makes them. Only then raise ``BackendNotFound`` for an
+        impossible id.
+        """
         values = super().read(body, errors)
         if (backend_id := values["choice"].backend_id) is not None:
             check_id("backend_id", backend_id)
@@ -382,7 +435,9 @@ class GroupRetryRequest(JobRetryRequest):
     """``POST /api/job-groups/{id}/retry``"""
 
     job_ids = fields.Texts(
-        _MAX_ID, empty="Must have at least one entry; leave it out for all that failed.", default=None
+        _MAX_ID,
+        empty="Must have at least one entry; leave it out for all that failed.",
+        default=None,
     )
 
 
@@ -395,7 +450,9 @@ class MoveRequest(RequestSerializer):
     by = fields.Line(_MAX_BY, default="")
 
     @classmethod
-    def read(cls, body: Mapping[str, Any], errors: fields.FieldErrors | None = None) -> dict[str, Any]:
+    def read(
+        cls, body: Mapping[str, Any], errors: fields.FieldErrors | None = None
+    ) -> dict[str, Any]:
         """Return the values. Only then raise ``BackendNotFound`` for an impossible id."""
         values = super().read(body, errors)
         check_id("backend_id", values["backend_id"])

@@ -33,7 +33,8 @@ DEFAULT_PAGE: Final = 50
 _MAX_TEXT: Final = 500
 _METADATA: Final = usage.METADATA
 _MAX_METADATA_FILTERS: Final = 10  #: Each is a join, of which SQLite has 64.
-#: Characters of what is kept to be searched for (``services.submission``); longer ones match nothing.
+#: Characters of what is kept to be searched for (``services.submission``); longer ones match
+#: nothing.
 _MAX_METADATA_KEY: Final = 100
 _MAX_METADATA_VALUE: Final = 200
 _METADATA_KEY: Final = re.compile(rf"metadata\.[^,]{{1,{_MAX_METADATA_KEY}}}")
@@ -75,7 +76,9 @@ class _Metadata(serializers.DictField):
 
     def get_value(self, dictionary: Mapping[str, str]) -> Any:
         wanted = {
-            name.removeprefix(_METADATA): value for name, value in dictionary.items() if name.startswith(_METADATA)
+            name.removeprefix(_METADATA): value
+            for name, value in dictionary.items()
+            if name.startswith(_METADATA)
         }
         return wanted or empty
 
@@ -85,7 +88,10 @@ class _Metadata(serializers.DictField):
             raise ValidationError(f"Must have at most {_MAX_METADATA_FILTERS} keys.")
         wrong: dict[str, list[str]] = {}
         for key, value in data.items():
-            for what, text, most in (("keys", key, _MAX_METADATA_KEY), ("values", value, _MAX_METADATA_VALUE)):
+            for what, text, most in (
+                ("keys", key, _MAX_METADATA_KEY),
+                ("values", value, _MAX_METADATA_VALUE),
+            ):
                 if len(text) > most:
                     message = f"Cannot be searched for: only {what} of up to {most} characters can."
                     shown = shown_key(f"{_METADATA}{key}").removeprefix(_METADATA)
@@ -96,7 +102,9 @@ class _Metadata(serializers.DictField):
 
 
 class QuerySerializer(RequestSerializer):
-    """The parameters of a URL. An unknown one is refused: without it the response would have too much."""
+    """The parameters of a URL. An unknown one is refused: without it the response would have too
+    much.
+    """
 
     unknown = "Is not a parameter of this path."
 
@@ -256,7 +264,8 @@ class FailuresQuery(QuerySerializer):
 class FailedJobsQuery(FailuresQuery):
     """``GET /api/failures/jobs``.
 
-    ``workflow`` is empty for groups of releases without digests, ``backend_id`` for jobs that no backend had.
+    ``workflow`` is empty for groups of releases without digests, ``backend_id`` for jobs that no
+    backend had.
     """
 
     failure_class = fields.Choice(FailureClass)
@@ -276,15 +285,23 @@ class UsageQuery(QuerySerializer):
 
     def validate_by(self, text: str) -> list[str]:
         by = [name.strip() for name in text.split(",")]
-        unknown = [name for name in by if name not in usage.DIMENSIONS and not _METADATA_KEY.fullmatch(name)]
+        unknown = [
+            name
+            for name in by
+            if name not in usage.DIMENSIONS and not _METADATA_KEY.fullmatch(name)
+        ]
         if unknown or len(by) > 3 or len(set(by)) < len(by):
             names = ", ".join(usage.DIMENSIONS)
-            raise ValidationError(f"Must be one to three of {names} and metadata.KEY, each once, with commas.")
+            raise ValidationError(
+                f"Must be one to three of {names} and metadata.KEY, each once, with commas."
+            )
         return by
 
     def validate(self, values: dict[str, Any]) -> dict[str, Any]:
         last = values["to"] or now().date()
         first = values["from"] or last - usage.DEFAULT_DAYS
         if not 0 <= (last - first).days < _MAX_DAYS:
-            raise ValidationError({"from": [f"Must be at most {_MAX_DAYS - 1} days before to, and not after it."]})
+            raise ValidationError(
+                {"from": [f"Must be at most {_MAX_DAYS - 1} days before to, and not after it."]}
+            )
         return values | {"from": first, "to": last}

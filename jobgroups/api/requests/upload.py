@@ -25,7 +25,8 @@ UPLOAD_PATHS: Final = frozenset(
 _CHUNK: Final = 2**20  #: Bytes that are read at once.
 _FORM_BYTES: Final = 64 * 2**10  #: Bytes of a form beside its file.
 _HASH: Final = "hash"  #: The field with the hash that the file must have.
-_MAX_PARTS: Final = 100  #: Parts of a body; the client of another program may send some that are ignored here.
+#: Parts of a body; the client of another program may send some that are ignored here.
+_MAX_PARTS: Final = 100
 _MAX_NAME: Final = 255  #: Characters of a stored name.
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,49}/[a-z0-9!#$&^_.+-]{1,49}")
@@ -37,7 +38,8 @@ def upload_limit() -> int:
 
 
 class Upload:
-    """The body of a POST to one of ``UPLOAD_PATHS``. :meth:`write` and :meth:`received` block for the disk.
+    """The body of a POST to one of ``UPLOAD_PATHS``. :meth:`write` and :meth:`received` block for
+    the disk.
 
     Raises ``UnsupportedMediaType`` if the header ``content_type`` is not ``multipart/form-data``.
     """
@@ -47,7 +49,9 @@ class Upload:
         try:
             if kind != "multipart/form-data":
                 raise ValueError(kind)
-            self._parser = multipart.PushMultipartParser(options.get("boundary", ""), max_segment_count=_MAX_PARTS)
+            self._parser = multipart.PushMultipartParser(
+                options.get("boundary", ""), max_segment_count=_MAX_PARTS
+            )
         except (ValueError, multipart.MultipartError):
             raise UnsupportedMediaType(
                 "The body must be sent as Content-Type: multipart/form-data, with the field file."
@@ -61,7 +65,9 @@ class Upload:
         self.is_taken = False  #: Whether a view has it, and removes the file.
 
     def write(self, chunk: bytes) -> None:
-        """Take in a part of the body. Raises ``InvalidRequest``, or ``StorageFull`` if the file cannot be written."""
+        """Take in a part of the body. Raises ``InvalidRequest``, or ``StorageFull`` if the file
+        cannot be written.
+        """
         if self._parser.closed:
             return  # an epilogue
         try:
@@ -86,17 +92,22 @@ class Upload:
         elif event is not None and self._part is not None:
             self._fields_bytes += len(event)
             if self._fields_bytes > _FORM_BYTES:
-                raise InvalidRequest(f"The fields beside the file must have at most {_FORM_BYTES} bytes.")
+                raise InvalidRequest(
+                    f"The fields beside the file must have at most {_FORM_BYTES} bytes."
+                )
             self._fields[-1][1].extend(event)
 
     def texts(self, name: str) -> list[str]:
-        return [content.decode("utf-8", "replace") for field, content in self._fields if field == name]
+        return [
+            content.decode("utf-8", "replace") for field, content in self._fields if field == name
+        ]
 
     def received(self) -> ReceivedFile:
         """Return the file of a body that is complete.
 
         Raises:
-            InvalidRequest: the body is incomplete, has no file, or the file has another hash than declared.
+            InvalidRequest: the body is incomplete, has no file, or the file has another hash than
+                declared.
             OSError: the file cannot be written.
         """
         try:
@@ -125,7 +136,8 @@ class Upload:
 
 @contextlib.contextmanager
 def received_upload(request: HttpRequest) -> Iterator[Upload]:
-    """Yield the whole body of a request; its file is removed afterwards, unless it was moved into the storage.
+    """Yield the whole body of a request; its file is removed afterwards, unless it was moved into
+    the storage.
 
     Raises the errors of :class:`Upload`, or ``PayloadTooLarge``.
     """

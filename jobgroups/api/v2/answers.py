@@ -22,7 +22,11 @@ from jobgroups.workflow.progress import position
 
 ENDED: Final = frozenset({"succeeded", "failed", "canceled"})
 #: Statuses of jobs that have another name here.
-_RENAMED: Final = {ChildStatus.COMPLETED: "succeeded", ChildStatus.TIMEOUT: "failed", ChildStatus.CANCELLED: "canceled"}
+_RENAMED: Final = {
+    ChildStatus.COMPLETED: "succeeded",
+    ChildStatus.TIMEOUT: "failed",
+    ChildStatus.CANCELLED: "canceled",
+}
 _NEVER: Final = "9999-12-31T23:59:59.000Z"  #: In the contract, each job has a deadline.
 
 
@@ -76,13 +80,21 @@ def _milliseconds(start: dt.datetime | None, end: dt.datetime | None) -> int | N
 
 def _labels(group: JobGroup) -> dict[str, str]:
     # Groups of our own API may have other values.
-    return {key: value for key, value in json.loads(group.metadata_json).items() if isinstance(value, str)}
+    return {
+        key: value
+        for key, value in json.loads(group.metadata_json).items()
+        if isinstance(value, str)
+    }
 
 
 def _progress(group: JobGroup, child: ChildJob) -> dict[str, Any] | None:
     if child.started_at is None:
         return None
-    graph, step, has_steps = json.loads(group.workflow_json), child.current_step, child.steps_total > 1
+    graph, step, has_steps = (
+        json.loads(group.workflow_json),
+        child.current_step,
+        child.steps_total > 1,
+    )
     at = position(graph, child.progress, step)
     return {
         "value": round(child.progress / 100, 4),
@@ -132,12 +144,17 @@ def _error(child: ChildJob) -> dict[str, Any] | None:
     refused = details.get("node_errors") or {}
     node_id = details.get("node_id") or next(iter(refused), None)
     of_node = refused.get(node_id)
-    code = "node_execution_error" if child.failure_class == FailureClass.NODE_ERROR else child.failure_class
+    code = (
+        "node_execution_error"
+        if child.failure_class == FailureClass.NODE_ERROR
+        else child.failure_class
+    )
     return {
         "code": KEY_LOST if details.get("reason") == KEY_LOST else code or "failed",
         "message": child.error_message or "",
         "node_id": node_id,
-        "class_type": details.get("node_type") or (of_node.get("class_type") if isinstance(of_node, dict) else None),
+        "class_type": details.get("node_type")
+        or (of_node.get("class_type") if isinstance(of_node, dict) else None),
         "traceback": "".join(details.get("traceback") or ()) or None,
     }
 

@@ -10,7 +10,13 @@ from rest_framework.request import Request
 from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.upload import received_upload, stored_name, stored_type
-from jobgroups.api.v2.requests import MintedAsset, UploadedAsset, base_url, content_url, idempotency_key
+from jobgroups.api.v2.requests import (
+    MintedAsset,
+    UploadedAsset,
+    base_url,
+    content_url,
+    idempotency_key,
+)
 from jobgroups.api.views.async_base import act, read
 from jobgroups.api.views.base import ApiView, json_response, no_content
 from jobgroups.api.views.outputs import noting_replaced, original
@@ -24,7 +30,9 @@ from jobgroups.queries.outputs import OutputFile
 from jobgroups.services.asset_records import record_delete, record_mint, record_store
 
 
-def _created(request: HttpRequest, asset_id: str, *, is_record_new: bool, is_content_new: bool) -> HttpResponse:
+def _created(
+    request: HttpRequest, asset_id: str, *, is_record_new: bool, is_content_new: bool
+) -> HttpResponse:
     _, facts = named_asset(asset_id)
     body = {**facts, "url": content_url(base_url(request), asset_id), "created_new": is_content_new}
     return json_response(body, status=201 if is_record_new else 200)
@@ -41,9 +49,14 @@ class UploadView(ApiView):
             if form.get("expected_hash", file.hash).lower().removeprefix("blake3:") != file.hash:
                 raise HashMismatch
             name = stored_name(form["file_path"])
-            named = replace(file, name=name, content_type=stored_type(form["content_type"].lower(), name))
+            named = replace(
+                file, name=name, content_type=stored_type(form["content_type"].lower(), name)
+            )
             asset_id, is_new = record_store(
-                received=named, file_path=form["file_path"], idempotency_key=key, owner_id=principal_of(request).user_id
+                received=named,
+                file_path=form["file_path"],
+                idempotency_key=key,
+                owner_id=principal_of(request).user_id,
             )
         return _created(request, asset_id, is_record_new=is_new, is_content_new=is_new)
 
@@ -55,7 +68,9 @@ class FromHashView(ApiView):
         """Mint a record of known content: 200 if there is one with the same path."""
         body = MintedAsset.read(json_body(request))
         asset_id, is_new = record_mint(
-            content_hash=body["hash"], file_path=body.get("file_path"), owner_id=principal_of(request).user_id
+            content_hash=body["hash"],
+            file_path=body.get("file_path"),
+            owner_id=principal_of(request).user_id,
         )
         return _created(request, asset_id, is_record_new=is_new, is_content_new=False)
 

@@ -20,11 +20,15 @@ _CONTRACT: Final[dict[int | str, tuple[int, str]]] = {
     "too_many_requests": (429, "rate_limited"),
 }
 #: The contract allows no detail of the implementation in these messages.
-_UPSTREAM: Final = "The Director cannot process this now. Send the request again later; its log has the cause."
+_UPSTREAM: Final = (
+    "The Director cannot process this now. Send the request again later; its log has the cause."
+)
 
 
 def enveloped(path: str, response: HttpResponseBase) -> HttpResponseBase:
-    """Return the response to a request for a path, an error of the Comfy API v2 in its shape; headers stay."""
+    """Return the response to a request for a path, an error of the Comfy API v2 in its shape;
+    headers stay.
+    """
     is_ours = path == "/api/v2" or path.startswith("/api/v2/")
     if not is_ours or response.status_code < 400 or not isinstance(response, HttpResponse):
         return response

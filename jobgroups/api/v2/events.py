@@ -1,6 +1,7 @@
 """The events of a job of the Comfy API v2: differences between its answers, and previews.
 
-The hub only causes the next reading, so no event can contradict ``GET``; progress takes two readings a second.
+The hub only causes the next reading, so no event can contradict ``GET``; progress takes two
+readings a second.
 """
 
 import asyncio
@@ -18,11 +19,14 @@ from jobgroups.events.messages import Entry, PreviewFrame, ProgressFrame
 from jobgroups.serializers import to_json
 
 _GAP_SECONDS: Final = 0.5  #: Between two readings for progress.
-_LONGEST_GAP_SECONDS: Final = 1.0  #: Queue positions and the end of a stop come without a notification.
+#: Queue positions and the end of a stop come without a notification.
+_LONGEST_GAP_SECONDS: Final = 1.0
 
 
 async def job_frames(group_id: str, base_url: str) -> AsyncGenerator[str, None]:
-    """Yield the frames of a job from its present state to its end; stop if it is deleted or the client is too slow."""
+    """Yield the frames of a job from its present state to its end; stop if it is deleted or the
+    client is too slow.
+    """
     subscription = await hub.subscribe(group_id, previews=True)
     sent: dict[str, Any] = {}
     node, read_at = None, float("-inf")
@@ -30,7 +34,8 @@ async def job_frames(group_id: str, base_url: str) -> AsyncGenerator[str, None]:
         while not subscription.overflowed:
             entries = await _news(subscription, read_at + _LONGEST_GAP_SECONDS)
             for entry in entries:
-                # Before the first progress was read, the node is not known; another preview follows.
+                # Before the first progress was read, the node is not known; another preview
+                # follows.
                 if isinstance(entry, PreviewFrame) and node is not None:
                     yield _preview(entry, node)
             kinds = set(map(type, entries)) - {PreviewFrame}

@@ -43,15 +43,24 @@ class JobListView(ApiView):
             if any(one["field"] == "cursor" for one in error.extra.get("errors", ())):
                 raise InvalidCursor from None
             raise
-        return json_response({"jobs": list(map(serialize_summary, page.results)), "next_cursor": page.next_cursor})
+        return json_response(
+            {"jobs": list(map(serialize_summary, page.results)), "next_cursor": page.next_cursor}
+        )
 
 
 def _labels_of(filters: dict[str, list[Any]]) -> dict[str, str]:
     labels = {}
     for name, values in filters.items():
         matched, value = _FILTER.fullmatch(name), values[0]
-        if matched is None or len(values) > 1 or len(filters) > _MAX_FILTERS or not is_label(matched[1], value):
-            raise InvalidMetadataFilter(f"Use at most {_MAX_FILTERS} filters metadata[KEY]=VALUE. {LABELS}")
+        if (
+            matched is None
+            or len(values) > 1
+            or len(filters) > _MAX_FILTERS
+            or not is_label(matched[1], value)
+        ):
+            raise InvalidMetadataFilter(
+                f"Use at most {_MAX_FILTERS} filters metadata[KEY]=VALUE. {LABELS}"
+            )
         labels[matched[1]] = value
     return labels
 
@@ -64,7 +73,9 @@ class JobView(ApiView):
 class JobWorkflowView(ApiView):
     def get(self, request: Request, job_id: str) -> HttpResponse:
         text = SingleJob.read(job_id).group.workflow_json
-        return HttpResponse(f'{{"workflow":{text},"format":"api"}}', content_type="application/json")
+        return HttpResponse(
+            f'{{"workflow":{text},"format":"api"}}', content_type="application/json"
+        )
 
 
 class JobCancelView(ApiView):

@@ -37,7 +37,10 @@ class UploadedAsset(fields.RequestSerializer):
     @classmethod
     def of(cls, upload: Upload) -> dict[str, Any]:
         """Return the checked fields of a form, whose values are texts."""
-        given = {name: upload.texts(name) for name in ("content_type", "file_path", "expected_hash", "expires_in")}
+        given = {
+            name: upload.texts(name)
+            for name in ("content_type", "file_path", "expected_hash", "expires_in")
+        }
         form: dict[str, Any] = {name: texts[-1] for name, texts in given.items() if texts}
         with contextlib.suppress(KeyError, ValueError):
             form["expires_in"] = int(form["expires_in"][:10])
@@ -54,7 +57,9 @@ def content_url(base: str, asset_id: str) -> str:
 
 
 def idempotency_key(request: HttpRequest, kind: str) -> str | None:
-    """Return what is stored for the ``Idempotency-Key`` of a request, if it has one. ``kind``: of what it makes."""
+    """Return what is stored for the ``Idempotency-Key`` of a request, if it has one. ``kind``: of
+    what it makes.
+    """
     given = request.headers.get("Idempotency-Key")
     if given is None:
         return None

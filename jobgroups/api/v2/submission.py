@@ -34,17 +34,22 @@ _MAX_LABELS: Final = 16
 _RESERVED: Final = ("inputs", "webhook_url")
 _KEY: Final = "api_key_comfy_org"
 _PNGINFO: Final = "extra_pnginfo"
-#: As ``DIRECTOR_COMFY_ORG_API_KEY``: what ComfyUI answers is searched for it, and JSON must not escape it.
+#: As ``DIRECTOR_COMFY_ORG_API_KEY``: what ComfyUI answers is searched for it, and JSON must not
+#: escape it.
 _KEY_FORM: Final = re.compile(r"[A-Za-z0-9._~+=-]{8,512}")
-#: The contract has no limit of a job's time. A job ends after so many seconds without an event of its prompt.
+#: The contract has no limit of a job's time. A job ends after so many seconds without an event of
+#: its prompt.
 _STALL_SECONDS: Final = 3_600
 
 
-def submit_job(body: Mapping[str, Any], idempotency_key: str | None, owner: Mapping[str, Any]) -> JobGroup:
-    """Check a submission and store it. ``idempotency_key`` is the one to store, ``owner`` says whose the job is.
+def submit_job(
+    body: Mapping[str, Any], idempotency_key: str | None, owner: Mapping[str, Any]
+) -> JobGroup:
+    """Check a submission and store it. ``idempotency_key`` is the one to store, ``owner`` says
+    whose the job is.
 
-    Raises ``InvalidWorkflow``, ``WorkflowFormatUi``, ``MissingAsset``, ``MetadataInvalid``, ``InvalidRequest``,
-    ``IdempotencyKeyReuse`` or ``RunnerAbsent``.
+    Raises ``InvalidWorkflow``, ``WorkflowFormatUi``, ``MissingAsset``, ``MetadataInvalid``,
+    ``InvalidRequest``, ``IdempotencyKeyReuse`` or ``RunnerAbsent``.
     """
     for name in _RESERVED:
         if name in body:
@@ -73,7 +78,11 @@ def submit_job(body: Mapping[str, Any], idempotency_key: str | None, owner: Mapp
     )
     try:
         if idempotency_key:
-            group_replay(submitter=submission.submitter, key=idempotency_key, digest=submission.idempotency_digest)
+            group_replay(
+                submitter=submission.submitter,
+                key=idempotency_key,
+                digest=submission.idempotency_digest,
+            )
         return _submit(submission)
     except (IdempotencyConflict, GroupDeleted):
         raise IdempotencyKeyReuse from None
@@ -89,7 +98,9 @@ def _submit(submission: Submission) -> JobGroup:
     answering = [one for one in entries if one["state_reason"] is None]
     if answering:
         raise _refusal(answering, {one["backend_id"]: one["reason"] for one in skipped})
-    return group_submit(submission=replace(submission, skipped_backends=skipped), runner_alive=runner_alive()).group
+    return group_submit(
+        submission=replace(submission, skipped_backends=skipped), runner_alive=runner_alive()
+    ).group
 
 
 def _refusal(entries: list[dict[str, Any]], skipped: Mapping[str, str]) -> InvalidWorkflow:
@@ -98,7 +109,12 @@ def _refusal(entries: list[dict[str, Any]], skipped: Mapping[str, str]) -> Inval
     nodes: dict[str, list[dict[str, Any]]] = {}
     for one in entry["reasons"]:
         if one.node_id is not None:
-            reason = {"field": one.input, "reason": one.code, "class_type": one.class_type, "message": one.message}
+            reason = {
+                "field": one.input,
+                "reason": one.code,
+                "class_type": one.class_type,
+                "message": one.message,
+            }
             nodes.setdefault(one.node_id, []).append(reason)
     sentence = skipped.get(entry["backend_id"]) or "No backend can execute the workflow now."
     return InvalidWorkflow(f"{entry['backend_id']}: {sentence}", nodes)
@@ -113,25 +129,40 @@ def _checked(graph: Any) -> workflow.Workflow:
     except workflow.WorkflowInvalid as error:
         path = error.field.removeprefix("workflow").removeprefix(".")
         node_id = path.removesuffix(".class_type").removesuffix(".inputs")
-        wrong = {"field": path[len(node_id) + 1 :] or None, "reason": "node_invalid", "message": error.message}
+        wrong = {
+            "field": path[len(node_id) + 1 :] or None,
+            "reason": "node_invalid",
+            "message": error.message,
+        }
         raise InvalidWorkflow(str(error), {node_id: [wrong]} if path else {}) from None
     if (loose := workflow.dangling_link(graph)) is not None:
         node_id, name, source = map(shown_key, loose)
-        message = f"Node {node_id}: its input {name} is linked to node {source}, which does not exist."
-        raise InvalidWorkflow(message, {node_id: [{"field": name, "reason": "input_missing", "message": message}]})
+        message = (
+            f"Node {node_id}: its input {name} is linked to node {source}, which does not exist."
+        )
+        raise InvalidWorkflow(
+            message, {node_id: [{"field": name, "reason": "input_missing", "message": message}]}
+        )
     return cast(workflow.Workflow, graph)
 
 
 def is_label(key: str, value: Any) -> bool:
     """Return whether a pair of ``metadata`` can be stored and searched."""
-    return 1 <= len(key) <= 100 and isinstance(value, str) and len(value) <= 200 and "\0" not in key + value
+    return (
+        1 <= len(key) <= 100
+        and isinstance(value, str)
+        and len(value) <= 200
+        and "\0" not in key + value
+    )
 
 
 def _labels(given: Any) -> dict[str, str]:
     if not isinstance(given, dict):
         raise MetadataInvalid(f"metadata must be an object. {LABELS}")
     if len(given) > _MAX_LABELS:
-        raise MetadataInvalid(f"metadata has {len(given)} pairs; at most {_MAX_LABELS} are allowed.")
+        raise MetadataInvalid(
+            f"metadata has {len(given)} pairs; at most {_MAX_LABELS} are allowed."
+        )
     for key, value in given.items():
         if not is_label(key, value):
             raise MetadataInvalid(f"metadata, {shown_key(key)!r}: {LABELS}")
@@ -139,11 +170,15 @@ def _labels(given: Any) -> dict[str, str]:
 
 
 def _extra_data(given: Any) -> tuple[str, str | None, list[str]]:
-    """Return the key in ``extra_data``, ``JobGroup.editor_json`` and warnings. No error repeats what was given."""
+    """Return the key in ``extra_data``, ``JobGroup.editor_json`` and warnings. No error repeats
+    what was given.
+    """
     if given is None:
         return "", None, []
     if not isinstance(given, dict) or not given or not {_KEY, _PNGINFO}.issuperset(given):
-        message = f"Must be an object with {_KEY} and {_PNGINFO} alone; leave it out without one of them."
+        message = (
+            f"Must be an object with {_KEY} and {_PNGINFO} alone; leave it out without one of them."
+        )
         raise FieldInvalid("extra_data", message)
     key = given.get(_KEY, "")
     if _KEY in given and not (isinstance(key, str) and _KEY_FORM.fullmatch(key)):
@@ -155,7 +190,9 @@ def _extra_data(given: Any) -> tuple[str, str | None, list[str]]:
     if "workflow" not in written:
         return key, None, []
     if not isinstance(written["workflow"], dict):
-        raise FieldInvalid(f"extra_data.{_PNGINFO}.workflow", "Must be an object; leave it out without one.")
+        raise FieldInvalid(
+            f"extra_data.{_PNGINFO}.workflow", "Must be an object; leave it out without one."
+        )
     return key, *editor_json(written["workflow"], {})
 
 

@@ -58,6 +58,8 @@ class AssetContentView(ApiView):
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponseBase:
         """Return the file, or the part of it that ``Range`` names."""
         asset = await read(assets.asset_by_id, asset_id)
-        return await file_response(request, asset.stored_name, name=asset.name, size=asset.size_bytes, tag=asset.hash)
+        return await file_response(
+            request, asset.stored_name, name=asset.name, size=asset.size_bytes, tag=asset.hash
+        )
 
     head = get

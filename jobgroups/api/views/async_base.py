@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Threads for requests that change rows. A submission may wait 1.7 s for probes and must answer within 2 s, so many may
-#: wait at once. Threads are started on demand.
+#: Threads for requests that change rows. A submission may wait 1.7 s for probes and must answer
+#: within 2 s, so many may wait at once. Threads are started on demand.
 WRITE_THREADS: Final = 32
 
 #: Not those of lists: with 20 lists at once, a changed status would take 3.5 times as long (p50).
@@ -26,7 +26,9 @@ acting: Final = DatabaseThreads(threads=WRITE_THREADS, name="api-acting", keeps_
 
 
 async def read(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a function that only reads; once more if a restart of the server broke the connection that its thread keeps."""
+    """Run a function that only reads; once more if a restart of the server broke the connection
+    that its thread keeps.
+    """
     return await _reading.run(_read, functools.partial(work, *args, **kwargs))
 
 

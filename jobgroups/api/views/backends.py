@@ -1,7 +1,9 @@
-"""Backends: list, register, change, remove, hold, quarantine; their exclusions; found and probed ComfyUIs.
+"""Backends: list, register, change, remove, hold, quarantine; their exclusions; found and probed
+ComfyUIs.
 
-A backend's JSON counts its jobs, which ``backends`` cannot read. Requests for holds may be repeated. ``test``, ``find`` and
-``found`` are among the paths of backends: ``found`` is a reserved id, a backend with one of the others is served there too.
+A backend's JSON counts its jobs, which ``backends`` cannot read. Requests for holds may be
+repeated. ``test``, ``find`` and ``found`` are among the paths of backends: ``found`` is a reserved
+id, a backend with one of the others is served there too.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,7 +42,13 @@ from jobgroups.queries import backends
 from jobgroups.queries.exclusions import exclusions_json
 from jobgroups.serializers import shape
 from jobgroups.services import holds
-from jobgroups.services.backends import backend_create, backend_delete, backend_update, backends_probed, found_add
+from jobgroups.services.backends import (
+    backend_create,
+    backend_delete,
+    backend_update,
+    backends_probed,
+    found_add,
+)
 from jobgroups.services.exclusions import exclusions_lift
 
 
@@ -49,7 +57,9 @@ class BackendListView(ApiView):
         """Return every backend."""
         loads = backends.backend_loads()
         rows = backend_queries.backend_list()
-        listed = [backends.serialize_backend(row, loads.get(row.id, backends.NO_LOAD)) for row in rows]
+        listed = [
+            backends.serialize_backend(row, loads.get(row.id, backends.NO_LOAD)) for row in rows
+        ]
         return json_response({"backends": listed})
 
     def post(self, request: Request) -> HttpResponse:
@@ -183,7 +193,9 @@ class BackendTestView(BackendView):
         """Return whether a ComfyUI answers at an address, or what is wrong."""
         values = NewBackendRequest.read(json_body(request))
         url = _checked_url(values["url"], values["headers"])
-        answer = async_to_sync(attempt)(values["url"], headers=values["headers"], timeout=_TEST_SECONDS)
+        answer = async_to_sync(attempt)(
+            values["url"], headers=values["headers"], timeout=_TEST_SECONDS
+        )
         failed = isinstance(answer, str)
         return json_response({"ok": not failed, **_probe_json(url, answer, _registered_ids())})
 
@@ -194,7 +206,11 @@ class BackendFindView(BackendView):
         urls = [f"http://localhost:{port}" for port in settings.DIRECTOR_DISCOVER_PORTS]
         answers = async_to_sync(attempt_all)(urls, timeout=_FIND_SECONDS)
         known = _registered_ids()
-        found = [_probe_json(url, answer, known) for url, answer in answers.items() if isinstance(answer, SystemStats)]
+        found = [
+            _probe_json(url, answer, known)
+            for url, answer in answers.items()
+            if isinstance(answer, SystemStats)
+        ]
         return json_response({"found": found})
 
 

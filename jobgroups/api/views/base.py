@@ -21,7 +21,8 @@ from jobgroups.serializers import to_json
 
 
 class ApiView(APIView):
-    """A path of the API. Its methods run in a thread, or are coroutines, all of them, and run in the event loop.
+    """A path of the API. Its methods run in a thread, or are coroutines, all of them, and run in
+    the event loop.
 
     Their docstrings are the summaries of the OpenAPI document.
     """
@@ -31,18 +32,24 @@ class ApiView(APIView):
     changes: ClassVar[Right] = Right.OPERATE
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        """Call the handler of the method; DRF has no event loop, so coroutines are called here, with Django's request."""
+        """Call the handler of the method; DRF has no event loop, so coroutines are called here,
+        with Django's request.
+        """
         if not self.view_is_async:
             return super().dispatch(request, *args, **kwargs)
         return self._dispatch_in_loop(request, *args, **kwargs)
 
-    async def _dispatch_in_loop(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    async def _dispatch_in_loop(
+        self, request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponseBase:
         try:
             self._check(request, kwargs)
             if not self._is_permitted(request):
                 self._permit(request, await read(owner_of, kwargs))
             handler = getattr(self, str(request.method).lower())
-            answer: HttpResponseBase | Awaitable[HttpResponseBase] = handler(request, *args, **kwargs)
+            answer: HttpResponseBase | Awaitable[HttpResponseBase] = handler(
+                request, *args, **kwargs
+            )
             return await answer if isawaitable(answer) else answer
         except Exception as error:
             response: HttpResponseBase | None = self.get_exception_handler()(
@@ -78,7 +85,9 @@ class ApiView(APIView):
             for name, text in ids.items():
                 check_id(name, text)
 
-    def perform_content_negotiation(self, request: Request, force: bool = False) -> tuple[JSONRenderer, str]:
+    def perform_content_negotiation(
+        self, request: Request, force: bool = False
+    ) -> tuple[JSONRenderer, str]:
         """Respond in JSON: the ``Accept`` header of a browser and ``?format=`` cause no error."""
         return JSONRenderer(), "application/json"
 
@@ -86,8 +95,12 @@ class ApiView(APIView):
         return no_content({"Allow": ", ".join(self.allowed_methods)})
 
 
-def json_response(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> HttpResponse:
-    return HttpResponse(to_json(value), content_type="application/json", status=status, headers=headers)
+def json_response(
+    value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> HttpResponse:
+    return HttpResponse(
+        to_json(value), content_type="application/json", status=status, headers=headers
+    )
 
 
 def no_content(headers: Mapping[str, str] | None = None) -> HttpResponse:

@@ -17,7 +17,13 @@ from jobgroups.api.permissions import identity
 from jobgroups.api.plan import plan
 from jobgroups.api.requests import payloads
 from jobgroups.api.requests.body import json_body, optional_json_body
-from jobgroups.api.requests.query_params import DEFAULT_PAGE, EventsQuery, EventStreamQuery, GroupListQuery, StatusQuery
+from jobgroups.api.requests.query_params import (
+    DEFAULT_PAGE,
+    EventsQuery,
+    EventStreamQuery,
+    GroupListQuery,
+    StatusQuery,
+)
 from jobgroups.api.sse import sse_frame, sse_response
 from jobgroups.api.submission import submit_body
 from jobgroups.api.views.async_base import act
@@ -43,12 +49,16 @@ class CheckView(ApiView):
     changes: ClassVar[Right] = Right.SUBMIT
 
     def post(self, request: Request) -> HttpResponse:
-        """Return which backends can execute a workflow, why the others cannot, and the choices of its inputs."""
+        """Return which backends can execute a workflow, why the others cannot, and the choices of
+        its inputs.
+        """
         values = payloads.check(converted_body(json_body(request)).body)
         template = values["template"]
         check_references(template.references)
         answer = check(JobKinds(template), values["backend_ids"], values["required_capabilities"])
-        return json_response(answer | offered(template, [one["backend_id"] for one in answer["backends"]]))
+        return json_response(
+            answer | offered(template, [one["backend_id"] for one in answer["backends"]])
+        )
 
 
 class ConvertView(ApiView):
@@ -58,7 +68,9 @@ class ConvertView(ApiView):
         """Return a workflow of the editor's format in the API format."""
         body, warnings, _ = converted_body(payloads.ConvertRequest.read(json_body(request)))
         workflow.check_workflow(body["workflow_json"])
-        return json_response(ConvertedWorkflow(workflow=body["workflow_json"], warnings=tuple(warnings)))
+        return json_response(
+            ConvertedWorkflow(workflow=body["workflow_json"], warnings=tuple(warnings))
+        )
 
 
 class PlanView(ApiView):
@@ -80,7 +92,9 @@ class SubmitView(ApiView):
         headers = {"Idempotency-Replayed": "true"} if made.replayed else None
         answer = serialize_submission(made.group, made.children)
         if not made.children:
-            answer["children_next"] = request.build_absolute_uri(groups.children_path(made.group.id))
+            answer["children_next"] = request.build_absolute_uri(
+                groups.children_path(made.group.id)
+            )
         return json_response(answer, status=201, headers=headers)
 
 
@@ -99,8 +113,11 @@ class GroupView(ApiView):
         # DRF takes 0.1 ms for the parameters, even if there are none.
         query = StatusQuery.read_query(request.GET) if request.GET else {}
         since, after, limit = (query.get(name) for name in ("since", "children_after", "limit"))
-        if since is not None and not await long_polls.has_moved(group_id, since=since, seconds=query["wait"]):
-            # Without the ETag of this moment: progress may have changed the answer that the client has.
+        if since is not None and not await long_polls.has_moved(
+            group_id, since=since, seconds=query["wait"]
+        ):
+            # Without the ETag of this moment: progress may have changed the answer that the client
+            # has.
             return HttpResponseNotModified(headers={"Cache-Control": "no-cache"})
         if query.get("children") == "0":
             return encoded(request, await answers.get(group_status.read_head, group_id))
@@ -108,13 +125,19 @@ class GroupView(ApiView):
             answer = await answers.get(group_status.read_status, group_id)
             if answer.jobs:
                 return encoded(request, answer)
-            return _with_next(request, answer, request.build_absolute_uri(groups.children_path(group_id)))
+            return _with_next(
+                request, answer, request.build_absolute_uri(groups.children_path(group_id))
+            )
         return await self._page(request, group_id, after, limit or DEFAULT_PAGE)
 
-    async def _page(self, request: HttpRequest, group_id: str, after: int | None, limit: int) -> HttpResponseBase:
+    async def _page(
+        self, request: HttpRequest, group_id: str, after: int | None, limit: int
+    ) -> HttpResponseBase:
         first = 0 if after is None else after + 1
         answer = await answers.get(group_status.read_page, group_id, first, limit)
-        following = None if answer.last is None else with_query(request, children_after=str(answer.last))
+        following = (
+            None if answer.last is None else with_query(request, children_after=str(answer.last))
+        )
         return _with_next(request, answer, following)
 
     async def patch(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
@@ -161,7 +184,9 @@ class EventsView(ApiView):
 
 class EventStreamView(ApiView):
     async def get(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
-        """Return the stream of a group as Server-Sent Events, from an event on or with the snapshot first."""
+        """Return the stream of a group as Server-Sent Events, from an event on or with the snapshot
+        first.
+        """
         given = request.GET.copy()
         # A browser that reconnects sends it with the URL of the first request.
         if last := request.headers.get("Last-Event-ID"):
@@ -171,7 +196,9 @@ class EventStreamView(ApiView):
         return sse_response(_stream_frames(group_id, query["since"], previews=query["previews"]))
 
 
-async def _stream_frames(group_id: str, since: int | None, *, previews: bool) -> AsyncGenerator[str, None]:
+async def _stream_frames(
+    group_id: str, since: int | None, *, previews: bool
+) -> AsyncGenerator[str, None]:
     try:
         async with aclosing(group_feed(group_id, since, previews=previews)) as feed:
             async for frames in feed:
@@ -213,7 +240,9 @@ def encoded(request: HttpRequest, answer: Answer, end: bytes = b"") -> HttpRespo
     """
     response = get_conditional_response(request, etag=answer.etag)
     if response is None:
-        response = HttpResponse(answer.body[:-1] + end if end else answer.body, content_type="application/json")
+        response = HttpResponse(
+            answer.body[:-1] + end if end else answer.body, content_type="application/json"
+        )
     response.headers["ETag"] = answer.etag
     response.headers["Cache-Control"] = "no-cache"
     return response

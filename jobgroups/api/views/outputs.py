@@ -1,4 +1,6 @@
-"""Outputs of jobs: files, thumbnails, the zip, contact sheets; stars, seeds, the workflow in a PNG, provenance."""
+"""Outputs of jobs: files, thumbnails, the zip, contact sheets; stars, seeds, the workflow in a PNG,
+provenance.
+"""
 
 import asyncio
 import contextlib
@@ -10,7 +12,13 @@ from functools import cache
 from typing import ClassVar, Final
 
 from django.conf import settings
-from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse, UnreadablePostError
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    StreamingHttpResponse,
+    UnreadablePostError,
+)
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
@@ -50,15 +58,20 @@ from jobgroups.services.stars import child_star
 from jobgroups.workflow.seeds import MAX_SEED, seeds
 
 _NUMBER: Final = re.compile(r"[0-9]{1,6}")
-#: One range of bytes. Several ranges need a multipart response, which no client needs for an output.
+#: One range of bytes. Several ranges need a multipart response, which no client needs for an
+#: output.
 _RANGE: Final = re.compile(r"bytes=(?:[0-9]+-[0-9]*|-[0-9]+)")
 #: Headers of the backend that are also true of the Director's response.
 _PASSED_ON: Final = ("etag", "last-modified", "content-range", "accept-ranges")
 
 
 class OutputView(ApiView):
-    async def get(self, request: HttpRequest, group_id: str, job_id: str, number: str) -> HttpResponseBase:
-        """Return the file from the storage, else as the backend has it; or a thumbnail if the query has ``w``."""
+    async def get(
+        self, request: HttpRequest, group_id: str, job_id: str, number: str
+    ) -> HttpResponseBase:
+        """Return the file from the storage, else as the backend has it; or a thumbnail if the query
+        has ``w``.
+        """
         query = OutputQuery.read_query(request.GET)
         if not _NUMBER.fullmatch(number):
             raise Http404
@@ -100,7 +113,9 @@ async def _thumbnail(request: HttpRequest, file: OutputFile, width: int) -> Http
 
 
 def matches_etag(request: HttpRequest, tag: str) -> bool:
-    """Return whether the client has the version with this tag; ``W/`` makes no difference for a read."""
+    """Return whether the client has the version with this tag; ``W/`` makes no difference for a
+    read.
+    """
     given = [one.strip().removeprefix("W/") for one in _if_none_match(request).split(",")]
     return tag in given or given == ["*"]
 
@@ -110,7 +125,9 @@ def _if_none_match(request: HttpRequest) -> str:
 
 
 async def original(request: HttpRequest, file: OutputFile, *, redirect: bool) -> HttpResponseBase:
-    """Return the file from the storage, else as the backend has it; ``redirect``: to the backend, if it is too large."""
+    """Return the file from the storage, else as the backend has it; ``redirect``: to the backend,
+    if it is too large.
+    """
     if (known := file.stored) is not None:
         name, size, tag = file.filename, known.size_bytes, known.blake3
         try:
@@ -121,13 +138,17 @@ async def original(request: HttpRequest, file: OutputFile, *, redirect: bool) ->
             file = dataclasses.replace(file, stored=None)
     limit: int = settings.DIRECTOR_PROXY_MAX_BYTES
     async with contextlib.AsyncExitStack() as stack:
-        answer = await stack.enter_async_context(download.open_file(file, headers=_forwarded_conditions(request)))
+        answer = await stack.enter_async_context(
+            download.open_file(file, headers=_forwarded_conditions(request))
+        )
         if answer.status == 416:
             raise RangeNotSatisfiable
         size = answer.length or 0
         if size > limit:
             # Without the secret headers of the backend.
-            url = view_url(file.url, filename=file.filename, subfolder=file.subfolder, type=file.kind)
+            url = view_url(
+                file.url, filename=file.filename, subfolder=file.subfolder, type=file.kind
+            )
             if not redirect:
                 raise OutputTooLarge(size=size, limit=limit, backend_id=file.backend_id, url=url)
             moved = {"Location": url, "Cache-Control": "private, no-cache"}
@@ -158,7 +179,9 @@ def _forwarded_conditions(request: HttpRequest) -> dict[str, str]:
         conditions["Range"] = request.headers["Range"]
         if condition := request.headers.get("If-Range"):
             conditions["If-Range"] = condition
-    return {name: value for name, value in conditions.items() if value.isascii() and value.isprintable()}
+    return {
+        name: value for name, value in conditions.items() if value.isascii() and value.isprintable()
+    }
 
 
 def _headers(file: OutputFile, answer: download.BackendAnswer | StoredAnswer) -> dict[str, str]:
@@ -273,7 +296,9 @@ _HEAD_BYTES: Final = 16 * 2**20
 
 class ProvenanceView(ApiView):
     def get(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
-        """Return the workflow as it was sent, with input files, backend, versions, times and seconds of the nodes."""
+        """Return the workflow as it was sent, with input files, backend, versions, times and
+        seconds of the nodes.
+        """
         return json_response(job_provenance(group_id, job_id))
 
 
@@ -290,5 +315,7 @@ class ProvenanceSearchView(ApiView):
             return json_response(job_of_mark(mark_in_png(head)))
         except ProvenanceUnknown as unknown:
             if (found := job_of_content(file.hash)) is None:
-                raise ProvenanceUnknown(f"{unknown.detail} No captured file has this content.") from None
+                raise ProvenanceUnknown(
+                    f"{unknown.detail} No captured file has this content."
+                ) from None
             return json_response(found)

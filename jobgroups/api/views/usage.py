@@ -22,21 +22,38 @@ class UsageView(ApiView):
         query = UsageQuery.read_query(request.GET)
         by, first, last, offset = query["by"], query["from"], query["to"], query["offset"]
         found = usage.usage(by, first, last, offset=offset, limit=query["limit"])
-        following = with_query(request, offset=str(offset + query["limit"])) if found.has_more else None
-        if query["format"] == "csv" or (not query["format"] and "text/csv" in request.headers.get("Accept", "")):
+        following = (
+            with_query(request, offset=str(offset + query["limit"])) if found.has_more else None
+        )
+        if query["format"] == "csv" or (
+            not query["format"] and "text/csv" in request.headers.get("Accept", "")
+        ):
             answer = _csv(by, found.rows)
-            answer.headers["Content-Disposition"] = f'attachment; filename="usage-{first}-{last}.csv"'
+            answer.headers["Content-Disposition"] = (
+                f'attachment; filename="usage-{first}-{last}.csv"'
+            )
             if following:
                 answer.headers["Link"] = f'<{following}>; rel="next"'
             return answer
-        rows = tuple(UsageRow(dimensions={name: row.pop(name) for name in by}, **row) for row in found.rows)
+        rows = tuple(
+            UsageRow(dimensions={name: row.pop(name) for name in by}, **row) for row in found.rows
+        )
         return json_response(
-            Usage(first_day=first, last_day=last, since=found.since, by=tuple(by), results=rows, next=following)
+            Usage(
+                first_day=first,
+                last_day=last,
+                since=found.since,
+                by=tuple(by),
+                results=rows,
+                next=following,
+            )
         )
 
 
 def _csv(by: list[str], rows: list[dict[str, Any]]) -> HttpResponse:
     answer = HttpResponse(content_type="text/csv; charset=utf-8")
     for row in ([*by, *usage.MEASURES], *(row.values() for row in rows)):
-        csv.writer(answer).writerow(f"'{one}" if str(one).startswith(_FORMULA) else one for one in row)
+        csv.writer(answer).writerow(
+            f"'{one}" if str(one).startswith(_FORMULA) else one for one in row
+        )
     return answer

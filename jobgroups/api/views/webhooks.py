@@ -43,7 +43,9 @@ class WebhookTestView(ApiView):
         """Send a signed test message to a URL, and return the answer."""
         answer = async_to_sync(_send_test)(WebhookTestRequest.read(json_body(request))["url"])
         error = answer.error or None
-        return json_response(WebhookTest(delivered=not error, status=answer.status, answer=answer.text, error=error))
+        return json_response(
+            WebhookTest(delivered=not error, status=answer.status, answer=answer.text, error=error)
+        )
 
 
 async def _send_test(url: str) -> WebhookAnswer:

@@ -1,8 +1,8 @@
 """The database backend that settings name for SQLite.
 
-SQLite has one writer at a time; the others poll for the lock with growing pauses of up to 0.1 s. A thread
-that writes without pause, as a runner does, wins every time, and a submission waits for seconds. Within a
-process, a FIFO lock orders the writers; between processes, the locks of ``turn``.
+SQLite has one writer at a time; the others poll for the lock with growing pauses of up to 0.1 s. A
+thread that writes without pause, as a runner does, wins every time, and a submission waits for
+seconds. Within a process, a FIFO lock orders the writers; between processes, the locks of ``turn``.
 """
 
 import threading
@@ -18,8 +18,8 @@ from jobgroups.database.sqlite3.turn import Turn
 class FifoLock:
     """A lock that goes to the thread that has waited longest.
 
-    ``threading.Lock`` has no order: a thread that releases it and acquires it again can keep the others
-    waiting for seconds.
+    ``threading.Lock`` has no order: a thread that releases it and acquires it again can keep the
+    others waiting for seconds.
     """
 
     def __init__(self) -> None:
@@ -57,13 +57,16 @@ class FifoLock:
 
 
 _locks: Final[defaultdict[str, FifoLock]] = defaultdict(FifoLock)  #: By the database file.
-_turns: Final[dict[str, Turn]] = {}  #: Of this process, by the database file; of the thread with its lock.
+_turns: Final[
+    dict[str, Turn]
+] = {}  #: Of this process, by the database file; of the thread with its lock.
 _guard: Final = threading.Lock()
 _TIMEOUT: Final = 5.0  #: Seconds; the default of sqlite3.
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Django's wrapper; a transaction acquires the process's FIFO lock and the process's turn before it begins.
+    """Django's wrapper; a transaction acquires the process's FIFO lock and the process's turn
+    before it begins.
 
     The overridden methods are not public and missing in the stubs.
     """

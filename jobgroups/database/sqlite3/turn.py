@@ -13,21 +13,25 @@ from typing import Final
 if sys.platform != "win32":
     import fcntl
 
-_WITHIN: Final = 1.0  #: Seconds for which a process waits for the others; a transaction takes milliseconds.
+#: Seconds for which a process waits for the others; a transaction takes milliseconds.
+_WITHIN: Final = 1.0
 
 
 class Turn:
     """A turnstile of two file locks beside a database, for one thread of a process at a time.
 
-    A process locks ``next``, then ``now``, releases ``next``, writes, and releases ``now``: after its commit it
-    cannot overtake the process that has ``next``. The system releases the locks of a process that ends.
+    A process locks ``next``, then ``now``, releases ``next``, writes, and releases ``now``: after
+    its commit it cannot overtake the process that has ``next``. The system releases the locks of a
+    process that ends.
     """
 
     def __init__(self, database: str) -> None:
         self._database = database
-        self._locks: tuple[int, int] | None = None  #: Descriptors of ``next`` and ``now``; None: not opened yet.
+        #: Descriptors of ``next`` and ``now``; None: not opened yet.
+        self._locks: tuple[int, int] | None = None
         self._has_locks = True  #: Whether this system, and this file system, has such locks.
-        self._is_waiting = False  #: Whether the thread for that waits, for this transaction or for an earlier one.
+        #: Whether the thread for that waits, for this transaction or for an earlier one.
+        self._is_waiting = False
         self._waits: SimpleQueue[tuple[tuple[int, int], Future[None]]] | None = None
 
     def begin(self) -> bool:
@@ -36,7 +40,10 @@ class Turn:
             return False
         try:
             if self._locks is None:
-                self._locks = _open(f"{self._database}.next-lock"), _open(f"{self._database}.now-lock")
+                self._locks = (
+                    _open(f"{self._database}.next-lock"),
+                    _open(f"{self._database}.now-lock"),
+                )
             return _pass(self._locks, waits=False) or self._wait(self._locks)
         except OSError:
             self._has_locks = False
@@ -56,10 +63,14 @@ class Turn:
             _unlock(self._locks[1])
 
     def _wait(self, locks: tuple[int, int]) -> bool:
-        """Wait in a thread: such a wait has no bound of its own, and a process that holds the lock may be suspended."""
+        """Wait in a thread: such a wait has no bound of its own, and a process that holds the lock
+        may be suspended.
+        """
         if self._waits is None:
             self._waits = SimpleQueue()
-            threading.Thread(target=self._wait_in_thread, args=[self._waits], name="turn", daemon=True).start()
+            threading.Thread(
+                target=self._wait_in_thread, args=[self._waits], name="turn", daemon=True
+            ).start()
         self._is_waiting = True
         has_turn = Future[None]()
         self._waits.put((locks, has_turn))
@@ -82,7 +93,9 @@ class Turn:
 
 
 def _pass(locks: tuple[int, int], *, waits: bool) -> bool:
-    """Go through the turnstile; return False if another process is in it, and this one does not wait."""
+    """Go through the turnstile; return False if another process is in it, and this one does not
+    wait.
+    """
     following, now = locks
     if not _lock(following, waits=waits):
         return False

@@ -1,8 +1,9 @@
 """The shapes of the API's answers: each field is stated here, once.
 
-The server makes answers of rows by them (``jobgroups.serializers``), ``director.client`` makes objects of answers, and
-``docs/schema.py`` describes them in the OpenAPI document. The fields are in the order of the answers. The shapes are
-dataclasses, which programs with the client replace and compare; msgspec converts and describes them.
+The server makes answers of rows by them (``jobgroups.serializers``), ``director.client`` makes
+objects of answers, and ``docs/schema.py`` describes them in the OpenAPI document. The fields are in
+the order of the answers. The shapes are dataclasses, which programs with the client replace and
+compare; msgspec converts and describes them.
 """
 
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ def record(kind: type[T]) -> type[T]:
 
 @record
 class Parsed:
-    """A value that keeps its JSON object, with the fields of a newer server. ``raw`` is not compared."""
+    """A value that keeps its JSON object, with the fields of a newer server. ``raw`` is not
+    compared.
+    """
 
     raw: Raw = field(default_factory=dict, repr=False, compare=False)

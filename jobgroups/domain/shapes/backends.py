@@ -18,7 +18,9 @@ class Device:
 
 @record
 class Quarantine:
-    """Reason and duration of a quarantine; ``until`` None: until a user releases it, ``by`` None: automatic."""
+    """Reason and duration of a quarantine; ``until`` None: until a user releases it, ``by`` None:
+    automatic.
+    """
 
     since: Moment
     until: Moment | None = None
@@ -42,8 +44,10 @@ class Backend(Parsed):
             ``changed_at`` have the reason and the time.
         quarantine: None: not quarantined.
         on_probation: No prompt has succeeded since its quarantine ended.
-        limitations: What cannot be done with it, as sentences: by its version, and why it gets no key for partner nodes.
-        adopted_at: When discovery registered it automatically; None: a user registered or changed it.
+        limitations: What cannot be done with it, as sentences: by its version, and why it gets no
+            key for partner nodes.
+        adopted_at: When discovery registered it automatically; None: a user registered or changed
+            it.
     """
 
     backend_id: str
@@ -102,9 +106,10 @@ class CheckReason:
     """Why a backend cannot execute a workflow, or a part of it.
 
     Attributes:
-        code: ``node_missing``, ``file_missing``, ``value_invalid``, ``input_missing``, ``capability_missing``,
-            ``unavailable`` or ``excluded``.
-        node_id: The node; None if the reason concerns the whole backend. Likewise ``class_type`` and ``input``.
+        code: ``node_missing``, ``file_missing``, ``value_invalid``, ``input_missing``,
+            ``capability_missing``, ``unavailable`` or ``excluded``.
+        node_id: The node; None if the reason concerns the whole backend. Likewise ``class_type``
+            and ``input``.
         nearest: Names that the backend has and that are most like the missing one.
     """
 
@@ -141,7 +146,8 @@ class WorkflowCheck(Parsed):
 
     Attributes:
         choices: What the lists of the backends offer, by ``node.input``.
-        choice_backends: Of an input with unequal lists, the number of backends that have a choice, by ``node.input``.
+        choice_backends: Of an input with unequal lists, the number of backends that have a choice,
+            by ``node.input``.
         usual_seconds: The seconds of a job of this workflow; None: it has never run.
     """
 
@@ -258,8 +264,8 @@ class FailureRow:
     Attributes:
         backend_id: None: jobs of the pool that no candidate could take.
         workflow: Identifier of the workflow; it does not depend on the seeds.
-        workflow_name: Name of the group of the newest failure, how many more groups there are, and the
-            model.
+        workflow_name: Name of the group of the newest failure, how many more groups there are, and
+            the model.
         groups: Number of groups with these failures.
         failed_jobs: Jobs that are failed or timed out now.
         retrying: Failures whose jobs are not final.
@@ -308,7 +314,8 @@ class UsageRow:
         gpu_seconds: Seconds from the start to the end of the attempts.
         jobs: Number of different jobs.
         failures: Attempts that failed.
-        retries: Attempts after the first one of their job, without those of which nothing was executed.
+        retries: Attempts after the first one of their job, without those of which nothing was
+            executed.
     """
 
     dimensions: dict[str, str]
@@ -328,7 +335,8 @@ class Usage(Parsed):
         last_day: The last day, in UTC.
         since: When the oldest stored group was created; None: there is no group.
         by: The names of the dimensions.
-        results: The newest day first if the days are a dimension, then the row with the most GPU seconds.
+        results: The newest day first if the days are a dimension, then the row with the most GPU
+            seconds.
         next: The URL of more rows; None: there are none.
     """
 

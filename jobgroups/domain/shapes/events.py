@@ -1,7 +1,7 @@
 """The events of a group's stream, one class per type.
 
-State events have ``seq``, the group's counter without gaps, and ``run``. Progress has neither: it is not
-stored, and the latest replaces earlier ones.
+State events have ``seq``, the group's counter without gaps, and ``run``. Progress has neither: it
+is not stored, and the latest replaces earlier ones.
 """
 
 import re
@@ -52,8 +52,10 @@ class GroupReopened(Event):
     """A retry opened the next run, which is this event's.
 
     Attributes:
-        job_ids: Jobs that are queued again without attempts; their earlier result may follow at once.
-        backend_ids: The backend of each job, in the order of ``job_ids``; None: it waits in the pool.
+        job_ids: Jobs that are queued again without attempts; their earlier result may follow at
+            once.
+        backend_ids: The backend of each job, in the order of ``job_ids``; None: it waits in the
+            pool.
         requested_by: The user who retried them.
     """
 
@@ -66,7 +68,9 @@ class GroupReopened(Event):
 
 @record
 class ChildEvent(Event):
-    """An event of one job; ``backend_id`` None: a job of the pool, which no backend has started or has any more."""
+    """An event of one job; ``backend_id`` None: a job of the pool, which no backend has started or
+    has any more.
+    """
 
     job_id: str
     backend_id: str | None
@@ -105,7 +109,8 @@ class ChildRequeued(ChildEvent):
 
 @record
 class ChildRetrying(ChildEvent):
-    """The job is queued for another attempt: by its group's policy, or because a user retried or moved it.
+    """The job is queued for another attempt: by its group's policy, or because a user retried or
+    moved it.
 
     The job has not ended, also if it had failed before.
 

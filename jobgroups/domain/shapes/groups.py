@@ -11,15 +11,18 @@ class OutputFile(Parsed):
     """One output file of a job.
 
     Attributes:
-        type: ComfyUI's folder: ``output``, or ``temp`` for a preview; ``websocket``: only the Director has the file.
+        type: ComfyUI's folder: ``output``, or ``temp`` for a preview; ``websocket``: only the
+            Director has the file.
         node_id: The node that reported the file.
         file_url: The Director's address of the file; None in events.
-        thumbnail_url: The Director's address of a thumbnail; None for a file that is no image and no video.
+        thumbnail_url: The Director's address of a thumbnail; None for a file that is no image and
+            no video.
         captured: The Director has a copy. With it, ``blake3`` and ``size_bytes`` are known.
         sha256: None until it is computed: of a large file some time after the copy.
         width, height: Pixels; None if they are not known.
         duration: Seconds of a video or sound; None if it is not known.
-        capture_warning: Why the Director has no copy although it tried, or what is doubtful about the copy; a sentence.
+        capture_warning: Why the Director has no copy although it tried, or what is doubtful about
+            the copy; a sentence.
         missing: The backend does not have the file any more, or has another file of this name.
         reason: ``replaced`` if the backend has another file of this name.
     """
@@ -49,7 +52,8 @@ class Attempt(Parsed):
 
     Attributes:
         charged: Whether it counts against ``max_attempts``.
-        stop_reason: Why the Director stops or stopped its prompt, for example ``cancel``, ``moved`` or ``recalled``.
+        stop_reason: Why the Director stops or stopped its prompt, for example ``cancel``, ``moved``
+            or ``recalled``.
         left_running: Why its prompt still runs although it is to be stopped.
     """
 
@@ -84,9 +88,11 @@ class Child(Parsed):
         progress: Percent of the whole workflow, 0 to 100.
         attempts: The number of its attempts.
         waiting_reason: One sentence while the job is queued, or runs on an offline backend.
-        eta_seconds: Seconds until the job is expected to end; None: it has ended, or that is not known.
+        eta_seconds: Seconds until the job is expected to end; None: it has ended, or that is not
+            known.
         outputs_reused: Whether ComfyUI executed nothing for it: every node was cached.
-        variation: The inputs that the job sets beside those of its group; None: it differs by its seed alone.
+        variation: The inputs that the job sets beside those of its group; None: it differs by its
+            seed alone.
         metadata: Its own metadata, if the submission gives it some.
         stopped_by: ``stop_when`` if the group's condition cancelled the job.
     """
@@ -118,7 +124,9 @@ class Child(Parsed):
 
 @record
 class SkippedBackend:
-    """A backend that was named in a submission and got no job; of the pool, a candidate that could take none then."""
+    """A backend that was named in a submission and got no job; of the pool, a candidate that could
+    take none then.
+    """
 
     backend_id: str
     reason: str
@@ -132,28 +140,36 @@ class GroupRow(Parsed):
         status: ``pending``, ``running``, ``partial_complete``, ``completed``, ``failed`` or
             ``cancelled``. The group has ended when ``completed_at`` is set, not before
             (it may be ``partial_complete`` while jobs still run).
-        placement: ``bound``: each job was submitted to one backend; ``pool``: each goes to any free candidate.
+        placement: ``bound``: each job was submitted to one backend; ``pool``: each goes to any free
+            candidate.
         seq: Number of the last event in this snapshot: continue the stream with ``since=seq``.
-        revision: Increases with each change that is no event, such as progress, a star or a captured file.
+        revision: Increases with each change that is no event, such as progress, a star or a
+            captured file.
         run: From 1; a retry of the group opens the next.
-        eta_seconds: Seconds until the last job is expected to end; None: the group has ended, or that is not known.
+        eta_seconds: Seconds until the last job is expected to end; None: the group has ended, or
+            that is not known.
         timeout_seconds: Seconds that a job may run; None: any.
         stall_seconds: Seconds without an event of its prompt after which a job ends; None: any.
         retention_days: Days after its end until it is deleted; None: the Director's setting.
-        expires_at: The end of these days; None: it has not ended, or is kept for any time. A group with a starred
-            job stays, and the Director's limits of groups and bytes may delete a group earlier.
+        expires_at: The end of these days; None: it has not ended, or is kept for any time. A group
+            with a starred job stays, and the Director's limits of groups and bytes may delete a
+            group earlier.
         max_attempts: Maximum number of attempts of a job within a run.
         retry_elsewhere: False, or the backends of a retry: ``group`` or ``any``.
         retry_on: Failure classes after which a job is retried; None for all retryable ones.
         partial_outputs: ``accept``, or ``fail``: a job of which ComfyUI refuses some outputs fails.
         submitter: Who submitted it, if the submission has a submitter.
         name: As a user called it; None: no user did.
-        title: What users read: the name, else what its metadata, its prompt or its files name, else the id.
+        title: What users read: the name, else what its metadata, its prompt or its files name, else
+            the id.
         archived_at: When a user moved it out of the lists; None: it is in the lists.
-        summary: What its workflow makes, as far as that is known: ``prompt``, ``negative``, ``model``, ``width``,
-            ``height``, ``steps``, ``cfg``, ``sampler_name``, ``scheduler``, ``denoise``, ``file``.
-        sweep: The axes of its jobs, ``{"mode", "axes": [{"input", "values"}]}``; None: it is no sweep.
-        stop_when: The numbers of ``completed`` or ``failed`` jobs at which the rest ends; None: it does not.
+        summary: What its workflow makes, as far as that is known: ``prompt``, ``negative``,
+            ``model``, ``width``, ``height``, ``steps``, ``cfg``, ``sampler_name``, ``scheduler``,
+            ``denoise``, ``file``.
+        sweep: The axes of its jobs, ``{"mode", "axes": [{"input", "values"}]}``; None: it is no
+            sweep.
+        stop_when: The numbers of ``completed`` or ``failed`` jobs at which the rest ends; None: it
+            does not.
         stopped_at: When that happened.
         webhook: The URL that gets its events, and these events; None: it has none of its own.
     """
@@ -218,7 +234,8 @@ class Deletion(Parsed):
         starred: Number of its jobs with a star.
         files: Number of captured files that no other group has.
         bytes: Bytes of these files.
-        kept_at_backends: Its jobs reported files that may still be at their backends: they stay there.
+        kept_at_backends: Its jobs reported files that may still be at their backends: they stay
+            there.
     """
 
     jobs: int
@@ -270,8 +287,8 @@ class MoveResult(Parsed):
     Attributes:
         backend_id: The backend of the job now.
         moved: False: the job was queued there already, and nothing was changed.
-        removing_from: The backend whose queue still has the job's prompt. The prompt is removed first. If it
-            starts before that, the job stays there, and an event reports that.
+        removing_from: The backend whose queue still has the job's prompt. The prompt is removed
+            first. If it starts before that, the job stays there, and an event reports that.
     """
 
     job_group_id: str

@@ -13,7 +13,8 @@ class Delivery(Parsed):
         webhook_id: By it the receiver drops repeated messages.
         state: ``pending``, ``delivered`` or ``given_up``.
         created_at: When it was stored, or replayed.
-        next_attempt_at: When it is sent, at the earliest; those of one group and URL are sent in their order.
+        next_attempt_at: When it is sent, at the earliest; those of one group and URL are sent in
+            their order.
         last_status: HTTP status of the last answer; None: there was none.
     """
 

@@ -1,4 +1,6 @@
-"""Completes the end of a prompt before it is stored: by pictures of frames, the files at its backend, and rows."""
+"""Completes the end of a prompt before it is stored: by pictures of frames, the files at its
+backend, and rows.
+"""
 
 import asyncio
 import contextlib
@@ -60,7 +62,10 @@ class Completion:
         # A slow network may still have frames of a prompt that has ended.
         await pictures.wait_for_frames(within)
         sent, files, warnings = await pictures.collect(
-            f"websocket_{prompt_id[:8]}", self.evidence.expected_nodes, self.evidence.cached, within=within
+            f"websocket_{prompt_id[:8]}",
+            self.evidence.expected_nodes,
+            self.evidence.cached,
+            within=within,
         )
         node_outputs = {**end.node_outputs, **sent}
         return replace(
@@ -72,17 +77,23 @@ class Completion:
         )
 
     async def _without_replaced(self, end: AttemptResult) -> AttemptResult:
-        """Return the end with the files marked that were replaced since its cached nodes wrote them.
+        """Return the end with the files marked that were replaced since its cached nodes wrote
+        them.
 
-        The cache knows a name alone. If another node has written the file of this name since, in this
-        prompt or in another job's, the file shows the picture of that node.
+        The cache knows a name alone. If another node has written the file of this name since, in
+        this prompt or in another job's, the file shows the picture of that node.
         """
         backend_id, prompt = self.context.backend_id, self.evidence.prompt
         cached = self.evidence.cached_only & end.node_outputs.keys()
-        named = {node: outputs.digests(backend_id, {node: end.node_outputs[node]}, ()).keys() for node in cached}
+        named = {
+            node: outputs.digests(backend_id, {node: end.node_outputs[node]}, ()).keys()
+            for node in cached
+        }
         if not any(named.values()):
             return end
-        made = outputs.digests(backend_id, end.node_outputs, self.evidence.executed(end.node_outputs))
+        made = outputs.digests(
+            backend_id, end.node_outputs, self.evidence.executed(end.node_outputs)
+        )
         writers = await self.context.database.run_with_retry(
             work.file_origins, digests=set[str]().union(*named.values())
         )
@@ -116,20 +127,27 @@ class Completion:
         context, evidence = self.context, self.evidence
         inputs = references_by_asset(evidence.prompt.workflow)
         return {
-            "outputs_reused": end.state is AttemptState.SUCCESS and evidence.are_reused(end.node_outputs),
+            "outputs_reused": end.state is AttemptState.SUCCESS
+            and evidence.are_reused(end.node_outputs),
             "cached_nodes": evidence.cached_nodes,
             "node_seconds": self.node_seconds,
             "machine": None if context.stats is None else context.stats.to_json(),
-            "inputs": await context.database.run_with_retry(input_names, list(inputs)) if inputs else {},
+            "inputs": await context.database.run_with_retry(input_names, list(inputs))
+            if inputs
+            else {},
         }
 
 
-async def check_cached_files(client: ComfyClient, end: AttemptResult, cached: Collection[str]) -> AttemptResult:
-    """Mark files of a cached run that are gone: the run names old ones (comfyui-protocol.md, trap 9).
+async def check_cached_files(
+    client: ComfyClient, end: AttemptResult, cached: Collection[str]
+) -> AttemptResult:
+    """Mark files of a cached run that are gone: the run names old ones (comfyui-protocol.md, trap
+    9).
 
-    ``end`` is a success. If ComfyUI ran every output node again (none is ``cached``), the backend is not queried.
-    Returns the end with its missing files marked ``"missing": true`` and a warning for each; if no file is left,
-    ``output_gone`` is its failure. If the backend does not answer, the end is returned as it was.
+    ``end`` is a success. If ComfyUI ran every output node again (none is ``cached``), the backend
+    is not queried. Returns the end with its missing files marked ``"missing": true`` and a warning
+    for each; if no file is left, ``output_gone`` is its failure. If the backend does not answer,
+    the end is returned as it was.
     """
     if end.state is not AttemptState.SUCCESS or not end.node_outputs.keys() & set(cached):
         return end
@@ -152,9 +170,9 @@ async def check_cached_files(client: ComfyClient, end: AttemptResult, cached: Co
 async def files_ahead(client: ComfyClient, end: AttemptResult) -> dt.timedelta | None:
     """Return how far the clock that dates a backend's outputs is ahead of the backend's own clock.
 
-    A file server has a clock of its own. Without this, all its files would seem to be written after the ends of their
-    jobs. The result is None if this end wrote no output, or is over for a while: another prompt may have written the
-    file.
+    A file server has a clock of its own. Without this, all its files would seem to be written after
+    the ends of their jobs. The result is None if this end wrote no output, or is over for a while:
+    another prompt may have written the file.
     """
     file = next(
         (
@@ -188,13 +206,18 @@ async def files_ahead(client: ComfyClient, end: AttemptResult) -> dt.timedelta |
 
 
 async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:
-    if not (isinstance(item, dict) and "url" in item and _names_a_file(item)) or item["type"] == SENT:
+    if (
+        not (isinstance(item, dict) and "url" in item and _names_a_file(item))
+        or item["type"] == SENT
+    ):
         return item
     if item.get("missing"):
         warnings.append(f"{item['filename']} was replaced: another file has its name.")
         return item
     try:
-        head = await client.file_head(item["filename"], subfolder=item["subfolder"], kind=item["type"])
+        head = await client.file_head(
+            item["filename"], subfolder=item["subfolder"], kind=item["type"]
+        )
     except BackendError:
         return item
     if head is not None:

@@ -1,4 +1,5 @@
-"""One attempt, from the POST to its stored end: performs what its machine orders, and decides nothing.
+"""One attempt, from the POST to its stored end: performs what its machine orders, and decides
+nothing.
 
 The sockets call :meth:`AttemptDriver.on_event`, which never waits; one task performs the requests.
 """
@@ -51,11 +52,15 @@ class AttemptDriver:
             gone=None if spec.started_at is None else (now() - spec.started_at).total_seconds(),
         )
         self._context = context
-        self._changed = asyncio.Event()  #: Set when the pause of the machine ends before its moment.
+        self._changed = (
+            asyncio.Event()
+        )  #: Set when the pause of the machine ends before its moment.
         self._timer = PromptTimer(context, spec)
         self._report = self._new_report()
         self._sender = Sender(context, spec, lambda: self.machine.stop_requested)
-        self._turn = contextlib.AsyncExitStack()  #: Held while the prompt is sent and its answer stored.
+        self._turn = (
+            contextlib.AsyncExitStack()
+        )  #: Held while the prompt is sent and its answer stored.
         evidence = self.machine.evidence
         self._completion = Completion(context, evidence, self.pictures, self._timer.node_seconds)
 
@@ -81,7 +86,9 @@ class AttemptDriver:
 
     @property
     def can_hand_over(self) -> bool:
-        """Whether another runner may resume it now without repeating a request or a decision, or losing a picture."""
+        """Whether another runner may resume it now without repeating a request or a decision, or
+        losing a picture.
+        """
         return self.machine.can_hand_over and not self.pictures
 
     async def run(self) -> None:
@@ -99,7 +106,9 @@ class AttemptDriver:
     def _moment(self) -> Moment:
         context, availability = self._context, self._context.availability
         is_offline = availability.offline_for() is not None
-        return Moment(time.monotonic(), availability.is_available, is_offline, context.lease_is_fresh)
+        return Moment(
+            time.monotonic(), availability.is_available, is_offline, context.lease_is_fresh
+        )
 
     async def _perform(self, outputs: Iterable[Output]) -> tuple[Output, ...]:
         """Perform outputs of the machine, and return the next ones; none: it is done."""
@@ -127,9 +136,13 @@ class AttemptDriver:
         m.ReopenProgress: lambda self, _: setattr(self, "_report", self._new_report()),
         m.FreeSlot: lambda self, _: self._context.work_available.set(),
         m.RestClaims: lambda self, _: setattr(self._context, "refused_at", time.monotonic()),
-        m.ConnectionFailed: lambda self, order: self._context.availability.connection_failed(order.reason),
+        m.ConnectionFailed: lambda self, order: self._context.availability.connection_failed(
+            order.reason
+        ),
         m.ExpectStatus: lambda self, order: self._context.expect_status_since(order.sent_at),
-        m.UseInterrupt: lambda self, order: self._context.interrupter.log.target_ended(order.prompt_id),
+        m.UseInterrupt: lambda self, order: self._context.interrupter.log.target_ended(
+            order.prompt_id
+        ),
         m.Settle: lambda self, order: self._settle(order.end),
     }
 
@@ -151,7 +164,10 @@ class AttemptDriver:
 
     async def _find_same_answer(self, request: m.FindSameAnswer) -> bool:
         return await self._context.database.run_with_retry(
-            work.was_unconfirmed_before, self.spec.attempt_id, self.spec.workflow_digest, request.is_500
+            work.was_unconfirmed_before,
+            self.spec.attempt_id,
+            self.spec.workflow_digest,
+            request.is_500,
         )
 
     async def _complete(self, request: m.Complete) -> AttemptResult:
@@ -159,7 +175,9 @@ class AttemptDriver:
         return replace(end, last_step=self._report.last_step)
 
     async def _read_stop(self, _: m.ReadStop) -> bool:
-        stops = await self._context.database.run_with_retry(work.pending_stops, self._context.backend_id)
+        stops = await self._context.database.run_with_retry(
+            work.pending_stops, self._context.backend_id
+        )
         return self.spec.attempt_id in stops
 
     async def _free_memory(self, _: m.FreeMemory) -> None:
@@ -172,7 +190,10 @@ class AttemptDriver:
             until = now() + dt.timedelta(seconds=self._context.intervals.abandoned_ttl)
             fields = {**fields, "remember_until": until}
         stored = await self._context.store_of_group(
-            self.spec.group_id, getattr(attempts, request.write), attempt_id=self.spec.attempt_id, **fields
+            self.spec.group_id,
+            getattr(attempts, request.write),
+            attempt_id=self.spec.attempt_id,
+            **fields,
         )
         if isinstance(stored, Attempt):
             return Stored(AttemptState(stored.state), stored.stop_requested_at is not None)
@@ -200,7 +221,9 @@ class AttemptDriver:
         m.SendPrompt: lambda self, _: self._sender.send(self._turn),
         m.LookUp: _look_up,
         m.ReadHistory: lambda self, request: self._read_history(request),
-        m.FindOmitted: lambda self, request: omitted_outputs(self._context.client, self.spec.workflow, request.listed),
+        m.FindOmitted: lambda self, request: omitted_outputs(
+            self._context.client, self.spec.workflow, request.listed
+        ),
         m.FindSameAnswer: _find_same_answer,
         m.Complete: _complete,
         m.ReadStop: _read_stop,
@@ -208,7 +231,9 @@ class AttemptDriver:
             request.prompt_id, since=request.since, until=request.until
         ),
         m.FreeMemory: _free_memory,
-        m.RemovePending: lambda self, request: self._context.client.delete_pending([request.prompt_id]),
+        m.RemovePending: lambda self, request: self._context.client.delete_pending(
+            [request.prompt_id]
+        ),
         m.Interrupt: lambda self, request: self._context.interrupter.interrupt(request.prompt_id),
         m.Store: _store,
     }

@@ -1,4 +1,6 @@
-"""What is known of the execution of one prompt: from its frames, its history, and the answers to it. Pure."""
+"""What is known of the execution of one prompt: from its frames, its history, and the answers to
+it. Pure.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -29,7 +31,8 @@ class PromptLookup:
     location: PromptLocation
     entry: HistoryEntry | None = None  #: The history's entry where it ended.
     other_id: str | None = None  #: The prompt's id in the queue, if it is not the id that was sent.
-    #: The prompt as the backend lists it, unless it is absent; None also for a job that has not ended.
+    #: The prompt as the backend lists it, unless it is absent; None also for a job that has not
+    #: ended.
     item: QueueItem | None = None
 
 
@@ -52,7 +55,8 @@ class Evidence:
         self.outputs: dict[str, Mapping[str, Any]] = dict(spec.node_outputs or {})
         self.warnings = list(spec.warnings)
         self._stored = self._reported
-        self.node_errors: Mapping[str, Any] | None = None  #: The outputs that ComfyUI refused; None: not known.
+        #: The outputs that ComfyUI refused; None: not known.
+        self.node_errors: Mapping[str, Any] | None = None
         if spec.node_errors is not None:
             self.take_node_errors(spec.node_errors)
         self.cached: set[str] = set()
@@ -100,9 +104,14 @@ class Evidence:
             case protocol.Executed():
                 self._take_output(event)
             case protocol.ExecutionError() if result.is_blocked(event):
-                # The other nodes go on. The history of ComfyUI 0.3.64 does not contain this message.
+                # The other nodes go on. The history of ComfyUI 0.3.64 does not contain this
+                # message.
                 self.warn(result.blocked(event))
-            case protocol.ExecutionSuccess() | protocol.ExecutionError() | protocol.ExecutionInterrupted():
+            case (
+                protocol.ExecutionSuccess()
+                | protocol.ExecutionError()
+                | protocol.ExecutionInterrupted()
+            ):
                 self.end_frame = event
             case _:
                 return False
@@ -123,7 +132,9 @@ class Evidence:
         self.warn(*refused_outputs(node_errors))
 
     def take_history(self, entry: HistoryEntry) -> None:
-        """Take in which nodes were cached, and which outputs were to be executed, by the history of the end."""
+        """Take in which nodes were cached, and which outputs were to be executed, by the history of
+        the end.
+        """
         for kind, data in entry.messages:
             if kind == "execution_cached":
                 self.cached.update(data.get("nodes", ()))
@@ -140,7 +151,11 @@ class Evidence:
 
     def end_of_frame(self) -> AttemptResult | None:
         """Return the end that the frames report; None: they do not say how the prompt ended."""
-        return None if self.end_frame is None else result.from_frame(self.prompt, self.end_frame, self.outputs)
+        return (
+            None
+            if self.end_frame is None
+            else result.from_frame(self.prompt, self.end_frame, self.outputs)
+        )
 
     def removed(self) -> AttemptResult:
         """Return the end of a prompt that was deleted from the queue."""
@@ -148,8 +163,12 @@ class Evidence:
 
     @property
     def expected_nodes(self) -> Collection[str]:
-        """The output nodes that ComfyUI was to execute; all accepted nodes if its history does not list them."""
-        return self.listed_outputs or (self.prompt.workflow.keys() - (self.node_errors or {}).keys())
+        """The output nodes that ComfyUI was to execute; all accepted nodes if its history does not
+        list them.
+        """
+        return self.listed_outputs or (
+            self.prompt.workflow.keys() - (self.node_errors or {}).keys()
+        )
 
     @property
     def cached_only(self) -> set[str]:
@@ -159,7 +178,11 @@ class Evidence:
     @property
     def cached_nodes(self) -> list[str] | None:
         """The cached nodes in the order of the workflow; None: they are not known."""
-        return [node for node in self.prompt.workflow if node in self.cached] if self.is_cached_known else None
+        return (
+            [node for node in self.prompt.workflow if node in self.cached]
+            if self.is_cached_known
+            else None
+        )
 
     def executed(self, node_outputs: Mapping[str, Any]) -> frozenset[str]:
         """Return the nodes that have certainly written what they reported.
@@ -171,7 +194,9 @@ class Evidence:
         return frozenset(node_outputs.keys() & (certain | self.executing))
 
     def are_reused(self, node_outputs: Mapping[str, Any]) -> bool:
-        """Return whether no node was executed for the outputs of a success: all are ComfyUI's cache."""
+        """Return whether no node was executed for the outputs of a success: all are ComfyUI's
+        cache.
+        """
         needed = self.listed_outputs or tuple(node_outputs)
         executed = not self.is_cached_known or not needed or not self.cached.issuperset(needed)
         return not executed and not self.executing

@@ -6,18 +6,23 @@ import math
 class TimeLimits:
     """Limits of an attempt: ``timeout_s`` from its start, ``stall_s`` from the last event.
 
-    The time without an event begins again when the attempt is resumed or its event socket is open again: events that
-    ComfyUI sent meanwhile are lost.
+    The time without an event begins again when the attempt is resumed or its event socket is open
+    again: events that ComfyUI sent meanwhile are lost.
     """
 
     def __init__(self, timeout_s: float, stall_s: float) -> None:
         self._timeout_s, self._stall_s = timeout_s, stall_s
-        self._timeout_at = self._stall_at = math.inf  #: Infinity: the attempt has not started, or has no such limit.
+        self._timeout_at = self._stall_at = (
+            math.inf
+        )  #: Infinity: the attempt has not started, or has no such limit.
         self._put_off_until = -math.inf
-        self._overtime_since: float | None = None  #: When its time was up and its backend did not answer.
+        #: When its time was up and its backend did not answer.
+        self._overtime_since: float | None = None
 
     def start(self, now: float, gone: float = 0.0) -> None:
-        """Count from now, or since ``gone`` seconds by the wall clock, whose share is clamped; once."""
+        """Count from now, or since ``gone`` seconds by the wall clock, whose share is clamped;
+        once.
+        """
         if self._timeout_at == math.inf:
             self._timeout_at = now + self._timeout_s - min(max(gone, 0.0), self._timeout_s)
             self._stall_at = now + self._stall_s
@@ -48,6 +53,8 @@ class TimeLimits:
         self._put_off_until = until
 
     def unanswered_for(self, now: float) -> float:
-        """Return for how long the backend has not answered since the time was up, as first called then."""
+        """Return for how long the backend has not answered since the time was up, as first called
+        then.
+        """
         self._overtime_since = self._overtime_since or now
         return now - self._overtime_since

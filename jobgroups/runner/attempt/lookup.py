@@ -1,4 +1,6 @@
-"""Looks up where a prompt is at its backend, in the history or in the queue, and which outputs are not executed."""
+"""Looks up where a prompt is at its backend, in the history or in the queue, and which outputs are
+not executed.
+"""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -28,31 +30,43 @@ async def look_up(
 ) -> PromptLookup:
     """Query the job; or history, queue, history: a prompt moves from one to the other meanwhile.
 
-    A job has no entry of the history, so the history is queried once it has ended. The queue answers with whole
-    workflows, so it is queried only if the history is empty, and the history once more if the queue does not have the
-    prompt: it may have ended in between (comfyui-protocol.md, trap 7 and trap 12). Raises ``BackendError`` if a query
-    was not answered; nothing is known then.
+    A job has no entry of the history, so the history is queried once it has ended. The queue
+    answers with whole workflows, so it is queried only if the history is empty, and the history
+    once more if the queue does not have the prompt: it may have ended in between
+    (comfyui-protocol.md, trap 7 and trap 12). Raises ``BackendError`` if a query was not answered;
+    nothing is known then.
 
     Args:
         version: ComfyUI's; None: do not query the job, which has no mark and no list of outputs.
-        mark: the ``extra_data`` that only this prompt was sent with, one key and its value. Given for a
-            prompt whose POST was not answered with an id: its server may have chosen another one.
+        mark: the ``extra_data`` that only this prompt was sent with, one key and its value. Given
+            for a prompt whose POST was not answered with an id: its server may have chosen another
+            one.
         new_connection: for a prompt whose POST was lost, so that no broken connection answers.
     """
-    if has(version, Feature.JOBS) and (location := _OF_JOB.get(await client.job_status(prompt_id) or "")) is not None:
+    if (
+        has(version, Feature.JOBS)
+        and (location := _OF_JOB.get(await client.job_status(prompt_id) or "")) is not None
+    ):
         return PromptLookup(location)
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
         return ended(entry)
-    if (lookup := in_queue(await client.queue(new_connection=new_connection), prompt_id, mark)) is not None:
+    if (
+        lookup := in_queue(await client.queue(new_connection=new_connection), prompt_id, mark)
+    ) is not None:
         return lookup
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
         return ended(entry)
     return PromptLookup(PromptLocation.ABSENT)
 
 
-def in_queue(queue: Queue, prompt_id: str, mark: Mapping[str, Any] | None = None) -> PromptLookup | None:
+def in_queue(
+    queue: Queue, prompt_id: str, mark: Mapping[str, Any] | None = None
+) -> PromptLookup | None:
     """Return where a prompt is in a queue, by its id or by a mark that only it has."""
-    for place, items in ((PromptLocation.RUNNING, queue.running), (PromptLocation.PENDING, queue.pending)):
+    for place, items in (
+        (PromptLocation.RUNNING, queue.running),
+        (PromptLocation.PENDING, queue.pending),
+    ):
         for item in items:
             if item.prompt_id == prompt_id:
                 return PromptLookup(place, item=item)
@@ -61,7 +75,9 @@ def in_queue(queue: Queue, prompt_id: str, mark: Mapping[str, Any] | None = None
     return None
 
 
-async def active_prompts(client: ComfyClient, version: str | None) -> tuple[set[str | None], set[str | None]]:
+async def active_prompts(
+    client: ComfyClient, version: str | None
+) -> tuple[set[str | None], set[str | None]]:
     """Return the ids of the prompts of all clients that run, and of those that wait, at a backend."""
     if has(version, Feature.JOBS) and (jobs := await client.active_jobs()) is not None:
         running = {prompt_id for prompt_id, status in jobs.items() if status == "in_progress"}
@@ -70,11 +86,14 @@ async def active_prompts(client: ComfyClient, version: str | None) -> tuple[set[
     return {item.prompt_id for item in queue.running}, {item.prompt_id for item in queue.pending}
 
 
-async def omitted_outputs(client: ComfyClient, workflow: Workflow, executed: Collection[str]) -> dict[str, Any]:
-    """Return ``node_errors`` for the output nodes of a sent workflow that are not ``executed`` by the backend.
+async def omitted_outputs(
+    client: ComfyClient, workflow: Workflow, executed: Collection[str]
+) -> dict[str, Any]:
+    """Return ``node_errors`` for the output nodes of a sent workflow that are not ``executed`` by
+    the backend.
 
-    The backend is queried only about classes of nodes that lead to no executed output: in most workflows there is none.
-    Raises ``BackendError`` if it does not answer; nothing is known then.
+    The backend is queried only about classes of nodes that lead to no executed output: in most
+    workflows there is none. Raises ``BackendError`` if it does not answer; nothing is known then.
     """
     is_output: dict[str, bool] = {}
     omitted: dict[str, Any] = {}

@@ -1,8 +1,9 @@
-"""The decisions of one attempt, from the POST to its stored end. Pure: the driver performs what they order.
+"""The decisions of one attempt, from the POST to its stored end. Pure: the driver performs what
+they order.
 
-Inputs have their moment; outputs are frozen. The last output of an input is a pause (:class:`WakeAt`) or a request
-(:class:`Request`), and the driver returns its answer by :meth:`AttemptMachine.receive`. Frames are hints, the history
-decides. All times are monotonic.
+Inputs have their moment; outputs are frozen. The last output of an input is a pause
+(:class:`WakeAt`) or a request (:class:`Request`), and the driver returns its answer by
+:meth:`AttemptMachine.receive`. Frames are hints, the history decides. All times are monotonic.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ class LookUp(Request):
     answers = (PromptLookup, errors.BackendError)
     prompt_id: str
     by_job: bool = True  #: Whether ComfyUI's route of jobs says enough.
-    is_uncertain: bool = False  #: Whether its server may have chosen another id, and the connection may be broken.
+    #: Whether its server may have chosen another id, and the connection may be broken.
+    is_uncertain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,10 +262,12 @@ class Phase(StrEnum):
     """Where an attempt is in its life."""
 
     SENDING = "sending"  #: Its files are placed, the prompt is posted, and the answer is stored.
-    UNCERTAIN = "uncertain"  #: The prompt may have arrived: it is looked up until it is seen, or long enough absent.
+    #: The prompt may have arrived: it is looked up until it is seen, or long enough absent.
+    UNCERTAIN = "uncertain"
     QUEUED = "queued"  #: ComfyUI has it and has not begun.
     RUNNING = "running"  #: ComfyUI has begun to execute it.
-    STOPPING = "stopping"  #: Its stop is pending: it is looked up, deleted or interrupted until its end is seen.
+    #: Its stop is pending: it is looked up, deleted or interrupted until its end is seen.
+    STOPPING = "stopping"
     ENDING = "ending"  #: Its end was seen: the result is read, completed and stored.
     DONE = "done"  #: Its end is stored, by this driver or another writer.
 
@@ -279,17 +283,28 @@ def _rules(requests: set[type[Request]], *targets: Phase) -> PhaseRules:
 
 
 _FOLLOWED: Final[set[type[Request]]] = {WakeAt, LookUp, FindOmitted, Store}
-#: The only table of the phases: what each may await, and which may follow. ``docs/states.md`` has its diagram.
+#: The only table of the phases: what each may await, and which may follow. ``docs/states.md`` has
+#: its diagram.
 PHASES: Final = {
-    Phase.SENDING: _rules({SendPrompt, Store}, Phase.UNCERTAIN, Phase.QUEUED, Phase.STOPPING, Phase.DONE),
+    Phase.SENDING: _rules(
+        {SendPrompt, Store}, Phase.UNCERTAIN, Phase.QUEUED, Phase.STOPPING, Phase.DONE
+    ),
     Phase.UNCERTAIN: _rules(
-        {*_FOLLOWED, FindSameAnswer}, Phase.QUEUED, Phase.RUNNING, Phase.STOPPING, Phase.ENDING, Phase.DONE
+        {*_FOLLOWED, FindSameAnswer},
+        Phase.QUEUED,
+        Phase.RUNNING,
+        Phase.STOPPING,
+        Phase.ENDING,
+        Phase.DONE,
     ),
     Phase.QUEUED: _rules(_FOLLOWED, Phase.RUNNING, Phase.STOPPING, Phase.ENDING, Phase.DONE),
     Phase.RUNNING: _rules(_FOLLOWED, Phase.STOPPING, Phase.ENDING, Phase.DONE),
     # A stop that only a queue was to carry out is void once the prompt has started.
     Phase.STOPPING: _rules(
-        {*_FOLLOWED, FindSameAnswer, RemovePending, ReadStop, Interrupt}, Phase.RUNNING, Phase.ENDING, Phase.DONE
+        {*_FOLLOWED, FindSameAnswer, RemovePending, ReadStop, Interrupt},
+        Phase.RUNNING,
+        Phase.ENDING,
+        Phase.DONE,
     ),
     # Without a history and a frame of its end it is followed again.
     Phase.ENDING: _rules(
@@ -317,7 +332,8 @@ class AttemptMachine:
     is_done = False  #: Whether its end is stored.
     awaited: Request | None = None  #: The request whose answer is the next one.
     sent_stop = SentStop()  #: How it was last to be stopped while it ran.
-    #: Since when its look-ups have failed in a row, and why; None: the last one succeeded, or an event came since.
+    #: Since when its look-ups have failed in a row, and why; None: the last one succeeded, or an
+    #: event came since.
     unanswered_since: float | None = None
     unanswered_reason = ""
     _is_ending = _is_stalled = _was_deleted = False
@@ -334,11 +350,19 @@ class AttemptMachine:
         now: float,
         gone: float | None = None,
     ) -> None:
-        """Start in the state of ``spec``. ``gone``: seconds since its start, by the wall clock; None: it has none."""
+        """Start in the state of ``spec``. ``gone``: seconds since its start, by the wall clock;
+        None: it has none.
+        """
         self.spec, self._intervals, self._backend_id = spec, intervals, backend_id
-        self.prompt_id, self.state, self.stop_requested = spec.prompt_id, spec.state, spec.stop_requested
+        self.prompt_id, self.state, self.stop_requested = (
+            spec.prompt_id,
+            spec.state,
+            spec.stop_requested,
+        )
         self.evidence = Evidence(spec, base_url)
-        self.was_looked_up = spec.is_new  #: Whether it was looked up once, answered or not; a new attempt need not be.
+        self.was_looked_up = (
+            spec.is_new
+        )  #: Whether it was looked up once, answered or not; a new attempt need not be.
         self._limits = TimeLimits(spec.timeout_s, spec.stall_s)
         if gone is not None:
             self._limits.start(now, gone)
@@ -422,7 +446,8 @@ class AttemptMachine:
         if not evidence.apply(event):
             return ()
         if evidence.end_frame is event:
-            # No end yet: the history decides. The closing frame follows at once; if it does not, the history is queried.
+            # No end yet: the history decides. The closing frame follows at once; if it does not,
+            # the history is queried.
             self._end_heard_at = now
             self._next_lookup_at = now + self._intervals.stop_retry / 2
         if self.state is not AttemptState.RUNNING:
@@ -481,7 +506,9 @@ class AttemptMachine:
         yield CloseProgress()
 
     def _due(self) -> float:
-        return min(self._next_lookup(), self._stop_at if self.stop_requested else self._limits.check_at)
+        return min(
+            self._next_lookup(), self._stop_at if self.stop_requested else self._limits.check_at
+        )
 
     def _next_lookup(self) -> float:
         # A prompt whose events arrive needs no look-up, unless the event was its end.
@@ -505,7 +532,10 @@ class AttemptMachine:
             yield from self._time_out()
         elif self.stop_requested and self._now >= self._stop_at:
             yield from self._stop()
-        elif self._now >= self._next_lookup_at and (lookup := (yield from self._look_up())) is not None:
+        elif (
+            self._now >= self._next_lookup_at
+            and (lookup := (yield from self._look_up())) is not None
+        ):
             yield from self._located(lookup)
 
     def _send(self) -> Steps[None]:
@@ -546,11 +576,17 @@ class AttemptMachine:
 
     def _uncertain(self) -> Steps[None]:
         answer = self._answer
-        message, details = (None, None) if answer is None else (answer.detail, result.unconfirmed_details(answer))
-        yield from self._apply((yield Store(Write.UNCERTAIN, {"message": message, "details": details})))
+        message, details = (
+            (None, None) if answer is None else (answer.detail, result.unconfirmed_details(answer))
+        )
+        yield from self._apply(
+            (yield Store(Write.UNCERTAIN, {"message": message, "details": details}))
+        )
         self._next_lookup_at = self._now
 
-    def _accepted(self, other_id: str | None = None, node_errors: Mapping[str, Any] | None = None) -> Steps[None]:
+    def _accepted(
+        self, other_id: str | None = None, node_errors: Mapping[str, Any] | None = None
+    ) -> Steps[None]:
         stored = yield Store(Write.ACCEPTED, {"prompt_id": other_id, "node_errors": node_errors})
         if node_errors is not None:
             self.evidence.take_node_errors(node_errors)
@@ -560,11 +596,13 @@ class AttemptMachine:
     def _started(self) -> Steps[None]:
         stored = yield Store(Write.STARTED)
         if self.stop_requested and not stored.stop_requested:
-            # It was to be removed from the queue for a move or a recall, and has started: it runs to its end.
+            # It was to be removed from the queue for a move or a recall, and has started: it runs
+            # to its end.
             yield self._withdraw_stop()
         yield from self._apply(stored)
         self._limits.start(self._now)
-        # After a stop request the attempt no longer reports progress: its child is queued again or final.
+        # After a stop request the attempt no longer reports progress: its child is queued again or
+        # final.
         if not self.stop_requested:
             yield ReportProgress()
 
@@ -592,7 +630,8 @@ class AttemptMachine:
         lookup = yield LookUp(self.prompt_id, by_job, is_uncertain)
         if isinstance(lookup, errors.BackendError):
             self._note_unanswered(lookup)
-            # A delayed request may still arrive when the network recovers. Restart the absence timer.
+            # A delayed request may still arrive when the network recovers. Restart the absence
+            # timer.
             self._absent_since = None
             return None
         self.unanswered_since = None
@@ -603,7 +642,8 @@ class AttemptMachine:
         return lookup  # type: ignore[no-any-return]
 
     def _note_unanswered(self, error: errors.BackendError) -> None:
-        # Behind a queue longer than the limit it waits for other work, as long as it was accepted and may stay there.
+        # Behind a queue longer than the limit it waits for other work, as long as it was accepted
+        # and may stay there.
         long_queue = isinstance(error, errors.AnswerTooLarge) and error.path == "/queue"
         if long_queue and self.state in _AT_BACKEND and not self.stop_requested:
             return
@@ -666,13 +706,16 @@ class AttemptMachine:
     def _absent_uncertain(self, absent_for: float) -> Steps[None]:
         """End an uncertain prompt that was absent for long enough, or whose answer is a refusal.
 
-        An exception in ComfyUI's handler is one at once: the handler has ended. Any other answer is one the second time,
-        another 500 also of another job. Its server may be a gateway that queues later, or a proxy whose login ended.
+        An exception in ComfyUI's handler is one at once: the handler has ended. Any other answer is
+        one the second time, another 500 also of another job. Its server may be a gateway that
+        queues later, or a proxy whose login ended.
         """
         answer = self._answer
         if answer is not None and (answer.raised or (yield FindSameAnswer(answer.status == 500))):
             # For its workflow, or since no ComfyUI answers there.
-            kind = FailureClass.WORKFLOW_REFUSED if answer.status == 500 else FailureClass.UNREACHABLE
+            kind = (
+                FailureClass.WORKFLOW_REFUSED if answer.status == 500 else FailureClass.UNREACHABLE
+            )
             message = result.unconfirmed_message(answer, self._backend_id)
             refusal = Refusal(message, result.unconfirmed_details(answer), kind)
             yield from self._refused(refusal, is_remembered=not answer.raised)
@@ -704,7 +747,9 @@ class AttemptMachine:
         self._is_ending = self.evidence.is_closed = False
         if (lookup := (yield from self._look_up())) is None:
             return
-        yield from self._lost() if lookup.location is PromptLocation.ABSENT else self._located(lookup)
+        yield from (
+            self._lost() if lookup.location is PromptLocation.ABSENT else self._located(lookup)
+        )
 
     def _ended(self, lookup: PromptLookup) -> Steps[None]:
         assert lookup.entry is not None  # noqa: S101 a sight of the history has its entry
@@ -713,7 +758,9 @@ class AttemptMachine:
         omitted = yield from self._omitted_outputs(lookup)
         if omitted is not None:
             self.evidence.take_node_errors(omitted)
-        yield from self._end(replace(self.evidence.end_of_history(lookup.entry), node_errors=omitted))
+        yield from self._end(
+            replace(self.evidence.end_of_history(lookup.entry), node_errors=omitted)
+        )
 
     def _end(self, end: AttemptResult) -> Steps[None]:
         """Complete an end and store it, unless another prompt's stop was what ended this one."""
@@ -730,19 +777,22 @@ class AttemptMachine:
         if end.failure in result.FREED_AFTER and self._at.lease_is_fresh:
             # Before the end is stored: the next prompt there may follow at once.
             yield FreeMemory()
-        yield from self._end_as(Write.INTERRUPTED_BY_OTHER if was_interrupted else Write.ENDED, {"end": end})
+        yield from self._end_as(
+            Write.INTERRUPTED_BY_OTHER if was_interrupted else Write.ENDED, {"end": end}
+        )
         yield Settle(end)
 
     def _find_other_stop(self) -> FindOtherStop:
         """Return the search for the stop of another prompt that may have ended this one.
 
-        The window starts at the event of its end, not at the answer of a slow history; without an event, when
-        the prompt was last seen at the backend.
+        The window starts at the event of its end, not at the answer of a slow history; without an
+        event, when the prompt was last seen at the backend.
         """
         has_event = isinstance(self.evidence.end_frame, protocol.ExecutionInterrupted)
         return FindOtherStop(
             self.prompt_id,
-            since=(self._end_heard_at if has_event else self._last_seen_at) - self._intervals.collateral_window,
+            since=(self._end_heard_at if has_event else self._last_seen_at)
+            - self._intervals.collateral_window,
             until=self._end_heard_at if has_event else self._now,
         )
 
@@ -771,7 +821,9 @@ class AttemptMachine:
             yield self._take_stop(self._now)
 
     def _may_be_offline(self) -> bool:
-        """Put the timeout off for a moment, in which the observer finds out whether the backend answers."""
+        """Put the timeout off for a moment, in which the observer finds out whether the backend
+        answers.
+        """
         self._limits.put_off(self._now + self._intervals.stop_retry / 2)
         return self._limits.unanswered_for(self._now) < self._intervals.suspect_after
 
@@ -792,7 +844,8 @@ class AttemptMachine:
 
     def _note_stalled(self) -> Steps[None]:
         """Store that the prompt still runs, or that its state is unknown, long after its timeout."""
-        # A prompt that could not be interrupted runs on for a reason, while its backend is available.
+        # A prompt that could not be interrupted runs on for a reason, while its backend is
+        # available.
         can_interrupt = not self.sent_stop.left_running or not self._at.is_available
         patience = self._intervals.stalled_after if can_interrupt else self.spec.shortest_limit_s
         if not self._is_stalled and self._now - self._stop_requested_at >= patience:
@@ -802,7 +855,9 @@ class AttemptMachine:
             self._is_stalled = is_stored or can_interrupt
 
     def _remove_pending(self) -> Steps[PromptLocation | None]:
-        """Delete a prompt that waits; return where it is now, None if that is not known or it has ended."""
+        """Delete a prompt that waits; return where it is now, None if that is not known or it has
+        ended.
+        """
         self._was_deleted = True
         if (yield RemovePending(self.prompt_id)) is not None:
             return None
@@ -810,7 +865,8 @@ class AttemptMachine:
         again = yield LookUp(self.prompt_id)
         if isinstance(again, errors.BackendError):
             return None
-        # After a frame of its execution its start is stored first, although the history may have been cleared since.
+        # After a frame of its execution its start is stored first, although the history may have
+        # been cleared since.
         if again.location is PromptLocation.ABSENT and not self.evidence.has_started:
             yield from self._end(self.evidence.removed())
             return None

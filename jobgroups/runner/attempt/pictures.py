@@ -1,7 +1,8 @@
-"""The pictures that SaveImageWebsocket sends as frames: ComfyUI has no file of them, and sends no frame again.
+"""The pictures that SaveImageWebsocket sends as frames: ComfyUI has no file of them, and sends no
+frame again.
 
-They wait in this process's folder of received files until the end of their prompt. If the process is killed before, the
-next one knows only that it has not received them.
+They wait in this process's folder of received files until the end of their prompt. If the process
+is killed before, the next one knows only that it has not received them.
 """
 
 import asyncio
@@ -44,14 +45,18 @@ class SentPictures:
     _waiting = 0
 
     def __init__(self, workflow: Mapping[str, Any]) -> None:
-        #: The nodes whose frames are results, in the order of the workflow; those of others are previews.
+        #: The nodes whose frames are results, in the order of the workflow; those of others are
+        #: previews.
         self.nodes = tuple(node for node, one in workflow.items() if one.get("class_type") == CLASS)
-        #: Cleared while an event of the prompt came, and neither the last one nor a lost socket since.
+        #: Cleared while an event of the prompt came, and neither the last one nor a lost socket
+        #: since.
         self._has_all_frames = asyncio.Event()
         self._has_all_frames.set()
         self._node: str | None = None  #: The node that executes, if it is one of these.
         self._whole = set[str]()  #: The nodes during whose execution no frame was lost.
-        self._announced = Counter[str]()  #: By node: each picture comes with a step of its progress.
+        self._announced = Counter[
+            str
+        ]()  #: By node: each picture comes with a step of its progress.
         self._received: dict[str, list[asyncio.Future[Received]]] = defaultdict(list)
         self._marks: list[Path] = []
 
@@ -70,7 +75,9 @@ class SentPictures:
                     self._whole.add(self._node)
             case Progress(node=str(node)) if node in self.nodes:
                 self._announced[node] += 1
-            case ProgressState(nodes=nodes) if self._node in nodes and nodes[self._node].state == "finished":
+            case ProgressState(nodes=nodes) if (
+                self._node in nodes and nodes[self._node].state == "finished"
+            ):
                 self._node = None
 
     def socket_lost(self) -> None:
@@ -80,14 +87,18 @@ class SentPictures:
         self._node = None
 
     def receive(self, picture: Preview) -> None:
-        """Have a frame written to the disk if it is a result. One without metadata is of the node that executes."""
+        """Have a frame written to the disk if it is a result. One without metadata is of the node
+        that executes.
+        """
         node = picture.node_id if picture.prompt_id else self._node
         if node not in self.nodes:
             return
         size = len(picture.image)
         if SentPictures._waiting + size > _MAX_WAITING:
             # The count of the node's pictures shows that one is lost.
-            logger.warning("Node %s: a picture of %d bytes is dropped, since the disk is too slow", node, size)
+            logger.warning(
+                "Node %s: a picture of %d bytes is dropped, since the disk is too slow", node, size
+            )
             return
         SentPictures._waiting += size
         writing = asyncio.wrap_future(_writer.submit(_written, picture))
@@ -104,16 +115,18 @@ class SentPictures:
     async def collect(
         self, name: str, executed: Collection[str], cached: Collection[str], *, within: float
     ) -> tuple[dict[str, Any], dict[str, StoredFile], list[str]]:
-        """Move the pictures into the storage; return the outputs of their nodes, the rows of the files, and warnings.
+        """Move the pictures into the storage; return the outputs of their nodes, the rows of the
+        files, and warnings.
 
-        The caller stores the rows, then calls :meth:`stored`. ``name`` begins the files' names; ``executed`` are the
-        nodes that ComfyUI was to execute; ``cached`` those for which its cache answered. A storage
-        that does not answer is tried again for ``within`` seconds.
+        The caller stores the rows, then calls :meth:`stored`. ``name`` begins the files' names;
+        ``executed`` are the nodes that ComfyUI was to execute; ``cached`` those for which its cache
+        answered. A storage that does not answer is tried again for ``within`` seconds.
         """
         nodes = [node for node in self.nodes if node in executed]
         async with asyncio.TaskGroup() as tasks:
             moves = {
-                node: [tasks.create_task(self._move(one, within)) for one in self._received[node]] for node in nodes
+                node: [tasks.create_task(self._move(one, within)) for one in self._received[node]]
+                for node in nodes
             }
         node_outputs: dict[str, Any] = {}
         rows: dict[str, StoredFile] = {}
@@ -142,18 +155,28 @@ class SentPictures:
             return f"{number - count} of its {number} pictures are lost: {cause}."
         if node in self._whole:
             return ""
-        lost = f"pictures beside the {count} that were received may be lost" if count else "its pictures are lost"
+        lost = (
+            f"pictures beside the {count} that were received may be lost"
+            if count
+            else "its pictures are lost"
+        )
         return f"{lost}: the Director was not connected all the time while it sent them."
 
-    async def _move(self, writing: asyncio.Future[Received], within: float) -> tuple[StoredFile, str] | str:
-        """Move a picture into the storage; return its row and the suffix of its name, or why it is lost."""
+    async def _move(
+        self, writing: asyncio.Future[Received], within: float
+    ) -> tuple[StoredFile, str] | str:
+        """Move a picture into the storage; return its row and the suffix of its name, or why it is
+        lost.
+        """
         loop = asyncio.get_running_loop()
         give_up_at, cause = loop.time() + within, f"the storage did not answer within {within:g} s"
         while True:
             try:
                 async with asyncio.timeout_at(give_up_at):
                     incoming, row, suffix = await asyncio.shield(writing)
-                    move = functools.partial(stored_files.move_marked, incoming.path, row.stored_name)
+                    move = functools.partial(
+                        stored_files.move_marked, incoming.path, row.stored_name
+                    )
                     self._marks.append(await loop.run_in_executor(_storing, move))
             except (StorageAway, StorageFull, OSError) as error:
                 cause = str(error) or cause  # a timeout has no text

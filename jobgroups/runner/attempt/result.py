@@ -1,4 +1,6 @@
-"""The result of an attempt, from ComfyUI's history, or from its frames if the history was cleared. Pure."""
+"""The result of an attempt, from ComfyUI's history, or from its frames if the history was cleared.
+Pure.
+"""
 
 import datetime as dt
 import json
@@ -16,7 +18,8 @@ from jobgroups.domain.outputs import SENT, output_url, reported_files
 from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import AttemptState, ErrorType
 
-_MAX_TRACEBACK_LINES = 40  #: ComfyUI's tracebacks name every frame of a deep graph; a person reads the last ones.
+#: ComfyUI's tracebacks name every frame of a deep graph; a person reads the last ones.
+_MAX_TRACEBACK_LINES = 40
 _MAX_INPUT_CHARACTERS = 2_000
 
 #: Failures after which the backend is to free its memory: there is too much in it, or its cache
@@ -38,7 +41,9 @@ class PromptInfo:
     child_id: str
 
     def outputs(self, node_outputs: NodeOutputs) -> dict[str, Any]:
-        collected = collect_outputs(node_outputs, self.base_url, self.prompt_id, list(self.workflow))
+        collected = collect_outputs(
+            node_outputs, self.base_url, self.prompt_id, list(self.workflow)
+        )
         for number, item in enumerate(reported_files(collected)):
             if item.get("type") == SENT:
                 item["url"] = output_url(self.group_id, self.child_id, number)
@@ -51,7 +56,9 @@ class PromptInfo:
         return title if isinstance(title, str) else None
 
 
-def from_history(prompt: PromptInfo, entry: HistoryEntry, socket_outputs: NodeOutputs) -> AttemptResult:
+def from_history(
+    prompt: PromptInfo, entry: HistoryEntry, socket_outputs: NodeOutputs
+) -> AttemptResult:
     """Return the result that ComfyUI's history shows; its status decides.
 
     The history has all outputs of the sockets, unless a node's output came to the sockets alone.
@@ -86,7 +93,9 @@ def blocked(error: ExecutionError) -> str:
     return not_executed(error.node_id, error.node_type, plain_error(error.exception_message))
 
 
-def from_frame(prompt: PromptInfo, frame: Event, socket_outputs: NodeOutputs) -> AttemptResult | None:
+def from_frame(
+    prompt: PromptInfo, frame: Event, socket_outputs: NodeOutputs
+) -> AttemptResult | None:
     """Return the result from an end frame, for a cleared history; None: the frame is no end."""
     match frame:
         case ExecutionSuccess():
@@ -100,11 +109,15 @@ def from_frame(prompt: PromptInfo, frame: Event, socket_outputs: NodeOutputs) ->
 
 
 def _success(prompt: PromptInfo, outputs: NodeOutputs) -> AttemptResult:
-    return AttemptResult(state=AttemptState.SUCCESS, outputs=prompt.outputs(outputs), node_outputs=dict(outputs))
+    return AttemptResult(
+        state=AttemptState.SUCCESS, outputs=prompt.outputs(outputs), node_outputs=dict(outputs)
+    )
 
 
 def interrupted(prompt: PromptInfo, outputs: NodeOutputs, *, ran: bool = True) -> AttemptResult:
-    """Return the result of a stopped prompt; if we requested the stop, the attempt holds the reason."""
+    """Return the result of a stopped prompt; if we requested the stop, the attempt holds the
+    reason.
+    """
     return AttemptResult(
         state=AttemptState.INTERRUPTED,
         outputs=prompt.outputs(outputs),
@@ -116,7 +129,9 @@ def interrupted(prompt: PromptInfo, outputs: NodeOutputs, *, ran: bool = True) -
     )
 
 
-def _raised(prompt: PromptInfo, outputs: NodeOutputs, error: ExecutionError | None) -> AttemptResult:
+def _raised(
+    prompt: PromptInfo, outputs: NodeOutputs, error: ExecutionError | None
+) -> AttemptResult:
     message = plain_error(error.exception_message) if error else ""
     kind = FailureClass.NODE_ERROR
     if error is not None:
@@ -138,22 +153,33 @@ def _details(prompt: PromptInfo, error: ExecutionError) -> dict[str, Any]:
         "node_type": error.node_type,
         "node_title": prompt.title(error.node_id),
         "exception_type": error.exception_type,
-        "traceback": [line[:_MAX_INPUT_CHARACTERS] for line in error.traceback[-_MAX_TRACEBACK_LINES:]],
+        "traceback": [
+            line[:_MAX_INPUT_CHARACTERS] for line in error.traceback[-_MAX_TRACEBACK_LINES:]
+        ],
     }
 
 
 def refusal(error: PromptRefused) -> tuple[FailureClass, dict[str, Any]]:
     """Return why a prompt was refused, and the details that are stored of it."""
     said = error.refusal
-    known = {"details": said.details, "extra_info": said.extra_info, "node_errors": said.node_errors}
+    known = {
+        "details": said.details,
+        "extra_info": said.extra_info,
+        "node_errors": said.node_errors,
+    }
     details = {"status": error.status, "refusal_type": said.error_type, **known}
     return class_of_refusal(said.error_type, said.message, said.node_errors), details
 
 
 def dangling(node: str, name: str, missing: str) -> dict[str, Any]:
-    """Return the message and details of a prompt that is not sent: its graph would kill the backend's worker."""
+    """Return the message and details of a prompt that is not sent: its graph would kill the
+    backend's worker.
+    """
     message = f"Node {node}: its input {name!r} is linked to node {missing}, which is not there."
-    return {"message": message, "details": {"node_id": node, "input_name": name, "refused_by": "director"}}
+    return {
+        "message": message,
+        "details": {"node_id": node, "input_name": name, "refused_by": "director"},
+    }
 
 
 def unconfirmed_message(answer: PromptUnconfirmed, backend_id: str) -> str:
@@ -170,7 +196,12 @@ def unconfirmed_message(answer: PromptUnconfirmed, backend_id: str) -> str:
 
 def unconfirmed_details(answer: PromptUnconfirmed) -> dict[str, Any]:
     """Return the details that are stored of an answer that neither accepts nor refuses a prompt."""
-    return {"status": answer.status, "answer": answer.text, "unconfirmed": True, "raised": answer.raised}
+    return {
+        "status": answer.status,
+        "answer": answer.text,
+        "unconfirmed": True,
+        "raised": answer.raised,
+    }
 
 
 def unconfirmed_stored(message: str | None, details_json: str | None) -> PromptUnconfirmed | None:
@@ -178,4 +209,6 @@ def unconfirmed_stored(message: str | None, details_json: str | None) -> PromptU
     details = json.loads(details_json or "{}")
     if details.get("unconfirmed") is not True:
         return None
-    return PromptUnconfirmed(message or "", status=details["status"], text=details["answer"], raised=details["raised"])
+    return PromptUnconfirmed(
+        message or "", status=details["status"], text=details["answer"], raised=details["raised"]
+    )

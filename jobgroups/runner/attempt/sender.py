@@ -1,4 +1,6 @@
-"""Sends the prompt of an attempt: its files and its key first, and no other prompt of its workflow meanwhile."""
+"""Sends the prompt of an attempt: its files and its key first, and no other prompt of its workflow
+meanwhile.
+"""
 
 import contextlib
 import logging
@@ -25,7 +27,8 @@ class Sender:
     is_stopped: Callable[[], bool]  #: Returns whether a stop of the attempt was requested.
 
     async def send(self, turn: contextlib.AsyncExitStack) -> Sent | Refusal:
-        """Send the prompt, and return what it was answered with; raise ``BackendError`` if it has no such answer.
+        """Send the prompt, and return what it was answered with; raise ``BackendError`` if it has
+        no such answer.
 
         No other prompt of its workflow is sent until ``turn`` ends: one with a 500 is enough.
         """
@@ -42,11 +45,15 @@ class Sender:
 
     async def _send(self, turn: contextlib.AsyncExitStack) -> Sent:
         context, spec = self.context, self.spec
-        prompt = await context.inputs.place(spec.workflow, lambda: context.lease_is_fresh and not self.is_stopped())
+        prompt = await context.inputs.place(
+            spec.workflow, lambda: context.lease_is_fresh and not self.is_stopped()
+        )
         extra_data = await self._extra_data(prompt)
         await turn.enter_async_context(context.turn_of(spec.workflow_digest))
         if self.is_stopped() or spec.workflow_digest in context.uncertain_workflows():
-            raise errors.SendAborted("Another prompt of its workflow is uncertain, or it was stopped.")
+            raise errors.SendAborted(
+                "Another prompt of its workflow is uncertain, or it was stopped."
+            )
         sent_at = time.monotonic()
         accepted = await context.client.submit(
             prompt,
@@ -58,7 +65,9 @@ class Sender:
         return Sent(accepted.prompt_id, accepted.node_errors, sent_at)
 
     async def _extra_data(self, prompt: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the ``extra_data`` of the prompt; raise ``NotSendable`` if it needs a key and does not get the key."""
+        """Return the ``extra_data`` of the prompt; raise ``NotSendable`` if it needs a key and does
+        not get the key.
+        """
         context, spec, is_paid = self.context, self.spec, self.spec.uses_partner_nodes
         extra_data = spec.extra_data(
             prompt,
@@ -67,7 +76,9 @@ class Sender:
         )
         if is_paid is None and (is_paid := await context.partners.are_in(spec.workflow)):
             # Before the key is sent: what is paid is not retried as anything else.
-            await context.store_of_group(spec.group_id, attempts.attempt_has_partner_nodes, attempt_id=spec.attempt_id)
+            await context.store_of_group(
+                spec.group_id, attempts.attempt_has_partner_nodes, attempt_id=spec.attempt_id
+            )
         if not is_paid:
             return extra_data
         own_of = spec.group_id if spec.has_secret else None

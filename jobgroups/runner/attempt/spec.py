@@ -1,4 +1,6 @@
-"""What an attempt's driver starts from, made from rows. The child's own workflow is prepared here. Pure."""
+"""What an attempt's driver starts from, made from rows. The child's own workflow is prepared here.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -35,20 +37,27 @@ class AttemptSpec:
     group_id: str
     child_id: str
     timeout_s: float
-    stall_s: float = math.inf  #: Seconds without an event after which its time is up; infinity: any.
+    stall_s: float = (
+        math.inf
+    )  #: Seconds without an event after which its time is up; infinity: any.
     workflow: Mapping[str, Any]
-    editor_json: str | None = None  #: ``JobGroup.editor_json`` of a prompt that is still to be sent.
+    #: ``JobGroup.editor_json`` of a prompt that is still to be sent.
+    editor_json: str | None = None
     workflow_digest: str = ""
     uses_partner_nodes: bool | None = None  #: Whether a node is a partner's; None: not known.
     has_secret: bool = False  #: Whether the key for partner nodes is that of its submitter.
-    state: AttemptState = AttemptState.INTENT  #: INTENT for a new claim, whose prompt is still to be sent.
+    state: AttemptState = (
+        AttemptState.INTENT
+    )  #: INTENT for a new claim, whose prompt is still to be sent.
     is_new: bool = False
     stop_requested: bool = False
     started_at: dt.datetime | None = None  #: Wall clock, of a resumed attempt.
     node_outputs: Mapping[str, Mapping[str, Any]] | None = None
     warnings: Sequence[str] = ()  #: Warnings that are stored on the attempt.
-    answer: PromptUnconfirmed | None = None  #: The answer to the POST, if it neither accepts nor refuses the prompt.
-    node_errors: Mapping[str, Any] | None = None  #: The outputs that ComfyUI refused; None: not known.
+    #: The answer to the POST, if it neither accepts nor refuses the prompt.
+    answer: PromptUnconfirmed | None = None
+    #: The outputs that ComfyUI refused; None: not known.
+    node_errors: Mapping[str, Any] | None = None
 
     @property
     def shortest_limit_s(self) -> float:
@@ -60,8 +69,12 @@ class AttemptSpec:
         """The part of ``extra_data`` that marks a prompt as ours in ComfyUI's queue and history."""
         return {MARK_KEY: {"group": self.group_id, "job": self.child_id, "attempt": self.number}}
 
-    def extra_data(self, prompt: Mapping[str, Any], *, marks_outputs: bool, has_previews: bool) -> dict[str, Any]:
-        """Return the ``extra_data`` of a prompt: ComfyUI writes editor's workflow and mark into PNGs, too, or creates previews."""
+    def extra_data(
+        self, prompt: Mapping[str, Any], *, marks_outputs: bool, has_previews: bool
+    ) -> dict[str, Any]:
+        """Return the ``extra_data`` of a prompt: ComfyUI writes editor's workflow and mark into
+        PNGs, too, or creates previews.
+        """
         written: dict[str, Any] = {}
         if self.editor_json is not None:
             # An object or absent: a null lets ComfyUI answer every list of jobs with 500.
@@ -80,15 +93,21 @@ class AttemptSpec:
 
     @classmethod
     def from_row(cls, row: Attempt) -> Self:
-        """Return the spec of a stored attempt that is resumed, with child, variant and group loaded.
+        """Return the spec of a stored attempt that is resumed, with child, variant and group
+        loaded.
 
-        Its workflow is for progress and titles. It is empty if it cannot be prepared: one row must not keep a session from
-        resuming the attempts at its backend.
+        Its workflow is for progress and titles. It is empty if it cannot be prepared: one row must
+        not keep a session from resuming the attempts at its backend.
         """
         try:
             sent = _workflow(row)
         except Exception:
-            with bound(group=row.child.group_id, job=row.child_id, attempt=row.number, backend=row.backend_id):
+            with bound(
+                group=row.child.group_id,
+                job=row.child_id,
+                attempt=row.number,
+                backend=row.backend_id,
+            ):
                 logger.exception("%s: workflow cannot be prepared again", row.child_id)
             sent = {}
         return cls._of(row, sent)
@@ -116,12 +135,18 @@ class AttemptSpec:
             started_at=row.started_at,
             node_outputs=json.loads(row.node_outputs_json),
             warnings=json.loads(row.warnings_json),
-            answer=result.unconfirmed_stored(row.error_message, row.error_details_json) if is_uncertain else None,
+            answer=result.unconfirmed_stored(row.error_message, row.error_details_json)
+            if is_uncertain
+            else None,
             node_errors=None if row.node_errors_json is None else json.loads(row.node_errors_json),
         )
 
 
 def _workflow(row: Attempt) -> dict[str, Any]:
     child, group = row.child, row.child.group
-    template = workflow.build_template(json.loads(group.workflow_json), json.loads(group.parameters_json))
-    return workflow.with_seed(workflow.varied(template, json.loads(child.variation_json or "null")), child.seed)
+    template = workflow.build_template(
+        json.loads(group.workflow_json), json.loads(group.parameters_json)
+    )
+    return workflow.with_seed(
+        workflow.varied(template, json.loads(child.variation_json or "null")), child.seed
+    )

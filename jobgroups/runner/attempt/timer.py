@@ -2,7 +2,13 @@
 
 from collections.abc import Iterable
 
-from backends.comfyui.protocol import Event, Executing, ExecutionStart, ExecutionSuccess, ProgressState
+from backends.comfyui.protocol import (
+    Event,
+    Executing,
+    ExecutionStart,
+    ExecutionSuccess,
+    ProgressState,
+)
 from jobgroups import metrics
 from jobgroups.domain.estimates import TimingSample
 from jobgroups.runner.attempt.spec import AttemptSpec
@@ -21,7 +27,8 @@ class PromptTimer:
         #: None until a node executes: a prompt whose nodes are all cached loads no models.
         self._models: str | None = None
         self._was_loaded: bool | None = None
-        #: By node, in the order of their ends. Of a node whose begin or end was not seen there is none.
+        #: By node, in the order of their ends. Of a node whose begin or end was not seen there is
+        #: none.
         self.node_seconds: dict[str, float] = {}
         #: When each node began that executes; several may, if ComfyUI sends ``progress_state``.
         self._executing: dict[str, float] = {}
@@ -41,7 +48,11 @@ class PromptTimer:
                 self._executing[node] = moment
             case ProgressState(nodes=nodes):
                 self._has_states = True
-                ended = [one for one in self._executing if one in nodes and nodes[one].state == "finished"]
+                ended = [
+                    one
+                    for one in self._executing
+                    if one in nodes and nodes[one].state == "finished"
+                ]
                 self._nodes_ended(ended, moment)
             case Executing(node=None) | ExecutionSuccess():
                 self._ended_at = moment
@@ -72,7 +83,9 @@ class PromptTimer:
         context.loaded_models = models
 
     def sample(self) -> TimingSample | None:
-        """Return how long the prompt took; None if its start or end was not seen, or if no node executed."""
+        """Return how long the prompt took; None if its start or end was not seen, or if no node
+        executed.
+        """
         digest = self._spec.workflow_digest
         if self._began_at is None or self._ended_at is None or self._models is None or not digest:
             return None

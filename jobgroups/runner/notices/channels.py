@@ -1,7 +1,8 @@
 """Messages to the services that ``DIRECTOR_NOTIFY`` names, each in a thread with a timeout.
 
-Apprise blocks, and what it speaks to may hang: nothing of it runs in the loop or in a thread that the process waits for
-at its end. Its URLs hold passwords, and so may what it logs: only what has no part of a URL in it leaves this module.
+Apprise blocks, and what it speaks to may hang: nothing of it runs in the loop or in a thread that
+the process waits for at its end. Its URLs hold passwords, and so may what it logs: only what has no
+part of a URL in it leaves this module.
 """
 
 import asyncio
@@ -26,15 +27,20 @@ class Service:
 
     def __init__(self, number: int, url: str) -> None:
         self._url = url
-        self.name = f"entry {number} ({url.partition('://')[0].lower()})"  #: How it is called where people read of it.
-        #: By which rows know it, wherever it stands in the setting; nothing of the URL can be read in it.
+        #: How it is called where people read of it.
+        self.name = f"entry {number} ({url.partition('://')[0].lower()})"
+        #: By which rows know it, wherever it stands in the setting; nothing of the URL can be read
+        #: in it.
         self.mark = hashlib.sha256(url.encode()).hexdigest()[:12]
         self._busy = False
 
-    async def post(self, message: Message, *, patience: float, late: Callable[[], None] = lambda: None) -> str | None:
+    async def post(
+        self, message: Message, *, patience: float, late: Callable[[], None] = lambda: None
+    ) -> str | None:
         """Deliver a message; return None, or what went wrong, without any part of the URL.
 
-        The delivery is awaited for ``patience`` seconds. ``late`` is called in the loop if it succeeds after that.
+        The delivery is awaited for ``patience`` seconds. ``late`` is called in the loop if it
+        succeeds after that.
         """
         if self._busy:
             return f"{self.name} still hangs over an earlier message."

@@ -16,9 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Delivers the notices of one runner to the services in ``urls``. ``database`` is a thread of its own."""
+    """Delivers the notices of one runner to the services in ``urls``. ``database`` is a thread of
+    its own.
+    """
 
-    def __init__(self, *, urls: Sequence[str], name: str, pace: NoticeIntervals, database: DatabaseThreads) -> None:
+    def __init__(
+        self, *, urls: Sequence[str], name: str, pace: NoticeIntervals, database: DatabaseThreads
+    ) -> None:
         self._services = services_of(urls)
         self._name = name
         self._pace = pace
@@ -64,12 +68,15 @@ class Notifier:
         store = self._database.run_with_retry
         async with asyncio.TaskGroup() as tasks:
             posts = [
-                (one.mark, tasks.create_task(self._post(one, due), name=f"notice {one.name}")) for one in self._services
+                (one.mark, tasks.create_task(self._post(one, due), name=f"notice {one.name}"))
+                for one in self._services
             ]
         failed = {mark: error for mark, post in posts if (error := post.result()) is not None}
         rest = [notice for notice in due if any(mark not in notice.delivered_to for mark in failed)]
         if len(rest) < len(due):
-            await store(outbox.notices_delivered, [notice.id for notice in due if notice not in rest])
+            await store(
+                outbox.notices_delivered, [notice.id for notice in due if notice not in rest]
+            )
         if rest:
             error = " ".join(failed.values())
             logger.warning("%d notices could not be delivered: %s", len(rest), error)
@@ -84,9 +91,14 @@ class Notifier:
         stored = [StoredNotice(one.kind, one.title, one.body, one.urgency) for one in missing]
         message = noticing.merged(stored, notices.link_to("/"))
         error = await service.post(
-            message, patience=self._pace.timeout, late=lambda: self._late.append((service.mark, ids))
+            message,
+            patience=self._pace.timeout,
+            late=lambda: self._late.append((service.mark, ids)),
         )
         if error is None and len(self._services) > 1:
-            # At once: another service may hang, and after a kill this one must not get the notices again.
-            await self._database.run_with_retry(outbox.notices_delivered_to, mark=service.mark, ids=ids)
+            # At once: another service may hang, and after a kill this one must not get the notices
+            # again.
+            await self._database.run_with_retry(
+                outbox.notices_delivered_to, mark=service.mark, ids=ids
+            )
         return error

@@ -28,7 +28,9 @@ class ActiveAttempts:
     """Starts and holds the drivers of one session."""
 
     context: SessionContext
-    drivers: dict[int, AttemptDriver] = field(default_factory=dict, init=False)  #: By the id of the attempt.
+    drivers: dict[int, AttemptDriver] = field(
+        default_factory=dict, init=False
+    )  #: By the id of the attempt.
     #: Ids of the attempts that are driven, or will be again after an unexpected error.
     owned_attempt_ids: set[int] = field(default_factory=set, init=False)
     #: Of these, the ones that unexpected errors keep from being followed: each still takes a slot.
@@ -68,15 +70,21 @@ class ActiveAttempts:
 
     def of_prompt(self, prompt_id: str | None) -> AttemptDriver | None:
         """Return the driver of a prompt. An old ComfyUI chose its own id after the driver was made."""
-        return next((driver for driver in self.drivers.values() if driver.machine.prompt_id == prompt_id), None)
+        return next(
+            (driver for driver in self.drivers.values() if driver.machine.prompt_id == prompt_id),
+            None,
+        )
 
     async def _run_supervised(self, driver: AttemptDriver) -> None:
-        """Run a driver; restart it after an unexpected error, and fail the child after the third one.
+        """Run a driver; restart it after an unexpected error, and fail the child after the third
+        one.
 
         The attempt stays open while its prompt may be at the backend. Each restart waits longer.
         """
         context, spec, attempt_id = self.context, driver.spec, driver.spec.attempt_id
-        bind(group=spec.group_id, job=spec.child_id, attempt=spec.number, backend=context.backend_id)
+        bind(
+            group=spec.group_id, job=spec.child_id, attempt=spec.number, backend=context.backend_id
+        )
         errors = 0
         current: AttemptDriver | None = driver
         while current is not None and (error := await self._run_driver(current)) is not None:
@@ -87,7 +95,9 @@ class ActiveAttempts:
                 await self._fail(attempt_id, message)
             await asyncio.sleep(context.intervals.restart_pause * min(errors, _MOST_PAUSES))
             row = await self._loaded(attempt_id)
-            current = None if row.ended_at is not None else self._new_driver(AttemptSpec.from_row(row))
+            current = (
+                None if row.ended_at is not None else self._new_driver(AttemptSpec.from_row(row))
+            )
         self.owned_attempt_ids.discard(attempt_id)
         self.broken.discard(attempt_id)
         context.work_available.set()
@@ -102,7 +112,11 @@ class ActiveAttempts:
         except LeaseLost:
             raise
         except Exception as error:
-            logger.exception("%s: unexpected error at prompt %s", self.context.backend_id, driver.machine.prompt_id)
+            logger.exception(
+                "%s: unexpected error at prompt %s",
+                self.context.backend_id,
+                driver.machine.prompt_id,
+            )
             return error
         finally:
             self.drivers.pop(driver.spec.attempt_id, None)
@@ -114,10 +128,14 @@ class ActiveAttempts:
 
     async def _fail(self, attempt_id: int, message: str) -> None:
         """Store that an unexpected error keeps the Director from sending or following a prompt."""
-        await self.context.store(attempts.attempt_failed_internally, attempt_id=attempt_id, message=message)
+        await self.context.store(
+            attempts.attempt_failed_internally, attempt_id=attempt_id, message=message
+        )
 
     def on_event(self, event: Event) -> None:
-        """Pass an event to the driver of its prompt. Never waits: an unread socket stalls all prompts."""
+        """Pass an event to the driver of its prompt. Never waits: an unread socket stalls all
+        prompts.
+        """
         driver = self.of_prompt(getattr(event, "prompt_id", None))
         if driver is not None:
             driver.on_event(event)
@@ -146,12 +164,18 @@ class ActiveAttempts:
     def cancelled(self) -> frozenset[int]:
         """The attempts whose running prompts are stopped as jobs."""
         return frozenset(
-            driver.spec.attempt_id for driver in self.drivers.values() if driver.machine.sent_stop.is_cancel
+            driver.spec.attempt_id
+            for driver in self.drivers.values()
+            if driver.machine.sent_stop.is_cancel
         )
 
     @property
     def uncertain_workflows(self) -> frozenset[str]:
-        uncertain = (driver for driver in self.drivers.values() if driver.machine.state is AttemptState.UNCERTAIN)
+        uncertain = (
+            driver
+            for driver in self.drivers.values()
+            if driver.machine.state is AttemptState.UNCERTAIN
+        )
         return frozenset(driver.spec.workflow_digest for driver in uncertain) - {""}
 
     @property

@@ -20,20 +20,27 @@ from jobgroups.services.claims import ClaimResult
 
 logger = logging.getLogger(__name__)
 
-_UNSURE_FOR: Final = 60.0  #: Seconds: a database whose connection broke during a commit may still carry it out.
+#: Seconds: a database whose connection broke during a commit may still carry it out.
+_UNSURE_FOR: Final = 60.0
 
 
 class Claimer:
     def __init__(
-        self, context: SessionContext, attempts: ActiveAttempts, sockets: Sockets, reconciler: Reconciler
+        self,
+        context: SessionContext,
+        attempts: ActiveAttempts,
+        sockets: Sockets,
+        reconciler: Reconciler,
     ) -> None:
         self._context = context
         self._attempts = attempts
         self._sockets = sockets
         self._reconciler = reconciler
-        #: Whether nothing more is claimed, since the backend is to be handed over to another runner.
+        #: Whether nothing more is claimed, since the backend is to be handed over to another
+        #: runner.
         self.is_handing_over = False
-        #: Whether a child may wait for its retry delay; while none waits, the database is not queried.
+        #: Whether a child may wait for its retry delay; while none waits, the database is not
+        #: queried.
         self._may_be_delayed = True
         self._is_claiming = False
         #: Until when, in monotonic time, a claim may turn up whose commit was not confirmed.
@@ -41,7 +48,9 @@ class Claimer:
 
     @property
     def _rest(self) -> float:
-        """Seconds for which nothing is claimed: the backend refused a prompt, and may refuse the next as fast."""
+        """Seconds for which nothing is claimed: the backend refused a prompt, and may refuse the
+        next as fast.
+        """
         return self._context.refused_at + self._context.intervals.refusal_backoff - time.monotonic()
 
     async def run(self) -> None:
@@ -108,7 +117,9 @@ class Claimer:
                 return
         pool.schedule.release(name)
 
-    async def _claim(self, client_id: str, chosen: PoolChoice | None, withheld: Collection[str]) -> ClaimResult:
+    async def _claim(
+        self, client_id: str, chosen: PoolChoice | None, withheld: Collection[str]
+    ) -> ClaimResult:
         """Claim a child; without a claim there is none, or the commit was not confirmed."""
         context = self._context
         self._is_claiming = True

@@ -33,14 +33,17 @@ class HealthProbe:
         self._attempts = attempts
         self._sockets = sockets
         self._intervals = context.intervals
-        self.queue_remaining = 0  #: Length of the backend's queue, prompts of other clients included.
+        #: Length of the backend's queue, prompts of other clients included.
+        self.queue_remaining = 0
         self._probe_now = asyncio.Event()  #: Set when the next probe is due at once.
         #: What was stored last, and when.
         self._stored: dict[str, Any] | None = None
         self._stored_at = float("-inf")
         self._foreign = 0
         self._stuck_since: float | None = None
-        self._hanging: dict[str, float] = {}  #: By prompt id: since when a prompt with a pending stop is seen running.
+        self._hanging: dict[
+            str, float
+        ] = {}  #: By prompt id: since when a prompt with a pending stop is seen running.
 
     def on_socket_open(self) -> None:
         """Mark the backend available, unless its requests fail; then probe it now."""
@@ -70,8 +73,11 @@ class HealthProbe:
                     context.work_available.set()
                 is_away = not context.availability.is_available
                 if is_away or not self._sockets.is_active:
-                    # A kept connection may work long after new ones are refused, and prompts need those.
-                    self.queue_remaining = await context.client.queue_remaining(new_connection=is_away)
+                    # A kept connection may work long after new ones are refused, and prompts need
+                    # those.
+                    self.queue_remaining = await context.client.queue_remaining(
+                        new_connection=is_away
+                    )
                 await self._check_worker()
                 await self._reconcile_abandoned()
             except BackendError as error:
@@ -96,7 +102,9 @@ class HealthProbe:
         for driver in self._attempts.drivers.values():
             # Its look-ups failed with every other request, which says nothing about them.
             driver.machine.unanswered_since = None
-        self._context.availability.probe_failed(error.detail, answers=isinstance(error, AnswerTooLarge))
+        self._context.availability.probe_failed(
+            error.detail, answers=isinstance(error, AnswerTooLarge)
+        )
 
     def _probe_answered(self) -> None:
         availability = self._context.availability
@@ -117,14 +125,23 @@ class HealthProbe:
     def _failing_condition(self) -> str | None:
         """Return why a backend that answers can take no work all the same, as a clause."""
         if not keeps_prompt_id(self._context.version):
-            return f"ComfyUI {self._context.version} is too old to be driven safely; update it to 0.3.45"
+            return (
+                f"ComfyUI {self._context.version} is too old to be driven safely; update it to "
+                "0.3.45"
+            )
         stuck, hanging = self._stuck_for(), self._hanging_for()
         if stuck is not None and stuck >= self._intervals.stuck_after:
             return f"prompts have been pending for {stuck:.0f} s and nothing runs; restart it"
         if hanging is not None:
-            return f"its prompt was to be stopped {hanging:.0f} s ago and goes on; restart it if it hangs"
+            return (
+                f"its prompt was to be stopped {hanging:.0f} s ago and goes on; restart it if it "
+                "hangs"
+            )
         if len(self._attempts.broken) >= self._context.runner.settings.depth:
-            return "unexpected errors keep every prompt there from being followed; see the Director's log"
+            return (
+                "unexpected errors keep every prompt there from being followed; see the "
+                "Director's log"
+            )
         return self._look_ups_fail()
 
     def _look_ups_fail(self) -> str | None:
@@ -141,11 +158,12 @@ class HealthProbe:
         return None if self._stuck_since is None else time.monotonic() - self._stuck_since
 
     def _hanging_for(self) -> float | None:
-        """Return for how long a prompt of ours runs on although it is to stop; None: for no longer than it may.
+        """Return for how long a prompt of ours runs on although it is to stop; None: for no longer
+        than it may.
 
         A worker that died in the middle of a prompt looks like one that renders for long, until it
-        is to stop: its queue says "running" for ever. One that is left running may take another of its
-        group's time limits for the rest of a render.
+        is to stop: its queue says "running" for ever. One that is left running may take another of
+        its group's time limits for the rest of a render.
         """
         moment = time.monotonic()
         stopping = [
@@ -154,7 +172,8 @@ class HealthProbe:
             if driver.machine.stop_pending and driver.machine.state is AttemptState.RUNNING
         ]
         self._hanging = {
-            driver.machine.prompt_id: self._hanging.get(driver.machine.prompt_id, moment) for driver in stopping
+            driver.machine.prompt_id: self._hanging.get(driver.machine.prompt_id, moment)
+            for driver in stopping
         }
         for driver in stopping:
             may_take = self._intervals.stuck_after
@@ -200,7 +219,10 @@ class HealthProbe:
             seen["version"] = stats.version or ""
             seen["devices"] = [device.to_json() for device in stats.devices]
         moment = time.monotonic()
-        if seen == self._stored and moment - self._stored_at < self._intervals.store_unchanged_after:
+        if (
+            seen == self._stored
+            and moment - self._stored_at < self._intervals.store_unchanged_after
+        ):
             # Unchanged: idle backends must not cost a synced write each probe.
             return
         await self._context.store(backends.backend_observed, **seen)

@@ -1,7 +1,7 @@
 """Previews of running prompts, from a backend's sockets to the subscribed clients.
 
-Previews are decoded only while a client is subscribed: at most four per second and child, the latest wins.
-They are not stored, and no other work waits for them.
+Previews are decoded only while a client is subscribed: at most four per second and child, the
+latest wins. They are not stored, and no other work waits for them.
 """
 
 import asyncio
@@ -31,36 +31,51 @@ class SessionPreviews:
         self._throttles: dict[int, _Throttle] = {}
 
     def are_wanted(self) -> bool:
-        """Return whether a client is subscribed to a group with a prompt at the backend, or a prompt sends results so."""
+        """Return whether a client is subscribed to a group with a prompt at the backend, or a
+        prompt sends results so.
+        """
         return any(
-            driver.pictures.nodes or self._hub.wants_previews(driver.spec.group_id) for driver in self._drivers.values()
+            driver.pictures.nodes or self._hub.wants_previews(driver.spec.group_id)
+            for driver in self._drivers.values()
         )
 
     def publish(self, preview: Preview) -> None:
-        """Publish a preview of a prompt of ours that is not to be stopped, if a client is subscribed to its group.
+        """Publish a preview of a prompt of ours that is not to be stopped, if a client is
+        subscribed to its group.
 
         A result that came like a preview is kept too.
         """
         driver = self._driver_of(preview)
         if driver is not None:
             driver.pictures.receive(preview)
-        if driver is None or driver.machine.stop_pending or not self._hub.wants_previews(driver.spec.group_id):
+        if (
+            driver is None
+            or driver.machine.stop_pending
+            or not self._hub.wants_previews(driver.spec.group_id)
+        ):
             return
         attempt_id = driver.spec.attempt_id
         throttle = self._throttles.get(attempt_id)
         if throttle is None:
-            self._throttles = {one: kept for one, kept in self._throttles.items() if one in self._drivers}
-            throttle = self._throttles[attempt_id] = _Throttle(self._hub, self._backend_id, driver.spec)
+            self._throttles = {
+                one: kept for one, kept in self._throttles.items() if one in self._drivers
+            }
+            throttle = self._throttles[attempt_id] = _Throttle(
+                self._hub, self._backend_id, driver.spec
+            )
         throttle.publish(preview)
 
     def _driver_of(self, preview: Preview) -> AttemptDriver | None:
-        """Return the driver of a preview's prompt: of the one that executes if the preview names none (type 1).
+        """Return the driver of a preview's prompt: of the one that executes if the preview names
+        none (type 1).
 
         ComfyUI shows everybody the previews of prompts that were sent without a client.
         """
         drivers = reversed(self._drivers.values())
         if preview.prompt_id:
-            return next((one for one in drivers if one.machine.prompt_id == preview.prompt_id), None)
+            return next(
+                (one for one in drivers if one.machine.prompt_id == preview.prompt_id), None
+            )
         # The last: the end of an earlier one may have been lost.
         return next((one for one in drivers if one.machine.evidence.is_executing), None)
 

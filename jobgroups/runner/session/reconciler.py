@@ -1,7 +1,8 @@
-"""Reconciles one backend with its desired state, and ends or moves children that wait there too long.
+"""Reconciles one backend with its desired state, and ends or moves children that wait there too
+long.
 
-Everything is read from rows and repeated until it is done: the next runner continues what a killed one
-had not finished.
+Everything is read from rows and repeated until it is done: the next runner continues what a killed
+one had not finished.
 """
 
 import logging
@@ -31,9 +32,11 @@ class Reconciler:
         self._context = context
         self._attempts = attempts
         self._store = context.store
-        #: Whether children that waited too long before this session were ended: they must not be sent.
+        #: Whether children that waited too long before this session were ended: they must not be
+        #: sent.
         self.ran_once = False
-        #: When queued children were last expired by age, and whether all prompts had been looked up by then.
+        #: When queued children were last expired by age, and whether all prompts had been looked up
+        #: by then.
         self._expired_at, self._was_known = float("-inf"), False
 
     async def run(self) -> None:
@@ -109,7 +112,11 @@ class Reconciler:
 
     @property
     def _away_kind(self) -> FailureClass:
-        return FailureClass.STALLED if self._context.availability.is_unfit else FailureClass.UNREACHABLE
+        return (
+            FailureClass.STALLED
+            if self._context.availability.is_unfit
+            else FailureClass.UNREACHABLE
+        )
 
     def _away_reason(self, seconds: float) -> str:
         context = self._context
@@ -119,14 +126,17 @@ class Reconciler:
     async def _expire_queued(self) -> None:
         """Fail the children that wait too long: for an unavailable backend, or for a day."""
         context = self._context
-        # A prompt that completed while no runner was alive has a result: its driver looks it up first.
+        # A prompt that completed while no runner was alive has a result: its driver looks it up
+        # first.
         is_known = all(driver.machine.was_looked_up for driver in self._attempts.drivers.values())
         away = context.availability.unavailable_for()
         if away is not None and away >= context.runner.settings.move_after_s:
             await self._store(expiry.children_unblock)
         if is_known and away is not None and away >= context.runner.settings.give_up_s:
             reason = context.availability.reason
-            await self._store(expiry.children_fail_unavailable, away_s=away, reason=reason, kind=self._away_kind)
+            await self._store(
+                expiry.children_fail_unavailable, away_s=away, reason=reason, kind=self._away_kind
+            )
         await self._end_what_waits_for_a_quarantine()
         limit = context.runner.settings.queued_limit_s
         # The limit is a day; a query per second of each backend would be wasted.
@@ -136,7 +146,8 @@ class Reconciler:
             await self._store(expiry.children_expire, limit_s=limit, unsent_only=not is_known)
 
     async def _end_what_waits_for_a_quarantine(self) -> None:
-        """Fail the children that have waited too long for a backend that the Director itself quarantined.
+        """Fail the children that have waited too long for a backend that the Director itself
+        quarantined.
 
         A quarantine by a user keeps them: an operator request, which the queued limit bounds.
         """

@@ -1,7 +1,8 @@
 """Session of one backend. It runs while this runner holds the backend's lease.
 
-A slow backend delays no other one: each session waits for its own. Each part has a task of its own: the sockets receive
-events, the health probe observes, the claimer sends, the reconciler applies the desired state.
+A slow backend delays no other one: each session waits for its own. Each part has a task of its own:
+the sockets receive events, the health probe observes, the claimer sends, the reconciler applies the
+desired state.
 """
 
 import asyncio
@@ -29,11 +30,15 @@ from jobgroups.services import backends
 
 
 class BackendSession:
-    """Builds and runs the parts that drive one backend, by its row. Its lease was requested at ``asked_at``."""
+    """Builds and runs the parts that drive one backend, by its row. Its lease was requested at
+    ``asked_at``.
+    """
 
     task: asyncio.Task[None]  #: Runs the session; set by the runner.
 
-    def __init__(self, row: Mapping[str, Any], fence: FencingToken, asked_at: float, runner: RunnerContext) -> None:
+    def __init__(
+        self, row: Mapping[str, Any], fence: FencingToken, asked_at: float, runner: RunnerContext
+    ) -> None:
         #: URL and headers; others need another session.
         self.address: tuple[str, dict[str, str]] = (row["url"], row["headers"])
         self.opened_at = time.monotonic()  #: The lease was ours then.
@@ -48,9 +53,14 @@ class BackendSession:
             availability=Availability(row["id"], runner.unavailable_since),
         )
         self.attempts = ActiveAttempts(context)
-        self._previews = SessionPreviews(runner.progress.hub, context.backend_id, self.attempts.drivers)
+        self._previews = SessionPreviews(
+            runner.progress.hub, context.backend_id, self.attempts.drivers
+        )
         self.sockets = Sockets(
-            context, self.attempts, on_event=self._on_event, wants_previews=self._previews.are_wanted
+            context,
+            self.attempts,
+            on_event=self._on_event,
+            wants_previews=self._previews.are_wanted,
         )
         self._reconciler = Reconciler(context, self.attempts)
         self._health = HealthProbe(context, self.attempts, self.sockets)
@@ -93,8 +103,8 @@ class BackendSession:
     async def run(self) -> None:
         """Resume the active attempts at the backend, then drive it until cancelled.
 
-        Raises an ``ExceptionGroup`` with ``LeaseLost`` if another runner holds the lease now, or with an unexpected
-        error.
+        Raises an ``ExceptionGroup`` with ``LeaseLost`` if another runner holds the lease now, or
+        with an unexpected error.
         """
         context, name = self.context, self.context.backend_id
         url, headers = self.address
@@ -115,7 +125,12 @@ class BackendSession:
         )
         context.inputs = InputFiles(client, context.database, context.intervals.restart_pause)
         context.partners = PartnerNodes(
-            name, url, client, context.database, context.runner.progress.hub, context.intervals.key_wait
+            name,
+            url,
+            client,
+            context.database,
+            context.runner.progress.hub,
+            context.intervals.key_wait,
         )
         async with client, context.task_group as tasks:
             await self.attempts.resume_all()
@@ -127,12 +142,17 @@ class BackendSession:
     async def take_failure(self, error: Exception) -> None:
         """Store that an unexpected error ended this session, and mark its backend unavailable.
 
-        A session may fail every second before its reconciler starts: the children that wait for the backend are moved
-        or ended here. Raises ``LeaseLost`` if another runner holds the lease now.
+        A session may fail every second before its reconciler starts: the children that wait for the
+        backend are moved or ended here. Raises ``LeaseLost`` if another runner holds the lease now.
         """
-        reason = f"Internal error ({type(error).__name__}: {one_line(str(error))}); see the Director's log"
+        reason = (
+            f"Internal error ({type(error).__name__}: {one_line(str(error))}); see the Director's "
+            "log"
+        )
         self.context.availability.mark_unavailable(reason)
-        await self.context.store(backends.backend_observed, reachable=False, responded=False, reason=reason)
+        await self.context.store(
+            backends.backend_observed, reachable=False, responded=False, reason=reason
+        )
         await self._reconciler.end_waits()
 
     def _on_event(self, event: Event) -> None:

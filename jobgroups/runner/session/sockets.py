@@ -27,21 +27,36 @@ class Sockets:
     attempts: ActiveAttempts
     on_event: Callable[[Event], None]  #: Called with each event; it must not wait.
     wants_previews: Callable[[], bool]  #: Returns whether previews are to be decoded.
-    on_open: Callable[[], None] = field(init=False)  #: Called when the main socket receives its first status frame.
-    client_id: str | None = field(default=None, init=False)  #: The id of the main socket while it receives events.
-    lost_at: float = field(default_factory=time.monotonic, init=False)  #: When the main socket was lost, while it is.
-    _main_id: str | None = field(default=None, init=False)  #: The main socket's id, until that socket is closed.
+    on_open: Callable[[], None] = field(
+        init=False
+    )  #: Called when the main socket receives its first status frame.
+    client_id: str | None = field(
+        default=None, init=False
+    )  #: The id of the main socket while it receives events.
+    lost_at: float = field(
+        default_factory=time.monotonic, init=False
+    )  #: When the main socket was lost, while it is.
+    _main_id: str | None = field(
+        default=None, init=False
+    )  #: The main socket's id, until that socket is closed.
     _connections: int = field(default=0, init=False)
     _follows: set[str] = field(default_factory=set, init=False)
-    _main: EventSocket | None = field(default=None, init=False)  #: The main socket while it is open.
+    _main: EventSocket | None = field(
+        default=None, init=False
+    )  #: The main socket while it is open.
     _heard_at: float = field(default=0.0, init=False)
     _status_at: float = field(default=0.0, init=False)
     _replaced_at: float = field(default=float("-inf"), init=False)
 
     @property
     def is_active(self) -> bool:
-        """Whether a frame came recently: then the backend is online and has sent its queue's length."""
-        return self.client_id is not None and time.monotonic() - self._heard_at < self.context.intervals.probe
+        """Whether a frame came recently: then the backend is online and has sent its queue's
+        length.
+        """
+        return (
+            self.client_id is not None
+            and time.monotonic() - self._heard_at < self.context.intervals.probe
+        )
 
     def replace(self) -> None:
         if self._main is not None:
@@ -58,7 +73,9 @@ class Sockets:
         while True:
             client_id = self._main_id = self._next_client_id()
             try:
-                async with self.context.client.events(client_id, wants_previews=self.wants_previews) as socket:
+                async with self.context.client.events(
+                    client_id, wants_previews=self.wants_previews
+                ) as socket:
                     pause = self.context.intervals.reconnect_first
                     self._main = socket
                     await self._receive_main(client_id, socket)
@@ -113,7 +130,9 @@ class Sockets:
         try:
             while self._is_followed(client_id):
                 try:
-                    async with self.context.client.events(client_id, wants_previews=self.wants_previews) as socket:
+                    async with self.context.client.events(
+                        client_id, wants_previews=self.wants_previews
+                    ) as socket:
                         self.attempts.socket_opened(client_id)
                         await self._receive_follower(client_id, socket)
                 except BackendError as error:

@@ -45,18 +45,26 @@ def files_of(served: Served) -> list[Path]:
     return list((served.data / "files" / "assets").glob("*"))
 
 
-def test_sdk_uploads_once_downloads_and_deletes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sdk_uploads_once_downloads_and_deletes(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COMFY_BASE_URL", served.url)
     monkeypatch.setenv("COMFY_API_KEY", "correct-horse-battery")
     content = os.urandom(3 * 2**20 + 17)
 
     async def again(first: str) -> None:
         async with comfy_sdk.AsyncComfy() as comfy:
-            same, other = (comfy.assets.from_bytes(content, filename=name) for name in ("photo.png", "b/кот.png"))
+            same, other = (
+                comfy.assets.from_bytes(content, filename=name)
+                for name in ("photo.png", "b/кот.png")
+            )
             assert (await same.commit(), same.created_new) == (first, False)
             assert (await other.commit() != first, other.created_new) == (True, False)
             found = await comfy.assets.get(other.id)
-            assert (found.file_path, found.hash) == ("b/кот.png", f"blake3:{blake3(content).hexdigest()}")
+            assert (found.file_path, found.hash) == (
+                "b/кот.png",
+                f"blake3:{blake3(content).hexdigest()}",
+            )
             await comfy.assets.delete(first)
             await other.delete()
 
@@ -78,7 +86,9 @@ def test_requests_at_once_with_one_key_store_one_file(served: Served) -> None:
     def send(number: int) -> Any:
         form = {"content_type": "image/png", "file_path": "a.png"}
         headers = {**KEY, "idempotency-key": "at once"}
-        return served.ask("POST", ASSETS, files={"file": ("a", b"%d" % number)}, data=form, headers=headers)
+        return served.ask(
+            "POST", ASSETS, files={"file": ("a", b"%d" % number)}, data=form, headers=headers
+        )
 
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(send, range(8)))
@@ -96,14 +106,18 @@ def client(transactional_db: None, files_folder: Path) -> Client:
 def upload(client: Client, content: bytes = CONTENT, **fields: Any) -> Any:
     headers = {"idempotency-key": fields.pop("key")} if "key" in fields else {}
     sent = {"content_type": "image/png", "file_path": "photo.png", **fields}
-    return client.post(ASSETS, {"file": SimpleUploadedFile("ignored", content), **sent}, headers=headers)
+    return client.post(
+        ASSETS, {"file": SimpleUploadedFile("ignored", content), **sent}, headers=headers
+    )
 
 
 def mint(client: Client, **fields: Any) -> Any:
     return client.post(f"{ASSETS}/from-hash", fields, content_type="application/json")
 
 
-def test_records_share_content_until_the_last_is_deleted(client: Client, files_folder: Path) -> None:
+def test_records_share_content_until_the_last_is_deleted(
+    client: Client, files_folder: Path
+) -> None:
     made = upload(client, tags=["input", "x"], expires_in="3600", expected_hash=HASH)
     assert (made.status_code, made.json()["created_new"]) == (201, True)
     first = made.json()["id"]
@@ -136,7 +150,9 @@ def test_records_share_content_until_the_last_is_deleted(client: Client, files_f
         ({"key": "\t"}, 422, "invalid_request"),
     ],
 )
-def test_invalid_upload_stores_nothing(client: Client, fields: dict[str, Any], status: int, code: str) -> None:
+def test_invalid_upload_stores_nothing(
+    client: Client, fields: dict[str, Any], status: int, code: str
+) -> None:
     refused = upload(client, **fields)
     assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
     assert not Asset.objects.exists()
@@ -167,11 +183,17 @@ def test_content_of_our_own_api_outlives_its_records_and_is_an_asset_itself(clie
 
 
 def _graph(image: object) -> dict[str, Any]:
-    return {**factories.WORKFLOW, "1": {"class_type": "LoadImage", "inputs": {"image": image, "upload": "image"}}}
+    return {
+        **factories.WORKFLOW,
+        "1": {"class_type": "LoadImage", "inputs": {"image": image, "upload": "image"}},
+    }
 
 
 def _reference(asset_id: str) -> dict[str, Any]:
-    return {"__type": "core/ASSET", "info": {"id": asset_id, "hash": "ignored", "file_path": "ignored"}}
+    return {
+        "__type": "core/ASSET",
+        "info": {"id": asset_id, "hash": "ignored", "file_path": "ignored"},
+    }
 
 
 def test_asset_of_an_open_job_stays(client: Client) -> None:
@@ -185,8 +207,12 @@ def test_asset_of_an_open_job_stays(client: Client) -> None:
     assert not group.asset_uses.exists()
 
 
-@pytest.mark.parametrize("wrong", [_reference("9f8a1c0d"), {"__type": "core/ASSET"}, [_reference("x")]])
-def test_reference_without_an_asset_is_refused_with_its_input(client: Client, wrong: object) -> None:
+@pytest.mark.parametrize(
+    "wrong", [_reference("9f8a1c0d"), {"__type": "core/ASSET"}, [_reference("x")]]
+)
+def test_reference_without_an_asset_is_refused_with_its_input(
+    client: Client, wrong: object
+) -> None:
     with pytest.raises(MissingAsset) as refused:
         asset_records.resolve(_graph(wrong))
     assert [one["field"] for one in refused.value.extra["node_errors"]["1"]] == ["image"]
@@ -197,7 +223,10 @@ def test_name_of_an_uploaded_file_is_that_of_the_newest(client: Client) -> None:
     newest = upload(client).json()["id"]
     graph = asset_records.resolve(_graph("photo.png"))
     content = AssetRecord.objects.get(pk=newest).asset_id
-    assert graph["1"]["inputs"] == {"image": {"__type": "core/ASSET", "info": {"id": content}}, "upload": "image"}
+    assert graph["1"]["inputs"] == {
+        "image": {"__type": "core/ASSET", "info": {"id": content}},
+        "upload": "image",
+    }
     assert asset_records.resolve(_graph("photo.png [output]")) == _graph("photo.png [output]")
 
 
@@ -217,7 +246,11 @@ async def test_output_of_a_job_is_an_asset(
         return (await gallery.get(f"{ASSETS}/{output}")).json()
 
     before = await shown()
-    assert (before["hash"], before["size_bytes"], before["file_path"]) == (None, len(CONTENT), "a.png")
+    assert (before["hash"], before["size_bytes"], before["file_path"]) == (
+        None,
+        len(CONTENT),
+        "a.png",
+    )
     assert await body(await gallery.get(f"{ASSETS}/{output}/content", Range="bytes=0-2")) == b"cat"
     with pytest.raises(MissingAsset):
         await resolve()

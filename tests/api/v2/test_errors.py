@@ -40,13 +40,26 @@ def error_of(status: int, content: bytes) -> tuple[int, str, Any]:
         ("PUT", "/api/v2/assets", {}, 405, "method_not_allowed", None),
         ("GET", ASSET, {"host": "evil.example"}, 400, "bad_request", None),
         ("GET", ASSET, {"origin": "https://evil.example"}, 403, "forbidden", "origin_not_allowed"),
-        ("POST", "/api/v2/assets/from-hash", {"content-type": "text/plain"}, 415, "unsupported_media_type", None),
+        (
+            "POST",
+            "/api/v2/assets/from-hash",
+            {"content-type": "text/plain"},
+            415,
+            "unsupported_media_type",
+            None,
+        ),
         ("POST", "/api/v2/assets/from-hash", {}, 422, "invalid_json", None),
     ],
 )
 @pytest.mark.django_db
 def test_error_has_the_shape_of_the_contract(
-    api: Api, method: str, path: str, headers: dict[str, str], status: int, code: str, own: str | None
+    api: Api,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    status: int,
+    code: str,
+    own: str | None,
 ) -> None:
     answer = api.ask(method, path, **headers)
     assert int(answer.headers.get("Content-Length", len(answer.content))) == len(answer.content)
@@ -61,7 +74,9 @@ def test_error_has_the_shape_of_the_contract(
         (BackendAway("gpu-1", "10.0.0.7 refused the connection"), 502, "backend_unreachable"),
     ],
 )
-def test_failure_of_a_service_names_no_detail_of_it(error: Exception, status: int, own: str) -> None:
+def test_failure_of_a_service_names_no_detail_of_it(
+    error: Exception, status: int, own: str
+) -> None:
     answer = exception_handler(error, {})
     assert isinstance(answer, HttpResponse)
     enveloped(ASSET, answer)
@@ -82,9 +97,15 @@ def test_server_refuses_requests_before_their_body_in_the_same_shape(tmp_path: P
     key = "X-API-Key: correct-horse-battery"
 
     def ask(*headers: str, body: bytes = b"x" * 9, length: int = 0) -> tuple[int, str]:
-        lines = ["POST /api/v2/assets HTTP/1.1", "Host: localhost", f"Content-Length: {length or len(body)}"]
+        lines = [
+            "POST /api/v2/assets HTTP/1.1",
+            "Host: localhost",
+            f"Content-Length: {length or len(body)}",
+        ]
         address = urlsplit(served.url)
-        with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as connection:
+        with socket.create_connection(
+            (address.hostname or "", address.port or 0), timeout=10
+        ) as connection:
             connection.sendall("\r\n".join([*lines, *headers, "", ""]).encode("latin-1") + body)
             answer = http.client.HTTPResponse(connection)
             answer.begin()

@@ -66,7 +66,11 @@ def refused(answer: Any, code: str) -> dict[str, Any]:
         ({"extra_data": {"api_key_comfy_org": KEY, "a": 1}}, "invalid_request", "alone"),
         ({"extra_data": {"api_key_comfy_org": 'se"cret-key'}}, "invalid_request", "letters"),
         ({"extra_data": {"extra_pnginfo": None}}, "invalid_request", "workflow alone"),
-        ({"extra_data": {"extra_pnginfo": {"workflow": {}, "a": 1}}}, "invalid_request", "workflow alone"),
+        (
+            {"extra_data": {"extra_pnginfo": {"workflow": {}, "a": 1}}},
+            "invalid_request",
+            "workflow alone",
+        ),
         ({"extra_data": {"extra_pnginfo": {"workflow": None}}}, "invalid_request", "leave it out"),
         ({"metadata": "acme"}, "metadata_invalid", "object"),
         ({"metadata": {"shot": 3}}, "metadata_invalid", "'shot'"),
@@ -75,8 +79,13 @@ def refused(answer: Any, code: str) -> dict[str, Any]:
         ({"metadata": {str(one): "" for one in range(17)}}, "metadata_invalid", "17 pairs"),
     ],
 )
-def test_invalid_submission_stores_nothing(api: Api, farm: None, body: Any, code: str, said: str) -> None:
-    error = refused(api.post(JOBS, {"workflow": GRAPH, **body} if "workflow" not in body and body else body), code)
+def test_invalid_submission_stores_nothing(
+    api: Api, farm: None, body: Any, code: str, said: str
+) -> None:
+    error = refused(
+        api.post(JOBS, {"workflow": GRAPH, **body} if "workflow" not in body and body else body),
+        code,
+    )
     assert said in error["message"]
     assert "cret-key" not in error["message"]
 
@@ -107,7 +116,9 @@ def test_workflow_that_every_answering_backend_lacks_something_for_is_refused(
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-def test_job_waits_for_backends_that_are_all_away(api: Api, make_backend: Made, is_known: bool) -> None:
+def test_job_waits_for_backends_that_are_all_away(
+    api: Api, make_backend: Made, is_known: bool
+) -> None:
     if is_known:
         make_backend("away", seen=False)
     made = submit(api)
@@ -115,12 +126,16 @@ def test_job_waits_for_backends_that_are_all_away(api: Api, make_backend: Made, 
     assert (made.json()["status"], made.json()["queue_position"]) == ("queued", 0)
 
 
-@pytest.mark.parametrize(("allowed", "secret", "status"), [(True, KEY, 201), (True, "", 422), (False, KEY, 422)])
+@pytest.mark.parametrize(
+    ("allowed", "secret", "status"), [(True, KEY, 201), (True, "", 422), (False, KEY, 422)]
+)
 def test_partner_nodes_need_a_key_and_a_confirmed_backend(
     api: Api, sims: SimulatorThread, make_backend: Made, allowed: bool, secret: str, status: int
 ) -> None:
     make_backend(url=sims.url, version="0.33.0", partner_nodes_allowed=allowed)
-    answer = submit(api, partner(), **({"extra_data": {"api_key_comfy_org": secret}} if secret else {}))
+    answer = submit(
+        api, partner(), **({"extra_data": {"api_key_comfy_org": secret}} if secret else {})
+    )
     assert answer.status_code == status
     if status == 422:
         message = refused(answer, "invalid_workflow")["message"]
@@ -128,12 +143,19 @@ def test_partner_nodes_need_a_key_and_a_confirmed_backend(
         return
     group = JobGroup.objects.get()
     assert (group.has_secret, group.uses_partner_nodes) == (True, True)
-    assert not any(KEY in str(row) for model in (JobGroup, ChildJob) for row in model.objects.values())
+    assert not any(
+        KEY in str(row) for model in (JobGroup, ChildJob) for row in model.objects.values()
+    )
 
 
 @pytest.mark.parametrize("written", [{}, {"workflow": EDITOR}])
-def test_workflow_for_pictures_is_sent_as_it_is(api: Api, farm: None, written: dict[str, Any]) -> None:
-    assert submit(api, extra_data={"extra_pnginfo": written, "api_key_comfy_org": KEY}).status_code == 201
+def test_workflow_for_pictures_is_sent_as_it_is(
+    api: Api, farm: None, written: dict[str, Any]
+) -> None:
+    assert (
+        submit(api, extra_data={"extra_pnginfo": written, "api_key_comfy_org": KEY}).status_code
+        == 201
+    )
     fence = factories.lease("gpu-1")
     spec = AttemptSpec.from_claim(factories.claim_from_pool(fence, JobGroup.objects.get()))
     sent = spec.extra_data(spec.workflow, marks_outputs=False, has_previews=False)
@@ -149,7 +171,10 @@ def test_workflow_for_pictures_that_is_too_long_is_left_out(api: Api, farm: None
 
 
 def test_workflow_keeps_its_seeds(api: Api, farm: None) -> None:
-    graph = picture() | {"20": node("KSampler", seed=2**64 - 1), "21": node("KSampler", noise_seed=7)}
+    graph = picture() | {
+        "20": node("KSampler", seed=2**64 - 1),
+        "21": node("KSampler", noise_seed=7),
+    }
     for number in ("20", "21"):
         graph[number]["inputs"] |= {"model": ["4", 0]}
     job = submit(api, graph).json()
@@ -160,7 +185,9 @@ def test_workflow_keeps_its_seeds(api: Api, farm: None) -> None:
     assert api.get(f"{JOBS}/{job['id']}/workflow").json() == {"workflow": graph, "format": "api"}
 
 
-def test_repeated_key_is_refused_also_with_another_body_and_after_a_deletion(api: Api, farm: None) -> None:
+def test_repeated_key_is_refused_also_with_another_body_and_after_a_deletion(
+    api: Api, farm: None
+) -> None:
     job = submit(api, key="abc").json()
     again = [submit(api, key="abc"), submit(api, picture(2), key="abc")]
     api.post(f"{JOBS}/{job['id']}/cancel", None)
@@ -210,8 +237,16 @@ def test_cancelled_job_is_canceling_until_its_prompt_has_ended(api: Api, farm: N
 
 def test_timeout_is_a_failure_with_its_own_code(api: Api, farm: None) -> None:
     path = f"{JOBS}/{submit(api).json()['id']}"
-    ChildJob.objects.update(status="timeout", failure_class="timeout", error_message="Too long", completed_at=now())
-    error = {"code": "timeout", "message": "Too long", "node_id": None, "class_type": None, "traceback": None}
+    ChildJob.objects.update(
+        status="timeout", failure_class="timeout", error_message="Too long", completed_at=now()
+    )
+    error = {
+        "code": "timeout",
+        "message": "Too long",
+        "node_id": None,
+        "class_type": None,
+        "traceback": None,
+    }
     job = api.get(path).json()
     assert (job["status"], job["error"]) == ("failed", error)
 
@@ -219,7 +254,10 @@ def test_timeout_is_a_failure_with_its_own_code(api: Api, farm: None) -> None:
 def test_list_has_single_jobs_of_the_pool_in_pages(api: Api, farm: None) -> None:
     api.submit("gpu-1")
     api.submit("*", count=2)
-    ids = [submit(api, metadata={"client": "acme", "shot": str(one % 2)}).json()["id"] for one in range(3)]
+    ids = [
+        submit(api, metadata={"client": "acme", "shot": str(one % 2)}).json()["id"]
+        for one in range(3)
+    ]
     own = api.submit("*", count=1, metadata={"take": 3})["job_group_id"]
     first = api.get(f"{JOBS}?limit=3").json()
     rest = api.get(f"{JOBS}?limit=3&cursor={first['next_cursor']}").json()
@@ -228,7 +266,12 @@ def test_list_has_single_jobs_of_the_pool_in_pages(api: Api, farm: None) -> None
     found = api.get(f"{JOBS}?metadata[client]=acme&metadata%5Bshot%5D=0").json()["jobs"]
     assert [one["id"] for one in found] == [ids[2], ids[0]]
     assert found[0].keys() == {"id", "status", "create_time", "update_time", "metadata"}
-    assert api.get(f"{JOBS}/{api.get('/api/job-groups').json()['results'][-1]['job_group_id']}").status_code == 404
+    assert (
+        api.get(
+            f"{JOBS}/{api.get('/api/job-groups').json()['results'][-1]['job_group_id']}"
+        ).status_code
+        == 404
+    )
 
 
 @pytest.mark.parametrize(

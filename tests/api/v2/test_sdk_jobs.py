@@ -1,4 +1,6 @@
-"""Jobs of the Comfy API v2 with ComfyUI's own SDK, unchanged, against a whole Director with simulated backends."""
+"""Jobs of the Comfy API v2 with ComfyUI's own SDK, unchanged, against a whole Director with
+simulated backends.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ pytestmark = pytest.mark.timeout(120)
 def director(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("v2")
     with simulated(folder, count=1, seconds=1.0, preview_fps=8.0) as gpus:
-        served = Served(folder, gpus.urls, environment={"DIRECTOR_TOKEN": TOKEN, "DIRECTOR_DISCOVER": "0"})
+        served = Served(
+            folder, gpus.urls, environment={"DIRECTOR_TOKEN": TOKEN, "DIRECTOR_DISCOVER": "0"}
+        )
         try:
             yield served
         finally:
@@ -64,13 +68,18 @@ async def the_whole_way(comfy: Any, director: Served, gpu: str) -> None:
     low, name = comfy._low, type(comfy).__name__
     asset = comfy.assets.from_bytes(png(name=name), filename="photo.png")
     graph = text_to_image(seed=2**63, steps=12, prefix=name)
-    graph |= {"10": node("LoadImage"), "11": node("SaveImage", images=["10", 0], filename_prefix=name)}
+    graph |= {
+        "10": node("LoadImage"),
+        "11": node("SaveImage", images=["10", 0], filename_prefix=name),
+    }
     workflow = comfy.workflows.from_json(graph)
     workflow.set_input("10", "image", asset)
     of_backend = f"/api/backends/{gpu}"
     # It waits until its events are received.
     director.ask("POST", f"{of_backend}/pause", json={}, headers=SIGNED)
-    job = await settled(comfy.submit(workflow, metadata={"client": name, "shot": "1"}, idempotency_key=name))
+    job = await settled(
+        comfy.submit(workflow, metadata={"client": name, "shot": "1"}, idempotency_key=name)
+    )
     with pytest.raises(comfy_sdk.IdempotencyKeyReuse):
         await settled(comfy.submit(workflow, idempotency_key=name))
     events = low.get_job_events(job.id)
@@ -85,7 +94,9 @@ async def the_whole_way(comfy: Any, director: Served, gpu: str) -> None:
         {"status": "succeeded", "queue_position": None},
     ]
     steps = [one.data for one in raw if one.event == "progress" and one.data["current_node"] == "3"]
-    assert ("KSampler", 12, 9) in {(one["current_node_class"], one["steps"], one["nodes_total"]) for one in steps}
+    assert ("KSampler", 12, 9) in {
+        (one["current_node_class"], one["steps"], one["nodes_total"]) for one in steps
+    }
     assert [one["value"] for one in steps] == sorted(one["value"] for one in steps)
     [preview] = [one.data for one in raw if one.event == "preview"][:1]
     assert (preview["node_id"], preview["content_type"]) == ("3", "image/jpeg")
@@ -116,13 +127,19 @@ async def the_whole_way(comfy: Any, director: Served, gpu: str) -> None:
     answer = await settled(low.raw_request("GET", f"/api/v2/jobs/{job.id}"))
     fits(models.Job, answer.json())
     assert answer.json()["metrics"].keys() == {"queue_ms", "execution_ms"}
-    fits(models.JobWorkflowResponse, (await settled(low.raw_request("GET", f"/api/v2/jobs/{job.id}/workflow"))).json())
+    fits(
+        models.JobWorkflowResponse,
+        (await settled(low.raw_request("GET", f"/api/v2/jobs/{job.id}/workflow"))).json(),
+    )
 
     slow = comfy.workflows.from_json(sampler(steps=100, delay=0.2, prefix=name))
     running, waiting, next_one = [
-        await settled(comfy.submit(slow, metadata={"client": name, "shot": str(number)})) for number in (2, 3, 4)
+        await settled(comfy.submit(slow, metadata={"client": name, "shot": str(number)}))
+        for number in (2, 3, 4)
     ]
-    places = [(await settled(comfy.jobs.get(one.id)))._model.queue_position for one in (waiting, next_one)]
+    places = [
+        (await settled(comfy.jobs.get(one.id)))._model.queue_position for one in (waiting, next_one)
+    ]
     assert places[0] in (0, None)
     assert places[1] in (0, 1)
     for one in (next_one, waiting, running):
@@ -135,7 +152,9 @@ async def the_whole_way(comfy: Any, director: Served, gpu: str) -> None:
     assert [one.metadata["shot"] for one in found] == ["4", "3", "2", "1"]
     assert [one.status for one in found] == ["canceled"] * 3 + ["succeeded"]
     assert all(one.create_time <= one.update_time for one in found)
-    assert [one.id for one in await all_of(comfy.list_jobs(metadata={"client": name, "shot": "1"}))] == [job.id]
+    assert [
+        one.id for one in await all_of(comfy.list_jobs(metadata={"client": name, "shot": "1"}))
+    ] == [job.id]
     assert len(await all_of(comfy.list_jobs())) >= 5
 
     broken = node("TestFail", image=["1", 0], kind="value", after=0.0)
@@ -143,16 +162,24 @@ async def the_whole_way(comfy: Any, director: Served, gpu: str) -> None:
     with pytest.raises(comfy_sdk.JobFailed) as failed:
         await settled((await settled(comfy.submit(comfy.workflows.from_json(failing)))).result())
     error = failed.value.error
-    assert (error.code, error.node_id, error.class_type) == ("node_execution_error", "7", "TestFail")
+    assert (error.code, error.node_id, error.class_type) == (
+        "node_execution_error",
+        "7",
+        "TestFail",
+    )
     assert error.message == "bad value on purpose"
     assert "Traceback" in error.traceback or "File" in error.traceback
     with pytest.raises(comfy_sdk.InvalidWorkflow) as invalid:
-        await settled(comfy.submit(comfy.workflows.from_json(sampler() | {"9": node("NoSuchNode")})))
+        await settled(
+            comfy.submit(comfy.workflows.from_json(sampler() | {"9": node("NoSuchNode")}))
+        )
     [reason] = invalid.value.details["node_errors"]["9"]
     assert (reason["reason"], reason["class_type"]) == ("node_missing", "NoSuchNode")
     unknown = {"__type": "core/ASSET", "info": {"id": "9f8a1c0d-2b3e-4f56-8a7b-1c2d3e4f5a6b"}}
     with pytest.raises(comfy_sdk.MissingAsset):
-        await settled(comfy.submit(comfy.workflows.from_json({"1": node("LoadImage", image=unknown)})))
+        await settled(
+            comfy.submit(comfy.workflows.from_json({"1": node("LoadImage", image=unknown)}))
+        )
     with pytest.raises(comfy_sdk.NotFound):
         await settled(comfy.jobs.get("jg_000000000000"))
     answer = director.ask("GET", "/api/v2/jobs/jg_000000000000/events", headers=SIGNED)

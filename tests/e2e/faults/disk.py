@@ -39,7 +39,9 @@ def small_disk(folder: Path, megabytes: int = 32) -> Iterator[SmallDisk]:
     """Mount a small disk at a new folder; skip the test where that is not allowed."""
     folder.mkdir()
     size = f"size={megabytes}m"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", folder], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "none", folder], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted: {mounted.stderr.decode().strip()}")
     try:

@@ -1,9 +1,9 @@
 """A power failure, imitated: what of a data folder may be left, copied at one instant under load.
 
-The process is stopped, so that the copies are of one instant. ``durable.c`` keeps, beside the data folder, the
-synced content of each file; the difference between the two may be lost. Not covered: a disk that reports a sync
-before it has synced, and a file system that loses the name of a file whose content was synced. The shared-memory
-file is left out: SQLite never syncs it and rebuilds it.
+The process is stopped, so that the copies are of one instant. ``durable.c`` keeps, beside the data
+folder, the synced content of each file; the difference between the two may be lost. Not covered: a
+disk that reports a sync before it has synced, and a file system that loses the name of a file whose
+content was synced. The shared-memory file is left out: SQLite never syncs it and rebuilds it.
 """
 
 import fcntl
@@ -65,7 +65,9 @@ def take(director: Director, durable: Path, folder: Path, accepted: frozenset[st
 
 def _temporary(_folder: str, names: list[str]) -> set[str]:
     # The files of metrics are those of one process.
-    return {one for one in names if one.endswith(("-shm", ".lock", "metrics")) or one.startswith(".")}
+    return {
+        one for one in names if one.endswith(("-shm", ".lock", "metrics")) or one.startswith(".")
+    }
 
 
 def kept(instant: Instant, data: Path) -> None:
@@ -85,7 +87,8 @@ def torn(instant: Instant, data: Path, seed: int) -> int:
     unsynced = 0
     for name in {one.name for one in (*instant.written.iterdir(), *instant.synced.iterdir())}:
         new, old = (
-            file.read_bytes() if file.exists() else b"" for file in (instant.written / name, instant.synced / name)
+            file.read_bytes() if file.exists() else b""
+            for file in (instant.written / name, instant.synced / name)
         )
         sectors = []
         for at in range(0, max(len(new), len(old)), SECTOR):

@@ -1,4 +1,6 @@
-"""Small libraries that change what a process sees of the system; built from the C files beside this one."""
+"""Small libraries that change what a process sees of the system; built from the C files beside this
+one.
+"""
 
 import atexit
 import functools
@@ -12,7 +14,8 @@ import pytest
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_preload = pytest.mark.skipif(
-    COMPILER is None or not sys.platform.startswith("linux"), reason="LD_PRELOAD and a C compiler are needed"
+    COMPILER is None or not sys.platform.startswith("linux"),
+    reason="LD_PRELOAD and a C compiler are needed",
 )
 
 
@@ -24,5 +27,7 @@ def library(name: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="preload-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     built = folder / f"{name}.so"
-    subprocess.run([COMPILER, "-shared", "-fPIC", "-O1", "-o", str(built), str(source), "-ldl"], check=True)
+    subprocess.run(
+        [COMPILER, "-shared", "-fPIC", "-O1", "-o", str(built), str(source), "-ldl"], check=True
+    )
     return built

@@ -1,7 +1,8 @@
-"""An imitated machine: folders, PostgreSQL, Redis, nginx, and a shell that runs the commands of the page.
+"""An imitated machine: folders, PostgreSQL, Redis, nginx, and a shell that runs the commands of the
+page.
 
-Only the root folder, the ports and the users (``useradd``, ``runuser``, ``setpriv``) differ from the page. The
-packages that pip would fetch are those of the tests.
+Only the root folder, the ports and the users (``useradd``, ``runuser``, ``setpriv``) differ from
+the page. The packages that pip would fetch are those of the tests.
 """
 
 import os
@@ -27,7 +28,9 @@ from tests.harness.waits import until
 
 NAME: Final = "director.studio.example"
 _SOURCE: Final = ("director", "jobgroups", "backends", "templates", "docs/operations")
-_SOURCE_FILES: Final = (*("pyproject.toml", "setup.py", "README.md", "LICENSE", "manage.py", "requirements.txt"),)
+_SOURCE_FILES: Final = (
+    *("pyproject.toml", "setup.py", "README.md", "LICENSE", "manage.py", "requirements.txt"),
+)
 _FOLDERS: Final = ("logs", "home", "usr/local/bin", "etc/systemd/system", "etc/nginx/conf.d")
 #: Programs of the page that are replaced: they would need a user, or fetch packages.
 _SHIMS: Final = {
@@ -36,7 +39,8 @@ _SHIMS: Final = {
     "useradd": "exit 0",
     "python3": f'"{sys.executable}" "$@" || exit\n'
     'if [ "$1 $2" = "-m venv" ]; then\n'
-    f'  for lib in "$3"/lib/python3*/site-packages; do echo "{sysconfig.get_path("purelib")}" > "$lib/at-hand.pth"; done\n'
+    f'  for lib in "$3"/lib/python3*/site-packages; do echo "{sysconfig.get_path("purelib")}" > '
+    '"$lib/at-hand.pth"; done\n'
     "fi",
 }
 _NGINX: Final = """
@@ -99,7 +103,9 @@ class Machine:
     def _copy_source(self) -> None:
         """Copy the release, with this machine's root and ports in the page's files."""
         for name in _SOURCE:
-            shutil.copytree(ROOT / name, self._source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, self._source / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
         for name in _SOURCE_FILES:
             shutil.copy(ROOT / name, self._source)
         for file in (self._source / "docs/operations").iterdir():
@@ -110,7 +116,9 @@ class Machine:
 
     def here(self, text: str) -> str:
         """Return a text of the page with this machine's root and ports in it."""
-        text = re.sub(r"(?<![\w./])/(opt|etc|var/lib|var/backups|usr/local/bin)/", rf"{self.root}/\1/", text)
+        text = re.sub(
+            r"(?<![\w./])/(opt|etc|var/lib|var/backups|usr/local/bin)/", rf"{self.root}/\1/", text
+        )
         text = re.sub(r"(?<![\w.])~/", f"{self.root}/home/", text)
         text = re.sub(r"\b(9820|9821|5432|6379)\b", lambda found: self._ports[found[0]], text)
         text = text.replace("listen 443 ", f"listen 127.0.0.1:{self.https} ")
@@ -165,7 +173,9 @@ class Machine:
 
     def settings(self) -> dict[str, str]:
         lines = (self.root / "etc/director/director.env").read_text(encoding="utf-8").splitlines()
-        return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+        return dict(
+            line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")
+        )
 
     @property
     def url(self) -> str:

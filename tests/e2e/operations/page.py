@@ -21,7 +21,9 @@ class Block:
 def blocks() -> list[Block]:
     found: list[Block] = []
     section = ""
-    for match in re.finditer(r"^##+ ([^\n]+)$|^```bash\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL):
+    for match in re.finditer(
+        r"^##+ ([^\n]+)$|^```bash\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL
+    ):
         if match[1]:
             section = match[1]
         else:

@@ -1,8 +1,8 @@
 """``systemctl`` and ``journalctl``, imitated for the units of the page.
 
-A test is not process 1. This module reads the unit files as systemd does (``EnvironmentFile``, ``%i``,
-``ExecStart`` without a shell, a clean environment), and starts and ends their processes. ``systemd-analyze``
-checks the files themselves.
+A test is not process 1. This module reads the unit files as systemd does (``EnvironmentFile``,
+``%i``, ``ExecStart`` without a shell, a clean environment), and starts and ends their processes.
+``systemd-analyze`` checks the files themselves.
 """
 
 import configparser
@@ -62,7 +62,10 @@ class Unit(Launched):
 
     def journal(self) -> str:
         """Return what all its processes printed."""
-        return "".join(log.read_text(encoding="utf-8", errors="replace") for log in self.folder.glob(f"{self.name}-*"))
+        return "".join(
+            log.read_text(encoding="utf-8", errors="replace")
+            for log in self.folder.glob(f"{self.name}-*")
+        )
 
 
 class Systemd:
@@ -80,7 +83,9 @@ class Systemd:
         if verb == "daemon-reload":
             return
         if verb in ("enable", "disable"):
-            self.enabled = self.enabled | set(names) if verb == "enable" else self.enabled - set(names)
+            self.enabled = (
+                self.enabled | set(names) if verb == "enable" else self.enabled - set(names)
+            )
             if "--now" not in words:
                 return
             verb = {"enable": "start", "disable": "stop"}[verb]

@@ -19,6 +19,11 @@ def newer_release(to: Path) -> Path:
     with (to / "jobgroups/models.py").open("a", encoding="utf-8") as models:
         models.write(Path(__file__).with_name("newer_models.txt").read_text(encoding="utf-8"))
     ((_, latest),) = MigrationLoader(None).graph.leaf_nodes("jobgroups")
-    text = Path(__file__).with_name("newer_migration.txt").read_text(encoding="utf-8").format(latest=latest)
+    text = (
+        Path(__file__)
+        .with_name("newer_migration.txt")
+        .read_text(encoding="utf-8")
+        .format(latest=latest)
+    )
     (to / f"jobgroups/migrations/{MIGRATION}.py").write_text(text, encoding="utf-8")
     return to

@@ -29,7 +29,11 @@ FILE: Final = {"images": [{"filename": "a.png", "subfolder": "", "type": "output
 @functools.cache
 def history(outcome: str = "success") -> HistoryEntry:
     """Return the history of the prompt; shared, so a test must not change it."""
-    last = {"success": "execution_success", "error": "execution_error", "interrupted": "execution_interrupted"}
+    last = {
+        "success": "execution_success",
+        "error": "execution_error",
+        "interrupted": "execution_interrupted",
+    }
     entry = {
         "prompt": [0, "p", WORKFLOW, {}, ["9"]],
         "status": {
@@ -62,9 +66,15 @@ STEP: Final = protocol.Progress(prompt_id="p", node="3", value=1, max=4)
 OUTPUT: Final = protocol.Executed(prompt_id="p", node="9", output=FILE)
 SUCCESS: Final = protocol.ExecutionSuccess(prompt_id="p")
 INTERRUPTED: Final = protocol.ExecutionInterrupted(prompt_id="p")
-BROKEN: Final = protocol.ExecutionError(prompt_id="p", exception_type="E", exception_message="broken")
+BROKEN: Final = protocol.ExecutionError(
+    prompt_id="p", exception_type="E", exception_message="broken"
+)
 BLOCKED: Final = protocol.ExecutionError(
-    prompt_id="p", node_id="9", node_type="SaveImage", exception_type="ExecutionBlocked", exception_message="no face"
+    prompt_id="p",
+    node_id="9",
+    node_type="SaveImage",
+    exception_type="ExecutionBlocked",
+    exception_message="no face",
 )
 CLOSED: Final = protocol.Executing(prompt_id="p", node=None)
 FRAMES: Final = (BEGUN, NODE, STEP, OUTPUT, SUCCESS, INTERRUPTED, BROKEN, BLOCKED, CLOSED)
@@ -76,17 +86,29 @@ def unconfirmed(status: int = 404, *, raised: bool = False) -> errors.PromptUnco
 
 def spec(**fields: Any) -> AttemptSpec:
     """Return a new claim; ``state`` makes it a stored attempt."""
-    start = {"is_new": "state" not in fields, "attempt_id": 7, "number": 1, "prompt_id": "p", "client_id": "c"}
+    start = {
+        "is_new": "state" not in fields,
+        "attempt_id": 7,
+        "number": 1,
+        "prompt_id": "p",
+        "client_id": "c",
+    }
     group = {"group_id": "g", "child_id": "j", "timeout_s": 60.0, "workflow": WORKFLOW}
     return AttemptSpec(**start | group | fields)
 
 
 class Play:
-    """Plays driver and backend. Attributes of the backend, as of :class:`Moment`, are given to each input."""
+    """Plays driver and backend. Attributes of the backend, as of :class:`Moment`, are given to each
+    input.
+    """
 
-    def __init__(self, *, gone: float | None = None, begins: Mapping[str, bool] | None = None, **fields: Any) -> None:
+    def __init__(
+        self, *, gone: float | None = None, begins: Mapping[str, bool] | None = None, **fields: Any
+    ) -> None:
         self.now = START
-        self.machine = AttemptMachine(spec(**fields), INTERVALS, "gpu-1", "http://gpu-1", now=self.now, gone=gone)
+        self.machine = AttemptMachine(
+            spec(**fields), INTERVALS, "gpu-1", "http://gpu-1", now=self.now, gone=gone
+        )
         self.outputs: list[Output] = []  #: Of all inputs so far.
         self.wake_at = 0.0  #: When the pause ends.
         self.take(self.machine.begin(Moment(self.now, **begins or {})))
@@ -94,7 +116,8 @@ class Play:
     def take(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
         self.outputs += outputs
         self.wake_at = next(
-            (output.moment for output in reversed(outputs) if isinstance(output, m.WakeAt)), self.wake_at
+            (output.moment for output in reversed(outputs) if isinstance(output, m.WakeAt)),
+            self.wake_at,
         )
         return outputs
 
@@ -111,7 +134,11 @@ class Play:
 
     def frames(self, *events: protocol.Event, after: float = 0.0) -> tuple[Output, ...]:
         self.now += after
-        return tuple(output for event in events for output in self.take(self.machine.on_event(event, self.now)))
+        return tuple(
+            output
+            for event in events
+            for output in self.take(self.machine.on_event(event, self.now))
+        )
 
     def stop(self) -> tuple[Output, ...]:
         return self.take(self.machine.request_stop(self.now))
@@ -150,10 +177,16 @@ _STATE_OF: Final = {
 
 
 def stored_as(machine: AttemptMachine, write: Write, *, stop: bool | None = None) -> Any:
-    """Return what the service of a transition returns; ``stop``: whether the stop is pending, by default as it is known."""
+    """Return what the service of a transition returns; ``stop``: whether the stop is pending, by
+    default as it is known.
+    """
     if write not in (*_STATE_OF, Write.PARTLY_REFUSED):
         return True if write is Write.STALLED else None
-    state = machine.state if machine.state is AttemptState.RUNNING else _STATE_OF.get(write, machine.state)
+    state = (
+        machine.state
+        if machine.state is AttemptState.RUNNING
+        else _STATE_OF.get(write, machine.state)
+    )
     return Stored(state, machine.stop_requested if stop is None else stop)
 
 
@@ -172,7 +205,9 @@ def running(**fields: Any) -> Play:
 
 
 def uncertain(answer: errors.ResponseLost = LOST, **fields: Any) -> Play:
-    """Return the play of a prompt that was just posted without a proper answer, at its first look-up."""
+    """Return the play of a prompt that was just posted without a proper answer, at its first
+    look-up.
+    """
     play = Play(**fields)
     play.answer(answer)
     return play.stored(Write.UNCERTAIN).until(m.LookUp)
@@ -218,8 +253,16 @@ _ANSWERS: Final[dict[type[Request], Callable[[AttemptMachine, Any], Iterable[Any
     ),
     m.ReadHistory: lambda *_: (None, history("error"), history(), LOST),
     m.FindOmitted: lambda *_: ({}, {"9": {"class_type": "SaveImage", "errors": []}}, LOST),
-    m.Complete: lambda _, request: (request.end, replace(request.end, failure=FailureClass.OUTPUT_GONE)),
-    m.Interrupt: lambda *_: (SentStop("others wait"), SentStop("", True), SentStop("", True, True), LOST),
+    m.Complete: lambda _, request: (
+        request.end,
+        replace(request.end, failure=FailureClass.OUTPUT_GONE),
+    ),
+    m.Interrupt: lambda *_: (
+        SentStop("others wait"),
+        SentStop("", True),
+        SentStop("", True, True),
+        LOST,
+    ),
     m.RemovePending: lambda *_: (None, LOST),
     m.FreeMemory: lambda *_: (None,),
     m.Store: _stores,
@@ -236,7 +279,10 @@ def inputs(play: Play) -> list[Callable[[Play], Any]]:
     """Return what may happen next: answers to the request, and what comes by itself."""
     return [
         *(lambda one, answer=answer: one.answer(answer) for answer in _answers(play)),
-        *(lambda one, answer=answer: one.answer(answer, after=20.0, is_offline=True) for answer in _answers(play)),
+        *(
+            lambda one, answer=answer: one.answer(answer, after=20.0, is_offline=True)
+            for answer in _answers(play)
+        ),
         *(lambda one, event=event: one.frames(event) for event in FRAMES),
         lambda one: one.stop(),
         lambda one: one.take(one.machine.socket_opened(one.now)),
@@ -246,7 +292,10 @@ def inputs(play: Play) -> list[Callable[[Play], Any]]:
 
 STARTS: Final[tuple[dict[str, Any], ...]] = (
     {},
-    *({"state": state} for state in (AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptState.ACCEPTED)),
+    *(
+        {"state": state}
+        for state in (AttemptState.INTENT, AttemptState.UNCERTAIN, AttemptState.ACCEPTED)
+    ),
     {"state": AttemptState.RUNNING, "gone": 10.0, "node_errors": {}},
     {"state": AttemptState.RUNNING, "gone": 10.0, "stop_requested": True},
     {"state": AttemptState.NEVER_ACCEPTED},

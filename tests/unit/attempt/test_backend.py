@@ -1,4 +1,6 @@
-"""What the attempts of a session know of their backend: its queue, which prompt an interrupt may end, its absence."""
+"""What the attempts of a session know of their backend: its queue, which prompt an interrupt may
+end, its absence.
+"""
 
 import json
 from types import SimpleNamespace
@@ -53,12 +55,17 @@ def test_interrupt_explains_no_end_before_it_was_sent_or_long_after_its_answer()
 def queue(running: list[str], pending: list[str]) -> answers.Queue:
     """Return a queue of prompts, each with its id as a mark."""
     items = [[[0, name, {}, {"mark": name}, []] for name in names] for names in (running, pending)]
-    return answers.queue(json.dumps(dict(zip(("queue_running", "queue_pending"), items, strict=True))).encode())
+    return answers.queue(
+        json.dumps(dict(zip(("queue_running", "queue_pending"), items, strict=True))).encode()
+    )
 
 
 @pytest.mark.parametrize("sent", ["p", "q"])
 def test_prompt_with_another_id_is_found_by_its_mark(sent: str) -> None:
-    for names, location in ((["r", "p"], []), PromptLocation.RUNNING), ((["r"], ["s", "p"]), PromptLocation.PENDING):
+    for names, location in (
+        ((["r", "p"], []), PromptLocation.RUNNING),
+        ((["r"], ["s", "p"]), PromptLocation.PENDING),
+    ):
         lookup = in_queue(queue(*names), sent, {"mark": "p"})
         assert lookup is not None
         assert (lookup.location, lookup.other_id) == (location, None if sent == "p" else "p")
@@ -97,9 +104,15 @@ def stop_sent(sent: SentStop) -> Play:
 def test_next_prompt_does_not_wait_for_a_stop_that_cannot_hit_it() -> None:
     context: Any = None
     attempts = ActiveAttempts(context)
-    stops = [SentStop("", is_targeted=True, is_cancel=True), SentStop("", is_targeted=True), SentStop("others wait")]
+    stops = [
+        SentStop("", is_targeted=True, is_cancel=True),
+        SentStop("", is_targeted=True),
+        SentStop("others wait"),
+    ]
     for number, sent in enumerate(stops):
-        driver: Any = SimpleNamespace(machine=stop_sent(sent).machine, spec=SimpleNamespace(attempt_id=number))
+        driver: Any = SimpleNamespace(
+            machine=stop_sent(sent).machine, spec=SimpleNamespace(attempt_id=number)
+        )
         attempts.drivers[number] = driver
     assert attempts.cancelled == {0}
 

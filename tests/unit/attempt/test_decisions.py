@@ -1,4 +1,6 @@
-"""What the Director decides about a prompt: "Life of an attempt" in docs/architecture.md, sentence by sentence."""
+"""What the Director decides about a prompt: "Life of an attempt" in docs/architecture.md, sentence
+by sentence.
+"""
 
 import math
 from dataclasses import replace
@@ -71,7 +73,9 @@ def test_new_prompt_is_sent_once_and_its_answer_stored() -> None:
     play = Play()
     assert play.outputs == [m.SendPrompt()]
     play.answer(m.Sent("p", {"9": {}}, sent_at=1.0))
-    assert last_store(play) == m.Store(Write.ACCEPTED, {"prompt_id": None, "node_errors": {"9": {}}})
+    assert last_store(play) == m.Store(
+        Write.ACCEPTED, {"prompt_id": None, "node_errors": {"9": {}}}
+    )
     play.stored(Write.ACCEPTED)
     assert m.ExpectStatus(1.0) in play.outputs
 
@@ -91,7 +95,9 @@ def test_prompt_with_the_id_of_an_old_comfyui_is_followed_by_that_id() -> None:
         (m.Refusal("bad", {"status": 400}), Write.REFUSED, m.RestClaims()),
     ],
 )
-def test_prompt_that_did_not_arrive_or_was_refused_ends(answer: Any, write: Write, order: Any) -> None:
+def test_prompt_that_did_not_arrive_or_was_refused_ends(
+    answer: Any, write: Write, order: Any
+) -> None:
     play = Play()
     play.answer(answer)
     play.stored(write)
@@ -137,7 +143,9 @@ def test_stop_that_came_while_the_prompt_was_sent_follows_its_acceptance() -> No
 
 
 @pytest.mark.parametrize("answer", [LOST, unconfirmed(), unconfirmed(500)])
-def test_lost_answer_is_uncertain_and_never_accepted_after_30_s_of_absence(answer: errors.ResponseLost) -> None:
+def test_lost_answer_is_uncertain_and_never_accepted_after_30_s_of_absence(
+    answer: errors.ResponseLost,
+) -> None:
     play = uncertain(answer)
     began, lookups = play.now, 0
     while isinstance(play.request, m.LookUp | m.FindSameAnswer):
@@ -169,7 +177,9 @@ def test_exception_of_comfyui_is_a_refusal_after_one_lookup() -> None:
     assert "raised an exception" in store.fields["message"]
 
 
-@pytest.mark.parametrize(("status", "kind"), [(404, FailureClass.UNREACHABLE), (500, FailureClass.WORKFLOW_REFUSED)])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(404, FailureClass.UNREACHABLE), (500, FailureClass.WORKFLOW_REFUSED)]
+)
 def test_same_answer_for_the_second_time_is_a_refusal(status: int, kind: FailureClass) -> None:
     play = looked_up(uncertain(unconfirmed(status)), ABSENT)
     assert play.request == m.FindSameAnswer(status == 500)
@@ -242,7 +252,9 @@ def test_output_and_warning_are_stored_as_they_come() -> None:
     play.frames(OUTPUT, BLOCKED)
     play.answer()
     warning = "ComfyUI did not execute node 9 (SaveImage): no face"
-    assert play.request == m.Store(Write.OUTPUTS, {"node_outputs": {"9": FILE}, "warnings": [warning]})
+    assert play.request == m.Store(
+        Write.OUTPUTS, {"node_outputs": {"9": FILE}, "warnings": [warning]}
+    )
     play.stored(Write.OUTPUTS)
     assert isinstance(play.request, m.WakeAt)
 
@@ -328,11 +340,17 @@ def test_empty_history_is_read_for_5_s_and_then_the_frames_decide() -> None:
         play.answer(None)
     assert (round(play.now - began, 1), reads) == (5.0, 26)
     end = play.request.end
-    assert (end.state, end.error_message, end.node_outputs) == (AttemptState.ERROR, "broken", {"9": FILE})
+    assert (end.state, end.error_message, end.node_outputs) == (
+        AttemptState.ERROR,
+        "broken",
+        {"9": FILE},
+    )
 
 
 @pytest.mark.parametrize(("answer", "is_lost"), [(ABSENT, True), (RUNNING, False)])
-def test_closing_frame_alone_does_not_end_a_prompt_without_history(answer: Any, is_lost: bool) -> None:
+def test_closing_frame_alone_does_not_end_a_prompt_without_history(
+    answer: Any, is_lost: bool
+) -> None:
     play = closed(running(timeout_s=600.0))
     while not isinstance(play.request, m.LookUp):
         play.answer(None)
@@ -360,11 +378,15 @@ def test_end_has_the_warnings_of_frames_and_history_once() -> None:
 
 
 @pytest.mark.parametrize(("is_fresh", "frees"), [(True, True), (False, False)])
-def test_memory_is_freed_before_the_end_is_stored_while_the_lease_is_certain(is_fresh: bool, frees: bool) -> None:
+def test_memory_is_freed_before_the_end_is_stored_while_the_lease_is_certain(
+    is_fresh: bool, frees: bool
+) -> None:
     play = closed(running())
     play.answer(history("error"))
     assert isinstance(play.request, m.Complete)
-    play.answer(replace(play.request.end, failure=FailureClass.OUT_OF_MEMORY), lease_is_fresh=is_fresh)
+    play.answer(
+        replace(play.request.end, failure=FailureClass.OUT_OF_MEMORY), lease_is_fresh=is_fresh
+    )
     assert isinstance(play.request, m.FreeMemory) == frees
     if frees:
         play.answer()
@@ -383,7 +405,9 @@ def test_prompt_that_another_stop_interrupted_is_not_counted(was_other: bool) ->
     assert play.outputs[-2:] == [m.UseInterrupt("p"), m.ReadStop()]
     play.answer(False)
     # The window ends at the event, not at the answer of a slow history.
-    assert play.request == m.FindOtherStop("p", since=heard_at - INTERVALS.collateral_window, until=heard_at)
+    assert play.request == m.FindOtherStop(
+        "p", since=heard_at - INTERVALS.collateral_window, until=heard_at
+    )
     play.answer(was_other)
     play.stored(Write.INTERRUPTED_BY_OTHER if was_other else Write.ENDED)
 
@@ -473,7 +497,9 @@ def test_stall_counts_from_the_moment_at_which_events_are_received_again() -> No
     idle(play, 15.0)
     opened_at = play.now
     play.take(play.machine.socket_opened(opened_at))
-    resumed = Play(state=AttemptState.RUNNING, gone=1000.0, timeout_s=math.inf, stall_s=20.0, node_errors={})
+    resumed = Play(
+        state=AttemptState.RUNNING, gone=1000.0, timeout_s=math.inf, stall_s=20.0, node_errors={}
+    )
     for each, since in ((play, opened_at), (resumed, 1000.0)):
         while Write.TIMED_OUT not in each.writes:
             each.answer(RUNNING if isinstance(each.request, m.LookUp) else None)
@@ -561,7 +587,16 @@ def pauses(play: Play, sent: SentStop, times: int) -> list[float]:
 
 
 def test_stop_by_id_is_repeated_soon_and_then_ever_slower() -> None:
-    assert pauses(stopping(), SentStop(is_targeted=True), 9) == [0.1, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert pauses(stopping(), SentStop(is_targeted=True), 9) == [
+        0.1,
+        0.1,
+        0.2,
+        0.4,
+        0.8,
+        1.6,
+        2.0,
+        2.0,
+    ]
     assert pauses(stopping(), SentStop(), 3) == [2.0, 2.0]
 
 
@@ -609,7 +644,11 @@ def test_prompt_that_cannot_be_interrupted_is_stalled_after_its_own_limit() -> N
 def test_unreachable_backend_is_stalled_as_such() -> None:
     play = stopping()
     while Write.STALLED not in play.writes:
-        play.answer(LOST if isinstance(play.request, m.LookUp) else None, is_offline=True, is_available=False)
+        play.answer(
+            LOST if isinstance(play.request, m.LookUp) else None,
+            is_offline=True,
+            is_available=False,
+        )
     assert last_store(play).fields == {"reachable": False, "can_interrupt": True}
 
 
@@ -630,7 +669,11 @@ def test_prompt_that_another_writer_ended_is_left_alone() -> None:
         ((ExecutionCached(prompt_id="p", nodes=()),), {"9"}, False),
         ((ExecutionCached(prompt_id="p", nodes=("3", "9")),), set(), True),
         ((ExecutionCached(prompt_id="p", nodes=("3", "9")), NODE), set(), False),
-        ((ExecutionCached(prompt_id="p", nodes=("3", "9")), Executing(prompt_id="p", node="9")), {"9"}, False),
+        (
+            (ExecutionCached(prompt_id="p", nodes=("3", "9")), Executing(prompt_id="p", node="9")),
+            {"9"},
+            False,
+        ),
     ],
 )
 def test_node_has_written_its_files_only_if_it_was_certainly_executed(

@@ -6,5 +6,7 @@ from jobgroups.runner.attempt.machine import PHASES
 
 
 def test_driver_performs_every_output() -> None:
-    assert set(AttemptDriver._ANSWERS) == {one for rules in PHASES.values() for one in rules.requests}
+    assert set(AttemptDriver._ANSWERS) == {
+        one for rules in PHASES.values() for one in rules.requests
+    }
     assert set(AttemptDriver._ORDERS) == {m.WakeAt, *m.Order.__args__}

@@ -38,7 +38,14 @@ from tests.unit.attempt.play import (
 )
 
 Cell = tuple[Phase, type[Request] | None]
-ENDS = {Write.NOT_SENT, Write.REFUSED, Write.NEVER_ACCEPTED, Write.LOST, Write.ENDED, Write.INTERRUPTED_BY_OTHER}
+ENDS = {
+    Write.NOT_SENT,
+    Write.REFUSED,
+    Write.NEVER_ACCEPTED,
+    Write.LOST,
+    Write.ENDED,
+    Write.INTERRUPTED_BY_OTHER,
+}
 
 
 def after(play: Play, *answers: Any) -> Play:
@@ -91,7 +98,9 @@ REACH: dict[Cell, Callable[[], Play]] = {
     (Phase.RUNNING, m.Store): lambda: with_frames(running(), OUTPUT),
     (Phase.STOPPING, m.WakeAt): lambda: after(stopping(), LOST),
     (Phase.STOPPING, m.LookUp): stopping,
-    (Phase.STOPPING, m.FindOmitted): lambda: after(resumed(AttemptState.RUNNING, stop_requested=True), RUNNING),
+    (Phase.STOPPING, m.FindOmitted): lambda: after(
+        resumed(AttemptState.RUNNING, stop_requested=True), RUNNING
+    ),
     (Phase.STOPPING, m.Store): lambda: after(stopped(queued()), RUNNING),
     (Phase.STOPPING, m.FindSameAnswer): lambda: after(
         resumed(AttemptState.UNCERTAIN, stop_requested=True, answer=unconfirmed()), ABSENT
@@ -109,11 +118,15 @@ REACH: dict[Cell, Callable[[], Play]] = {
     (Phase.ENDING, m.Store): completed,
     (Phase.DONE, None): lambda: completed().stored(Write.ENDED),
 }
-each_cell = pytest.mark.parametrize("at", REACH, ids=lambda at: f"{at[0]}-{at[1].__name__ if at[1] else None}")
+each_cell = pytest.mark.parametrize(
+    "at", REACH, ids=lambda at: f"{at[0]}-{at[1].__name__ if at[1] else None}"
+)
 
 
 def test_table_has_what_each_phase_awaits() -> None:
-    assert set(REACH) == {(phase, request) for phase, rules in PHASES.items() for request in rules.requests or {None}}
+    assert set(REACH) == {
+        (phase, request) for phase, rules in PHASES.items() for request in rules.requests or {None}
+    }
 
 
 @each_cell
@@ -146,9 +159,18 @@ def without_history(play: Play) -> Play:
 
 
 def test_table_has_the_moves_between_phases() -> None:
-    ways = [*REACH.values(), lambda: without_history(running()), lambda: without_history(after(stopping(), LOST))]
-    ways += [lambda: without_history(Play(state=AttemptState.NEVER_ACCEPTED)), lambda: after(Play(), LOST)]
-    ways += [lambda location=location: after(uncertain(), location) for location in (PENDING, RUNNING)]
+    ways = [
+        *REACH.values(),
+        lambda: without_history(running()),
+        lambda: without_history(after(stopping(), LOST)),
+    ]
+    ways += [
+        lambda: without_history(Play(state=AttemptState.NEVER_ACCEPTED)),
+        lambda: after(Play(), LOST),
+    ]
+    ways += [
+        lambda location=location: after(uncertain(), location) for location in (PENDING, RUNNING)
+    ]
     ways += [lambda: after(after(resumed(AttemptState.RUNNING), ABSENT).until(m.LookUp), ABSENT)]
     table = {(phase, target) for phase, rules in PHASES.items() for target in rules.next}
     made = set().union(*map(moves_of, ways))
@@ -160,11 +182,25 @@ def contents(machine: Any) -> dict[str, Any]:
     """Return what a machine remembers."""
     tracker = vars(machine.evidence.tracker)
     limits, evidence = vars(machine._limits), {**vars(machine.evidence), "tracker": None}
-    return {**vars(machine), "evidence": repr(evidence), "tracker": repr(tracker), "_limits": repr(limits)}
+    return {
+        **vars(machine),
+        "evidence": repr(evidence),
+        "tracker": repr(tracker),
+        "_limits": repr(limits),
+    }
 
 
 #: One of each kind of answer.
-SAMPLES = (None, True, m.Sent("p", {}, 0.0), m.Refusal("no", {}), errors.SendAborted("late"), PENDING, history(), {})
+SAMPLES = (
+    None,
+    True,
+    m.Sent("p", {}, 0.0),
+    m.Refusal("no", {}),
+    errors.SendAborted("late"),
+    PENDING,
+    history(),
+    {},
+)
 SAMPLES += (SentStop(), m.Stored(AttemptState.RUNNING, False), errors.ResponseLost("no answer"))
 
 
@@ -209,7 +245,9 @@ def test_machine_begins_once() -> None:
 def checked(play: Play) -> None:
     """Assert the laws of every attempt."""
     machine = play.machine
-    assert (play.request is None) == machine.is_done, "without a request or a pause nothing would follow"
+    assert (play.request is None) == machine.is_done, (
+        "without a request or a pause nothing would follow"
+    )
     if play.request is not None:
         assert type(play.request) in PHASES[machine.phase].requests
     assert len(play.of(m.SendPrompt)) == machine.spec.is_new, "sent twice"
@@ -217,9 +255,13 @@ def checked(play: Play) -> None:
     for index, output in enumerate(play.outputs):
         if isinstance(output, m.Interrupt | m.RemovePending):
             before = play.outputs[:index]
-            assert not any(isinstance(one, m.Store) and one.write in ENDS for one in before), "stopped after its end"
+            assert not any(isinstance(one, m.Store) and one.write in ENDS for one in before), (
+                "stopped after its end"
+            )
         if isinstance(output, m.Interrupt):
-            assert isinstance(play.outputs[index - 1], m.ReadStop), "interrupted without a stop in its row"
+            assert isinstance(play.outputs[index - 1], m.ReadStop), (
+                "interrupted without a stop in its row"
+            )
 
 
 @settings(max_examples=60)
