@@ -85,7 +85,7 @@ class Tools:
     have the API's names.
     """
 
-    def __init__(self, director: AsyncDirector, url: str, submitter: str) -> None:
+    def __init__(self, director: AsyncDirector, url: str, submitter: str | None) -> None:
         self._director = director
         self._url = url.rstrip("/")
         self._submitter = submitter
@@ -226,7 +226,7 @@ class Tools:
         )
 
 
-def make_server(url: str, token: str | None, submitter: str) -> MCPServer[Any]:
+def make_server(url: str, token: str | None, submitter: str | None) -> MCPServer[Any]:
     """Return the server for the Director at ``url``."""
     director = AsyncDirector(url, token)
     tools = Tools(director, url, submitter)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -93,8 +94,9 @@ def _by_token(text: str) -> Principal | None:
     principal = _of(found.owner)
     if principal is None:
         return None
-    right = min(principal.right, SCOPE_RIGHTS[Scope(found.scope)])
-    return Principal(right, principal.user_id, principal.name, principal.role, found.pk)
+    scope = Scope(found.scope)
+    right = min(principal.right, SCOPE_RIGHTS[scope])
+    return replace(principal, right=right, token_id=found.pk, scope=scope)
 
 
 def _by_session(value: str) -> Principal | None:

@@ -59,7 +59,7 @@ def token_create(
         if parent is None:
             # It was revoked since the request began: a token without it would outlive it.
             raise TokenNotFound("The token of this request was revoked.")
-        if SCOPE_RIGHTS[scope] > SCOPE_RIGHTS[Scope(parent.scope)]:
+        if not Scope(parent.scope).includes(scope):
             raise FieldInvalid(
                 "scope", f"A token with the scope {parent.scope} makes none with {scope}."
             )

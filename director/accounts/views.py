@@ -57,6 +57,7 @@ class WhoamiView(ApiView):
                 role=principal.role and principal.role.value,
                 right=principal.right.name.lower(),
                 token_id=principal.token_id or None,
+                scope=principal.scope and principal.scope.value,
             )
         )
 

@@ -6,6 +6,7 @@ import click
 
 from director.cli import option_types, text
 from director.cli.connection import Connection, with_connection
+from jobgroups.domain.access import Scope
 
 
 @click.command
@@ -53,7 +54,7 @@ def list_(connection: Connection) -> None:
 @click.argument("name", type=option_types.filled)
 @click.option(
     "--scope",
-    type=click.Choice(["read", "submit", "operate"]),
+    type=click.Choice([scope.value for scope in Scope]),
     required=True,
     help="What it may do.",
 )

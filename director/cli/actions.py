@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from director.cli import environment, option_types, selection, text
+from director.cli import option_types, selection, text
 from director.cli.connection import Connection, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
 from director.cli.exit_status import CommandError, Status
@@ -85,7 +85,7 @@ def retry(
     if sum(option is not None for option in (where, backend, elsewhere)) > 1:
         raise click.UsageError("Use one of --where, --backend and --elsewhere.")
     options = DownloadOptions(folder, file_name)
-    policy = RetryOptions(retry_elsewhere=elsewhere, by=environment.submitter())
+    policy = RetryOptions(retry_elsewhere=elsewhere, by=connection.submitter)
     if backend is not None:
         policy["backend_id"] = selection.exactly_one(
             backend, connection.director.backends()
@@ -139,9 +139,7 @@ def move(connection: Connection, group_id: str, job_id: str, backend: str) -> No
     Its prompt is removed from the queue of its old backend first. A job that has started stays.
     """
     target = selection.exactly_one(backend, connection.director.backends())
-    result = connection.director.move(
-        group_id, job_id, target.backend_id, by=environment.submitter()
-    )
+    result = connection.director.move(group_id, job_id, target.backend_id, by=connection.submitter)
     old = result.removing_from
     first = f", after its prompt is removed from the queue of {old}" if old else ""
     line = f"{job_id} is queued on {result.backend_id} now{first}. See: director watch {group_id}"

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import click
 
-from director.cli import environment, option_types, selection, text
+from director.cli import option_types, selection, text
 from director.cli.connection import Connection, closest_match, with_connection
 from director.cli.exit_status import Status, usage_error
-from director.client import Backend, Director, Found
+from director.client import Backend, Found
 
 _GIB: Final = 1024**3
 #: Longer than any sentence of the help.
@@ -265,7 +265,7 @@ def _change(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Backend]]
             named = selection.by_name(names, connection.director.backends())
             with connection.results() as done:
                 for one in named:
-                    changed = change(connection.director, one.backend_id, **values)
+                    changed = change(connection, one.backend_id, **values)
                     done.append((changed.raw, "\n".join(_states([changed]))))
 
         decorated = _NAMES(
@@ -292,41 +292,41 @@ def _states(backends: Sequence[Backend]) -> list[str]:
 
 
 @_change()
-def enable(director: Director, backend_id: str) -> Backend:
+def enable(connection: Connection, backend_id: str) -> Backend:
     """Send backends jobs again."""
-    return director.update_backend(backend_id, enabled=True)
+    return connection.director.update_backend(backend_id, enabled=True)
 
 
 @_change()
-def disable(director: Director, backend_id: str) -> Backend:
+def disable(connection: Connection, backend_id: str) -> Backend:
     """Disable backends: running jobs finish, queued jobs fail. See also drain, pause."""
-    return director.update_backend(backend_id, enabled=False)
+    return connection.director.update_backend(backend_id, enabled=False)
 
 
 @_change(click.option("--off", is_flag=True, help="Withdraw it: the key is sent there no more."))
-def partner_nodes(director: Director, backend_id: str, *, off: bool) -> Backend:
+def partner_nodes(connection: Connection, backend_id: str, *, off: bool) -> Backend:
     """Confirm that backends may get the Director's API key of Comfy.org, for workflows with partner
     nodes.
     """
-    return director.update_backend(backend_id, partner_nodes_allowed=not off)
+    return connection.director.update_backend(backend_id, partner_nodes_allowed=not off)
 
 
 @_change(_NOW, _REASON)
-def pause(director: Director, backend_id: str, **options: Any) -> Backend:
+def pause(connection: Connection, backend_id: str, **options: Any) -> Backend:
     """Send backends no jobs until they are resumed; their queued jobs stay queued."""
-    return director.pause_backend(backend_id, by=environment.submitter(), **options)
+    return connection.director.pause_backend(backend_id, by=connection.submitter, **options)
 
 
 @_change(_NOW, _REASON)
-def drain(director: Director, backend_id: str, **options: Any) -> Backend:
+def drain(connection: Connection, backend_id: str, **options: Any) -> Backend:
     """Empty backends, then disable them: before a host is switched off."""
-    return director.drain_backend(backend_id, by=environment.submitter(), **options)
+    return connection.director.drain_backend(backend_id, by=connection.submitter, **options)
 
 
 @_change()
-def resume(director: Director, backend_id: str) -> Backend:
+def resume(connection: Connection, backend_id: str) -> Backend:
     """End a pause or a drain."""
-    return director.resume_backend(backend_id, by=environment.submitter())
+    return connection.director.resume_backend(backend_id, by=connection.submitter)
 
 
 @_change(
@@ -335,12 +335,12 @@ def resume(director: Director, backend_id: str) -> Backend:
         "--minutes", type=click.IntRange(1), help="Duration (default: until it is released)."
     ),
 )
-def quarantine(director: Director, backend_id: str, **options: Any) -> Backend:
+def quarantine(connection: Connection, backend_id: str, **options: Any) -> Backend:
     """Quarantine backends that fail too often; the Director also does so automatically."""
-    return director.quarantine_backend(backend_id, by=environment.submitter(), **options)
+    return connection.director.quarantine_backend(backend_id, by=connection.submitter, **options)
 
 
 @_change()
-def release(director: Director, backend_id: str) -> Backend:
+def release(connection: Connection, backend_id: str) -> Backend:
     """End a quarantine early."""
-    return director.release_backend(backend_id, by=environment.submitter())
+    return connection.director.release_backend(backend_id, by=connection.submitter)

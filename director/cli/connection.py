@@ -14,6 +14,7 @@ from director.cli.exit_status import CommandError, Status, usage_error
 from director.cli.text import json_text, plain_line
 from director.client import Director, DirectorError, UnexpectedAnswer, Unreachable
 from director.client.transport import DEFAULT_URL, Address
+from jobgroups.domain.access import Scope, is_account_token
 
 #: The words of the command line for fields of the API after which no option of the command is
 #: called.
@@ -40,6 +41,19 @@ class Connection:
     def director(self) -> Director:
         """The client. It is closed at the end of the command."""
         return click.get_current_context().with_resource(Director(self.url, self.token))
+
+    @property
+    def submitter(self) -> str | None:
+        """The name to send; None: the Director knows the account of the token."""
+        return environment.submitter(self.token)
+
+    def own_name(self) -> str | None:
+        """Return the ``submitter`` of the groups of this user."""
+        if not is_account_token(self.token):
+            return self.submitter
+        account = self.director.whoami()
+        is_for_customer = account.scope == Scope.DELEGATE and self.submitter
+        return f"{account.name}/{self.submitter}" if is_for_customer else account.name
 
     def show(
         self, value: Any, lines: Iterable[str], *, empty: str = "", indent: int | None = 2

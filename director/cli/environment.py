@@ -4,16 +4,23 @@ import getpass
 import os
 import platform
 
+from jobgroups.domain.access import is_account_token
+
 
 def value(name: str) -> str | None:
     """Return a variable, None if it is empty or not set."""
     return os.environ.get(name, "").strip() or None  # noqa: TID251 a client's own settings
 
 
-def submitter() -> str:
-    """Return the submitter: ``DIRECTOR_SUBMITTER``, else ``USER@HOST``; at most 150 characters."""
+def submitter(token: str | None) -> str | None:
+    """Return the submitter: ``DIRECTOR_SUBMITTER``, else ``USER@HOST``; at most 150 characters.
+
+    None: the token is that of an account, whose name the Director knows.
+    """
     name = value("DIRECTOR_SUBMITTER")
     if name is None:
+        if is_account_token(token):
+            return None
         try:
             name = f"{getpass.getuser()}@{platform.node() or 'localhost'}"
         except (OSError, KeyError):  # a container's user without a name

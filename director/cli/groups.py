@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from director.cli import environment, option_types, selection, text
+from director.cli import option_types, selection, text
 from director.cli.connection import Connection, with_connection
 from director.cli.display import make_display
 from director.cli.downloads import (
@@ -108,7 +108,7 @@ def list_(
     """List groups, newest first."""
     filters |= {"backend": backend, "limit": min(limit, 200)}
     if mine:
-        filters["submitter"] = environment.submitter()
+        filters["submitter"] = connection.own_name()
     found: dict[str, Group] = {}
     for state in _wanted(states, is_failed=is_failed):
         newest = islice(connection.director.list(status=state, **filters), limit)

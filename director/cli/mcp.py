@@ -2,7 +2,6 @@
 
 import click
 
-from director.cli import environment
 from director.cli.connection import Connection, with_connection
 from director.cli.exit_status import usage_error
 
@@ -18,4 +17,4 @@ def mcp(connection: Connection) -> None:
     except ModuleNotFoundError as missing:
         hint = "Install it in the Director's folder: .venv-run/bin/pip install '.[mcp]'"
         raise usage_error(f"director mcp needs the Python package {missing.name}.", hint) from None
-    make_server(connection.url, connection.token, environment.submitter()).run()
+    make_server(connection.url, connection.token, connection.submitter).run()

@@ -7,14 +7,7 @@ from typing import Any
 
 import click
 
-from director.cli import (
-    batch as batches,
-    dry_run as dry_runs,
-    environment,
-    option_types,
-    selection,
-    text,
-)
+from director.cli import batch as batches, dry_run as dry_runs, option_types, selection, text
 from director.cli.assets import uploaded
 from director.cli.connection import Connection, failure_of, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
@@ -241,7 +234,7 @@ def _send(
 ) -> Group:
     """Submit with a key, so that a repetition after a lost answer makes no second group."""
     key = key or str(uuid.uuid4())
-    options = _options(fields) | {"submitter": environment.submitter(), "idempotency_key": key}
+    options = _options(fields) | {"submitter": connection.submitter, "idempotency_key": key}
     again = f"Repeat the command with --key {key}: it makes one group, also if this one arrived."
     try:
         return connection.director.submit(graph, backend_ids, **options)

@@ -7,9 +7,12 @@ from django.conf import settings
 from django.http import HttpRequest
 from rest_framework.request import Request
 
-from jobgroups.domain.access import EVERYBODY, ROLE_RIGHTS, Principal, Right, Role
+from backends.errors import FieldInvalid
+from jobgroups.domain.access import EVERYBODY, ROLE_RIGHTS, Principal, Right, Role, Scope
 from jobgroups.errors import NotAllowed
 
+#: Characters of ``JobGroup.submitter``.
+MAX_SUBMITTER: Final = 150
 _WHO: Final = {
     Right.SEE: "everybody",
     Right.SUBMIT: "artists, operators and administrators",
@@ -40,19 +43,29 @@ def refusal_text(principal: Principal, right: Right) -> str:
 def identity(request: HttpRequest | Request, sent: object = "") -> dict[str, Any]:
     """Return the fields of a submission that say whose it is: without accounts none.
 
-    ``sent`` is the ``submitter`` of the body. ``USER@HOST``, which the command line sends, is
-    ignored.
+    ``sent`` is the ``submitter`` of the body. A token with the scope ``delegate`` names a customer
+    of its account by it: the slash, which no name of an account has, keeps both apart. Of the
+    others, ``USER@HOST``, which the command line sends, is ignored.
 
-    Raises ``NotAllowed`` for another name than that of the account.
+    Raises:
+        NotAllowed: it is another name than that of the account.
+        FieldInvalid: the name of the customer is too long.
     """
-    principal = principal_of(request)
+    principal, name = principal_of(request), str(sent or "").strip()
     if principal.user_id is None:
         return {}
-    if sent and sent != principal.name and "@" not in str(sent):
+    submitter = principal.name
+    if name and principal.scope is Scope.DELEGATE:
+        submitter = f"{principal.name}/{name}"
+        if len(submitter) > MAX_SUBMITTER:
+            at_most = MAX_SUBMITTER - len(principal.name) - 1
+            raise FieldInvalid("submitter", f"Must have at most {at_most} characters.")
+    elif name and name != principal.name and "@" not in name:
         raise NotAllowed(
-            f"submitter must be {principal.name} or left out: the token's account counts."
+            f"submitter must be {principal.name} or left out: the account of the request counts. "
+            "A token with the scope delegate may name a customer."
         )
-    return {"submitter": principal.name, "owner_id": principal.user_id}
+    return {"submitter": submitter, "owner_id": principal.user_id}
 
 
 def signed(request: HttpRequest | Request, values: Mapping[str, Any]) -> dict[str, Any]:

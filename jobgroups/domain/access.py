@@ -1,5 +1,6 @@
 """Who may do what: the one decision about a request, without a database."""
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
@@ -25,11 +26,18 @@ class Role(StrEnum):
 
 
 class Scope(StrEnum):
-    """What a token may do at most. Each includes the ones before it."""
+    """What a token may do at most. ``includes`` has their order."""
 
     READ = "read"
     SUBMIT = "submit"
     OPERATE = "operate"
+    DELEGATE = "delegate"  #: As ``SUBMIT``, also on behalf of the account's customers.
+
+    def includes(self, other: "Scope") -> bool:
+        """Return whether a token of this scope may make one of the other."""
+        if other is Scope.DELEGATE:
+            return self is Scope.DELEGATE
+        return SCOPE_RIGHTS[self] >= SCOPE_RIGHTS[other]
 
 
 ROLE_RIGHTS: Final = {
@@ -43,7 +51,14 @@ SCOPE_RIGHTS: Final = {
     Scope.READ: Right.SEE,
     Scope.SUBMIT: Right.SUBMIT,
     Scope.OPERATE: Right.OPERATE,
+    Scope.DELEGATE: Right.SUBMIT,
 }
+_TOKEN: Final = re.compile(r"dt_[A-Za-z0-9_-]{43}")
+
+
+def is_account_token(text: str | None) -> bool:
+    """Return whether a text has the form of an account's token, which the shared secret has not."""
+    return text is not None and _TOKEN.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +70,7 @@ class Principal:
         user_id: the account; None without accounts.
         name: the name of the account; empty without accounts.
         token_id: the token of the request; empty: it has a session, or there are no accounts.
+        scope: of that token; None: there is none.
     """
 
     right: Right
@@ -62,6 +78,7 @@ class Principal:
     name: str = ""
     role: Role | None = None
     token_id: str = ""
+    scope: Scope | None = None
 
 
 #: Everybody who may use a Director without accounts, where all may do everything.

@@ -257,6 +257,53 @@ def test_identity_counts_and_not_the_body(api: Api, make_backend: Made, runner: 
     assert {group.owner_id for group in JobGroup.objects.all()} == {User.objects.get().pk}
 
 
+@pytest.mark.django_db(transaction=True)
+def test_delegate_submits_for_customers_who_are_no_accounts(
+    api: Api, make_backend: Made, runner: Any
+) -> None:
+    make_backend("gpu-1")
+    anna = token_of("anna")
+    bot = token_of("bot", Role.SERVICE, Scope.DELEGATE)
+    assert api.get("/api/whoami", **bearer(bot)).json()["scope"] == "delegate"
+    group = _submit(api, bot, submitter=" anna ").json()["job_group_id"]
+    assert _submit(api, bot, submitter="a@b").status_code == 201
+    assert _submit(api, bot).status_code == 201
+    error_of(_submit(api, bot, submitter="c" * 147), 400, "invalid_request")
+    error_of(_submit(api, token_of("bot"), submitter="anna"), 403, "not_allowed")
+    names = {"bot/anna", "bot/a@b", "bot"}
+    assert {one.submitter for one in JobGroup.objects.all()} == names
+    assert {one.owner.username for one in JobGroup.objects.all()} == {"bot"}
+    path = f"/api/job-groups/{group}"
+    error_of(api.patch(path, {"name": "mine"}, **bearer(anna)), 403, "not_allowed")
+    assert api.patch(path, {"name": "theirs"}, **bearer(bot)).status_code == 200
+
+
+def test_customers_have_idempotency_keys_of_their_own(
+    api: Api, make_backend: Made, runner: Any
+) -> None:
+    make_backend("gpu-1")
+    bot = bearer(token_of("bot", Role.SERVICE, Scope.DELEGATE))
+    body = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"]}
+    groups = [
+        api.post(
+            "/api/job-group", {**body, "submitter": customer}, **bot, idempotency_key="one"
+        ).json()["job_group_id"]
+        for customer in ("c1", "c1", "c2")
+    ]
+    assert groups[0] == groups[1] != groups[2]
+
+
+def test_scope_delegate_is_made_by_no_other_scope() -> None:
+    made_by = {one: {other for other in Scope if one.includes(other)} for one in Scope}
+    read, submit = {Scope.READ}, {Scope.READ, Scope.SUBMIT}
+    assert made_by == {
+        Scope.READ: read,
+        Scope.SUBMIT: submit,
+        Scope.OPERATE: submit | {Scope.OPERATE},
+        Scope.DELEGATE: submit | {Scope.DELEGATE},
+    }
+
+
 def test_idempotency_key_belongs_to_the_account(api: Api, make_backend: Made, runner: Any) -> None:
     make_backend("gpu-1")
     body = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"]}
@@ -300,6 +347,7 @@ def test_token_is_shown_once_and_makes_only_smaller_ones_that_end_with_it(api: A
         "role": "artist",
         "right": "submit",
         "token_id": first["id"],
+        "scope": "submit",
     }
     assert first["token"] not in json.dumps(api.get("/api/tokens", **session).json())
     api.post("/api/tokens", {"name": "other", "scope": "read"}, **session)

@@ -490,7 +490,9 @@ function body() {
   const stop = { completed: number("stop-completed"), failed: number("stop-failed") };
   if (stop.completed !== undefined || stop.failed !== undefined) rest.stop_when = stop;
   if ($("name").value.trim()) rest.name = $("name").value.trim();
-  if ($("submitter").value.trim()) rest.submitter = $("submitter").value.trim();
+  const submitter = $("submitter");
+  // It is disabled if the account counts.
+  if (!submitter.disabled && submitter.value.trim()) rest.submitter = submitter.value.trim();
   const base = $("base").value.trim();
   if (base && !/^\d{1,16}$/.test(base))
     errors.push({

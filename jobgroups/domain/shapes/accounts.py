@@ -12,12 +12,14 @@ class Identity(Parsed):
         role: ``viewer``, ``artist``, ``operator``, ``administrator`` or ``service``.
         right: What it may do at most: ``see``, ``submit``, ``operate`` or ``administer``.
         token_id: The token that was sent; None: another credential, or none.
+        scope: Of that token: ``read``, ``submit``, ``operate`` or ``delegate``.
     """
 
     name: str | None
     role: str | None
     right: str
     token_id: str | None = None
+    scope: str | None = None
 
 
 @record
@@ -25,7 +27,7 @@ class Token(Parsed):
     """A token of an account.
 
     Attributes:
-        scope: ``read``, ``submit`` or ``operate``.
+        scope: ``read``, ``submit``, ``operate`` or ``delegate``.
         owner: The account.
         used_at: Its last use, to the hour; None: it was not used.
     """
