@@ -39,7 +39,7 @@ def gpu_slug(device_name: str) -> str:
 
 
 def missing_capabilities(known: BackendCapabilities, required: Iterable[str]) -> list[str]:
-    return [one for one in required if not _has(known, one)]
+    return [capability for capability in required if not _has(known, capability)]
 
 
 def lacks_reason(known: BackendCapabilities, required: Iterable[str]) -> str | None:
@@ -47,9 +47,9 @@ def lacks_reason(known: BackendCapabilities, required: Iterable[str]) -> str | N
     all.
     """
     missing = missing_capabilities(known, required)
-    for one in missing:
-        if one in (PARTNER_NODES, OWN_KEY):
-            return _key_refusal(known, one)
+    for capability in missing:
+        if capability in (PARTNER_NODES, OWN_KEY):
+            return _key_refusal(known, capability)
     return f"Lacks {', '.join(missing)}." if missing else None
 
 

@@ -49,10 +49,10 @@ def answers_store(*, answers: Mapping[str, SystemStats]) -> list[str]:
     for url, report in answers.items():
         if url in registered:
             continue
-        found = FoundBackend.objects.filter(pk=url).first()
-        returns = found is not None and found.backend_id != ""
-        if returns or (adopts and (found is None or found.ignored_at is None)):
-            adopted += _adopt(url, "" if found is None else found.backend_id, moment)
+        known = FoundBackend.objects.filter(pk=url).first()
+        returns = known is not None and known.backend_id != ""
+        if returns or (adopts and (known is None or known.ignored_at is None)):
+            adopted += _adopt(url, "" if known is None else known.backend_id, moment)
         else:
             _store_found(
                 url,

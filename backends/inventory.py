@@ -114,21 +114,21 @@ def node_classes(
     An answer that is older than ``since`` is not used, and what is not answered by ``until`` is not
     known. Both are times of ``time.monotonic``.
     """
-    found: dict[str, Classes] = {backend.id: {} for backend in wanted}
-    missing = _not_kept(wanted, since, found)
-    while missing and (mine := _READERS.acquire(missing, found, until)):
+    known: dict[str, Classes] = {backend.id: {} for backend in wanted}
+    missing = _not_kept(wanted, since, known)
+    while missing and (mine := _READERS.acquire(missing, known, until)):
         try:
             # Another thread may have read them meanwhile.
-            again = _not_kept({one: missing.pop(one) for one in mine}, since, found)
+            again = _not_kept({backend: missing.pop(backend) for backend in mine}, since, known)
             if again:
-                async_to_sync(_read_all)(again, found, until)
+                async_to_sync(_read_all)(again, known, until)
         finally:
-            _READERS.release(mine, found)
-    return found
+            _READERS.release(mine, known)
+    return known
 
 
 def _not_kept(
-    wanted: Mapping[Backend, Collection[str]], since: float, found: Mapping[str, Classes]
+    wanted: Mapping[Backend, Collection[str]], since: float, known: Mapping[str, Classes]
 ) -> dict[Backend, list[str]]:
     """Take kept answers into ``found``, and return the classes without one."""
     missing: dict[Backend, list[str]] = {}
@@ -136,7 +136,7 @@ def _not_kept(
         for class_type in sorted(class_types)[:MAX_CLASSES]:
             kept = _ANSWERS.get(_key(backend, class_type), since)
             if kept is not None:
-                found[backend.id][class_type] = kept[1]
+                known[backend.id][class_type] = kept[1]
             elif len(class_type) <= _MAX_NAME:
                 missing.setdefault(backend, []).append(class_type)
     return missing
@@ -147,16 +147,16 @@ def _key(backend: Backend, class_type: str) -> _Key:
 
 
 async def _read_all(
-    missing: Mapping[Backend, Iterable[str]], found: Mapping[str, Classes], until: float
+    missing: Mapping[Backend, Iterable[str]], known: Mapping[str, Classes], until: float
 ) -> None:
     gate = asyncio.Semaphore(_BACKENDS_AT_ONCE)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(until - time.monotonic()), asyncio.TaskGroup() as tasks:
             for backend, class_types in missing.items():
-                reading = _read_backend(backend, iter(class_types), found[backend.id], gate)
+                reading = _read_backend(backend, iter(class_types), known[backend.id], gate)
                 task = tasks.create_task(reading, name=f"inventory {backend.id}")
                 # At once: other submissions need not wait for the slowest of all backends.
-                task.add_done_callback(functools.partial(_release, backend, found))
+                task.add_done_callback(functools.partial(_release, backend, known))
 
 
 def _release(backend: Backend, reader: object, _task: asyncio.Task[None]) -> None:
@@ -164,7 +164,7 @@ def _release(backend: Backend, reader: object, _task: asyncio.Task[None]) -> Non
 
 
 async def _read_backend(
-    backend: Backend, class_types: Iterator[str], found: Classes, gate: asyncio.Semaphore
+    backend: Backend, class_types: Iterator[str], classes: Classes, gate: asyncio.Semaphore
 ) -> None:
     # The stored address or a header may be one that is not usable any more.
     async with gate:
@@ -173,7 +173,7 @@ async def _read_backend(
                 ComfyClient(backend.url, headers=backend.headers, timeouts=_TIMEOUTS) as comfy,
                 asyncio.TaskGroup() as tasks,
             ):
-                reader = _Reader(comfy, backend, class_types, found)
+                reader = _Reader(comfy, backend, class_types, classes)
                 for _ in range(_REQUESTS_AT_ONCE):
                     tasks.create_task(reader.run())
 
@@ -183,7 +183,7 @@ class _Reader:
     comfy: ComfyClient
     backend: Backend
     class_types: Iterator[str]
-    found: Classes
+    classes: Classes
     wrong: int = 0
     replaced: frozenset[str] | None = None
 
@@ -214,4 +214,4 @@ class _Reader:
             if class_type in self.replaced:
                 return
         _ANSWERS.keep(_key(self.backend, class_type), answer)
-        self.found[class_type] = answer
+        self.classes[class_type] = answer

@@ -84,12 +84,18 @@ def _inputs(declared: object, depth: int = 0) -> Mapping[str, NodeInput]:
 
 def _size(inputs: Mapping[str, NodeInput]) -> int:
     total = 0
-    for one in inputs.values():
+    for entry in inputs.values():
         total += sum(
             len(str(part))
-            for part in (*(one.choices or ()), *one.nested, one.default, one.names, one.prefix)
+            for part in (
+                *(entry.choices or ()),
+                *entry.nested,
+                entry.default,
+                entry.names,
+                entry.prefix,
+            )
         )
-        total += sum(map(_size, (*one.nested.values(), one.members)))
+        total += sum(map(_size, (*entry.nested.values(), entry.members)))
     return total
 
 
@@ -118,9 +124,9 @@ def _input(entry: list[Any], *, is_required: bool, depth: int) -> NodeInput:
         control=None if control is None else bool(control),
         is_dynamic_prompt=options.get("dynamicPrompts") is True,
         nested={
-            str(one.get("key")): _inputs(one.get("inputs"), depth + 1)
-            for one in (nested if isinstance(nested, list) else ())
-            if isinstance(one, dict)
+            str(option.get("key")): _inputs(option.get("inputs"), depth + 1)
+            for option in (nested if isinstance(nested, list) else ())
+            if isinstance(option, dict)
         },
         members=_inputs(template.get("input"), depth + 1),
         names=tuple(map(str, names)) if isinstance(names, list) else (),

@@ -196,7 +196,9 @@ def _free_id(url: str) -> str:
     slug = slug_for_url(url)
     taken = set(Backend.objects.filter(id__startswith=slug[:58]).values_list("id", flat=True))
     numbered = (f"{slug[:58]}-{number}" for number in itertools.count(2))
-    return next(one for one in itertools.chain([slug], numbered) if one not in taken)
+    return next(
+        candidate for candidate in itertools.chain([slug], numbered) if candidate not in taken
+    )
 
 
 def address_taken(url: str) -> BackendExists | None:

@@ -64,7 +64,7 @@ class QueueItem(msgspec.Struct, array_like=True):
     @property
     def client_id(self) -> str | None:
         """None for a prompt without one, or with one that is no string."""
-        return found if isinstance(found := self.mark("client_id"), str) else None
+        return client_id if isinstance(client_id := self.mark("client_id"), str) else None
 
 
 class Queue(msgspec.Struct):
@@ -115,13 +115,13 @@ class HistoryEntry(msgspec.Struct):
     @property
     def raised(self) -> list[ExecutionError]:
         """Every error in its messages, also of blocked nodes in a success."""
-        found = []
+        errors = []
         for kind, data in self.messages:
             if kind == "execution_error":
                 # It failed: an unusual message of a custom node must not hide the end.
                 with contextlib.suppress(msgspec.ValidationError):
-                    found.append(msgspec.convert(data, ExecutionError))
-        return found
+                    errors.append(msgspec.convert(data, ExecutionError))
+        return errors
 
     @property
     def error(self) -> ExecutionError | None:
@@ -172,7 +172,9 @@ class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
             "python_version": self.python,
             "pytorch_version": self.pytorch,
             "os": self.os,
-            "devices": [{"name": one.name, "vram_total": one.vram_total} for one in self.devices],
+            "devices": [
+                {"name": device.name, "vram_total": device.vram_total} for device in self.devices
+            ],
         }
 
 
@@ -221,10 +223,10 @@ def refusal(body: bytes) -> Refusal:
     ``error_type`` ``""`` and the head of its text as message.
     """
     try:
-        found = json_object(body)
+        answer = json_object(body)
     except ProtocolError:
-        found = {}
-    error = found.get("error")
+        answer = {}
+    error = answer.get("error")
     if isinstance(error, str):
         error = {"message": error}
     if not isinstance(error, dict):
@@ -234,7 +236,7 @@ def refusal(body: bytes) -> Refusal:
         error_type=_text(error.get("type")),
         message=_text(error.get("message")),
         details=_text(error.get("details")),
-        node_errors=_object_or_empty(found.get("node_errors")),
+        node_errors=_object_or_empty(answer.get("node_errors")),
         extra_info=_object_or_empty(error.get("extra_info")),
     )
 
@@ -274,7 +276,7 @@ def system_stats(body: bytes) -> SystemStats:
         pytorch=texts.get("pytorch_version", ""),
         os=texts.get("os", ""),
         devices=tuple(
-            msgspec.structs.replace(one, name=one_line(one.name)) for one in wire.devices
+            msgspec.structs.replace(device, name=one_line(device.name)) for device in wire.devices
         ),
         arguments=_strings(wire.system.get("argv")),
     )
@@ -289,7 +291,7 @@ def _text(value: Any) -> str:
 
 
 def _strings(value: Any) -> tuple[str, ...]:
-    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
 def json_object(body: bytes) -> dict[str, Any]:

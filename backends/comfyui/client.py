@@ -255,29 +255,29 @@ class ComfyClient:
 
         Raises ``NotComfyUI`` also for an answer about another class.
         """
-        found = await self._get(
+        classes = await self._get(
             f"/object_info/{quote(class_type, safe='')}",
             answers.json_object,
             max_bytes=_MAX_SMALL_BYTES,
         )
-        described = found.get(class_type)
+        described = classes.get(class_type)
         if isinstance(described, dict):
             return described
-        if found:
+        if classes:
             raise NotComfyUI("GET /object_info was answered without the node class.", status=200)
         return None
 
     async def replaced_classes(self) -> frozenset[str]:
         """Return the classes that ComfyUI replaces before it validates a prompt; none below 0.14."""
         try:
-            found = await self._get(
+            replacements = await self._get(
                 "/node_replacements", answers.json_object, max_bytes=_MAX_SMALL_BYTES
             )
         except NotComfyUI as error:
             if error.status == 404:
                 return frozenset()
             raise
-        return frozenset(found)
+        return frozenset(replacements)
 
     async def delete_pending(self, prompt_ids: Iterable[str]) -> None:
         """Take pending prompts out of the queue; running and unknown ones are not touched.

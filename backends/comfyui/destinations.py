@@ -60,7 +60,7 @@ def is_refused(address: str) -> bool:
     except ValueError:
         return False
     return not _Policy.allows_link_local and any(
-        one in network for one in _contained(ip) for network in _NETWORKS
+        contained in network for contained in _contained(ip) for network in _NETWORKS
     )
 
 
@@ -105,10 +105,10 @@ def check_url(url: str) -> None:
     link-local.
     """
     host = urlsplit(url).hostname or ""
-    found = _resolved(host)
-    refused = [one for one in (host, *found) if is_refused(one)]
+    addresses = _resolved(host)
+    refused = [address for address in (host, *addresses) if is_refused(address)]
     # The name of a machine in a local network often has an fe80 address beside a usable one.
-    if any("." in one for one in refused) or (refused and all(map(is_refused, found))):
+    if any("." in address for address in refused) or (refused and all(map(is_refused, addresses))):
         raise ValueError(
             "The address is link-local or of a cloud's services (169.254.0.0/16, fe80::/10, "
             "fd00:ec2::/32), which is"
@@ -120,20 +120,20 @@ def _resolved(host: str) -> list[str]:
     """Return the addresses of a host; none where the resolver does not know it, or not in time."""
     if _Policy.allows_link_local or not _lookups.acquire(blocking=False):
         return []
-    found: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
 
     def look_up() -> None:
         try:
             entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            found.put([str(entry[4][0]) for entry in entries])
+            answers.put([str(entry[4][0]) for entry in entries])
         except (OSError, UnicodeError):
-            found.put([])
+            answers.put([])
         finally:
             _lookups.release()
 
     threading.Thread(target=look_up, name="resolve a backend", daemon=True).start()
     try:
-        return found.get(timeout=_RESOLVE_WITHIN)
+        return answers.get(timeout=_RESOLVE_WITHIN)
     except queue.Empty:
         return []
 
@@ -191,10 +191,10 @@ async def connect(host: str, port: int, destinations: Destinations = BACKENDS) -
 
 async def _connect(host: str, port: int, destinations: Destinations) -> socket.socket:
     try:
-        found = await _addresses(host, port)
+        entries = await _addresses(host, port)
     except (OSError, UnicodeError) as error:
         raise NotConnected(destinations.unknown) from error
-    permitted = [info for info in found if not destinations.refuses(str(info[4][0]))]
+    permitted = [info for info in entries if not destinations.refuses(str(info[4][0]))]
     if not permitted:
         raise NotConnected(destinations.refused)
     try:

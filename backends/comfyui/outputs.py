@@ -76,7 +76,7 @@ def _put(collected: dict[str, Any], key: str, item: Any, base_url: str) -> None:
     ):
         kind = "temp" if model[2].startswith(_TEMP_MODEL) else "output"
         file = _file({"filename": model[2], "subfolder": model[1] or "", "type": kind}, base_url)
-        known = [one.get("url") for one in collected.get("3d", ()) if isinstance(one, dict)]
+        known = [other.get("url") for other in collected.get("3d", ()) if isinstance(other, dict)]
         if file["url"] not in known:
             collected.setdefault("3d", []).append(file)
     collected.setdefault(key, []).append(item)

@@ -27,8 +27,8 @@ def unconfirmed(status: int, text: str, *, is_page: bool, location: str) -> str:
     if 300 <= status < 400:
         return f"POST /prompt was answered with a redirect ({status}){_target(location)}."
     what = "200 without a prompt_id" if status == 200 else str(status)
-    said = "a web page" if is_page else f'"{text}"' if text else ""
-    return f"POST /prompt was answered with {what}{f': {said}' if said else ''}."
+    quote = "a web page" if is_page else f'"{text}"' if text else ""
+    return f"POST /prompt was answered with {what}{f': {quote}' if quote else ''}."
 
 
 def _target(location: str) -> str:
@@ -48,15 +48,15 @@ def sentence(refusal: Refusal, *, status: int) -> str:
     sampler_name: 'nope' not in (list of length 42)``
     """
     faults = [f"{where}: {fault}" for where, fault in _faults(refusal.node_errors)]
-    said = refusal.message or f"ComfyUI refused the prompt with {status}"
+    reason = refusal.message or f"ComfyUI refused the prompt with {status}"
     if not faults:
         if class_type := refusal.extra_info.get("class_type"):
             # Since 0.12 the message names the title of the node, which a user may have changed.
-            return f"{said} It is node {refusal.extra_info.get('node_id')} ({class_type})."
-        return f"{said}: {refusal.details}" if refusal.details not in ("", said) else said
+            return f"{reason} It is node {refusal.extra_info.get('node_id')} ({class_type})."
+        return f"{reason}: {refusal.details}" if refusal.details not in ("", reason) else reason
     named = "; ".join(faults[:_NAMED_FAULTS])
     more = len(faults) - _NAMED_FAULTS
-    return f"{said}: {named}" + (f"; and {more} more" if more > 0 else "")
+    return f"{reason}: {named}" + (f"; and {more} more" if more > 0 else "")
 
 
 def not_executed(node_id: str | None, class_type: str | None, cause: str) -> str:
@@ -69,8 +69,8 @@ def not_executed(node_id: str | None, class_type: str | None, cause: str) -> str
 
 def partly(node_errors: Mapping[str, Any]) -> str:
     """Return what ComfyUI refused of a prompt that it accepted, with the first faulty nodes."""
-    said = "ComfyUI refused a part of the workflow"
-    refusal = Refusal(error_type="", message=said, details="", node_errors=dict(node_errors))
+    reason = "ComfyUI refused a part of the workflow"
+    refusal = Refusal(error_type="", message=reason, details="", node_errors=dict(node_errors))
     return sentence(refusal, status=200)
 
 
@@ -84,7 +84,7 @@ def refused_outputs(node_errors: Mapping[str, Any]) -> Iterator[str]:
         cause = one_line("; ".join(faults) or "it gave no reason")
         where = _where(node_id, node)
         outputs = node.get("dependent_outputs") if isinstance(node, dict) else None
-        others = [str(one) for one in outputs or () if one != node_id]
+        others = [str(output_node) for output_node in outputs or () if output_node != node_id]
         if others:
             several = "s" if len(others) > 1 else ""
             yield (

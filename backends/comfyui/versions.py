@@ -77,7 +77,7 @@ def limitations(version: str | None) -> list[str]:
         Limitation.NO_PREVIEWS: not has(version, Feature.PREVIEW_METHOD),
         Limitation.STEPWISE_STOP: can_stop and not has(version, Feature.CANCEL),
     }
-    return [one for one, is_lacking in lacks.items() if is_lacking]
+    return [node_id for node_id, is_lacking in lacks.items() if is_lacking]
 
 
 def _release(version: str | None) -> tuple[tuple[int, int, int] | None, str]:

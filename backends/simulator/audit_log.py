@@ -59,8 +59,8 @@ class AuditLog:
     def find(self, kind: str, since: int = 0, **match: Any) -> Entry | None:
         """The first entry of that kind, from index `since`, whose facts equal `match`."""
         wanted = {"kind": kind, **match}.items()
-        found = (e for e in self.entries[since:] if all(e.get(k) == v for k, v in wanted))
-        return next(found, None)
+        matching = (e for e in self.entries[since:] if all(e.get(k) == v for k, v in wanted))
+        return next(matching, None)
 
     async def wait_for(
         self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any
@@ -73,10 +73,10 @@ class AuditLog:
         self._waiting.add(event)
         try:
             async with asyncio.timeout(timeout):
-                while (found := self.find(kind, since, **match)) is None:
+                while (entry := self.find(kind, since, **match)) is None:
                     await event.wait()
                     event.clear()
-            return found
+            return entry
         except TimeoutError:
             seen = [(e["kind"], e.get("prompt_id")) for e in self.entries[-12:]]
             message = f"{self.name}: no {kind!r} with {match} in {timeout} s; last seen: {seen}"

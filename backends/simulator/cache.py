@@ -57,7 +57,7 @@ class NodeCache:
     def output(self, node_id: str) -> tuple[Any, ...] | None:
         return self.outputs.get(self.keys.get(node_id, ""))
 
-    def shown(self, node_id: str) -> Ui | None:
+    def node_ui(self, node_id: str) -> Ui | None:
         return self.ui.get(self.keys.get(node_id, ""))
 
     def memory(self, node_id: str, class_type: str) -> dict[str, Any]:

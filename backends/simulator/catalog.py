@@ -168,8 +168,10 @@ def replace_nodes(prompt: Any, catalog: Catalog, release: Release) -> None:
         rule, given = replacements[node["class_type"]][0], node["inputs"]
         if (mapping := rule["input_mapping"]) is not None:
             given = {
-                one["new_id"]: one["set_value"] if "set_value" in one else given[one["old_id"]]
-                for one in mapping
+                change["new_id"]: change["set_value"]
+                if "set_value" in change
+                else given[change["old_id"]]
+                for change in mapping
             }
         meta = node.get("_meta", {}) if release >= releases.REPLACED_WITHOUT_META else node["_meta"]
         prompt[node_id] = {"class_type": rule["new_node_id"], "inputs": given, "_meta": meta}

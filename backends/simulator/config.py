@@ -56,4 +56,4 @@ class Config:
     def release(self) -> Release:
         """The version's three numbers; a version without numbers counts as the newest."""
         numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", self.version)
-        return tuple(int(one or 0) for one in numbers.groups()) if numbers else (999,)
+        return tuple(int(number or 0) for number in numbers.groups()) if numbers else (999,)

@@ -96,8 +96,8 @@ class Execution:
         """Run a node; False if it waits for the nodes it expanded into."""
         cache = self.state.cache
         if cache.output(node_id) is not None:
-            shown = cache.shown(node_id)
-            self._tell_executed(node_id, shown.output if shown else None)
+            ui = cache.node_ui(node_id)
+            self._tell_executed(node_id, ui.output if ui else None)
             self.run.finish(node_id)
             return True
         if node_id in self._expanding:
@@ -252,16 +252,16 @@ class Execution:
 
     def _history(self) -> HistoryEntry:
         cache, success = self.state.cache, self.state.node_succeeded
-        shown = {node_id: ui for node_id in cache.keys if (ui := cache.shown(node_id))}
+        ui_by_node = {node_id: ui for node_id in cache.keys if (ui := cache.node_ui(node_id))}
         return {
             "prompt": self.item,
-            "outputs": {node_id: ui.output for node_id, ui in shown.items()},
+            "outputs": {node_id: ui.output for node_id, ui in ui_by_node.items()},
             "status": {
                 "status_str": "success" if success else "error",
                 "completed": success,
                 "messages": self.messages,
             },
-            "meta": {node_id: ui.meta for node_id, ui in shown.items()},
+            "meta": {node_id: ui.meta for node_id, ui in ui_by_node.items()},
         }
 
     # frames

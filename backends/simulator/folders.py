@@ -79,8 +79,8 @@ class Folders:
         if last and here and not beyond:
             return last + 1
         counter = re.compile(rf"{re.escape(base)}_(\d+)(?:_|\.|\Z)")
-        found = map(counter.match, os.listdir(folder))
-        return 1 + max((int(match[1]) for match in found if match), default=0)
+        matches = map(counter.match, os.listdir(folder))
+        return 1 + max((int(match[1]) for match in matches if match), default=0)
 
 
 def annotated(name: str) -> tuple[str, str | None]:

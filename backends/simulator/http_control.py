@@ -24,9 +24,11 @@ async def order(request: web.Request) -> web.Response:
     try:
         body = await request.json()
         orders = body if isinstance(body, list) else [body]
-        if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in orders):
+        if not all(
+            isinstance(order, dict) and isinstance(order.get("name"), str) for order in orders
+        ):
             raise FaultError('An order is an object with a "name".')
-        faults = [state.faults.inject(**one) for one in orders]
+        faults = [state.faults.inject(**order) for order in orders]
     except (FaultError, json.JSONDecodeError, UnicodeDecodeError) as error:
         return web.json_response({"error": str(error)}, status=400)
     if any(fault.options.get("at") == "now" for fault in faults):

@@ -29,10 +29,10 @@ _ATTACHMENTS = _DOWNLOAD_ONLY | {_SVG, "text/xml", "application/xml"}  # in newe
 async def view(request: web.Request) -> web.StreamResponse:
     """A file of the output, temp or input folder; with Range, ETag and HEAD."""
     state = request.app[STATE]
-    found = _find(request, state.folders)
-    if isinstance(found, int):
-        return web.Response(status=found)
-    path, name = found
+    location = _find(request, state.folders)
+    if isinstance(location, int):
+        return web.Response(status=location)
+    path, name = location
     headers = {"Content-Disposition": f'filename="{name}"'}
     if is_newer := state.config.release >= releases.SAFE_VIEW:
         headers["X-Content-Type-Options"] = "nosniff"

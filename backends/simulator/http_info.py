@@ -64,7 +64,8 @@ async def system_stats(request: web.Request) -> web.Response:
     }
     if config.release >= releases.PACKAGE_VERSIONS:
         packages = [
-            {"name": name, "installed": one, "required": one} for name, one in _PACKAGES.items()
+            {"name": name, "installed": version, "required": version}
+            for name, version in _PACKAGES.items()
         ]
         system["comfy_package_versions"] = packages
     if config.release >= releases.UUID_IDS:

@@ -70,17 +70,17 @@ def _job(
 ) -> dict[str, Any]:
     number, prompt_id, _, extra_data, _ = item
     messages: dict[str, Any] = dict(entry["status"]["messages"]) if entry else {}
-    shown = [
-        (one, {"nodeId": node_id, "mediaType": kind})
+    results = [
+        (result, {"nodeId": node_id, "mediaType": kind})
         for node_id, ui in (entry["outputs"] if entry else {}).items()
         for kind, ones in ui.items()
         if kind != "animated"
-        for one in ones
+        for result in ones
     ]
-    files = [one | where for one, where in shown if isinstance(one, dict)]
+    files = [result | where for result, where in results if isinstance(result, dict)]
     previews = [file for file in files if file["mediaType"] in _PREVIEWED]
     previews.sort(key=lambda file: file["type"] != "output")
-    texts = [_text(one) | where for one, where in shown if where["mediaType"] == "text"]
+    texts = [_text(result) | where for result, where in results if where["mediaType"] == "text"]
     job = {
         "id": prompt_id,
         "status": status,
@@ -121,11 +121,13 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     if not isinstance(ids, list):
         return web.json_response({"error": "job_ids must be a list"}, status=400)
     if invalid := [
-        one if isinstance(one, str) else repr(one) for one in ids if not is_canonical(one)
+        job_id if isinstance(job_id, str) else repr(job_id)
+        for job_id in ids
+        if not is_canonical(job_id)
     ]:
         answer = {"error": "job_ids contains invalid id(s)", "invalid_ids": invalid}
         return web.json_response(answer, status=400)
-    cancelled = [_cancel(request.app[STATE], one) for one in ids]
+    cancelled = [_cancel(request.app[STATE], job_id) for job_id in ids]
     return web.json_response({"cancelled": any(cancelled)})
 
 

@@ -59,8 +59,8 @@ async def post_prompt(request: web.Request) -> web.Response:
 def _facts(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         return {}
-    found = {key: body.get(key) for key in ("client_id", "extra_data", "prompt")}
-    return found | {"prompt_id": str(body["prompt_id"]) if "prompt_id" in body else None}
+    task = {key: body.get(key) for key in ("client_id", "extra_data", "prompt")}
+    return task | {"prompt_id": str(body["prompt_id"]) if "prompt_id" in body else None}
 
 
 def submit(state: ServerState, body: Any) -> web.Response:
@@ -235,7 +235,7 @@ def replacement(prompt: Any) -> tuple[Prompt, str] | None:
             name: value for name, value in node["inputs"].items() if isinstance(value, int | float)
         } | given
     output = next(
-        (one for one in prompt if prompt[one].get("class_type") == "SaveImage"),
+        (other for other in prompt if prompt[other].get("class_type") == "SaveImage"),
         next(reversed(prompt)),
     )
     sampler, image = f"{output}.0", f"{output}.1"

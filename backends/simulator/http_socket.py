@@ -43,12 +43,12 @@ async def _listen(state: ServerState, client_id: str, response: web.WebSocketRes
         if message.type != WSMsgType.TEXT:
             continue
         try:
-            said = json.loads(message.data)
+            frame = json.loads(message.data)
         except json.JSONDecodeError:
             continue
-        if not isinstance(said, dict):
+        if not isinstance(frame, dict):
             continue
-        if is_first and said.get("type") == "feature_flags":
-            state.hub.features[client_id] = said.get("data", {})
+        if is_first and frame.get("type") == "feature_flags":
+            state.hub.features[client_id] = frame.get("data", {})
             await state.hub.send_now("feature_flags", state.config.features, client_id)
         is_first = False

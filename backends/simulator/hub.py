@@ -98,8 +98,8 @@ class Hub:
         """The open sockets of a client, or all of them for ""."""
         if not client_id:
             return list(self.open)
-        found = self.sockets.get(client_id)
-        return [found] if found is not None else []
+        socket = self.sockets.get(client_id)
+        return [socket] if socket is not None else []
 
     def forget(self, client_id: str) -> None:
         """Send no more frames to a client's socket (to all of them for ""); it stays open."""

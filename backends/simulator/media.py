@@ -72,8 +72,10 @@ def _element(name: int, *content: bytes | float) -> bytes:
     its value.
     """
     body = b"".join(
-        one if isinstance(one, bytes) else struct.pack(">Q" if isinstance(one, int) else ">d", one)
-        for one in content
+        part
+        if isinstance(part, bytes)
+        else struct.pack(">Q" if isinstance(part, int) else ">d", part)
+        for part in content
     )
     return (
         name.to_bytes((name.bit_length() + 7) // 8, "big")

@@ -181,7 +181,7 @@ def _saves_video(
             inputs["video"] if class_type == "SaveVideo" else Film(inputs["images"], inputs["fps"])
         )
         batch = film.images
-        frames = (pictures.paint(one, ctx.state.config.name).convert("RGB") for one in batch)
+        frames = (pictures.paint(image, ctx.state.config.name).convert("RGB") for image in batch)
         size = batch[0].width, batch[0].height
         data = encode(frames, film.fps)
         return _write(
@@ -327,10 +327,10 @@ async def anything(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 def _stand_in(ctx: NodeContext, kind: Any, inputs: dict[str, Any]) -> Any:
     """A value for an output slot: one of the inputs if it's of that kind, else a new one."""
     wanted: dict[str, type] = {"IMAGE": Batch, "LATENT": Latent, "INT": int, "FLOAT": float}
-    found = next((v for v in inputs.values() if isinstance(v, wanted.get(kind, Opaque))), None)
+    match = next((v for v in inputs.values() if isinstance(v, wanted.get(kind, Opaque))), None)
     if kind in wanted:
         fresh = {"IMAGE": Batch([Picture(theme=ctx.run.theme)]), "LATENT": Latent()}
-        return found if found is not None else fresh.get(kind, 0)
+        return match if match is not None else fresh.get(kind, 0)
     if isinstance(kind, list):
         return kind[0] if kind else None
     plain = {"STRING": "", "BOOLEAN": False}

@@ -56,8 +56,8 @@ def encode_preview(picture: Picture, caption: str, done: float) -> bytes:
     image = paint(picture, caption).convert("RGB")
     grain = max(1, round(16 * (1 - done)))
     small = image.resize((max(1, image.width // grain), max(1, image.height // grain)))
-    shown = ImageOps.contain(small, (PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BILINEAR)
-    return encode(shown, "jpeg", quality=95)
+    preview = ImageOps.contain(small, (PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BILINEAR)
+    return encode(preview, "jpeg", quality=95)
 
 
 def encode_animation(frames: Iterable[Image.Image], fps: float, kind: str = "webp") -> bytes:

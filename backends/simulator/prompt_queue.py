@@ -112,5 +112,5 @@ class PromptQueue:
         """History entries, oldest first: the last `max_items`, or that many from `offset`."""
         if offset < 0 and max_items is not None:
             offset = len(self.history) - max_items
-        found = list(self.history.items())[max(0, offset) :]
-        return dict(found if max_items is None else found[: max(max_items, 1)])
+        entries = list(self.history.items())[max(0, offset) :]
+        return dict(entries if max_items is None else entries[: max(max_items, 1)])

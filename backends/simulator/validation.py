@@ -234,11 +234,11 @@ def _out_of_range(value: Any, declared: Input, info: dict[str, Any]) -> list[Pro
     choices = declared.options.get("options", []) if declared.type == "COMBO" else declared.type
     if not isinstance(choices, list) or value in choices:
         return []
-    shown = str(choices)
+    listed = str(choices)
     if len(choices) > _LONG_LIST:
-        shown = f"(list of length {len(choices)})"
+        listed = f"(list of length {len(choices)})"
         info["input_config"] = None
-    details = f"{name}: '{value}' not in {shown}"
+    details = f"{name}: '{value}' not in {listed}"
     return [_problem("value_not_in_list", "Value not in list", details, **info)]
 
 
