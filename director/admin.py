@@ -26,10 +26,10 @@ class DirectorAdminSite(AdminSite):
         self, request: HttpRequest, app_label: str | None = None
     ) -> list[dict[str, Any]]:
         """Return the sections with the models that the user may view; of an app those alone."""
-        found = super().get_app_list(request, app_label)
+        apps = super().get_app_list(request, app_label)
         if app_label is not None:
-            return found
-        models = {one["object_name"].lower(): one for app in found for one in app["models"]}
+            return apps
+        models = {model["object_name"].lower(): model for app in apps for model in app["models"]}
         sections = {
             name: [models.pop(key) for key in keys if key in models]
             for name, keys in _SECTIONS.items()

@@ -63,7 +63,8 @@ def _short(raw: Answer, **more: Any) -> Answer:
 def _job(child: Child) -> Answer:
     addresses = [file.file_url for file in child.files if file.file_url]
     return _short(
-        child.raw, outputs=["director://" + one.rpartition("/api/job-")[2] for one in addresses]
+        child.raw,
+        outputs=["director://" + address.rpartition("/api/job-")[2] for address in addresses],
     )
 
 

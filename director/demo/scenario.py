@@ -48,14 +48,14 @@ async def run(folder: Path, *, once: bool, seconds: float) -> list[str]:
             await stack.enter_async_context(_simulator(name, folder, seconds)) for name in names
         ]
         process = await stack.enter_async_context(DirectorProcess(folder))
-        found = await _run_groups(folder, process, gpus, once=once)
-        for sentence in found:
+        problems = await _run_groups(folder, process, gpus, once=once)
+        for sentence in problems:
             click.echo(f"CHECK FAILED: {sentence}")
         if not once:
             click.echo("The Director serves until you press Ctrl-C.")
             with contextlib.suppress(asyncio.CancelledError):
                 await process.wait()
-    return found
+    return problems
 
 
 def _simulator(name: str, folder: Path, seconds: float) -> Simulator:
@@ -103,13 +103,13 @@ async def _run_groups(
         ended.append(await _render(director, images, "Group 3", text_to_image(), kill_switch))
     click.echo(f"\nImages: {images}")
     click.echo(f"Director: {url}{' (ends with this demo)' if once else ''}")
-    found = [
+    problems = [
         f"Group {number} ended as {status} with {count} images, not as {wanted[0]} with "
         f"{wanted[1]}."
         for number, ((status, count), wanted) in enumerate(zip(ended, _EXPECTED, strict=True), 1)
         if (status, count) != wanted
     ]
-    return found if kill_switch.is_used else [*found, "The Director was not killed."]
+    return problems if kill_switch.is_used else [*problems, "The Director was not killed."]
 
 
 class _KillSwitch:

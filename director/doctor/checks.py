@@ -51,7 +51,7 @@ class Finding(NamedTuple):
     """Result of one check."""
 
     level: Level
-    said: str  #: The result, without secrets.
+    sentence: str  #: The result, without secrets.
     todo: str = ""  #: Remedies, one in a line; empty if none is needed.
 
 
@@ -69,18 +69,20 @@ def packages() -> Finding:
     """Check that all requirements are installed in a supported version."""
     todo = f"Install the requirements: {sys.executable} -m pip install -U {_PACKAGE}"
     needed = list(_requirements())
-    if missing := [one.name for one in needed if _version(one.name) is None]:
+    if missing := [
+        requirement.name for requirement in needed if _version(requirement.name) is None
+    ]:
         return Finding(Level.PROBLEM, f"Missing: {', '.join(missing)}.", todo)
-    versions = {one.name: _version(one.name) or "" for one in needed}
+    versions = {requirement.name: _version(requirement.name) or "" for requirement in needed}
     odd = [
-        f"{one.name} is {versions[one.name]}; the Director requires {one.specifier}."
-        for one in needed
-        if not one.specifier.contains(versions[one.name], prereleases=True)
+        f"{requirement.name} is {versions[requirement.name]}; the Director requires {requirement.specifier}."
+        for requirement in needed
+        if not requirement.specifier.contains(versions[requirement.name], prereleases=True)
     ]
     if odd:
         return Finding(Level.WARNING, " ".join(odd), todo)
-    shown = ", ".join(f"{name} {_version(name)}" for name in ("Django", "channels", "aiohttp"))
-    return Finding(Level.OK, f"All requirements are installed: {shown} …")
+    samples = ", ".join(f"{name} {_version(name)}" for name in ("Django", "channels", "aiohttp"))
+    return Finding(Level.OK, f"All requirements are installed: {samples} …")
 
 
 def _requirements() -> Iterator[Requirement]:
@@ -124,11 +126,13 @@ def ffmpeg() -> Finding:
     """Check for the optional program that makes the posters of videos."""
     if settings.FFMPEG is not None:
         return Finding(Level.OK, f"{settings.FFMPEG}.")
-    said = (
+    sentence = (
         "It is not on the PATH: videos have no poster, and width, height and duration of videos "
         "are not known."
     )
-    return Finding(Level.NOTE, said, "Install ffmpeg with ffprobe, and restart serve and runners.")
+    return Finding(
+        Level.NOTE, sentence, "Install ffmpeg with ffprobe, and restart serve and runners."
+    )
 
 
 def _malformed_backend() -> str:
@@ -171,12 +175,14 @@ def data_folder() -> Finding:
 
 
 def _not_made(folder: Path) -> Finding:
-    above = next(one for one in folder.parents if one.exists())
+    above = next(parent for parent in folder.parents if parent.exists())
     why = _why_unwritable(above) if above.is_dir() else "it is not a folder"
     if not why:
         return Finding(Level.NOTE, f"{folder} does not exist yet: serve makes it.")
-    said = f"{folder} does not exist and cannot be made: {above} cannot be written ({why})."
-    return Finding(Level.PROBLEM, said, "Set DIRECTOR_DATA_DIR to a folder that can be created.")
+    sentence = f"{folder} does not exist and cannot be made: {above} cannot be written ({why})."
+    return Finding(
+        Level.PROBLEM, sentence, "Set DIRECTOR_DATA_DIR to a folder that can be created."
+    )
 
 
 def _why_unwritable(folder: Path) -> str:
@@ -195,17 +201,19 @@ def _why_unwritable(folder: Path) -> str:
 
 def _room(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free
-    said = f"{folder}, {free / 2**30:.1f} GB free."
+    sentence = f"{folder}, {free / 2**30:.1f} GB free."
     if free < _LOW_SPACE:
         level = Level.PROBLEM if free < _NO_SPACE else Level.WARNING
         todo = "Free disk space: director purge --older-than 90d deletes old groups."
-        return Finding(level, said, todo)
+        return Finding(level, sentence, todo)
     kind = file_system(folder)
     if kind in _REMOTE and settings.DIRECTOR_ON_SQLITE:
         todo = "Set DIRECTOR_DATA_DIR to a local disk, or use PostgreSQL (DIRECTOR_DATABASE_URL)."
-        said = f"{said} It is on a network file system ({kind}), where SQLite may lose data."
-        return Finding(Level.WARNING, said, todo)
-    return Finding(Level.OK, said)
+        sentence = (
+            f"{sentence} It is on a network file system ({kind}), where SQLite may lose data."
+        )
+        return Finding(Level.WARNING, sentence, todo)
+    return Finding(Level.OK, sentence)
 
 
 def file_system(folder: Path, mounts: Path = _MOUNTS) -> str:
@@ -214,13 +222,13 @@ def file_system(folder: Path, mounts: Path = _MOUNTS) -> str:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
-    place, found = folder.resolve(), (0, "")
+    place, mount = folder.resolve(), (0, "")
     for words in (line.split() for line in lines):
         # Blanks in a mount point are written \040.
         point = Path(words[1].replace("\\040", " "))
-        if place.is_relative_to(point) and len(point.parts) >= found[0]:
-            found = (len(point.parts), words[2])
-    return found[1]
+        if place.is_relative_to(point) and len(point.parts) >= mount[0]:
+            mount = (len(point.parts), words[2])
+    return mount[1]
 
 
 def port(number: int) -> Finding:
@@ -233,20 +241,22 @@ def port(number: int) -> Finding:
         return _no_response(number)
     except DirectorError as error:
         if error.code == "sign_in_required":
-            said = "A Director answers and requires its token."
-            return Finding(Level.NOTE, said, "Set the same DIRECTOR_TOKEN here for a full check.")
+            sentence = "A Director answers and requires its token."
+            return Finding(
+                Level.NOTE, sentence, "Set the same DIRECTOR_TOKEN here for a full check."
+            )
         todo = f"End it, or use another port: director serve --port {number + 1}"
         return Finding(Level.WARNING, "Another program than a Director answers.", todo)
-    failed = [(name, one) for name, one in health.checks.items() if one.get("status") != "ok"]
-    details = "".join(f" {name}: {one.get('detail')}" for name, one in failed)
-    said = f"A Director {health.version} answers and is {health.status}.{details}"
+    failed = [(name, check) for name, check in health.checks.items() if check.get("status") != "ok"]
+    details = "".join(f" {name}: {check.get('detail')}" for name, check in failed)
+    sentence = f"A Director {health.version} answers and is {health.status}.{details}"
     if health.version != __version__:
         todo = (
             f"This is version {__version__}. Restart the other one, or run its own `director "
             "doctor`."
         )
-        return Finding(Level.WARNING, said, todo)
-    return Finding(_LEVELS.get(health.status, Level.WARNING), said)
+        return Finding(Level.WARNING, sentence, todo)
+    return Finding(_LEVELS.get(health.status, Level.WARNING), sentence)
 
 
 def _no_response(number: int) -> Finding:
@@ -296,8 +306,10 @@ def _where(path: Path | None) -> str:
     if path is not None:
         size = path.stat().st_size / 2**20 if path.exists() else 0
         return f"SQLite at {path} ({size:.0f} MB)"
-    said = connection.settings_dict
-    return f"PostgreSQL {said['NAME']} at {said['HOST'] or 'localhost'}:{said['PORT'] or 5432}"
+    server = connection.settings_dict
+    return (
+        f"PostgreSQL {server['NAME']} at {server['HOST'] or 'localhost'}:{server['PORT'] or 5432}"
+    )
 
 
 def _tables(where: str) -> Finding:
@@ -306,16 +318,16 @@ def _tables(where: str) -> Finding:
             Level.NOTE, f"{where}: it has no tables yet: serve makes them.", "director serve"
         )
     if not is_migrated():
-        said = f"{where}: its tables are of an older release."
-        return Finding(Level.PROBLEM, said, "director serve migrates them at its start.")
+        sentence = f"{where}: its tables are of an older release."
+        return Finding(Level.PROBLEM, sentence, "director serve migrates them at its start.")
     if newer := startup.unknown_migrations():
-        said = f"{where}: a newer release has used it ({', '.join(newer)})."
-        return Finding(Level.PROBLEM, said, "Install that release again.")
+        sentence = f"{where}: a newer release has used it ({', '.join(newer)})."
+        return Finding(Level.PROBLEM, sentence, "Install that release again.")
     if (skew := _clock_skew()) > _CLOCK_S:
-        said = f"{where}: its clock and this machine's differ by {skew:.0f} s."
+        sentence = f"{where}: its clock and this machine's differ by {skew:.0f} s."
         return Finding(
             Level.WARNING,
-            said,
+            sentence,
             "Synchronize both clocks by NTP: heartbeats of runners depend on them.",
         )
     return Finding(Level.OK, f"{where} opens; its tables are of this release.")
@@ -340,23 +352,25 @@ def webhooks() -> dict[str, Finding]:
         or str(env.str("DIRECTOR_WEBHOOK_SECRET", default="")).strip()
     ):
         return {}
-    said = "DIRECTOR_WEBHOOK_SECRET is not set: each machine signs with a secret of its own."
+    sentence = "DIRECTOR_WEBHOOK_SECRET is not set: each machine signs with a secret of its own."
     todo = "Set it, the same for every process: the file webhook-secret in a data folder has one."
-    return {"Webhooks": Finding(Level.WARNING, said, todo)}
+    return {"Webhooks": Finding(Level.WARNING, sentence, todo)}
 
 
 def other_parts() -> dict[str, Finding]:
     """Check channel layer, runner and storage, as ``/api/health`` does."""
     layer = health.channel_layer_check(settings.DIRECTOR_REDIS_URL)
     checks = health.run_checks()["checks"]
-    found = (
+    parts = (
         ("Channel layer", asdict(layer), "Check DIRECTOR_REDIS_URL, and that Redis runs."),
         ("Runner", checks["runner"], "Start one: director serve, or director runner."),
         ("Storage", _storage(checks["storage"]), _STORAGE_TODO),
     )
     return {
-        name: Finding(_LEVELS[one["status"]], one["detail"], "" if one["status"] == "ok" else todo)
-        for name, one, todo in found
+        name: Finding(
+            _LEVELS[check["status"]], check["detail"], "" if check["status"] == "ok" else todo
+        )
+        for name, check, todo in parts
     }
 
 

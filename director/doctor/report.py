@@ -56,9 +56,13 @@ def _sharing(
 ) -> list[str]:
     """Return the backends of the same machine that answer and have a database of assets."""
     host = urlsplit(row.url).hostname
-    others = [one.id for one in rows if one.id != row.id and urlsplit(one.url).hostname == host]
-    found = {one: answer for one in others if not isinstance(answer := answers[one], str)}
-    return [one for one, answer in found.items() if answer.stats.has_assets]
+    others = [
+        other.id for other in rows if other.id != row.id and urlsplit(other.url).hostname == host
+    ]
+    stats_by_id = {
+        other: answer for other in others if not isinstance(answer := answers[other], str)
+    }
+    return [other for other, answer in stats_by_id.items() if answer.stats.has_assets]
 
 
 async def _probe_all(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
@@ -68,8 +72,8 @@ async def _probe_all(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
             for row in rows
             if row.enabled
         }
-    found = {backend_id: task.result() for backend_id, task in probes.items()}
-    return {row.id: found.get(row.id, "It was not probed.") for row in rows}
+    answers = {backend_id: task.result() for backend_id, task in probes.items()}
+    return {row.id: answers.get(row.id, "It was not probed.") for row in rows}
 
 
 async def _probe(row: Backend) -> _Answer | str:
@@ -107,16 +111,18 @@ def _finding(row: Backend, answer: _Answer | str, sharing: Sequence[str] = ()) -
             )
         return Finding(Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
     level, sentences, todos = Level.OK, [f"{row.url}: {_described(answer)}."], []
-    for problem in sorted(_problems(row, answer), key=lambda one: -SEVERITY.index(one.level)):
+    for problem in sorted(
+        _problems(row, answer), key=lambda finding: -SEVERITY.index(finding.level)
+    ):
         level = max(level, problem.level, key=SEVERITY.index)
-        sentences.append(problem.said)
+        sentences.append(problem.sentence)
         todos.append(problem.todo)
     return Finding(level, " ".join(filter(None, sentences)), "\n".join(dict.fromkeys(todos)))
 
 
 def _described(answer: _Answer) -> str:
-    memory = sum(one.vram_total or 0 for one in answer.stats.devices) / _GIB
-    devices = ", ".join(one.name for one in answer.stats.devices[:4]) or "no device"
+    memory = sum(device.vram_total or 0 for device in answer.stats.devices) / _GIB
+    devices = ", ".join(device.name for device in answer.stats.devices[:4]) or "no device"
     previews = "previews on" if _has_previews(answer.stats) else "no previews"
     waiting = f"{answer.waiting} pending or running" if answer.waiting else "idle"
     version = f"ComfyUI {answer.stats.version or 'of unknown version'}"
@@ -128,16 +134,18 @@ def _has_previews(stats: SystemStats) -> bool:
 
 
 def _problems(row: Backend, answer: _Answer) -> list[Finding]:
-    found = []
+    findings = []
     if row.quarantined_at is not None:
         wrong = f"It is quarantined: {_reason(row.quarantine_reason)}."
-        found.append(Finding(Level.WARNING, wrong, f"director backends release {row.id}"))
+        findings.append(Finding(Level.WARNING, wrong, f"director backends release {row.id}"))
     if row.hold:
         wrong = f"It is held by a user ({row.get_hold_display()}): {_reason(row.changed_reason)}."
-        found.append(Finding(Level.NOTE, wrong, f"director backends resume {row.id}"))
+        findings.append(Finding(Level.NOTE, wrong, f"director backends resume {row.id}"))
     lacking = limitations(answer.stats.version or "unknown")
-    found += [
-        Finding(_LEVELS[one], one, "Update ComfyUI there.") for one in lacking if one in _LEVELS
+    findings += [
+        Finding(_LEVELS[capability], capability, "Update ComfyUI there.")
+        for capability in lacking
+        if capability in _LEVELS
     ]
     if answer.skew is not None and abs(answer.skew) > _CLOCK_S:
         way = "ahead" if answer.skew > 0 else "behind"
@@ -145,11 +153,11 @@ def _problems(row: Backend, answer: _Answer) -> list[Finding]:
             f"Its clock is {abs(answer.skew):.0f} s {way}: dates in its file names and logs are "
             "wrong."
         )
-        found.append(Finding(Level.WARNING, wrong, "Synchronize its clock by NTP."))
+        findings.append(Finding(Level.WARNING, wrong, "Synchronize its clock by NTP."))
     if not _has_previews(answer.stats):
         todo = f"For live previews start ComfyUI there with {PREVIEW_OPTION} auto."
-        found.append(Finding(Level.NOTE, "", todo))
-    return found
+        findings.append(Finding(Level.NOTE, "", todo))
+    return findings
 
 
 def _reason(given: str) -> str:
@@ -158,7 +166,7 @@ def _reason(given: str) -> str:
 
 def run_checks(port: int) -> dict[str, Finding]:
     """Return the findings by the part that was checked."""
-    found = {
+    findings = {
         "Python": checks.python(),
         "Packages": checks.packages(),
         "Settings": checks.variables(),
@@ -168,6 +176,6 @@ def run_checks(port: int) -> dict[str, Finding]:
         "Database": checks.database(),
     }
     # The other checks need a database that is open and migrated.
-    if found["Database"].level in (Level.OK, Level.WARNING):
-        found |= checks.other_parts() | checks.webhooks() | backends()
-    return found
+    if findings["Database"].level in (Level.OK, Level.WARNING):
+        findings |= checks.other_parts() | checks.webhooks() | backends()
+    return findings

@@ -60,7 +60,7 @@ class Command(BaseCommand):
     def _print(self, found: Mapping[str, Finding]) -> None:
         self.stdout.write(f"Director {__version__}")
         for subject, one in found.items():
-            self.stdout.write(f"{one.level.value:<8} {subject}: {one.said}".rstrip())
+            self.stdout.write(f"{one.level.value:<8} {subject}: {one.sentence}".rstrip())
             for line in one.todo.splitlines():
                 self.stdout.write(f"{_INDENT}→ {line}")
         levels = [one.level for one in found.values()]
