@@ -17,7 +17,7 @@ def _and_more(names: Sequence[str]) -> str:
 class MethodNotAllowed(RequestError, code="method_not_allowed", status=405):
     def __init__(self, methods: Sequence[str]) -> None:
         super().__init__(
-            f"This path takes {', '.join(one for one in methods if one != 'OPTIONS')}."
+            f"This path takes {', '.join(method for method in methods if method != 'OPTIONS')}."
         )
         self.headers = {"Allow": ", ".join(methods)}
 
@@ -263,7 +263,7 @@ class NoOtherBackend(Conflict, code="no_other_backend"):
 
 class BackendUnavailable(Conflict, code="backend_unavailable"):
     def __init__(self, unavailable: Sequence[Mapping[str, str]], *, hint: str) -> None:
-        names = [one["backend_id"] for one in unavailable]
+        names = [backend["backend_id"] for backend in unavailable]
         super().__init__(
             f"{_and_more(names)} takes no jobs: {unavailable[0]['reason']} {hint}",
             extra={"unavailable_backends": list(unavailable)},

@@ -100,8 +100,8 @@ class _Entry(NamedTuple):
 
     @property
     def labels(self) -> dict[str, str]:
-        found: dict[str, str] = json.loads(self.key)[2]
-        return found
+        labels: dict[str, str] = json.loads(self.key)[2]
+        return labels
 
 
 def open_files(folder: Path, backends: Collection[str]) -> None:
@@ -119,7 +119,7 @@ def open_files(folder: Path, backends: Collection[str]) -> None:
             path = folder / f"{kind}_{number}.db"
             kept = _kept(_entries(path), {*backends, ""})
             _write(path, kept)
-            _workflows.update(one.labels.get("workflow", OTHER) for one in kept)
+            _workflows.update(entry.labels.get("workflow", OTHER) for entry in kept)
         _write(folder / f"gauge_livesum_{number}.db", [])
     except OSError as error:
         logger.warning("metrics: kept in memory, and lost at the end of this process (%s)", error)
@@ -148,8 +148,8 @@ def _locked(folder: Path, number: int | str) -> filelock.BaseFileLock | None:
 def _entries(path: Path) -> list[_Entry]:
     """Return what a file has; nothing if it is damaged, as a power cut may leave it."""
     try:
-        found = [_Entry(*one[:3]) for one in _mmap.read_all_values_from_file(str(path))]
-        return [one for one in found if one.labels is not None]
+        entries = [_Entry(*row[:3]) for row in _mmap.read_all_values_from_file(str(path))]
+        return [entry for entry in entries if entry.labels is not None]
     except FileNotFoundError:
         return []
     except _DAMAGED as error:
@@ -159,15 +159,17 @@ def _entries(path: Path) -> list[_Entry]:
 
 def _kept(entries: Iterable[_Entry], backends: Collection[str]) -> list[_Entry]:
     moment = time.time()
-    dated = [one._replace(unused_since=one.unused_since or moment) for one in entries]
+    dated = [entry._replace(unused_since=entry.unused_since or moment) for entry in entries]
     recent = {
-        one.labels.get("workflow") for one in dated if moment - one.unused_since < _UNUSED_SECONDS
+        entry.labels.get("workflow")
+        for entry in dated
+        if moment - entry.unused_since < _UNUSED_SECONDS
     }
     workflows = recent | {OTHER, None}
     return [
-        one
-        for one in dated
-        if one.labels.get("workflow") in workflows and one.labels.get("backend", "") in backends
+        entry
+        for entry in dated
+        if entry.labels.get("workflow") in workflows and entry.labels.get("backend", "") in backends
     ]
 
 
@@ -175,8 +177,8 @@ def _write(path: Path, entries: Iterable[_Entry]) -> None:
     fresh = path.with_suffix(".new")
     fresh.write_bytes(bytes(_FILE_BYTES))
     made = _mmap(str(fresh))
-    for one in entries:
-        made.write_value(*one)
+    for entry in entries:
+        made.write_value(*entry)
     made.close()
     fresh.replace(path)
 

@@ -257,10 +257,10 @@ class JobGroup(models.Model):
         """Return what users call it: its name, else what its metadata or its workflow name, else
         its id.
         """
-        found = self.name or group_title(
+        title = self.name or group_title(
             json.loads(self.metadata_json), json.loads(self.summary_json)
         )
-        return found or self.id
+        return title or self.id
 
     @property
     def time_limit(self) -> int | None:

@@ -100,7 +100,9 @@ class Body:
         self._refuse_page(is_all=True)
         if self._is("image/webp"):
             self.is_whole = self.size >= 8 + int.from_bytes(self._head[4:8], "little")
-        is_stub = self.size < 12 and any(one.startswith(self._head[: len(one)]) for one in _HEADS)
+        is_stub = self.size < 12 and any(
+            head.startswith(self._head[: len(head)]) for head in _HEADS
+        )
         if is_stub or (
             not self.is_whole and any(map(self._is, ("image/png", "image/jpeg", "image/webp")))
         ):
@@ -135,8 +137,8 @@ class Body:
         """
         at = self._skipped
         while not self._in_pixels:
-            found = _MARKER.search(window, at)
-            if found is None:
+            marker = _MARKER.search(window, at)
+            if marker is None:
                 # Three bytes may be the beginning of a marker with its length.
                 self._rest, self._skipped = (
                     window[max(at, len(window) - 3) :],
@@ -144,10 +146,10 @@ class Body:
                 )
                 return
             self._segments += 1
-            at = found.start() + 2
-            if found[1][0] == _PIXELS or self._segments > _MAX_SEGMENTS:
+            at = marker.start() + 2
+            if marker[1][0] == _PIXELS or self._segments > _MAX_SEGMENTS:
                 self._in_pixels = True
-            elif found[1][0] not in _BARE:
-                at += int.from_bytes(found[2])
+            elif marker[1][0] not in _BARE:
+                at += int.from_bytes(marker[2])
         self._find(_JPEG_END, window[at:])
         self._skipped = 0

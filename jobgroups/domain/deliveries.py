@@ -22,7 +22,7 @@ class DeliveryIntervals:
     def scaled(cls, factor: float) -> Self:
         """Return the intervals multiplied by ``factor``, for tests."""
         whole = cls()
-        return cls(**{one.name: getattr(whole, one.name) * factor for one in fields(cls)})
+        return cls(**{field.name: getattr(whole, field.name) * factor for field in fields(cls)})
 
     def pause_after(self, tries: int) -> float:
         # The exponent is bounded: a float has no 2 ** 1024.

@@ -60,7 +60,7 @@ class Estimates:
         of_digest = defaultdict[str, dict[str, float]](dict)
         loads = defaultdict[str, list[float]](list)
         # A row from before the upgrade to this release has no models.
-        for row in sorted(rows, key=lambda one: one.updated_at):
+        for row in sorted(rows, key=lambda timing: timing.updated_at):
             if not row.workflow_digest:
                 continue
             key = row.workflow_digest, row.backend_id
@@ -76,7 +76,9 @@ class Estimates:
         self._load_of_models = {models: median(some) for models, some in loads.items()}
         self._speeds = _relative_speeds(of_digest)
         self._typical = {
-            digest: median(seconds * self._speed(one) for one, seconds in times.items())
+            digest: median(
+                seconds * self._speed(backend_id) for backend_id, seconds in times.items()
+            )
             for digest, times in of_digest.items()
         }
 
@@ -129,7 +131,7 @@ def _relative_speeds(of_digest: Mapping[str, Mapping[str, float]]) -> dict[str, 
     for _ in range(_PASSES):
         ratios = defaultdict[str, list[float]](list)
         for times in shared:
-            typical = sum(time + speeds.get(one, 0.0) for one, time in times.items()) / len(times)
+            typical = sum(time + speeds.get(name, 0.0) for name, time in times.items()) / len(times)
             for backend_id, time in times.items():
                 ratios[backend_id].append(typical - time)
         speeds = {backend_id: sum(some) / len(some) for backend_id, some in ratios.items()}

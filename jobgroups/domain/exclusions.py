@@ -35,8 +35,8 @@ KIND_OF: Final = {
 CLASS_OF: Final = {kind: failure for failure, kind in KIND_OF.items()}
 
 
-def exclusion_reason(kind: ExclusionKind, count: int, said: str) -> str:
-    said = said.rstrip(".")
+def exclusion_reason(kind: ExclusionKind, count: int, sentence: str) -> str:
+    sentence = sentence.rstrip(".")
     if kind is ExclusionKind.MISSING:
-        return f"Cannot run this workflow: {said}."
-    return f"Ran out of memory {count} times with this workflow: {said}."
+        return f"Cannot run this workflow: {sentence}."
+    return f"Ran out of memory {count} times with this workflow: {sentence}."

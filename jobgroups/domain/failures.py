@@ -90,7 +90,9 @@ OVERTAKEN: Final = (
 )
 
 #: The classes that a group may name in ``retry_on``.
-RETRIED: Final = tuple(one for one, kind in TAXONOMY.items() if kind.retry is not RetryTarget.NEVER)
+RETRIED: Final = tuple(
+    failure_class for failure_class, kind in TAXONOMY.items() if kind.retry is not RetryTarget.NEVER
+)
 
 
 #: The signs of each class in order: names of exceptions, and a pattern of texts, also where a node
@@ -112,10 +114,10 @@ def class_of_error(exception_type: str, message: str) -> FailureClass:
     ComfyUI's own verdict.
     """
     name = exception_type.rsplit(".", maxsplit=1)[-1]
-    found = (
+    matching = (
         kind for kind, exceptions, texts in _SIGNS if name in exceptions or texts.search(message)
     )
-    return next(found, FailureClass.NODE_ERROR)
+    return next(matching, FailureClass.NODE_ERROR)
 
 
 #: How ComfyUI 0.3.64 says that it lacks a class; newer ones have a type of its own for it.
@@ -147,7 +149,7 @@ def class_of_refusal(
         given = _NO_CLASS_GIVEN.search(message) is None
         return FailureClass.NODE_OR_MODEL_MISSING if given else FailureClass.WORKFLOW_REFUSED
     problems = list(_problems(node_errors))
-    if problems and all(_is_missing_file(one) for one in problems):
+    if problems and all(_is_missing_file(problem) for problem in problems):
         return FailureClass.NODE_OR_MODEL_MISSING
     return FailureClass.WORKFLOW_REFUSED
 

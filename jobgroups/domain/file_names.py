@@ -72,15 +72,15 @@ class _Field(NamedTuple):
 
 
 def _field(name: str, specification: str, conversion: str | None) -> _Field:
-    shown = f"{{{name[:_MAX_VALUE]}}}"
+    field = f"{{{name[:_MAX_VALUE]}}}"
     if not name or name.isdigit():
-        raise TemplateInvalid(f"{shown} has no name; write for example {{seed}}.")
+        raise TemplateInvalid(f"{field} has no name; write for example {{seed}}.")
     if conversion or set(name) & set("[]{}") or ("." in name and name.partition(".")[0] in FIXED):
         raise TemplateInvalid(
-            f"{shown} must be a plain name, without conversion, attribute or item."
+            f"{field} must be a plain name, without conversion, attribute or item."
         )
     if not _SPECIFICATION.fullmatch(specification):
-        raise TemplateInvalid(f"The format of {shown} must be one of a number, such as 03 or .2f.")
+        raise TemplateInvalid(f"The format of {field} must be one of a number, such as 03 or .2f.")
     return _Field(name, specification)
 
 
@@ -98,7 +98,7 @@ class Template:
             raise TemplateInvalid(f"The template {text!r} is wrong: {error}.") from None
         for literal, name, specification, conversion in parsed:
             first, *others = _FORBIDDEN.sub(
-                lambda found: "/" if found[0] == "/" else "_", literal
+                lambda match: "/" if match[0] == "/" else "_", literal
             ).split("/")
             parts[-1].append(first)
             parts += [[other] for other in others]
@@ -130,7 +130,9 @@ class Template:
         ``_``.
         """
         texts = [
-            "".join(one if isinstance(one, str) else one.filled(facts) for one in part)
+            "".join(
+                segment if isinstance(segment, str) else segment.filled(facts) for segment in part
+            )
             for part in self._parts
         ]
         extension = _extension(str(facts["name"]))

@@ -39,7 +39,7 @@ def leases_to_acquire(wanted: Set[str], mine: Set[str], leases: LeaseTable) -> l
     takeable = sorted(wanted - mine - leases.held_by_others.keys())
     room = fair_share(len(wanted), 1 + len(leases.live_runners)) - len(mine)
     within, beyond = takeable[: max(room, 0)], takeable[max(room, 0) :]
-    return within + [one for one in beyond if one in leases.unclaimed]
+    return within + [backend_id for backend_id in beyond if backend_id in leases.unclaimed]
 
 
 def release_count(wanted: Set[str], mine: Set[str], leases: LeaseTable) -> int:

@@ -107,15 +107,17 @@ def _done(end: GroupSummary) -> str:
 
 
 def _reasons(end: GroupSummary) -> str:
-    worst = sorted(end.reasons.items(), key=lambda one: (-one[1], one[0]))
+    worst = sorted(
+        end.reasons.items(), key=lambda reason_count: (-reason_count[1], reason_count[0])
+    )
     alone = len(worst) == 1
-    said = [
+    reasons = [
         f"{'' if alone else f'{count} '}{failure_label(failure_class)}"
         + (f" on {backend_id}" if backend_id else "")
         for (failure_class, backend_id), count in worst[:_MOST_REASONS]
     ]
     rest = sum(count for _, count in worst[_MOST_REASONS:])
-    return ", ".join([*said, f"{rest} for other reasons"] if rest else said)
+    return ", ".join([*reasons, f"{rest} for other reasons"] if rest else reasons)
 
 
 def _listed(*parts: str) -> str:
@@ -175,7 +177,7 @@ def merged(notices: Sequence[StoredNotice], link: str = "") -> Message:
     if len(notices) == 1:
         return Message(notices[0].title, notices[0].body)
     in_order = sorted(notices, key=lambda notice: notice.urgency)
-    lines = [one.body.partition("\n")[0] for one in in_order[:_MOST_LINES]]
+    lines = [notice.body.partition("\n")[0] for notice in in_order[:_MOST_LINES]]
     rest = len(in_order) - len(lines)
     if rest:
         lines.append(f"… and {rest} more")
@@ -183,9 +185,9 @@ def merged(notices: Sequence[StoredNotice], link: str = "") -> Message:
 
 
 def _heading(notices: Sequence[StoredNotice]) -> str:
-    number = Counter(one.kind for one in notices)
+    number = Counter(notice.kind for notice in notices)
     groups, backends = number[NoticeKind.GROUP_ENDED], number[NoticeKind.BACKEND_TROUBLE]
-    trouble = {one.title for one in notices if one.kind == NoticeKind.BACKEND_TROUBLE}
+    trouble = {notice.title for notice in notices if notice.kind == NoticeKind.BACKEND_TROUBLE}
     said_trouble = next(iter(trouble)) if len(trouble) == 1 else f"{backends} backends in trouble"
     return _listed(
         said_trouble if backends else "",

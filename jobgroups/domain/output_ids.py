@@ -23,5 +23,5 @@ def parse_output_uuid(text: str) -> tuple[str, int] | None:
         value = uuid.UUID(text).int
     except ValueError:
         return None
-    found = f"j_{value >> 80:012x}", value & 0xFFFFFFFF
-    return found if output_uuid(*found) == text else None
+    output = f"j_{value >> 80:012x}", value & 0xFFFFFFFF
+    return output if output_uuid(*output) == text else None

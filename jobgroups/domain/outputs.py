@@ -25,13 +25,13 @@ def reported_files(outputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for key in keys:
         items = outputs.get(key)
         if isinstance(items, list):
-            yield from (one for one in items if _is_file(one))
+            yield from (item for item in items if _is_file(item))
 
 
 def all_missing(outputs: Mapping[str, Any]) -> bool:
     """Return whether the outputs have files and every one of them is missing."""
     files = list(reported_files(outputs))
-    return bool(files) and all(one.get("missing") for one in files)
+    return bool(files) and all(file.get("missing") for file in files)
 
 
 def _is_file(item: Any) -> bool:
@@ -64,15 +64,15 @@ def digests(
     An input file was there before: a node that shows it has not written it. ``node_outputs`` maps a
     node id to its ``ui`` object. ComfyUI's cache answered for nodes that are not ``executed``.
     """
-    found: dict[str, bool] = {}
-    for node, shown in node_outputs.items():
-        for value in shown.values():
+    written_by_digest: dict[str, bool] = {}
+    for node, ui in node_outputs.items():
+        for value in ui.values():
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, dict) and isinstance(item.get("filename"), str):
                     digest = file_digest(backend_id, item)
                     written = node in executed and item.get("type") != "input"
-                    found[digest] = found.get(digest, False) or written
-    return found
+                    written_by_digest[digest] = written_by_digest.get(digest, False) or written
+    return written_by_digest
 
 
 def nodes_of_files(
@@ -93,13 +93,13 @@ def marked(
     replaced.
     """
 
-    def shown(item: Any) -> Any:
+    def mark_replaced(item: Any) -> Any:
         names_a_file = isinstance(item, dict) and isinstance(item.get("filename"), str)
         if names_a_file and file_digest(backend_id, item) in replaced:
             return {**item, "missing": True, "reason": REPLACED}
         return item
 
     return {
-        key: list(map(shown, one)) if isinstance(one, list) else shown(one)
-        for key, one in outputs.items()
+        key: list(map(mark_replaced, output)) if isinstance(output, list) else mark_replaced(output)
+        for key, output in outputs.items()
     }

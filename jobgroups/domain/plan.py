@@ -114,14 +114,14 @@ class Plan:
         )
         self.ends[variant_id], workers = None, self._workers_of(able)
         if not workers or self._estimates.seconds(digest, workers[0].backend_id) is None:
-            self._unknown.update(one.backend_id for one in workers)
+            self._unknown.update(worker.backend_id for worker in workers)
             return
         if self.is_full:
             ends = self._add_rest(variant_id, digest, jobs, workers)
         else:
             ends = self._add_planned(variant_id, self._heap(digest, models, able), models, jobs)
         self.last[variant_id] = ends.last
-        if not self._unknown or self._unknown.isdisjoint(one.backend_id for one in workers):
+        if not self._unknown or self._unknown.isdisjoint(worker.backend_id for worker in workers):
             self.ends[variant_id] = ends
 
     @property
@@ -166,11 +166,11 @@ class Plan:
         key = (digest, models, able)
         if key not in self._heaps:
             heap, seconds_at, load_at = [], self._estimates.seconds, self._estimates.load_seconds
-            for one in self._workers_of(able):
-                name = one.backend_id
+            for worker in self._workers_of(able):
+                name = worker.backend_id
                 heap.append(
                     _Slot.of(
-                        one,
+                        worker,
                         max(seconds_at(digest, name) or 0.0, 0.001),
                         load_at(digest, name),
                         models,
@@ -207,9 +207,9 @@ class Plan:
         """
 
         def counts(until: float) -> list[int]:
-            return [max(int((until - one.ends_in) / one.seconds + 1), 0) for one in slots]
+            return [max(int((until - slot.ends_in) / slot.seconds + 1), 0) for slot in slots]
 
-        slots = [_Slot.of(one.worker, one.seconds, one.load, models) for one in heap]
+        slots = [_Slot.of(slot.worker, slot.seconds, slot.load, models) for slot in heap]
         low = min(slots).ends_in
         high = low + jobs * min(slots).seconds
         numbers = counts(low)

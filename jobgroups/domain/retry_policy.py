@@ -67,12 +67,19 @@ def best_candidate(
     since.
     """
 
-    def rank(one: Candidate) -> tuple[bool, int, int, int, int, str]:
-        failures = list(tried.failed_on).count(one.backend_id)
-        vram, forgiven = (one.vram, max(failures - 1, 0)) if after_memory else (0, failures)
-        return not one.works, forgiven, -vram, failures, one.waiting, one.backend_id
+    def rank(candidate: Candidate) -> tuple[bool, int, int, int, int, str]:
+        failures = list(tried.failed_on).count(candidate.backend_id)
+        vram, forgiven = (candidate.vram, max(failures - 1, 0)) if after_memory else (0, failures)
+        return (
+            not candidate.works,
+            forgiven,
+            -vram,
+            failures,
+            candidate.waiting,
+            candidate.backend_id,
+        )
 
-    fit = [one for one in candidates if one.backend_id not in tried.excluded]
+    fit = [candidate for candidate in candidates if candidate.backend_id not in tried.excluded]
     return min(fit, key=rank).backend_id if fit else None
 
 

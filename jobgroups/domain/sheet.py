@@ -70,8 +70,8 @@ class Page:
                 y += LINE * 3 // 2
             if row.columns:
                 texts += [
-                    Text(one, self.left + at * STEP, y, CELL, 2)
-                    for at, one in enumerate(row.columns)
+                    Text(column, self.left + at * STEP, y, CELL, 2)
+                    for at, column in enumerate(row.columns)
                 ]
                 y += LINE * 9 // 4
         height = y + STEP + MARGIN
@@ -81,7 +81,9 @@ class Page:
             return False
         self.height, self._last = height, row
         self.texts += [*texts, Text(row.label, MARGIN, y, LEFT - MARGIN, CELL // LINE)]
-        self.cells.update((one, (self.left + at * STEP, y)) for at, one in enumerate(row.positions))
+        self.cells.update(
+            (position, (self.left + at * STEP, y)) for at, position in enumerate(row.positions)
+        )
         return True
 
 
@@ -89,7 +91,7 @@ def strides(axes: Sequence[Mapping[str, Any]]) -> list[int]:
     """Return the distance of the positions of neighbours on each axis of a product, whose first
     axis changes slowest.
     """
-    return [math.prod(len(one["values"]) for one in axes[at:]) for at in range(1, len(axes) + 1)]
+    return [math.prod(len(axis["values"]) for axis in axes[at:]) for at in range(1, len(axes) + 1)]
 
 
 def axes_of(sweep: Mapping[str, Any] | None, named: Sequence[str] = ()) -> list[Axis]:
@@ -100,18 +102,18 @@ def axes_of(sweep: Mapping[str, Any] | None, named: Sequence[str] = ()) -> list[
     ``FieldInvalid``.
     """
     given = sweep["axes"] if sweep is not None and sweep["mode"] == "product" else []
-    labels = input_labels(one["input"] for one in given)
+    labels = input_labels(axis["input"] for axis in given)
     axes = [
-        Axis(one["input"], labels[one["input"]], one["values"], stride)
-        for one, stride in zip(given, strides(given), strict=True)
+        Axis(axis["input"], labels[axis["input"]], axis["values"], stride)
+        for axis, stride in zip(given, strides(given), strict=True)
     ]
     known = {name: axis for axis in axes for name in (axis.label, axis.input)}
     if unknown := [name for name in named if name not in known]:
-        listed = f"its axes are {', '.join(one.input for one in axes)}" if axes else "it has none"
+        listed = f"its axes are {', '.join(axis.input for axis in axes)}" if axes else "it has none"
         raise FieldInvalid("axes", f"{unknown[0]} is no axis of this group; {listed}.")
     first = {known[name].input: known[name] for name in named}
     others = sorted(
-        (one for one in axes if one.input not in first), key=lambda one: len(one.values) == 1
+        (axis for axis in axes if axis.input not in first), key=lambda axis: len(axis.values) == 1
     )
     ordered = [*first.values(), *others]
     return ordered if len(ordered) > 1 and (len(first) > 1 or len(ordered[1].values) > 1) else []
@@ -120,12 +122,12 @@ def axes_of(sweep: Mapping[str, Any] | None, named: Sequence[str] = ()) -> list[
 def pages(total: int, axes: Sequence[Axis]) -> list[Page]:
     """Return the pages of ``total`` jobs; without axes they are in the order of their positions."""
     left = MARGIN + (LEFT if axes else 0)
-    found: list[Page] = []
+    pages: list[Page] = []
     for row in _grid(axes, (MAX_SIDE - left - MARGIN) // STEP) if axes else _list(total):
-        if not found or not found[-1].add(row):
-            found.append(Page(left, left + max(len(row.positions), 3) * STEP + MARGIN))
-            found[-1].add(row)
-    return found
+        if not pages or not pages[-1].add(row):
+            pages.append(Page(left, left + max(len(row.positions), 3) * STEP + MARGIN))
+            pages[-1].add(row)
+    return pages
 
 
 def _list(total: int) -> Iterator[_Row]:
@@ -144,10 +146,10 @@ def _grid(axes: Sequence[Axis], most: int) -> Iterator[_Row]:
     for first in range(0, width, part):
         columns = range(first, min(first + part, width))
         labels = [across.text(column) for column in columns]
-        for block in itertools.product(*(range(len(one.values)) for one in others)):
+        for block in itertools.product(*(range(len(axis.values)) for axis in others)):
             at = list(zip(others, block, strict=True))
-            start = sum(one.stride * index for one, index in at)
-            heading = " · ".join(one.text(index) for one, index in at)
+            start = sum(axis.stride * index for axis, index in at)
+            heading = " · ".join(axis.text(index) for axis, index in at)
             for row in range(len(down.values)):
                 positions = [
                     start + down.stride * row + across.stride * column for column in columns

@@ -119,9 +119,9 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
     return f"{', '.join(names[:most])}{more}"
 
 
-def pluralize(number: int, one: str, many: str = "") -> str:
+def pluralize(number: int, singular: str, many: str = "") -> str:
     """Return ``1 job`` or ``7 jobs``; the plural has an ``s`` unless it is given."""
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
+    return f"{number} {singular if number == 1 else many or f'{singular}s'}"
 
 
 def stop_condition(stop_when: Mapping[str, int] | None) -> str:

@@ -113,10 +113,10 @@ def pool_reason(child: QueuedChild, line: PoolLine, *, now: dt.datetime, runner_
         return _stopping(child)
     if not line.workers:
         return _no_worker(child, line, now)
-    one, count = line.workers[0], len(line.workers)
-    said = _in_line(child, "", one if count == 1 else f"any of {count} backends", now)
+    backend_id, count = line.workers[0], len(line.workers)
+    reason = _in_line(child, "", backend_id if count == 1 else f"any of {count} backends", now)
     is_due = child.not_before is None or child.not_before <= now
-    return f"{said.rstrip('.')}; {line.next_free}." if line.next_free and is_due else said
+    return f"{reason.rstrip('.')}; {line.next_free}." if line.next_free and is_due else reason
 
 
 _MOST_SHOWN: Final = 3  #: Reasons that are given.
@@ -125,10 +125,10 @@ _MOST_SHOWN: Final = 3  #: Reasons that are given.
 def _no_worker(child: QueuedChild, line: PoolLine, now: dt.datetime) -> str:
     held = [_held(child, backend, now) or "" for backend in line.held]
     reasons = [reason for reason in (*held, *line.unfit) if reason]
-    shown = reasons[:_MOST_SHOWN] or ["None of its candidates is registered."]
-    if len(reasons) > len(shown):
-        shown.append(f"{pluralize(len(reasons) - len(shown), 'more reason')}.")
-    return f"No backend can take it now. {' '.join(shown)}{_given_up(line.gives_up_at, now)}"
+    named = reasons[:_MOST_SHOWN] or ["None of its candidates is registered."]
+    if len(reasons) > len(named):
+        named.append(f"{pluralize(len(reasons) - len(named), 'more reason')}.")
+    return f"No backend can take it now. {' '.join(named)}{_given_up(line.gives_up_at, now)}"
 
 
 def offline_reason(child: RunningNow, backend: QueueBackend, *, now: dt.datetime) -> str:
@@ -206,8 +206,8 @@ def _held(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str | 
             return f"{name} is quarantined{by} until {end}{why}.{_elsewhere(child)}{last}"
         case BackendState.DRAINING:
             stays = "" if child.goes_elsewhere else " It may go nowhere else."
-            said = f"{name} is being drained{_by(status, now)}{why}."
-            return f"{said}{_elsewhere(child)}{stays}{_limit(child, now)}"
+            reason = f"{name} is being drained{_by(status, now)}{why}."
+            return f"{reason}{_elsewhere(child)}{stays}{_limit(child, now)}"
         case BackendState.PAUSED:
             return f"{name} is paused{_by(status, now)}{why}.{_limit(child, now)}"
         case _:

@@ -85,10 +85,10 @@ def webhooks_of(
     """Return the events that each URL gets of a group: its own webhook, and those of the
     installation.
     """
-    found = dict.fromkeys(urls, events)
+    events_by_url = dict.fromkeys(urls, events)
     if own is not None:
-        found[own["url"]] = {*own["events"], *found.get(own["url"], ())}
-    return found
+        events_by_url[own["url"]] = {*own["events"], *events_by_url.get(own["url"], ())}
+    return events_by_url
 
 
 def message_body(kind: str, moment: str, group_id: str, frame: str) -> str:
@@ -103,7 +103,7 @@ def signed_headers(
     seconds = str(int(moment.timestamp()))
     signed = f"{message_id}.{seconds}.{body}".encode()
     digests = [hmac.digest(key_of(secret), signed, hashlib.sha256) for secret in secrets]
-    signatures = " ".join(f"v1,{base64.b64encode(one).decode('ascii')}" for one in digests)
+    signatures = " ".join(f"v1,{base64.b64encode(digest).decode('ascii')}" for digest in digests)
     return {
         "content-type": "application/json",
         "webhook-id": message_id,
