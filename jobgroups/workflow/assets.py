@@ -31,8 +31,8 @@ def referenced_asset(value: object) -> str | None:
     if not isinstance(value, dict) or value.get("__type") != REFERENCE_TYPE:
         return None
     info = value.get("info")
-    found = info.get("id") if isinstance(info, dict) else None
-    return found if isinstance(found, str) else ""
+    asset_id = info.get("id") if isinstance(info, dict) else None
+    return asset_id if isinstance(asset_id, str) else ""
 
 
 def asset_references(workflow: Workflow) -> Iterator[tuple[str, str, str]]:

@@ -165,7 +165,9 @@ def sweep_of(template: WorkflowTemplate, sweep: Any, strategy: str | None, base_
     dealt = seeds(SeedStrategy(strategy), base_seed, total) if strategy else [base_seed] * total
     rows = (zip if mode == "zip" else itertools.product)(*(axis.points for axis in axes))
     jobs = [_job_at(row, seed) for row, seed in zip(rows, dealt, strict=True)]
-    stored = [{"input": axis.input, "values": [one.value for one in axis.points]} for axis in axes]
+    stored = [
+        {"input": axis.input, "values": [point.value for point in axis.points]} for axis in axes
+    ]
     return Batch(jobs, *variants_of(template, jobs), {"mode": mode, "axes": stored}, checks.assets)
 
 
@@ -183,9 +185,9 @@ def variants_of(
         tokens = [
             tuple(
                 [
-                    (one.target, token)
-                    for one in job.settings
-                    if (token := token_of(one)) is not None
+                    (setting.target, token)
+                    for setting in job.settings
+                    if (token := token_of(setting)) is not None
                 ]
             )
             for job in jobs
@@ -196,7 +198,7 @@ def variants_of(
     number_of: dict[tuple[Any, ...], int] = {}
     for key, job in zip(tokens, jobs, strict=True):
         if key not in number_of:
-            counted = [one for one in job.settings if token_of(one) is not None]
+            counted = [setting for setting in job.settings if token_of(setting) is not None]
             digests = template_of(template, counted).digests
             number_of[key] = numbers.setdefault(digests, len(numbers))
     return [number_of[key] for key in tokens], list(numbers)
@@ -213,7 +215,11 @@ def kinds_of(jobs: Sequence[BatchJob]) -> tuple[list[int], list[BatchJob]]:
     kinds = []
     for job in jobs:
         key = tuple(
-            [(one.target, repr(one.value)) for one in job.settings if not _is_free_text(one)]
+            [
+                (setting.target, repr(setting.value))
+                for setting in job.settings
+                if not _is_free_text(setting)
+            ]
         )
         kinds.append(numbers.setdefault(key, len(numbers)))
         if len(numbers) > len(examples):
@@ -221,10 +227,12 @@ def kinds_of(jobs: Sequence[BatchJob]) -> tuple[list[int], list[BatchJob]]:
     return kinds, examples
 
 
-def _is_free_text(one: Setting) -> bool:
-    name = one.target.name
+def _is_free_text(setting: Setting) -> bool:
+    name = setting.target.name
     return name in SEED_INPUTS or (
-        name not in FILE_INPUTS and isinstance(one.value, str) and is_content(name, one.value)
+        name not in FILE_INPUTS
+        and isinstance(setting.value, str)
+        and is_content(name, setting.value)
     )
 
 
@@ -267,10 +275,12 @@ class _Axis(NamedTuple):
 
 
 def _job_at(row: Sequence[_Point], seed: int) -> BatchJob:
-    variation = {one.input: one.value for one in row if one.input != SEED_AXIS}
-    seed = next((one.value for one in row if one.input == SEED_AXIS), seed)
+    variation = {point.input: point.value for point in row if point.input != SEED_AXIS}
+    seed = next((point.value for point in row if point.input == SEED_AXIS), seed)
     return BatchJob(
-        seed, variation or None, settings=tuple(setting for one in row for setting in one.settings)
+        seed,
+        variation or None,
+        settings=tuple(setting for point in row for setting in point.settings),
     )
 
 
@@ -307,23 +317,25 @@ class _Checks:
         """Return what parameters set. ``input_path`` is the path of errors of an input, and
         ``path`` that of its value.
         """
-        found = []
+        settings = []
         try:
             for keys, target, value in self._targets.read(parameters):
-                found.append(Setting(target, value))
+                settings.append(Setting(target, value))
                 wrong, asset_id = target.problem or target.mismatch(value), referenced_asset(value)
                 if not wrong and asset_id is None:
                     continue
                 # Made for few values: it takes longer than the checks.
-                shown = path if input_path else ".".join([path, *map(shown_key, keys)])
+                error_path = path if input_path else ".".join([path, *map(shown_key, keys)])
                 if wrong:
-                    self.add((target.problem and input_path) or shown, wrong[0].upper() + wrong[1:])
+                    self.add(
+                        (target.problem and input_path) or error_path, wrong[0].upper() + wrong[1:]
+                    )
                 if asset_id is not None:
-                    self.assets.setdefault(asset_id, shown)
+                    self.assets.setdefault(asset_id, error_path)
         except ParameterInvalid as error:
             self.add(input_path or f"{path}{error.field.removeprefix('parameters')}", error.message)
-        found.sort(key=lambda one: one.target.is_addressed)
-        return tuple(found)
+        settings.sort(key=lambda setting: setting.target.is_addressed)
+        return tuple(settings)
 
     def axes(self, given: Any, strategy: SeedStrategy, base_seed: int) -> list[_Axis]:
         if not isinstance(given, list) or not 1 <= len(given) <= MAX_AXES:
@@ -331,11 +343,11 @@ class _Checks:
             return []
         owners: dict[tuple[str, str], int] = {}
         axes = []
-        for number, one in enumerate(given):
+        for number, entry in enumerate(given):
             path = f"sweep.axes.{number}"
-            if not self.has_keys(one, path, ("input", "values", "count"), "an axis"):
+            if not self.has_keys(entry, path, ("input", "values", "count"), "an axis"):
                 continue
-            name, values, count = (one.get(key) for key in ("input", "values", "count"))
+            name, values, count = (entry.get(key) for key in ("input", "values", "count"))
             if not isinstance(name, str):
                 self.add(f"{path}.input", "Must be the name of an input.")
             elif count is not None and (name != SEED_AXIS or values is not None):
@@ -375,16 +387,16 @@ class _Checks:
                 if is_seed
                 else self.settings({name: value}, f"{path}.values.{at}", f"{path}.input")
             )
-            if any(one.target.problem for one in settings):
+            if any(setting.target.problem for setting in settings):
                 break  # no value can be set
             points.append(_Point(name, value, settings))
             size += 0 if is_seed else len(_json({name: value}).encode())
-        targets = dict.fromkeys(one.target for point in points for one in point.settings)
+        targets = dict.fromkeys(setting.target for point in points for setting in point.settings)
         # Two axes of seeds are refused also if the workflow has no seed.
         slots = (
             [*self._template.seed_slots, ("", SEED_AXIS)]
             if is_seed
-            else [s for one in targets for s in one.slots]
+            else [s for target in targets for s in target.slots]
         )
         other = next((slot for slot in slots if owners.setdefault(slot, number) != number), None)
         if other is not None and len(self._errors) == known:
@@ -402,10 +414,10 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _whole(one: Setting) -> Any:
+def _whole(setting: Setting) -> Any:
     """Return what of a setting counts for the digests, None if nothing does."""
-    name, value = one.target.name, one.value
-    if (model := _model(one)) is not None:
+    name, value = setting.target.name, setting.value
+    if (model := _model(setting)) is not None:
         return model
     if name in SEED_INPUTS or (is_content(name, value) and name in CONTENT_INPUTS):
         return None
@@ -414,13 +426,13 @@ def _whole(one: Setting) -> Any:
     return value if isinstance(value, str) else (_json(plain(value)),)
 
 
-def _without_numbers(one: Setting) -> Any:
-    is_number = isinstance(one.value, int | float) and not isinstance(one.value, bool)
-    return None if is_number else _whole(one)
+def _without_numbers(setting: Setting) -> Any:
+    is_number = isinstance(setting.value, int | float) and not isinstance(setting.value, bool)
+    return None if is_number else _whole(setting)
 
 
-def _model(one: Setting) -> str | None:
-    value = one.value
+def _model(setting: Setting) -> str | None:
+    value = setting.value
     return value if isinstance(value, str) and value.lower().endswith(MODEL_FILES) else None
 
 

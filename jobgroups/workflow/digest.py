@@ -72,7 +72,7 @@ def origins(workflow: Workflow) -> dict[str, str]:
 
     ComfyUI's cache returns for a node the result of a node with the same digest.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     entered = set[str]()
     waiting = list(workflow)
     while waiting:
@@ -83,18 +83,22 @@ def origins(workflow: Workflow) -> dict[str, str]:
             # circles.
             entered.add(node_id)
             linked = (linked_node(value) for value in node["inputs"].values())
-            waiting += [one for one in linked if one and one in workflow and one not in entered]
+            waiting += [
+                source
+                for source in linked
+                if source and source in workflow and source not in entered
+            ]
             continue
         waiting.pop()
-        if node_id in found:
+        if node_id in digests:
             continue
         inputs = {
-            name: [found.get(value[0], ""), *value[1:]] if is_link(value) else plain(value)
+            name: [digests.get(value[0], ""), *value[1:]] if is_link(value) else plain(value)
             for name, value in node["inputs"].items()
         }
         text = json.dumps([node["class_type"], inputs], sort_keys=True)
-        found[node_id] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    return found
+        digests[node_id] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return digests
 
 
 def _telling(node_id: str, node: Node, seeds: frozenset[tuple[str, str]]) -> dict[str, Any]:

@@ -153,7 +153,9 @@ class _Export:
                 if is_missing
                 else "No backend described this node class in time."
             )
-        for name in (name for name, one in node.known.inputs.items() if one.widget in RENDERED):
+        for name in (
+            name for name, declared in node.known.inputs.items() if declared.widget in RENDERED
+        ):
             return (
                 f'The editor makes the value of "{name}" in the browser: export the workflow with '
                 '"Export (API)".'
@@ -166,11 +168,11 @@ class _Export:
             if widget.kind != "RESOLUTION_PREVIEW":
                 _set(inputs, name, self._sent(node, path, widget), widget.kind)
         for at, slot in enumerate(node.slots):
-            found = self._source(_Input(path, node, at))
-            if isinstance(found, _Value):
-                _set(inputs, slot.name, found.value)
-            elif found:
-                inputs[slot.name] = found
+            source = self._source(_Input(path, node, at))
+            if isinstance(source, _Value):
+                _set(inputs, slot.name, source.value)
+            elif source:
+                inputs[slot.name] = source
         for (node_id, name), value in path[-1].inside.items() if path else ():
             if node_id == node.id:
                 _set(inputs, name, value)
@@ -182,7 +184,7 @@ class _Export:
     def _sent(self, node: Node, path: _Path, widget: Widget) -> Any:
         value = widget.value
         if isinstance(value, str) and widget.is_dynamic_prompt:
-            value = _COMMENTS.sub(lambda found: re.sub("//.*", "", found[1] or ""), value)
+            value = _COMMENTS.sub(lambda match: re.sub("//.*", "", match[1] or ""), value)
             if "{" in value:
                 message = (
                     f'"{widget.name}" has braces: of {{a|b}} the editor takes one part by chance. '
@@ -201,7 +203,8 @@ class _Export:
             }
             value = _DATE.sub(
                 lambda date: _PART.sub(
-                    lambda one: f"{parts[one[0][0]]:0{len(one[0])}}"[-len(one[0]) :], date[1]
+                    lambda match: f"{parts[match[0][0]]:0{len(match[0])}}"[-len(match[0]) :],
+                    date[1],
                 ),
                 value,
             )
@@ -227,10 +230,10 @@ class _Export:
             if link.origin == _INPUTS and path:
                 end = _Input(path[:-1], path[-1], link.origin_slot)
                 continue
-            found = self._output(path, link, slot.type if kind is None else kind)
-            if not isinstance(found, _Input):
-                return found
-            end = found
+            source = self._output(path, link, slot.type if kind is None else kind)
+            if not isinstance(source, _Input):
+                return source
+            end = source
         raise ConversionFailed(
             _problem(*first[:2], "Its inputs are linked in a circle, or through too many reroutes.")
         )
@@ -264,22 +267,26 @@ def _bypassed(node: Node, slot: int, kind: Any) -> int:
     """Return the input in the place of an output of a bypassed node: the same slot, else the first
     that fits.
     """
-    kinds = [one.type for one in node.slots]
+    kinds = [input_slot.type for input_slot in node.slots]
     if kind in ("*", ""):
         return slot if slot < len(kinds) else 0
     outputs = editor_graph.objects(node.raw.get("outputs"))
     output = outputs[slot].get("type") if slot < len(outputs) else None
-    fitting = [at for at, one in enumerate(kinds) if _fits(one, output) and _fits(one, kind)]
+    fitting = [
+        at
+        for at, input_kind in enumerate(kinds)
+        if _fits(input_kind, output) and _fits(input_kind, kind)
+    ]
     if slot in fitting:
         return slot
     return kinds.index(kind) if kind in kinds else next(iter(fitting), len(kinds))
 
 
-def _fits(one: Any, other: Any) -> bool:
+def _fits(kind: Any, other: Any) -> bool:
     """Return whether an output of one type can be linked to an input of the other."""
-    if one in _ANY or other in _ANY:
+    if kind in _ANY or other in _ANY:
         return True
-    return not set(str(one).lower().split(",")).isdisjoint(str(other).lower().split(","))
+    return not set(str(kind).lower().split(",")).isdisjoint(str(other).lower().split(","))
 
 
 def _set(inputs: dict[str, Any], name: str, value: Any, kind: str = "") -> None:
@@ -291,7 +298,7 @@ def _set(inputs: dict[str, Any], name: str, value: Any, kind: str = "") -> None:
 
 
 def _id(path: _Path, node: Node) -> str:
-    return ":".join(one.id for one in (*path, node))
+    return ":".join(step.id for step in (*path, node))
 
 
 def _problem(path: _Path, node: Node, message: str) -> NodeProblem:

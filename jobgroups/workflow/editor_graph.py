@@ -27,7 +27,9 @@ class ConversionFailed(ValueError):
 
     def __init__(self, *errors: NodeProblem) -> None:
         super().__init__(
-            "; ".join(f"{one.node_id} {one.class_type}: {one.message}" for one in errors[:5])
+            "; ".join(
+                f"{error.node_id} {error.class_type}: {error.message}" for error in errors[:5]
+            )
         )
         self.errors = errors
 
@@ -80,7 +82,7 @@ class Graph:
     is_ready: bool = False  #: The nodes of subgraphs have their values, and ``ends`` is complete.
     ends: dict[str, tuple[Node, Slot]] = field(default_factory=dict)  #: Where each link ends.
 
-    def shown(self, name: str) -> tuple[Node, Slot, Any] | None:
+    def widget_of(self, name: str) -> tuple[Node, Slot, Any] | None:
         """Return the widget that an input of a subgraph shows: its node, the node's input, the
         value.
         """
@@ -99,7 +101,7 @@ def items(raw: object) -> list[Any]:
 
 def objects(raw: object) -> list[dict[str, Any]]:
     """Return the objects of a list of the file."""
-    return [one for one in items(raw) if isinstance(one, dict)]
+    return [item for item in items(raw) if isinstance(item, dict)]
 
 
 def _fields(raw: object) -> Mapping[str, Any]:
@@ -109,19 +111,24 @@ def _fields(raw: object) -> Mapping[str, Any]:
 def read(editor: Mapping[str, Any]) -> list[Graph]:
     """Return the graph of a workflow, followed by those of its subgraphs."""
     subgraphs = objects(_fields(editor.get("definitions")).get("subgraphs"))
-    found = [_graph(one) for one in (editor, *subgraphs)]
-    by_id = {str(one.get("id")): graph for one, graph in zip(subgraphs, found[1:], strict=True)}
-    for node in (node for graph in found for node in graph.nodes.values()):
+    graphs = [_graph(editor_graph) for editor_graph in (editor, *subgraphs)]
+    by_id = {
+        str(subgraph.get("id")): graph
+        for subgraph, graph in zip(subgraphs, graphs[1:], strict=True)
+    }
+    for node in (node for graph in graphs for node in graph.nodes.values()):
         node.subgraph = by_id.get(node.type)
-    return found
+    return graphs
 
 
 def _graph(raw: Mapping[str, Any]) -> Graph:
-    named = [one for one in objects(raw.get("nodes")) if isinstance(one.get("type"), str)]
-    nodes = [_node(one) for one in named if isinstance(one.get("id"), str | int)]
+    named = [
+        raw_node for raw_node in objects(raw.get("nodes")) if isinstance(raw_node.get("type"), str)
+    ]
+    nodes = [_node(raw_node) for raw_node in named if isinstance(raw_node.get("id"), str | int)]
     inputs = {
-        str(one.get("name")): list(map(str, items(one.get("linkIds"))))
-        for one in objects(raw.get("inputs"))
+        str(slot.get("name")): list(map(str, items(slot.get("linkIds"))))
+        for slot in objects(raw.get("inputs"))
     }
     links = dict(_links(raw.get("links")))
     outputs = {
@@ -133,12 +140,12 @@ def _graph(raw: Mapping[str, Any]) -> Graph:
 def _node(raw: Mapping[str, Any]) -> Node:
     slots = [
         Slot(
-            str(one.get("name")),
-            one.get("type"),
-            None if one.get("link") is None else str(one["link"]),
-            str(_fields(one.get("widget")).get("name", "")),
+            str(slot.get("name")),
+            slot.get("type"),
+            None if slot.get("link") is None else str(slot["link"]),
+            str(_fields(slot.get("widget")).get("name", "")),
         )
-        for one in objects(raw.get("inputs"))
+        for slot in objects(raw.get("inputs"))
     ]
     return Node(str(raw["id"]), raw["type"], raw, slots)
 
@@ -146,8 +153,8 @@ def _node(raw: Mapping[str, Any]) -> Node:
 def _links(raw: object) -> Iterator[tuple[str, Link]]:
     """Yield the links by id: lists in version 0.4, objects in version 1.0 and in subgraphs."""
     keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
-    for one in items(raw):
-        match [one.get(key) for key in keys] if isinstance(one, dict) else one:
+    for entry in items(raw):
+        match [entry.get(key) for key in keys] if isinstance(entry, dict) else entry:
             case [link_id, origin, int(origin_slot), target, int(target_slot), *_] if (
                 origin_slot >= 0
             ):
@@ -157,43 +164,50 @@ def _links(raw: object) -> Iterator[tuple[str, Link]]:
 def describe(node: Node, known: NodeClass) -> None:
     """Give a node its widgets, and its inputs in the editor's order, which bypassing depends on."""
     node.known = known
-    saved = {one.name: one for one in node.slots}
+    saved = {old_slot.name: old_slot for old_slot in node.slots}
     node.widgets = widgets(node.type, known, node.raw, saved)
-    found: dict[str, Slot] = {}
-    sockets_first = dict(sorted(known.inputs.items(), key=lambda one: is_widget(one[1])))
+    slots: dict[str, Slot] = {}
+    sockets_first = dict(
+        sorted(known.inputs.items(), key=lambda named_input: is_widget(named_input[1]))
+    )
     for name, declared in _declared(sockets_first, "", node.widgets, saved):
         was = saved.get(name) or Slot(name, declared.type)
         kind = was.type if declared.type.startswith("COMFY_") else declared.type
-        found[name] = Slot(name, kind, was.link, name if name in node.widgets else "")
+        slots[name] = Slot(name, kind, was.link, name if name in node.widgets else "")
     gone = tuple(f"{name}." for name, declared in known.inputs.items() if declared.nested)
     for name, slot in saved.items():
         # Inputs of a choice that is not chosen, and of widgets that the class does not have any
         # more, are gone.
         if (
-            name not in found
+            name not in slots
             and not name.startswith(gone)
             and (not slot.widget or slot.widget in node.widgets)
         ):
-            found[name] = slot
-    node.slots = list(found.values())
+            slots[name] = slot
+    node.slots = list(slots.values())
 
 
 def _declared(
     inputs: Mapping[str, NodeInput],
     above: str,
-    shown: Mapping[str, Widget],
+    widgets_by_name: Mapping[str, Widget],
     saved: Mapping[str, Slot],
 ) -> Iterator[tuple[str, NodeInput]]:
     """Yield the inputs that a node has with its chosen values."""
     for key, declared in inputs.items():
         name = above + key
         if declared.members:
-            yield from ((one, declared) for one in saved if one.startswith(f"{name}."))
-        elif declared.has_socket or name not in shown:
+            yield from (
+                (saved_name, declared) for saved_name in saved if saved_name.startswith(f"{name}.")
+            )
+        elif declared.has_socket or name not in widgets_by_name:
             yield name, declared
-        if declared.nested and name in shown:
+        if declared.nested and name in widgets_by_name:
             yield from _declared(
-                declared.nested.get(str(shown[name].value), {}), f"{name}.", shown, saved
+                declared.nested.get(str(widgets_by_name[name].value), {}),
+                f"{name}.",
+                widgets_by_name,
+                saved,
             )
 
 
@@ -202,7 +216,7 @@ def prepare(graph: Graph, above: tuple[Graph, ...] = ()) -> None:
     for node in () if graph.is_ready else graph.nodes.values():
         if node.subgraph is None:
             continue
-        if len(above) >= MAX_DEPTH or any(node.subgraph is one for one in (*above, graph)):
+        if len(above) >= MAX_DEPTH or any(node.subgraph is outer for outer in (*above, graph)):
             message = (
                 f"A subgraph must not contain itself, nor {MAX_DEPTH} others inside each other."
             )
@@ -218,23 +232,30 @@ def _promote(host: Node, graph: Graph) -> None:
     """Set the values of a subgraph's node: those of the widgets inside it, then those that it has
     saved.
     """
-    saved = {one.name: one for one in host.slots}
+    saved = {old_slot.name: old_slot for old_slot in host.slots}
     host.slots = [saved.get(name) or Slot(name, None) for name in graph.inputs]
-    shown = {name: found for name in graph.inputs if (found := graph.shown(name))}
+    widgets_by_input = {name: end for name in graph.inputs if (end := graph.widget_of(name))}
     proxies = items(_fields(host.raw.get("properties")).get("proxyWidgets"))
-    raw = (None if proxies else by_name(host.raw, list(shown))) or host.raw.get("widgets_values")
-    values = [raw.get(name) for name in shown] if isinstance(raw, dict) else items(raw)
-    host.promoted = {name: value for name, (_, _, value) in shown.items()}
+    raw = (None if proxies else by_name(host.raw, list(widgets_by_input))) or host.raw.get(
+        "widgets_values"
+    )
+    values = [raw.get(name) for name in widgets_by_input] if isinstance(raw, dict) else items(raw)
+    host.promoted = {name: value for name, (_, _, value) in widgets_by_input.items()}
     host.promoted.update(zip(host.promoted, values, strict=False))
     # The older form: the values belong to widgets inside, of which some have no input of the
     # subgraph.
-    proxies = [list(map(str, one)) for one in proxies if len(items(one)) >= 2]
+    proxies = [list(map(str, proxy)) for proxy in proxies if len(items(proxy)) >= 2]
     for (node_id, widget, *_), value in zip(proxies, values, strict=False):
         target = graph.nodes.get(node_id)
         name = next(
-            (name for name, one in shown.items() if _is_shown(*one[:2], node_id, widget)), None
+            (
+                name
+                for name, end in widgets_by_input.items()
+                if _is_shown(*end[:2], node_id, widget)
+            ),
+            None,
         )
-        if name or (node_id == "-1" and widget in shown):
+        if name or (node_id == "-1" and widget in widgets_by_input):
             host.promoted[name or widget] = value
         elif target and target.type == PRIMITIVE:
             linked = (link_id for link_id, link in graph.links.items() if link.origin == node_id)
@@ -245,11 +266,16 @@ def _promote(host: Node, graph: Graph) -> None:
                 }
             )
         elif target and target.subgraph:
-            inner = {one: target.subgraph.shown(one) for one in target.subgraph.inputs}
+            inner = {
+                input_name: target.subgraph.widget_of(input_name)
+                for input_name in target.subgraph.inputs
+            }
             names = [
-                one for one, at in inner.items() if one == widget or (at and at[1].widget == widget)
+                input_name
+                for input_name, at in inner.items()
+                if input_name == widget or (at and at[1].widget == widget)
             ]
-            host.inside.update({(node_id, one): value for one in names[:1]})
+            host.inside.update({(node_id, input_name): value for input_name in names[:1]})
         else:
             host.inside[node_id, widget] = value
 

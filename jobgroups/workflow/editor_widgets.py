@@ -86,13 +86,13 @@ def widgets(
         return _custom_combo(values)
     named = node.get("widgets_values_named")
     laid_out = _laid_out(known.inputs, slots, named if isinstance(named, dict) else {})
-    saved = by_name(node, [one.name for one in laid_out if one.kind]) or saved
-    found = list(
+    saved = by_name(node, [widget.name for widget in laid_out if widget.kind]) or saved
+    all_widgets = list(
         _laid_out(known.inputs, slots, saved if isinstance(saved, dict) else deque(values))
     )
     if class_type in _PREVIEWS:
-        found.append(Widget("image", "PREVIEW_3D", ""))
-    return {one.name: one for one in found if one.kind}
+        all_widgets.append(Widget("image", "PREVIEW_3D", ""))
+    return {widget.name: widget for widget in all_widgets if widget.kind}
 
 
 def _laid_out(
@@ -101,7 +101,9 @@ def _laid_out(
     """Yield widgets in the editor's order. Their values are taken meanwhile: a choice decides what
     follows.
     """
-    members = [one for name, declared in inputs.items() for one in _members(name, declared, slots)]
+    members = [
+        member for name, declared in inputs.items() for member in _members(name, declared, slots)
+    ]
     queue = deque(
         [*members, *((name, declared) for name, declared in inputs.items() if is_widget(declared))]
     )
@@ -118,12 +120,14 @@ def _laid_out(
                 widget.value = declared.choices[0]
             yield widget
             chosen = {
-                f"{name}.{key}": one
-                for key, one in declared.nested.get(str(widget.value), {}).items()
+                f"{name}.{key}": nested
+                for key, nested in declared.nested.get(str(widget.value), {}).items()
             }
-            grown = [member for key, one in chosen.items() for member in _members(key, one, slots)]
+            grown = [
+                member for key, nested in chosen.items() for member in _members(key, nested, slots)
+            ]
             queue.extendleft(
-                reversed([*grown, *(one for one in chosen.items() if is_widget(one[1]))])
+                reversed([*grown, *(entry for entry in chosen.items() if is_widget(entry[1]))])
             )
 
 
@@ -151,7 +155,10 @@ def _members(name: str, declared: NodeInput, slots: Collection[str]) -> list[tup
     count = max(declared.least + 1, 1)
     names = declared.names[:count] or [f"{declared.prefix}{at}" for at in range(count)]
     used = [slot for slot in slots if slot.startswith(f"{name}.")]
-    return [(one, member) for one in dict.fromkeys([*(f"{name}.{one}" for one in names), *used])]
+    return [
+        (full_name, member)
+        for full_name in dict.fromkeys([*(f"{name}.{short_name}" for short_name in names), *used])
+    ]
 
 
 def _custom_combo(values: list[Any]) -> dict[str, Widget]:
@@ -161,7 +168,7 @@ def _custom_combo(values: list[Any]) -> dict[str, Widget]:
     choice, options = values[0] if values else MISSING, [*values[2:]] or [""]
     options += [""] if options[-1] else []
     index = options.index(choice) if choice in options else -1
-    shown = {"choice": choice, "index": index} | {
-        f"option{at}": one for at, one in enumerate(options, 1)
+    widget_values = {"choice": choice, "index": index} | {
+        f"option{at}": option for at, option in enumerate(options, 1)
     }
-    return {name: Widget(name, "STRING", value) for name, value in shown.items()}
+    return {name: Widget(name, "STRING", value) for name, value in widget_values.items()}

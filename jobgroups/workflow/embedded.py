@@ -41,23 +41,23 @@ class _Flag(_Mark, int):
 
 
 _KINDS: Final[Mapping[type, type[Any]]] = {
-    one.plain: one for one in (_Text, _Integer, _Number, _Flag)
+    marked_type.plain: marked_type for marked_type in (_Text, _Integer, _Number, _Flag)
 }
 
 
 def _marked(value: Any, *place: Any) -> Any:
     if (kind := _KINDS.get(type(value))) is None:
         return value
-    found = kind(value)
-    found.place = place
-    return found
+    marked_value = kind(value)
+    marked_value.place = place
+    return marked_value
 
 
 def with_mark_of(value: Any, text: str) -> str:
     """Return a text that the conversion made of a value, with the mark of the value's place."""
     others = () if text == value else (text,)
-    found: str = _marked(text, *value.place, *others) if isinstance(value, _Mark) else text
-    return found
+    marked_text: str = _marked(text, *value.place, *others) if isinstance(value, _Mark) else text
+    return marked_text
 
 
 def marked(editor: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,9 +76,9 @@ def _graphs(editor: Mapping[str, Any]) -> list[Any]:
     return [
         editor,
         *(
-            one
-            for one in (subgraphs if isinstance(subgraphs, list) else ())
-            if isinstance(one, dict)
+            subgraph
+            for subgraph in (subgraphs if isinstance(subgraphs, list) else ())
+            if isinstance(subgraph, dict)
         ),
     ]
 

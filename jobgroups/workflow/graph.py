@@ -62,22 +62,22 @@ def links(workflow: Workflow) -> Iterator[tuple[str, str, str]]:
 
 def closure(start: Iterable[str], following: Callable[[str], Iterable[str]]) -> set[str]:
     """Return all nodes that are reached from some nodes, these included."""
-    found: set[str] = set()
+    reached: set[str] = set()
     waiting = list(start)
     while waiting:
         node_id = waiting.pop()
-        if node_id not in found:
-            found.add(node_id)
+        if node_id not in reached:
+            reached.add(node_id)
             waiting += following(node_id)
-    return found
+    return reached
 
 
 def input_names_by_source(workflow: Workflow) -> dict[str, set[str]]:
     """Return the names of the inputs that read each node."""
-    found: defaultdict[str, set[str]] = defaultdict(set)
+    names: defaultdict[str, set[str]] = defaultdict(set)
     for _, name, source in links(workflow):
-        found[source].add(name)
-    return dict(found)
+        names[source].add(name)
+    return dict(names)
 
 
 def dangling_link(workflow: Workflow) -> tuple[str, str, str] | None:
@@ -98,12 +98,12 @@ def node_title(node: Node) -> str | None:
 
 def nodes_by_title(workflow: Workflow) -> dict[str, list[str]]:
     """Return the node ids with each title."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    node_ids: defaultdict[str, list[str]] = defaultdict(list)
     for node_id, node in workflow.items():
         title = node_title(node)
         if title is not None:
-            found[title].append(node_id)
-    return dict(found)
+            node_ids[title].append(node_id)
+    return dict(node_ids)
 
 
 class WorkflowCopy:

@@ -52,7 +52,7 @@ class Reason:
         """Return the choices that are most like the missing one, at most three."""
         if not isinstance(self.value, str):
             return []
-        names = (one for one in self.choices[:_MAX_COMPARED] if isinstance(one, str))
+        names = (choice for choice in self.choices[:_MAX_COMPARED] if isinstance(choice, str))
         return list(_nearest(self.value[:_MAX_SHOWN], tuple(names)))
 
 
@@ -86,10 +86,10 @@ def uses_partner_nodes(workflow: Workflow, known: Iterable[Mapping[str, bool]]) 
     ``known`` has for each backend, of the classes that it has, whether they are a partner's.
     """
     names = class_types(workflow)
-    found = [[of_backend.get(name) for name in names] for of_backend in known]
-    if any(True in of_backend for of_backend in found):
+    known_by_backend = [[of_backend.get(name) for name in names] for of_backend in known]
+    if any(True in of_backend for of_backend in known_by_backend):
         return True
-    return None if all(None in of_backend for of_backend in found) else False
+    return None if all(None in of_backend for of_backend in known_by_backend) else False
 
 
 def choices(
@@ -101,19 +101,25 @@ def choices(
     ``known`` has the classes of each backend. ``choice_backends`` has the number of backends with a
     choice, where another one lacks it.
     """
-    found: dict[str, dict[str, Any]] = {"choices": {}, "choice_backends": {}}
+    fields: dict[str, dict[str, Any]] = {"choices": {}, "choice_backends": {}}
     counts: dict[tuple[str, str], tuple[int, Counter[Any]]] = {}
     left = _MAX_ALL_CHOICES
     for node_id, node in workflow.items():
         for name in (name for name, value in node["inputs"].items() if not isinstance(value, list)):
             key = node["class_type"], name
             if key not in counts:
-                classes = (one for of_backend in known if (one := of_backend.get(key[0])))
-                listed = [one.inputs[name].choices for one in classes if name in one.inputs]
+                classes = (
+                    node_class for of_backend in known if (node_class := of_backend.get(key[0]))
+                )
+                listed = [
+                    node_class.inputs[name].choices
+                    for node_class in classes
+                    if name in node_class.inputs
+                ]
                 values = (
                     value
-                    for one in listed
-                    for value in one or ()
+                    for choice_list in listed
+                    for value in choice_list or ()
                     if isinstance(value, str | int | float)
                 )
                 counts[key] = len(listed), Counter(values)
@@ -122,10 +128,12 @@ def choices(
             if not offered:
                 continue
             left -= len(offered)
-            found["choices"][f"{node_id}.{name}"] = offered
-            if lacking := {str(one): count[one] for one in offered if count[one] < total}:
-                found["choice_backends"][f"{node_id}.{name}"] = lacking
-    return found
+            fields["choices"][f"{node_id}.{name}"] = offered
+            if lacking := {
+                str(choice): count[choice] for choice in offered if count[choice] < total
+            }:
+                fields["choice_backends"][f"{node_id}.{name}"] = lacking
+    return fields
 
 
 class Judge:
@@ -143,19 +151,21 @@ class Judge:
                 sources[node_id].add(source)
                 self._readers[source].add(node_id)
         known = {
-            id_: one
+            id_: node_class
             for id_, node in workflow.items()
-            if (one := classes.get(node["class_type"])) is not None
+            if (node_class := classes.get(node["class_type"])) is not None
         }
         self._fatal = [*_missing_nodes(workflow, classes), *_missing_sources(workflow)]
-        outputs = [node_id for node_id, one in known.items() if one.is_output]
+        outputs = [node_id for node_id, node_class in known.items() if node_class.is_output]
         needed = closure(outputs, lambda node_id: sources[node_id])
         #: ComfyUI checks no node that no output needs.
-        self._checked = {node_id: one for node_id, one in known.items() if node_id in needed}
+        self._checked = {
+            node_id: node_class for node_id, node_class in known.items() if node_id in needed
+        }
         self._faults = {
             (node_id, name): reason
-            for node_id, one in self._checked.items()
-            for name, reason in _faults(node_id, workflow[node_id], one)
+            for node_id, node_class in self._checked.items()
+            for name, reason in _faults(node_id, workflow[node_id], node_class)
         }
         # A node of an unknown class that no other node reads may be an output.
         self._possible = outputs + [
@@ -172,11 +182,15 @@ class Judge:
         and every reason.
         """
         faults = [reason for slot, reason in self._faults.items() if slot not in changes]
-        faults += [one for slot, value in changes.items() if (one := self._fault_of(*slot, value))]
+        faults += [
+            fault for slot, value in changes.items() if (fault := self._fault_of(*slot, value))
+        ]
         if not faults and not self._fatal:
             return Verdict(is_known=self._is_known)
-        spoilt = closure({one.node_id for one in faults}, lambda node_id: self._readers[node_id])
-        reasons = sorted([*self._fatal, *faults], key=lambda one: self._position[one.node_id])
+        spoilt = closure(
+            {fault.node_id for fault in faults}, lambda node_id: self._readers[node_id]
+        )
+        reasons = sorted([*self._fatal, *faults], key=lambda fault: self._position[fault.node_id])
         return Verdict(
             tuple(reasons[:MAX_REASONS]),
             is_refused=bool(self._fatal) or (bool(faults) and spoilt.issuperset(self._possible)),

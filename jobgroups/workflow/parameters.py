@@ -127,12 +127,12 @@ def apply_parameters(copy: WorkflowCopy, parameters: object) -> Applied:
     for keys, target, value in sorted(
         targets.read(parameters), key=lambda each: each[1].is_addressed
     ):
-        shown = ".".join(map(shown_key, keys))
+        path = ".".join(map(shown_key, keys))
         if target.problem:
-            applied.ignored[shown] = target.problem
+            applied.ignored[path] = target.problem
             continue
         if wrong := target.mismatch(value):
-            raise ParameterInvalid(f"parameters.{shown}", wrong)
+            raise ParameterInvalid(f"parameters.{path}", wrong)
         for node_id in target.node_ids:
             copy.set(node_id, target.name, value)
         if target.is_addressed:
@@ -185,11 +185,11 @@ class Targets:
         """Return the id of the node with this id or title, or None."""
         if address in self._nodes:
             return address
-        found = self._titles.get(address, [])
-        if len(found) > 1:
-            message = f"{len(found)} nodes have this title; address one by its id."
+        node_ids = self._titles.get(address, [])
+        if len(node_ids) > 1:
+            message = f"{len(node_ids)} nodes have this title; address one by its id."
             raise ParameterInvalid(f"parameters.{shown_key(key)}", message)
-        return found[0] if found else None
+        return node_ids[0] if node_ids else None
 
     def _target(self, node_id: str | None, name: str) -> Target:
         key = node_id, name

@@ -282,8 +282,8 @@ def node_weights(workflow: Workflow) -> dict[str, int]:
 
 def _weight(workflow: Workflow, node: Node) -> int:
     """Return the node's own steps, else those of the nearest node in its chain of sigmas."""
-    found = (_steps(workflow, each) for each in (node, *_sigmas_chain(workflow, node)))
-    steps = next((steps for steps in found if steps is not None), 1)
+    candidates = (_steps(workflow, each) for each in (node, *_sigmas_chain(workflow, node)))
+    steps = next((steps for steps in candidates if steps is not None), 1)
     return min(max(steps, 1), MAX_WEIGHT)
 
 

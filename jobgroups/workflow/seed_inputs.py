@@ -44,13 +44,15 @@ def find_seed_inputs(
                 continue
             value = node["inputs"][name]
             source = linked_node(value)
-            found = [(node_id, name)] if is_literal(value) else _behind(workflow, source, shared)
-            if found is None:
+            own_slots = (
+                [(node_id, name)] if is_literal(value) else _behind(workflow, source, shared)
+            )
+            if own_slots is None:
                 warnings.append(
                     f"The seed of node {shown_key(node_id)} is left as it is: it comes from node"
                     f" {shown_key(source or '')}, which has no single integer that only seeds read."
                 )
-            slots += [slot for slot in found or () if slot not in addressed]
+            slots += [slot for slot in own_slots or () if slot not in addressed]
     if not slots:
         warnings.append(NO_SEED)
     return tuple(dict.fromkeys(slots)), list(dict.fromkeys(warnings))

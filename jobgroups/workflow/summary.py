@@ -40,19 +40,19 @@ def summary(workflow: Workflow) -> dict[str, Any]:
 
     The workflow has its parameters set, and has passed ``check_workflow``.
     """
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "prompt": _prompt(workflow, ("positive", "conditioning", "prompt"))
         or _first_prompt(workflow),
         "negative": _prompt(workflow, ("negative",)),
         "model": _model(workflow),
     }
-    found |= {name: next(_literals(workflow, name), None) for name in _NUMBERS}
-    found["cfg"] = next(_literals(workflow, "cfg"), None) or next(
+    facts |= {name: next(_literals(workflow, name), None) for name in _NUMBERS}
+    facts["cfg"] = next(_literals(workflow, "cfg"), None) or next(
         _literals(workflow, "guidance"), None
     )
-    found |= _size(workflow)
-    found["file"] = next(_literals(workflow, "filename_prefix"), None)
-    return {name: value for name, value in found.items() if value not in (None, "")}
+    facts |= _size(workflow)
+    facts["file"] = next(_literals(workflow, "filename_prefix"), None)
+    return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
 def _prompt(workflow: Workflow, inputs: Iterable[str]) -> str:
@@ -74,11 +74,17 @@ def _text_behind(workflow: Workflow, start: str, name: str) -> str:
             continue
         seen.add(node_id)
         inputs = node["inputs"]
-        if text := next((inputs[one] for one in _TEXTS if _is_text(inputs.get(one))), ""):
+        if text := next(
+            (inputs[input_name] for input_name in _TEXTS if _is_text(inputs.get(input_name))), ""
+        ):
             return str(text)[:MAX_PROMPT]
         # A node with both passes each on: ControlNet, a sampler.
         through = [name] if name in inputs else list(inputs)
-        waiting += [source for one in through if (source := linked_node(inputs[one])) is not None]
+        waiting += [
+            source
+            for input_name in through
+            if (source := linked_node(inputs[input_name])) is not None
+        ]
     return ""
 
 
@@ -87,7 +93,7 @@ def _first_prompt(workflow: Workflow) -> str:
     for node in workflow.values():
         if any(part in node["class_type"] for part in ("Encode", "Prompt", "TextTo", "Text to")):
             text = next(
-                (node["inputs"][one] for one in _TEXTS if _is_text(node["inputs"].get(one))), ""
+                (node["inputs"][name] for name in _TEXTS if _is_text(node["inputs"].get(name))), ""
             )
             if text:
                 return str(text)[:MAX_PROMPT]

@@ -135,13 +135,13 @@ def _problem_of(value: object, depth: int) -> str | None:
     if depth >= MAX_DEPTH:
         return f"Must not be nested more than {MAX_DEPTH} levels deep."
     keys = (_unstorable(key) for key in value) if isinstance(value, dict) else ()
-    bad_key = next((found for found in keys if found), None)
+    bad_key = next((character for character in keys if character), None)
     return f"Must not have a key that contains {bad_key}." if bad_key else None
 
 
 def _unstorable(text: str) -> str | None:
     """Name the first character of a text that cannot be stored, or return None."""
-    found = _UNSTORABLE.search(text)
-    if found is None:
+    match = _UNSTORABLE.search(text)
+    if match is None:
         return None
-    return "NUL" if found[0] == "\x00" else "a lone surrogate"
+    return "NUL" if match[0] == "\x00" else "a lone surrogate"
