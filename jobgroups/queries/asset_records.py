@@ -92,13 +92,13 @@ def content_by_hash(text: str) -> Asset | StoredFile:
     """
     matched = re.fullmatch(r"blake3:([0-9a-f]{64})", text.lower())
     digest = matched[1] if matched else ""
-    found = (
+    content = (
         Asset.objects.filter(hash=digest).first()
         or StoredFile.objects.filter(blake3=digest).first()
     )
-    if found is None:
+    if content is None:
         raise BlobNotFound
-    return found
+    return content
 
 
 def assets_by_path(paths: Collection[str]) -> dict[str, str]:

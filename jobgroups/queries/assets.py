@@ -37,7 +37,7 @@ def assets_by_id(asset_ids: Collection[str]) -> dict[str, Asset]:
 def input_names(asset_ids: Collection[str]) -> dict[str, str]:
     """Return the file names that those of the assets that exist have at a backend, by id."""
     assets = assets_by_id(asset_ids).values()
-    return {one.id: input_name(one.hash, one.name, one.content_type) for one in assets}
+    return {asset.id: input_name(asset.hash, asset.name, asset.content_type) for asset in assets}
 
 
 def check_references(references: Sequence[tuple[str, str]]) -> None:
@@ -54,7 +54,9 @@ def references_unknown(
 ) -> InvalidRequest:
     message = "There is no asset with this id."
     return InvalidRequest(
-        errors=[{"field": path, "message": message} for path, one in references if one in gone]
+        errors=[
+            {"field": path, "message": message} for path, asset_id in references if asset_id in gone
+        ]
     )
 
 

@@ -28,14 +28,14 @@ class _Backends:
 
     def read(self) -> dict[str, Backend]:
         rows, place, kept = self._query.raw(), self._query.column("id"), self._kept
-        found = {}
+        by_id = {}
         for row in rows:
             same = kept.get(row[place])
-            found[row[place]] = (
+            by_id[row[place]] = (
                 same if same and same[0] == row else (row, self._query.instance(row))
             )
-        self._kept = found
-        return {backend_id: backend for backend_id, (_, backend) in found.items()}
+        self._kept = by_id
+        return {backend_id: backend for backend_id, (_, backend) in by_id.items()}
 
 
 #: Returns all backends by id; the instances are shared between threads and must not be changed.

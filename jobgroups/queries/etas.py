@@ -17,7 +17,7 @@ from jobgroups.queries.pool import CurrentPool, current_pool
 
 def latest(ends: Collection[float | None]) -> float | None:
     """Return the latest end; None if there is none, or one is not known."""
-    known = [one for one in ends if one is not None]
+    known = [end for end in ends if end is not None]
     return max(known) if known and len(known) == len(ends) else None
 
 
@@ -63,13 +63,13 @@ class Etas:
             if row.id not in snapshot.working:
                 free[row.id] = None
         before = defaultdict[str, int](int)
-        for one in current.bound:
-            seconds = snapshot.estimates.seconds(one.workflow_digest, one.backend_id)
-            waiting = _Waiting(free.get(one.backend_id), seconds, before[one.backend_id])
-            self._bound[one.backend_id, one.group_id, one.queued_at] = waiting
-            before[one.backend_id] += one.jobs
-            free[one.backend_id] = waiting.ends_in(one.jobs)
-            self._of_group[one.group_id].append(free[one.backend_id])
+        for bound in current.bound:
+            seconds = snapshot.estimates.seconds(bound.workflow_digest, bound.backend_id)
+            waiting = _Waiting(free.get(bound.backend_id), seconds, before[bound.backend_id])
+            self._bound[bound.backend_id, bound.group_id, bound.queued_at] = waiting
+            before[bound.backend_id] += bound.jobs
+            free[bound.backend_id] = waiting.ends_in(bound.jobs)
+            self._of_group[bound.group_id].append(free[bound.backend_id])
         for variant in snapshot.variants:
             if variant.unsent > 0:
                 ends = snapshot.ends(variant.variant_id)

@@ -58,21 +58,25 @@ def failure_report(window: str = DEFAULT_WINDOW, backend_id: str = "") -> Failur
     rows.sort(
         key=lambda pair: (-pair[1].failed_jobs, -pair[1].failures, -pair[1].last_at.timestamp())
     )
-    shown = [
+    listed = [
         pair
         for done in (False, True)
-        for pair in [one for one in rows if one[0] is done][:MAX_ROWS]
+        for pair in [pair for pair in rows if pair[0] is done][:MAX_ROWS]
     ]
-    named = list(zip(shown, _named(shown, sources), strict=True))
+    named = list(zip(listed, _named(listed, sources), strict=True))
     return Failures(
         window=window,
         since=since,
         failed_jobs=sum(row.failed_jobs for _, row in rows),
         results=tuple(row for (done, _), row in named if not done),
         recovered=tuple(row for (done, _), row in named if done),
-        left_out=len(rows) - len(shown),
+        left_out=len(rows) - len(listed),
         only_newest=next(
-            (MAX_FAILURES for one in sources if one[: MAX_FAILURES + 1].count() > MAX_FAILURES),
+            (
+                MAX_FAILURES
+                for failures in sources
+                if failures[: MAX_FAILURES + 1].count() > MAX_FAILURES
+            ),
             None,
         ),
     )
@@ -192,19 +196,21 @@ def _named(
     """
     key, moments = (*_KEY, "at"), {row.last_at for _, row in rows}
     examples = {
-        tuple(one[name] for name in key): FailureExample(
-            job_group_id=one["in_group"],
-            job_id=one["job"],
-            attempt=one["attempt_number"],
-            message=truncate(one["error"]) or "",
-            at=one["at"],
+        tuple(failure[name] for name in key): FailureExample(
+            job_group_id=failure["in_group"],
+            job_id=failure["job"],
+            attempt=failure["attempt_number"],
+            message=truncate(failure["error"]) or "",
+            at=failure["at"],
         )
         for source in sources
-        for one in source.filter(at__in=moments).values(
+        for failure in source.filter(at__in=moments).values(
             *key, "in_group", "job", "attempt_number", "error"
         )
     }
-    groups = JobGroup.objects.only(*TITLE).in_bulk({one.job_group_id for one in examples.values()})
+    groups = JobGroup.objects.only(*TITLE).in_bulk(
+        {example.job_group_id for example in examples.values()}
+    )
     for done, row in rows:
         example = examples.get(
             (done, row.failure_class, row.backend_id or "", row.workflow, row.last_at)
@@ -231,16 +237,16 @@ def failed_jobs(
     )
     if workflow is not None:
         rows = rows.filter(digest=workflow)
-    found: dict[str, list[str]] = defaultdict(list)
+    job_ids: dict[str, list[str]] = defaultdict(list)
     for group_id, job_id in rows.order_by("-at").values_list("in_group", "job")[:MAX_JOBS]:
-        found[group_id].append(job_id)
-    groups = JobGroup.objects.filter(pk__in=found).order_by("-created_at", "-id")
+        job_ids[group_id].append(job_id)
+    groups = JobGroup.objects.filter(pk__in=job_ids).order_by("-created_at", "-id")
     return [
         FailedGroup(
             job_group_id=group.id,
             name=group.title,
             finished=group.completed_at is not None,
-            job_ids=tuple(sorted(found[group.id])),
+            job_ids=tuple(sorted(job_ids[group.id])),
         )
         for group in groups.only(*TITLE, "completed_at")
     ]

@@ -159,14 +159,14 @@ def _jobs(
     )
     children = list(map(groups.CHILDREN.instance, stale))
     waits = any(child.status in CHILD_OPEN for child in children)
-    found = outlooks(group, children, runner_alive=waits and runner_alive())
+    outlook_by_id = outlooks(group, children, runner_alive=waits and runner_alive())
     for child in children:
         job = (
             _Job(changed[child.id], files.get(child.id, {}), "")
             if child.id in changed
             else known[child.position]
         )
-        shape = serialize_child(child, *found.get(child.id, Outlook()))
+        shape = serialize_child(child, *outlook_by_id.get(child.id, Outlook()))
         describe_files(shape, group.id, job.files)
         known[child.position] = replace(job, text=to_json(shape))
     return list(known.values())
@@ -206,7 +206,7 @@ def read_job(group_id: str, job_id: str, _earlier: Answer | None) -> Answer:
     detail = groups.child_detail(group_id, job_id)
     # A final job may have an attempt that is still being stopped.
     is_open = detail["status"] in CHILD_OPEN or any(
-        one["ended_at"] is None for one in detail["attempts"]
+        attempt["ended_at"] is None for attempt in detail["attempts"]
     )
     return Answer.of(versions[group_id], began, to_json(detail).encode(), may_change=is_open)
 

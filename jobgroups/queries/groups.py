@@ -120,10 +120,10 @@ def _at_one_seq(
 
 
 def _group(group_id: str) -> JobGroup:
-    found = _groups(group_id)
-    if not found:
+    groups = _groups(group_id)
+    if not groups:
         raise GroupNotFound(group_id)
-    return found[0]
+    return groups[0]
 
 
 _LONG: Final = (
@@ -133,9 +133,9 @@ _LONG: Final = (
 )  #: The long columns, which few callers need.
 _groups: Final = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY).order_by().defer(*_LONG))
 _UNUSED_OF_ATTEMPT: Final = [
-    f"current_attempt__{one.name}"
-    for one in Attempt._meta.concrete_fields
-    if one.name not in ("id", "state", "stop_reason")
+    f"current_attempt__{attempt_field.name}"
+    for attempt_field in Attempt._meta.concrete_fields
+    if attempt_field.name not in ("id", "state", "stop_reason")
 ]
 
 
@@ -164,11 +164,11 @@ _CHANGED: Final = {
 def _rows(
     group: JobGroup, children: Sequence[ChildJob], *, with_files: bool = True
 ) -> list[dict[str, Any]]:
-    waits = any(one.status in CHILD_OPEN for one in children)
-    found = outlooks(group, children, runner_alive=waits and runner_alive())
-    rows = [serialize_child(one, *found.get(one.id, ())) for one in children]
+    waits = any(child.status in CHILD_OPEN for child in children)
+    outlook_by_id = outlooks(group, children, runner_alive=waits and runner_alive())
+    rows = [serialize_child(child, *outlook_by_id.get(child.id, ())) for child in children]
     if with_files:
-        files = known_files(group.id, [one.position for one in children if one.outputs_json])
+        files = known_files(group.id, [child.position for child in children if child.outputs_json])
         for row in rows:
             describe_files(row, group.id, files.get(row["job_id"], {}))
     return rows
@@ -212,9 +212,9 @@ def group_exists(group_id: str) -> bool:
 
 def group_workflow(group_id: str) -> str:
     texts = JobGroup.objects.filter(pk=group_id).values_list("workflow_json", flat=True)
-    if not (found := list(texts)):
+    if not (workflows := list(texts)):
         raise GroupNotFound(group_id)
-    return found[0]
+    return workflows[0]
 
 
 def group_seqs(group_ids: Sequence[str]) -> dict[str, int]:
@@ -252,10 +252,10 @@ def group_stream_start(group_id: str, since: int | None) -> tuple[int, str | Non
 
 def child_states(group_id: str) -> list[tuple[str, str, float, int]]:
     rows = ChildJob.objects.filter(group_id=group_id).order_by()
-    found = rows.values_list("id", "status", "progress", "attempt_count")
+    states = rows.values_list("id", "status", "progress", "attempt_count")
     return [
         (child_id, status, round(progress, 2), attempts)
-        for child_id, status, progress, attempts in found
+        for child_id, status, progress, attempts in states
     ]
 
 
@@ -266,7 +266,7 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
         raise ChildNotFound(job_id)
     (row,) = _rows(group, [child])
     rows = list(child.attempts.order_by("number"))
-    stopping = {one.backend_id for one in rows if one.is_stopping}
+    stopping = {attempt.backend_id for attempt in rows if attempt.is_stopping}
     reasons_of = dict(
         Backend.objects.filter(pk__in=stopping).values_list("id", "status_reason")
         if stopping
@@ -274,12 +274,12 @@ def child_detail(group_id: str, job_id: str) -> dict[str, Any]:
     )
     attempts = [
         serialize_attempt(
-            one,
+            attempt,
             left_running=left_running(
-                one.state, reasons_of.get(one.backend_id, ""), stopping=one.is_stopping
+                attempt.state, reasons_of.get(attempt.backend_id, ""), stopping=attempt.is_stopping
             ),
         )
-        for one in rows
+        for attempt in rows
     ]
     return {**row, "attempt_count": row["attempts"], "attempts": attempts}
 
@@ -299,7 +299,9 @@ def submitted_backends(group: JobGroup) -> dict[str, str | None]:
     log = JobEvent.objects.filter(group=group, run=1)
     if group.run > 1:
         for frame in log.filter(type="group_complete").values_list("frame", flat=True):
-            first |= {one["job_id"]: one["backend_id"] for one in json.loads(frame)["results"]}
+            first |= {
+                result["job_id"]: result["backend_id"] for result in json.loads(frame)["results"]
+            }
     moves = log.filter(type="child_retrying").order_by("-seq")
     for frame in moves.values_list("frame", flat=True):
         # Newest first: the oldest move is applied last.
@@ -415,15 +417,15 @@ def paged(
         )
     elif place is not None:
         rows = rows.filter(_after_cursor(place, "", backwards=backwards))
-    found = list(rows.order_by(*order)[: limit + 1])
-    more, found = len(found) > limit, found[:limit]
+    page = list(rows.order_by(*order)[: limit + 1])
+    more, page = len(page) > limit, page[:limit]
     if backwards:
-        found.reverse()
-    if not found:
+        page.reverse()
+    if not page:
         return Page([], None, None)
-    after = _cursor(found[-1], backwards=False) if more or backwards else None
-    before = _cursor(found[0], backwards=True) if (more if backwards else place) else None
-    return Page([serialize(row) for row in found], after, before)
+    after = _cursor(page[-1], backwards=False) if more or backwards else None
+    before = _cursor(page[0], backwards=True) if (more if backwards else place) else None
+    return Page([serialize(row) for row in page], after, before)
 
 
 def filtered(filters: GroupFilter, *, is_filled: bool = False) -> QuerySet[JobGroup]:
@@ -458,12 +460,12 @@ def filtered(filters: GroupFilter, *, is_filled: bool = False) -> QuerySet[JobGr
 
 
 def _with_word(word: str) -> Q:
-    found = Q(metadata_json__icontains=to_json(word)[1:-1])
+    condition = Q(metadata_json__icontains=to_json(word)[1:-1])
     for column in ("name", "prompt", "id", "submitter"):
-        found |= Q(**{f"{column}__icontains": word})
+        condition |= Q(**{f"{column}__icontains": word})
     if _SEED.fullmatch(word):
-        found |= Q(pk__in=ChildJob.objects.filter(seed=int(word)).values("group_id"))
-    return found
+        condition |= Q(pk__in=ChildJob.objects.filter(seed=int(word)).values("group_id"))
+    return condition
 
 
 def _after_cursor(place: tuple[dt.datetime, str], prefix: str, *, backwards: bool) -> Q:
@@ -489,7 +491,7 @@ def _decode_cursor(cursor: str | None) -> tuple[bool, tuple[dt.datetime, str] | 
     if not cursor:
         return False, None
     with contextlib.suppress(ValueError):
-        found = _CURSOR.fullmatch(base64.urlsafe_b64decode(f"{cursor}===").decode("ascii"))
-        if found is not None:
-            return found[1] == "b", (dt.datetime.fromisoformat(found[2]), found[3])
+        match = _CURSOR.fullmatch(base64.urlsafe_b64decode(f"{cursor}===").decode("ascii"))
+        if match is not None:
+            return match[1] == "b", (dt.datetime.fromisoformat(match[2]), match[3])
     raise FieldInvalid("cursor", "Is not one that this list gave; start without it.")

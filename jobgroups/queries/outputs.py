@@ -112,17 +112,19 @@ def group_outputs(group_id: str, *, starred: bool, template: Template) -> list[O
     captures = Capture.objects.filter(child__group=group_id, file__isnull=False).select_related(
         "file"
     )
-    stored = {(one.child_id, one.number): one.file for one in captures}
-    found = []
+    stored = {(capture.child_id, capture.number): capture.file for capture in captures}
+    files_of_group = []
     for child in children.select_related("current_attempt").order_by("position"):
         files = _Files(child, backends.get(child.backend_id or ""))
         for number, item in enumerate(files.items):
             # Also of files that are not in the zip: clients name those too.
             name = names.of(_facts(child, number, item["filename"], metadata))
             if child.backend_id in backends or (child.pk, number) in stored:
-                found.append(files.get(number, stored.get((child.pk, number)), saved_as=str(name)))
+                files_of_group.append(
+                    files.get(number, stored.get((child.pk, number)), saved_as=str(name))
+                )
     names.check()
-    return found
+    return files_of_group
 
 
 def first_pictures(
@@ -137,9 +139,9 @@ def first_pictures(
     captures = Capture.objects.filter(
         child__in=children.order_by(), file__isnull=False
     ).select_related("file")
-    stored = {(one.child_id, one.number): one.file for one in captures}
+    stored = {(capture.child_id, capture.number): capture.file for capture in captures}
     backends = Backend.objects.in_bulk()
-    found = []
+    pictures_of_children = []
     for child in children:
         files = _Files(child, backends.get(child.backend_id or ""))
         pictures = (
@@ -148,10 +150,10 @@ def first_pictures(
             if media_kind(item["filename"]) in ("image", "video")
         )
         number = next(pictures, None)
-        found.append(
+        pictures_of_children.append(
             (child, None if number is None else files.get(number, stored.get((child.pk, number))))
         )
-    return found
+    return pictures_of_children
 
 
 def _facts(
@@ -276,16 +278,16 @@ def claimed_captures(ids: Collection[int]) -> dict[str, list[tuple[int, OutputFi
 
 def _located_captures(rows: Iterable[Capture]) -> dict[str, list[tuple[int, OutputFile]]]:
     """Return the files of captures by their backends."""
-    found: dict[str, list[Capture]] = defaultdict(list)
+    captures_by_backend: dict[str, list[Capture]] = defaultdict(list)
     for row in rows:
-        found[row.backend_id].append(row)
-    backends = Backend.objects.in_bulk(found)
+        captures_by_backend[row.backend_id].append(row)
+    backends = Backend.objects.in_bulk(captures_by_backend)
     return {
         backend_id: [
             (row.pk, _Files(row.child, backends.get(backend_id)).get(row.number, None))
             for row in some
         ]
-        for backend_id, some in found.items()
+        for backend_id, some in captures_by_backend.items()
     }
 
 
@@ -300,9 +302,9 @@ def stored_captures(*, group_id: str | None = None) -> Iterator[tuple[int, Outpu
     if group_id is not None:
         rows = rows.filter(child__group=group_id)
     backends, last = Backend.objects.in_bulk(), 0
-    while found := list(rows.filter(pk__gt=last)[:_AT_ONCE]):
-        last = found[-1].pk
-        for row in found:
+    while captures := list(rows.filter(pk__gt=last)[:_AT_ONCE]):
+        last = captures[-1].pk
+        for row in captures:
             file = _Files(row.child, backends.get(row.backend_id)).get(row.number, row.file)
             if file.stored is not None and file.kind != SENT:
                 yield row.pk, file, file.stored
@@ -351,7 +353,7 @@ class _Files:
             attempt=0 if attempt is None else attempt.number,
             digest=file_digest(child.backend_id or "", item),
             replaced=replaced,
-            ambiguous=replaced and sum(one.get("url") == item["url"] for one in self.items) > 1,
+            ambiguous=replaced and sum(other.get("url") == item["url"] for other in self.items) > 1,
             ended_at=by_backend or child.completed_at,
             ended_by_backend=by_backend is not None,
             stored=None if item.get("missing") else stored,

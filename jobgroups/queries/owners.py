@@ -11,19 +11,20 @@ def _of_group(group_id: str) -> int | None:
 
 
 def _of_asset(asset_id: str) -> int | None:
-    found = Asset.objects.filter(pk=asset_id).values_list("owner_id", flat=True).first()
+    owner_id = Asset.objects.filter(pk=asset_id).values_list("owner_id", flat=True).first()
     return (
-        found or AssetRecord.objects.filter(pk=asset_id).values_list("owner_id", flat=True).first()
+        owner_id
+        or AssetRecord.objects.filter(pk=asset_id).values_list("owner_id", flat=True).first()
     )
 
 
 def _of_delivery(delivery_id: str) -> int | None:
-    found = (
+    captures = (
         WebhookDelivery.objects.filter(pk=delivery_id)
         if delivery_id.isdecimal()
         else WebhookDelivery.objects.none()
     )
-    return found.values_list("group__owner_id", flat=True).first()
+    return captures.values_list("group__owner_id", flat=True).first()
 
 
 #: How to find the owner by the ids of a path, the first one of which that it has.

@@ -75,7 +75,7 @@ def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) 
     variants = open_variants()
     if not variants and not with_bound:
         return PoolSnapshot((), backends)
-    newest = max((one.queued_at for one in variants), default=None)
+    newest = max((variant.queued_at for variant in variants), default=None)
     return PoolSnapshot(
         variants,
         backends,
@@ -99,7 +99,7 @@ _read_prompts: Final = PreparedValues(_active_prompts)
 
 
 def _prompts() -> dict[str, list[ActivePrompt]]:
-    moment, found = now(), defaultdict[str, list[ActivePrompt]](list)
+    moment, prompts = now(), defaultdict[str, list[ActivePrompt]](list)
     for (
         backend_id,
         attempt_id,
@@ -111,7 +111,7 @@ def _prompts() -> dict[str, list[ActivePrompt]]:
         stopped_at,
         variant_id,
     ) in _read_prompts():
-        found[backend_id].append(
+        prompts[backend_id].append(
             ActivePrompt(
                 attempt_id=attempt_id,
                 group_id=group_id,
@@ -122,7 +122,7 @@ def _prompts() -> dict[str, list[ActivePrompt]]:
                 variant_id=variant_id if stopped_at is None else None,
             )
         )
-    return found
+    return prompts
 
 
 def count_by_backend(children: QuerySet[ChildJob]) -> Subquery:
@@ -181,7 +181,7 @@ def open_variants() -> list[OpenVariant]:
     """
     rows, moment, none = _read_variants(), now(), frozenset[str]()
     excluded = _excluded_backends() if rows else {}
-    found = []
+    variants = []
     for row in rows:
         (
             variant_id,
@@ -198,7 +198,7 @@ def open_variants() -> list[OpenVariant]:
         required, is_paid, has_own_key = needs
         needed = needed_capabilities(required, is_paid, has_own_key=has_own_key)
         cannot = excluded.get((digest, 0), none) | excluded.get((digest, variant_id), none)
-        found.append(
+        variants.append(
             OpenVariant(
                 variant_id=variant_id,
                 group_id=group_id,
@@ -213,7 +213,7 @@ def open_variants() -> list[OpenVariant]:
                 unsent=jobs,
             )
         )
-    return found
+    return variants
 
 
 def _queued_before() -> QuerySet[Backend, tuple[Any, ...]]:
@@ -230,10 +230,10 @@ def _bound_waiting(before: dt.datetime) -> dict[str, int]:
 
 def _excluded_backends() -> dict[tuple[str, int], frozenset[str]]:
     """Return the excluded backends by workflow digest and variant (0: all variants)."""
-    found = defaultdict[tuple[str, int], set[str]](set)
+    excluded = defaultdict[tuple[str, int], set[str]](set)
     for digest, variant_id, backend_id in _read_exclusions(**valid_since()):
-        found[digest, variant_id].add(backend_id)
-    return {key: frozenset(backends) for key, backends in found.items()}
+        excluded[digest, variant_id].add(backend_id)
+    return {key: frozenset(backends) for key, backends in excluded.items()}
 
 
 def _exclusions() -> QuerySet[Exclusion, tuple[Any, ...]]:
@@ -346,7 +346,7 @@ def current_pool(variant_ids: Collection[int] = (), *, is_incomplete: bool = Fal
 def pool_candidates(group_id: str) -> list[str]:
     """Return the candidates of a group of the pool, sorted: ``*``, or ids and ``tag:…``."""
     rows = Variant.objects.filter(group_id=group_id).values_list("candidates", flat=True)
-    return sorted({one for candidates in rows for one in candidates})
+    return sorted({candidate for candidates in rows for candidate in candidates})
 
 
 def pool_backends() -> list[PoolBackend]:
@@ -399,13 +399,15 @@ def candidate_reasons(
         workflow_digest=variant.workflow_digest, variant_id__in=[0, variant.id]
     )
     excluded, moment = {row.backend_id: row for row in rows}, now()
-    found = []
+    candidates = []
     for row in current_backends().values() if backends is None else backends:
         if is_candidate(variant.candidates, row.id, row.tags):
-            one = excluded.get(row.id)
+            exclusion = excluded.get(row.id)
             lacks = lacks_reason(capabilities_of(row), variant.group.needed_capabilities)
-            unfit = lacks if one is None else reason_of(one)
-            failure = FailureClass.NODE_OR_MODEL_MISSING if one is None else failure_of(one)
+            unfit = lacks if exclusion is None else reason_of(exclusion)
+            failure = (
+                FailureClass.NODE_OR_MODEL_MISSING if exclusion is None else failure_of(exclusion)
+            )
             reason = ineligible_reason(row, (), now=moment) or unfit or ""
-            found.append(PoolCandidate(row, failure if unfit else None, unfit, reason))
-    return found
+            candidates.append(PoolCandidate(row, failure if unfit else None, unfit, reason))
+    return candidates

@@ -112,5 +112,5 @@ def job_of_content(digest: str) -> JobOfFile | None:
     is none.
     """
     captured = Capture.objects.filter(file__blake3=digest).order_by("id")
-    found = captured.values_list("child__group_id", "child_id").first()
-    return found and JobOfFile(job_group_id=found[0], job_id=found[1], found_by="hash")
+    job = captured.values_list("child__group_id", "child_id").first()
+    return job and JobOfFile(job_group_id=job[0], job_id=job[1], found_by="hash")

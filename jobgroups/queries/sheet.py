@@ -39,10 +39,10 @@ def group_sheet(group_id: str, *, axes: Sequence[str], number: int) -> Sheet:
     if group is None:
         raise GroupNotFound(group_id)
     order = axes_of(json.loads(group.sweep_json or "null"), axes)
-    found = pages(group.total_count, order)
-    if number > len(found):
-        raise FieldInvalid("page", f"The sheet has {text.pluralize(len(found), 'page')}.")
-    page = found[number - 1]
+    sheet_pages = pages(group.total_count, order)
+    if number > len(sheet_pages):
+        raise FieldInvalid("page", f"The sheet has {text.pluralize(len(sheet_pages), 'page')}.")
+    page = sheet_pages[number - 1]
     jobs = {
         child.position: SheetJob(*_state(child), "" if order else _caption(child), file)
         for child, file in first_pictures(group_id, list(page.cells))
@@ -66,19 +66,19 @@ def group_sheet(group_id: str, *, axes: Sequence[str], number: int) -> Sheet:
     facts += [
         f"{name}: {axis.input}" for name, axis in zip(("columns", "rows"), order, strict=False)
     ]
-    facts += [f"page {number} of {len(found)}"] if len(found) > 1 else []
-    return Sheet(group.title, " · ".join(facts), page, len(found), jobs)
+    facts += [f"page {number} of {len(sheet_pages)}"] if len(sheet_pages) > 1 else []
+    return Sheet(group.title, " · ".join(facts), page, len(sheet_pages), jobs)
 
 
 def _state(child: ChildJob) -> tuple[str, bool]:
     if child.status in (ChildStatus.FAILED, ChildStatus.TIMEOUT):
         return f"failed: {text.failure_label(child.failure_class or child.status)}", True
-    shown = {
+    status_texts = {
         ChildStatus.COMPLETED: "no picture",
         ChildStatus.RUNNING: f"running, {child.progress:.0f} %",
         ChildStatus.CANCELLED: "not needed" if child.stopped_by else "cancelled",
     }
-    return shown.get(ChildStatus(child.status), child.status), False
+    return status_texts.get(ChildStatus(child.status), child.status), False
 
 
 def _caption(child: ChildJob) -> str:

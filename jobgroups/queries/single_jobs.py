@@ -34,12 +34,14 @@ class SingleJob:
 
     @property
     def stored_files(self) -> dict[int, StoredFile]:
-        return {one.number: one.file for one in self._captures if one.file is not None}
+        return {
+            capture.number: capture.file for capture in self._captures if capture.file is not None
+        }
 
     @property
     def is_storing(self) -> bool:
         """Whether it has completed and its files are being copied."""
-        is_pending = any(one.due_at is not None for one in self._captures)
+        is_pending = any(capture.due_at is not None for capture in self._captures)
         return (
             self.child.status == ChildStatus.COMPLETED
             and is_pending

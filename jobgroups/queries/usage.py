@@ -111,8 +111,8 @@ def usage(by: Sequence[str], first: dt.date, last: dt.date, *, offset: int, limi
         ORDER BY {newest}seconds DESC, {wanted} LIMIT %s OFFSET %s"""  # noqa: S608 names of columns
     with connection.cursor() as cursor:
         cursor.execute(query, [*values, limit + 1, offset])
-        found = cursor.fetchall()
-    rows = [dict(zip((*by, *MEASURES), row, strict=True)) for row in found]
+        values_of_rows = cursor.fetchall()
+    rows = [dict(zip((*by, *MEASURES), row, strict=True)) for row in values_of_rows]
     for row in rows:
         row |= {
             "gpu_seconds": float(row["gpu_seconds"]),
@@ -164,12 +164,12 @@ def _aggregated(function: str, rows: QuerySet[Any]) -> Subquery:
 
 def _between(begin: dt.datetime, end: dt.datetime, days: Iterable[UsageDay]) -> Q:
     """Return the condition of attempts that ended in a time, but not on some days, newest first."""
-    found = Q(pk=0)
+    condition = Q(pk=0)
     for first, after in [*((day.begins_at, day.ends_at) for day in days), (None, begin)]:
         if after < end:
-            found |= Q(ended_at__gte=after, ended_at__lt=end)
+            condition |= Q(ended_at__gte=after, ended_at__lt=end)
         end = first or end
-    return found
+    return condition
 
 
 def _grouped(attempts: QuerySet[Attempt], names: Sequence[str], day: Any) -> Any:

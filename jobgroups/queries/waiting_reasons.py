@@ -54,29 +54,30 @@ def outlooks(
 
     ``children`` are all or some children of the group, with their current attempts loaded.
     """
-    waiting_ones = [one for one in children if one.status in CHILD_OPEN]
-    if not waiting_ones:
+    waiting = [child for child in children if child.status in CHILD_OPEN]
+    if not waiting:
         return {}
     moment = now()
-    known = _backends_now({one.backend_id for one in waiting_ones if one.backend_id}, moment)
-    running = [one for one in waiting_ones if one.status == ChildStatus.RUNNING]
+    known = _backends_now({child.backend_id for child in waiting if child.backend_id}, moment)
+    running = [child for child in waiting if child.status == ChildStatus.RUNNING]
     reasons = _offline_reasons(group, running, known, moment) if runner_alive else {}
-    queued = [one for one in waiting_ones if one.status == ChildStatus.QUEUED]
-    etas = current_etas({one.variant_id for one in waiting_ones if one.variant_id}, [group.id])
+    queued = [child for child in waiting if child.status == ChildStatus.QUEUED]
+    etas = current_etas({child.variant_id for child in waiting if child.variant_id}, [group.id])
     queue: Sequence[Any] = (
         queued
         if not queued or len(children) == group.total_count
         else [_Unsent(*row) for row in _unsent(group.id)]
     )
-    positions = _positions([one for one in queue if one.current_attempt_id is None], etas)
+    positions = _positions([child for child in queue if child.current_attempt_id is None], etas)
     reasons |= _queued_reasons(
         group, queued, known, etas, positions, moment=moment, runner_alive=runner_alive
     )
     return {
-        one.id: Outlook(
-            reasons.get(one.id), etas.of_job(one, positions.get(one.id)) if runner_alive else None
+        child.id: Outlook(
+            reasons.get(child.id),
+            etas.of_job(child, positions.get(child.id)) if runner_alive else None,
         )
-        for one in waiting_ones
+        for child in waiting
     }
 
 
@@ -87,7 +88,7 @@ def _offline_reasons(
     moment: dt.datetime,
 ) -> dict[str, str]:
     offline = {key for key, backend in known.items() if backend.is_offline}
-    lost = [one for one in running if one.backend_id in offline]
+    lost = [child for child in running if child.backend_id in offline]
     if not lost:
         return {}
     policy = group.retry_policy
@@ -123,8 +124,8 @@ def _queued_reasons(
     """Return the sentence for each queued child. The position is removed of each one that no
     working backend may take.
     """
-    unsent = [one for one in queued if one.current_attempt_id is None]
-    in_pool = [one for one in unsent if not one.is_bound]
+    unsent = [child for child in queued if child.current_attempt_id is None]
+    in_pool = [child for child in unsent if not child.is_bound]
     lines = _pool_lines(group, etas.current, moment) if in_pool else {}
     failed = _lines_of_failed(in_pool, lines)
     for child_id, line in failed.items():
@@ -134,7 +135,9 @@ def _queued_reasons(
     stopping = _stopping_attempts(group) if unsent else {}
     limit = dt.timedelta(seconds=settings.DIRECTOR_QUEUED_LIMIT_SECONDS)
     states = {
-        one.id: one.current_attempt.state for one in queued if one.current_attempt is not None
+        child.id: child.current_attempt.state
+        for child in queued
+        if child.current_attempt is not None
     }
     is_sent = AttemptState.INTENT in states.values()
     files = (
@@ -143,26 +146,26 @@ def _queued_reasons(
         else []
     )
 
-    def reason(one: ChildJob) -> str:
-        attempt = one.current_attempt
+    def reason(row: ChildJob) -> str:
+        attempt = row.current_attempt
         child = QueuedChild(
-            state=states.get(one.id),
+            state=states.get(row.id),
             input_files=files,
-            queue_position=positions.get(one.id),
-            not_before=one.not_before,
-            stopping_at=stopping.get(one.id, ("", ""))[0],
-            is_removed=stopping.get(one.id, ("", ""))[1] in VOID_ONCE_STARTED,
+            queue_position=positions.get(row.id),
+            not_before=row.not_before,
+            stopping_at=stopping.get(row.id, ("", ""))[0],
+            is_removed=stopping.get(row.id, ("", ""))[1] in VOID_ONCE_STARTED,
             goes_elsewhere=group.retry_elsewhere != RetryScope.NEVER,
-            ends_at=one.queued_at + limit if one.attempt_count == 0 else None,
+            ends_at=row.queued_at + limit if row.attempt_count == 0 else None,
             partly_refused=attempt is not None and attempt.stop_reason == StopReason.PARTLY_REFUSED,
         )
-        if one.current_attempt_id is None and not one.is_bound:
-            line = failed.get(one.id) or lines[one.variant_id]
+        if row.current_attempt_id is None and not row.is_bound:
+            line = failed.get(row.id) or lines[row.variant_id]
             return pool_reason(child, line, now=moment, runner_alive=runner_alive)
-        backend = known.get(one.backend_id or "")
+        backend = known.get(row.backend_id or "")
         return waiting_reason(child, backend, now=moment, runner_alive=runner_alive)
 
-    return {one.id: reason(one) for one in queued}
+    return {child.id: reason(child) for child in queued}
 
 
 def _positions(unsent: Iterable[ChildJob], etas: Etas) -> dict[str, int]:
@@ -174,7 +177,7 @@ def _positions(unsent: Iterable[ChildJob], etas: Etas) -> dict[str, int]:
     """
     places: dict[object, int | None] = {}
     positions: dict[str, int] = {}
-    for child in sorted(unsent, key=lambda one: one.position):
+    for child in sorted(unsent, key=lambda child: child.position):
         line = (child.backend_id, child.queued_at) if child.is_bound else child.variant_id
         before = places[line] if line in places else etas.ahead_of(child)
         places[line] = None if before is None else before + 1
@@ -191,12 +194,12 @@ def _pool_lines(
     lines: dict[int | None, PoolLine] = {}
     for variant in group.variants.all():
         candidates = pool.candidate_reasons(variant, current.backends)
-        fit = [one.row for one in candidates if one.unfit is None]
+        fit = [candidate.row for candidate in candidates if candidate.unfit is None]
         since = variant.unplaced_since
         unfit: dict[str, list[str]] = defaultdict(list)
-        for one in candidates:
-            if one.unfit:
-                unfit[one.unfit].append(one.row.id)
+        for candidate in candidates:
+            if candidate.unfit:
+                unfit[candidate.unfit].append(candidate.row.id)
         lines[variant.id] = PoolLine(
             workers=[row.id for row in fit if is_working(row, now=moment)],
             held=[_backend_now(row, moment) for row in fit if not is_working(row, now=moment)],
@@ -211,23 +214,23 @@ def _lines_of_failed(
     unsent: Iterable[ChildJob], lines: Mapping[int | None, PoolLine]
 ) -> dict[str, PoolLine]:
     """Return the candidates of each job of the pool that some of them do not take again, by its id."""
-    variants = {one.id: one.variant_id for one in unsent if one.attempt_count}
+    variants = {child.id: child.variant_id for child in unsent if child.attempt_count}
     failed_at: dict[str, list[str]] = defaultdict(list)
     if variants:
         failures = pool.barring_failures(child__in=variants).order_by("backend_id").distinct()
         for child_id, backend_id in failures.values_list("child_id", "backend_id"):
             failed_at[child_id].append(backend_id)
-    found = {}
+    lines_by_child = {}
     for child_id, backends in failed_at.items():
         line = lines[variants[child_id]]
-        found[child_id] = replace(
+        lines_by_child[child_id] = replace(
             line,
-            workers=[one for one in line.workers if one not in backends],
-            held=[one for one in line.held if one.backend_id not in backends],
+            workers=[name for name in line.workers if name not in backends],
+            held=[backend for backend in line.held if backend.backend_id not in backends],
             unfit=[f"{first_of(backends)}: This job failed there.", *line.unfit],
             next_free="",
         )
-    return found
+    return lines_by_child
 
 
 def _backends_now(backend_ids: Collection[str], moment: dt.datetime) -> dict[str, QueueBackend]:

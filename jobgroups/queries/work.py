@@ -143,9 +143,9 @@ def groups_over(group_ids: Collection[str]) -> set[str]:
     """Return which of some groups have ended, without a prompt that is still followed, or do not
     exist.
     """
-    found = JobGroup.objects.filter(pk__in=group_ids).order_by()
+    groups = JobGroup.objects.filter(pk__in=group_ids).order_by()
     followed = Attempt.objects.filter(child__group=OuterRef("pk"), ended_at__isnull=True)
-    active = found.filter(Q(completed_at__isnull=True) | Exists(followed))
+    active = groups.filter(Q(completed_at__isnull=True) | Exists(followed))
     return set(group_ids) - set(active.values_list("pk", flat=True))
 
 
