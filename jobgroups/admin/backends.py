@@ -25,7 +25,7 @@ from jobgroups.services.exclusions import exclusions_lift
 class BackendAdmin(ReadOnlyAdmin):
     keys: ClassVar = {"backend_id": "pk"}
     noun = ("backend is", "backends are")
-    shown = (
+    listed_columns = (
         "id name url state reason queue_running queue_pending queue_foreign comfyui_version "
         "last_seen_at"
     )

@@ -51,10 +51,10 @@ class JsonText(Column):
         text = getattr(row, self.key)
         if text is None:
             return "-"
-        shown = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-        if len(shown) > _MAX_SHOWN:
-            shown = f"{shown[:_MAX_SHOWN]}\n… (cut; the API has the whole text)"
-        return format_html("<pre>{}</pre>", shown)
+        indented = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        if len(indented) > _MAX_SHOWN:
+            indented = f"{indented[:_MAX_SHOWN]}\n… (cut; the API has the whole text)"
+        return format_html("<pre>{}</pre>", indented)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
     permission have.
     """
 
-    shown = ""  #: ``list_display``, separated by blanks.
+    listed_columns = ""  #: ``list_display``, separated by blanks.
     keys: ClassVar[
         dict[str, str]
     ] = {}  #: Arguments of the services that actions call, and the columns of them.
@@ -106,10 +106,12 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
 
     def __init__(self, model: type[Model], site: admin.AdminSite) -> None:
         super().__init__(model, site)
-        if self.shown:
-            self.list_display = [*self.shown.split()]
+        if self.listed_columns:
+            self.list_display = [*self.listed_columns.split()]
         self._columns = {
-            name: one for name, one in vars(type(self)).items() if isinstance(one, Column)
+            name: attribute
+            for name, attribute in vars(type(self)).items()
+            if isinstance(attribute, Column)
         }
         for field in model._meta.fields:
             name = field.name.removesuffix("_json")
@@ -128,8 +130,8 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
 
     def get_exclude(self, request: HttpRequest, obj: Any = None) -> list[str]:
         # The link to a list is not made from a field of the row.
-        made = [one for one in self._columns.values() if not isinstance(one, ListLink)]
-        return [*(self.exclude or ()), *(one.key.removesuffix("_id") for one in made)]
+        made = [column for column in self._columns.values() if not isinstance(column, ListLink)]
+        return [*(self.exclude or ()), *(column.key.removesuffix("_id") for column in made)]
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -175,7 +177,7 @@ def action(
 
 def register_rows(
     model: type[Model],
-    shown: str,
+    listed_columns: str,
     *,
     filters: str = "",
     search: str = "",
@@ -187,7 +189,7 @@ def register_rows(
     """
     fields = {"list_filter": filters, "search_fields": search, "ordering": ordering}
     options = {name: names.split() for name, names in fields.items()} | {
-        "shown": shown,
+        "listed_columns": listed_columns,
         **(columns or {}),
     }
     admin.site.register(model, type(f"{model.__name__}Admin", (ReadOnlyAdmin,), options))

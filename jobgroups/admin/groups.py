@@ -91,7 +91,7 @@ class VariantInline(admin.TabularInline):  # type: ignore[type-arg]  # generic i
 class JobGroupAdmin(ReadOnlyAdmin):
     keys: ClassVar = {"group_id": "pk"}
     noun = ("group is", "groups are")
-    shown = (
+    listed_columns = (
         "id title status placement completed_count failed_count cancelled_count total_count run "
         "created_at stopped_at completed_at archived_at jobs log"
     )
@@ -141,24 +141,24 @@ class JobGroupAdmin(ReadOnlyAdmin):
         if "confirmed" in request.POST:
             _delete(self, request, queryset)
             return None
-        found: list[tuple[models.JobGroup, Deletion | str]] = []
+        deletions: list[tuple[models.JobGroup, Deletion | str]] = []
         for group in queryset:
             try:
-                found.append((group, group_deletion(group_id=group.pk)))
+                deletions.append((group, group_deletion(group_id=group.pk)))
             except RequestError as error:
-                found.append((group, error.detail))
-        shown = self.admin_site.each_context(request) | {
+                deletions.append((group, error.detail))
+        context = self.admin_site.each_context(request) | {
             "title": "Delete groups?",
             "opts": self.opts,
-            "found": found,
+            "deletions": deletions,
         }
-        return render(request, "admin/delete_groups.html", shown)
+        return render(request, "admin/delete_groups.html", context)
 
 
 @admin.register(models.ChildJob)
 class ChildJobAdmin(ReadOnlyAdmin):
     keys: ClassVar = {"group_id": "group_id", "job_id": "pk"}
-    shown = (
+    listed_columns = (
         "id group_link position backend_link is_bound seed status progress current_step "
         "error_type attempts_link queued_at completed_at"
     )
@@ -193,7 +193,7 @@ class ChildJobAdmin(ReadOnlyAdmin):
 class WebhookDeliveryAdmin(ReadOnlyAdmin):
     keys: ClassVar = {"delivery_id": "pk"}
     noun = ("delivery is", "deliveries are")
-    shown = (
+    listed_columns = (
         "__str__ group_link seq type url due_at attempt_count delivered_at last_status last_error"
     )
     list_filter = ("type", "created_at", "due_at", "delivered_at")
