@@ -66,13 +66,13 @@ class _Versions:
         while self._wanted:
             wanted, self._wanted = self._wanted, {}
             try:
-                found = await read(group_versions, list(wanted))
+                versions = await read(group_versions, list(wanted))
             except Exception as error:  # noqa: BLE001 raised in each request
                 for future in wanted.values():
                     future.set_exception(error)
             else:
                 for group_id, future in wanted.items():
-                    future.set_result(found.get(group_id))
+                    future.set_result(versions.get(group_id))
 
     def close(self) -> None:
         self._reader.close()

@@ -78,11 +78,11 @@ def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[
     }
     meant = _probed(meant, in_pool=True)
     unmatched = {
-        one: "No backend has this tag."
-        if one.startswith(TAG_PREFIX)
+        candidate: "No backend has this tag."
+        if candidate.startswith(TAG_PREFIX)
         else "Unknown: no backend has this id."
-        for one in candidates
-        if not any(is_candidate([one], row.id, row.tags) for row in meant.values())
+        for candidate in candidates
+        if not any(is_candidate([candidate], row.id, row.tags) for row in meant.values())
         and not everything
     }
     return meant, unmatched

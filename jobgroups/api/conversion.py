@@ -45,7 +45,11 @@ def converted_body(body: dict[str, Any]) -> Converted:
     graph, named = body.get("workflow_json"), body.get("backend_ids")
     if not is_editor_format(graph):
         return Converted(body)
-    names = [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
+    names = (
+        [backend_id for backend_id in named if isinstance(backend_id, str)]
+        if isinstance(named, list)
+        else []
+    )
     rows = candidate_rows(names or [ANY_BACKEND])[0].values()
     online = [row for row in rows if row.reachability == Reachability.ONLINE]
     wanted = class_types(graph)
@@ -55,18 +59,26 @@ def converted_body(body: dict[str, Any]) -> Converted:
     )
     classes: inventory.Classes = {}
     # Of several versions, the one of the backend that has most of the workflow's classes.
-    for found in sorted(known.values(), key=lambda one: sum(map(bool, one.values()))):
+    for described in sorted(
+        known.values(), key=lambda described: sum(map(bool, described.values()))
+    ):
         classes |= {
-            name: one for name, one in found.items() if one is not None or not classes.get(name)
+            name: node_class
+            for name, node_class in described.items()
+            if node_class is not None or not classes.get(name)
         }
     if wanted and not classes:
         raise NothingDescribed
     try:
         converted, problems = convert(embedded.marked(graph), classes, now=timezone.localtime())
     except ConversionFailed as failed:
-        raise InvalidRequest(errors=[_error(one) for one in failed.errors[:_MAX_ERRORS]]) from None
+        raise InvalidRequest(
+            errors=[_error(error) for error in failed.errors[:_MAX_ERRORS]]
+        ) from None
     text, too_long = editor_json(graph, embedded.take_places(converted))
-    warnings = [f"Node {one.node_id} ({one.class_type}): {one.message}" for one in problems]
+    warnings = [
+        f"Node {problem.node_id} ({problem.class_type}): {problem.message}" for problem in problems
+    ]
     return Converted(body | {"workflow_json": converted}, [*warnings, *too_long], text)
 
 

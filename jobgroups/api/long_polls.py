@@ -48,12 +48,16 @@ class LongPolls:
                     entries = await subscription.take()
                     if subscription.overflowed:
                         return True
-                    if any(isinstance(one, ChangedFrame) for one in entries):
+                    if any(isinstance(entry, ChangedFrame) for entry in entries):
                         await answers.version(group_id)  # it may be deleted
                     seq = max(
                         [
                             seq,
-                            *(one.seq for one in entries if isinstance(one, EventFrame | SeqHint)),
+                            *(
+                                entry.seq
+                                for entry in entries
+                                if isinstance(entry, EventFrame | SeqHint)
+                            ),
                         ]
                     )
         except TimeoutError:

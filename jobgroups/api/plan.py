@@ -26,10 +26,12 @@ def plan(submission: Submission) -> dict[str, Any]:
     named = list(dict.fromkeys(submission.backend_ids))
     backends = check(kinds, named, submission.required_capabilities)["backends"]
     bound = Counter(chosen.backend_ids)
-    for one in backends:
+    for backend in backends:
         if batch is None:
-            one["jobs"] = (
-                (len(jobs) if is_pool else bound[one["backend_id"]]) if one["can_run"] else 0
+            backend["jobs"] = (
+                (len(jobs) if is_pool else bound[backend["backend_id"]])
+                if backend["can_run"]
+                else 0
             )
     eta = _eta(chosen, len(jobs))
     return {
@@ -90,6 +92,8 @@ def _eta(chosen: Submission, total: int) -> float | None:
         whole = PoolSnapshot(
             queue, backends, estimates=snapshot.estimates, prompts=snapshot.prompts
         )
-        found = [whole.ends(one.variant_id) for one in variants]
-        ends = [None if one is None else one.last for one in found]
+        ends_of_variants = [whole.ends(variant.variant_id) for variant in variants]
+        ends = [
+            None if variant_ends is None else variant_ends.last for variant_ends in ends_of_variants
+        ]
     return latest(ends)

@@ -133,7 +133,7 @@ def _select_able(
     for kind in refused.get(able[0], ()) if able else ():
         if all(kind in refused.get(name, ()) for name in able):
             of_job = [
-                {"backend_id": name, "reason": f"{kinds.shown(kind)}: {refused[name][kind]}"}
+                {"backend_id": name, "reason": f"{kinds.describe_job(kind)}: {refused[name][kind]}"}
                 for name in able
             ]
             raise NoOnlineBackends([*skipped, *of_job])

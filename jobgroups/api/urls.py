@@ -23,12 +23,12 @@ Views: TypeAlias = Mapping[str, type[ApiView] | tuple[type[ApiView], dict[str, o
 
 def with_optional_slash(views: Views) -> list[URLPattern]:
     """Serve paths with and without a slash at their ends: a redirect would lose the body of a POST."""
-    found = []
+    routes = []
     for route, entry in views.items():
         view, arguments = entry if isinstance(entry, tuple) else (entry, {})
         handler = view.as_view()
-        found += [path(route, handler, arguments), path(f"{route}/", handler, arguments)]
-    return found
+        routes += [path(route, handler, arguments), path(f"{route}/", handler, arguments)]
+    return routes
 
 
 _views: Views = {

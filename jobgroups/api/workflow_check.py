@@ -104,12 +104,12 @@ class JobKinds:
             digests = [batch.variants[of_kind[kind]][0] for kind in range(len(self.examples))]
         self._changes = [job.values for job in self.examples]
         excluded = excluded_by_digest(set(digests))
-        self._excluded = [excluded.get(one, {}) for one in digests]
+        self._excluded = [excluded.get(digest, {}) for digest in digests]
         #: Backends that are excluded for all of them, each with a sentence.
         self.excluded = {
             name: reason
             for name, reason in self._excluded[0].items()
-            if all(name in one for one in self._excluded)
+            if all(name in reasons for reasons in self._excluded)
         }
 
     def refusals(
@@ -127,11 +127,13 @@ class JobKinds:
     def refused(self, backend_id: str, verdict: JobsVerdict) -> dict[int, str]:
         """Return the kinds that a backend cannot execute, by its verdict and by earlier failures."""
         excluded = {
-            kind: one[backend_id] for kind, one in enumerate(self._excluded) if backend_id in one
+            kind: reasons[backend_id]
+            for kind, reasons in enumerate(self._excluded)
+            if backend_id in reasons
         }
         return {**excluded, **verdict.refused}
 
-    def shown(self, kind: int) -> str:
+    def describe_job(self, kind: int) -> str:
         """Return the first job of a kind for a sentence."""
         variation = to_json(self.examples[kind].variation)
         more = "…" if len(variation) > _MAX_NAME else ""
@@ -155,20 +157,22 @@ class JobKinds:
             # A silent backend must leave time for the verdicts on the others.
             until=start + _FIRST_SHARE * (until - start),
         )
-        found = {name: self._judged(classes, until, in_part) for name, classes in known.items()}
+        verdicts = {name: self._judged(classes, until, in_part) for name, classes in known.items()}
         # A file may be newer than a kept answer: what speaks against a backend is read again.
         doubted = {
-            row: {one.class_type for one in found[row.id].reasons}
+            row: {reason.class_type for reason in verdicts[row.id].reasons}
             for row in rows
-            if found[row.id].reasons
+            if verdicts[row.id].reasons
         }
         again = inventory.node_classes(doubted, since=start, until=until)
         for row, doubtful in doubted.items():
             classes = {
-                name: one for name, one in known[row.id].items() if name not in doubtful
+                name: node_class
+                for name, node_class in known[row.id].items()
+                if name not in doubtful
             } | again[row.id]
-            found[row.id] = self._judged(classes, until, in_part)
-        return found
+            verdicts[row.id] = self._judged(classes, until, in_part)
+        return verdicts
 
     def _judged(self, classes: inventory.Classes, until: float, in_part: bool) -> JobsVerdict:
         """Return a verdict; large workflows, and many jobs and backends, may take longer than there
@@ -182,9 +186,9 @@ class JobKinds:
         verdict = Verdict()
         for kind, changes in enumerate(self._changes):
             verdict = judge.verdict(changes)
-            for one in verdict.reasons:
+            for reason in verdict.reasons:
                 if len(reasons) < MAX_REASONS:
-                    reasons.setdefault((one.node_id, one.input, one.message), one)
+                    reasons.setdefault((reason.node_id, reason.input, reason.message), reason)
             if verdict.is_refused or (verdict.reasons and not in_part):
                 refused[kind] = _sentence(verdict.reasons)
             if time.monotonic() >= until:
@@ -198,10 +202,11 @@ def has_partner_nodes(graph: Workflow, rows: Collection[Backend], *, until: floa
     What is not answered by ``until``, by ``time.monotonic``, is not known.
     """
     known = _described(graph, rows, until, inventory.KEPT_SECONDS)
-    found = (
-        {name: one.is_partner for name, one in classes.items() if one} for classes in known.values()
+    partner_classes = (
+        {name: node_class.is_partner for name, node_class in classes.items() if node_class}
+        for classes in known.values()
     )
-    return uses_partner_nodes(graph, found)
+    return uses_partner_nodes(graph, partner_classes)
 
 
 def offered(prepared: WorkflowTemplate, backend_ids: Collection[str]) -> dict[str, Any]:
@@ -213,8 +218,8 @@ def offered(prepared: WorkflowTemplate, backend_ids: Collection[str]) -> dict[st
     estimates = current_estimates()
     times = [
         seconds
-        for one in backend_ids
-        if (seconds := estimates.seconds(prepared.digests[0], one)) is not None
+        for backend_id in backend_ids
+        if (seconds := estimates.seconds(prepared.digests[0], backend_id)) is not None
     ]
     usual = round(median(times), 1) if times else None
     return choices(prepared.workflow, list(known.values())) | {"usual_seconds": usual}
@@ -239,17 +244,17 @@ def _entry(
 ) -> dict[str, Any]:
     of_nodes = [
         CheckReason(
-            code=one.code.value,
-            message=one.message,
-            node_id=one.node_id[:_MAX_NAME],
-            class_type=one.class_type[:_MAX_NAME],
-            input=one.input and one.input[:_MAX_NAME],
+            code=reason.code.value,
+            message=reason.message,
+            node_id=reason.node_id[:_MAX_NAME],
+            class_type=reason.class_type[:_MAX_NAME],
+            input=reason.input and reason.input[:_MAX_NAME],
             # Long lists are slow to compare.
-            nearest=tuple(one.nearest()) if time.monotonic() < until else (),
+            nearest=tuple(reason.nearest()) if time.monotonic() < until else (),
         )
-        for one in verdict.reasons
+        for reason in verdict.reasons
     ]
-    unavailable = (one.message for one in reasons if one.code == "unavailable")
+    unavailable = (reason.message for reason in reasons if reason.code == "unavailable")
     return {
         "backend_id": backend_id,
         "can_run": not reasons and not verdict.refused,

@@ -143,9 +143,9 @@ def _no_constant(_name: str) -> NoReturn:
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    body = dict(pairs)
+    if len(body) != len(pairs):
         counted = Counter(key for key, _ in pairs)
         key = next(key for key, count in counted.items() if count > 1)
         raise _Refused(f'an object has the key "{shown_key(key)}" more than once')
-    return found
+    return body

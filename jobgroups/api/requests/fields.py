@@ -162,8 +162,8 @@ class RequestSerializer(serializers.Serializer[Any]):
             for name in cls.unknown_fields(body)
             if cls.unknown
         ]
-        if found := [*(errors or ()), *wrong, *unknown]:
-            raise InvalidRequest(errors=found)
+        if all_errors := [*(errors or ()), *wrong, *unknown]:
+            raise InvalidRequest(errors=all_errors)
         return values
 
     @classmethod

@@ -70,10 +70,10 @@ def _each_once(
     """Return the known names that are named, each once, in the order of the known ones; refuse
     others with a problem.
     """
-    wrong = {str(at): problem(one) for at, one in enumerate(named) if one not in known}
+    wrong = {str(at): problem(name) for at, name in enumerate(named) if name not in known}
     if wrong:
         raise ValidationError(wrong)
-    return [str(one) for one in known if one in named]
+    return [str(name) for name in known if name in named]
 
 
 class _Graph(fields.Object):
@@ -156,7 +156,10 @@ class _Webhook(fields.Object):
             return WebhookRequest.read(super().to_internal_value(data))
         except InvalidRequest as error:
             raise ValidationError(
-                {one["field"]: one["message"] for one in error.extra["errors"]}
+                {
+                    field_error["field"]: field_error["message"]
+                    for field_error in error.extra["errors"]
+                }
             ) from None
 
 
@@ -221,7 +224,11 @@ class SubmissionRequest(RequestSerializer):
         ``stall_seconds`` replaces the default of ``timeout_seconds``.
         """
         named = attrs["backend_ids"]
-        wide = [one for one in named if one == ANY_BACKEND or one.startswith(TAG_PREFIX)]
+        wide = [
+            candidate
+            for candidate in named
+            if candidate == ANY_BACKEND or candidate.startswith(TAG_PREFIX)
+        ]
         sizes = [name for name in _SIZES if attrs[name] is not None]
         if len(sizes) > 1:
             message = f"Cannot be combined with {sizes[0]}; use one of them."
@@ -236,7 +243,7 @@ class SubmissionRequest(RequestSerializer):
 
 
 def _wrong_candidates(named: list[str]) -> str | None:
-    twice = [one for one, times in Counter(named).items() if times > 1]
+    twice = [name for name, times in Counter(named).items() if times > 1]
     if twice:
         return f"{twice[0]} is there twice; with count, name each candidate once."
     if ANY_BACKEND in named and len(named) > 1:
@@ -361,9 +368,9 @@ class CheckRequest(RequestSerializer):
 def check(body: dict[str, Any]) -> dict[str, Any]:
     _, errors = CheckRequest.check(body)
     wrong = {error["field"].partition(".")[0] for error in errors}
-    found: fields.FieldErrors = []
-    template = _template(body, wrong, found)
-    return {**CheckRequest.read(body, found), "template": template}
+    field_errors: fields.FieldErrors = []
+    template = _template(body, wrong, field_errors)
+    return {**CheckRequest.read(body, field_errors), "template": template}
 
 
 class GroupRequest(RequestSerializer):

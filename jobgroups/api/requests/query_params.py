@@ -94,8 +94,8 @@ class _Metadata(serializers.DictField):
             ):
                 if len(text) > most:
                     message = f"Cannot be searched for: only {what} of up to {most} characters can."
-                    shown = shown_key(f"{_METADATA}{key}").removeprefix(_METADATA)
-                    wrong.setdefault(shown, []).append(message)
+                    field = shown_key(f"{_METADATA}{key}").removeprefix(_METADATA)
+                    wrong.setdefault(field, []).append(message)
         if wrong:
             raise ValidationError(wrong)
         return data
@@ -135,10 +135,10 @@ class QuerySerializer(RequestSerializer):
 
 def _only_value(name: str, values: list[Any]) -> str:
     check_text(name, field="query")
-    shown = shown_key(name)
+    field = shown_key(name)
     if len(values) > 1:
-        raise FieldInvalid(shown, "Must not be given more than once.")
-    check_text(values[0], field=shown)
+        raise FieldInvalid(field, "Must not be given more than once.")
+    check_text(values[0], field=field)
     return str(values[0])
 
 

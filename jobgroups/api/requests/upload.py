@@ -117,9 +117,9 @@ class Upload:
             raise InvalidRequest("The body is incomplete.") from None
         if self._of_file is None or not self._of_file.size:
             raise FieldInvalid("file", "Must be a file that is not empty.")
-        found = self._hash.hexdigest()
+        digest = self._hash.hexdigest()
         declared = "".join(self.texts(_HASH)).strip().lower()
-        if declared and declared.removeprefix("blake3:") != found:
+        if declared and declared.removeprefix("blake3:") != digest:
             raise FieldInvalid(_HASH, "The file has another hash, or it is no BLAKE3 hash.")
         name = stored_name(self._of_file.filename or "")
         return ReceivedFile(
@@ -127,7 +127,7 @@ class Upload:
             name=name,
             content_type=stored_type(self._of_file.content_type or "", name),
             size_bytes=self._of_file.size,
-            hash=found,
+            hash=digest,
         )
 
     def discard(self) -> None:

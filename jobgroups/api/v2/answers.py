@@ -113,14 +113,14 @@ def _outputs(job: SingleJob, base_url: str) -> list[dict[str, Any]]:
     group, child, attempt = job.group, job.child, job.child.current_attempt
     backend_id = child.backend_id or ""
     node_of = nodes_of_files(backend_id, json.loads(attempt.node_outputs_json) if attempt else {})
-    stored_files, is_storing, found = job.stored_files, job.is_storing, []
+    stored_files, is_storing, results = job.stored_files, job.is_storing, []
     for number, file in enumerate(reported_files(json.loads(child.outputs_json or "{}"))):
         stored = stored_files.get(number)
         if file.get("missing") or (is_storing and stored is None):
             continue
         asset_id, name = output_uuid(child.id, number), file["filename"]
         kind = "latent" if name.lower().endswith(".latent") else media_kind(name)
-        found.append(
+        results.append(
             {
                 "node_id": node_of.get(file_digest(backend_id, file), ""),
                 "name": name,
@@ -134,7 +134,7 @@ def _outputs(job: SingleJob, base_url: str) -> list[dict[str, Any]]:
                 "job_id": group.id,
             }
         )
-    return found
+    return results
 
 
 def _error(child: ChildJob) -> dict[str, Any] | None:

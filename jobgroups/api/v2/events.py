@@ -70,11 +70,11 @@ async def _news(subscription: Subscription, until: float) -> list[Entry]:
 def _changes(job: Mapping[str, Any], sent: dict[str, Any]) -> Iterator[str]:
     """Yield what was not sent yet; the status comes first, and the last one at the end."""
     status = {"status": job["status"], "queue_position": job["queue_position"]}
-    found = [("status", "status", status), ("progress", "progress", job["progress"])]
-    found += [(f"output {one['id']}", "output", one) for one in job["outputs"]]
+    frames = [("status", "status", status), ("progress", "progress", job["progress"])]
+    frames += [(f"output {output['id']}", "output", output) for output in job["outputs"]]
     if job["status"] in ENDED:
-        found.append(found.pop(0))
-    for key, event, value in found:
+        frames.append(frames.pop(0))
+    for key, event, value in frames:
         if value is None or sent.get(key) == value or (event == "output" and key in sent):
             continue
         sent[key] = value

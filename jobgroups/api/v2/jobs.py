@@ -40,7 +40,9 @@ class JobListView(ApiView):
         try:
             page = single_jobs(metadata=_labels_of(filters), **AssetListQuery.read_query(given))
         except InvalidRequest as error:
-            if any(one["field"] == "cursor" for one in error.extra.get("errors", ())):
+            if any(
+                field_error["field"] == "cursor" for field_error in error.extra.get("errors", ())
+            ):
                 raise InvalidCursor from None
             raise
         return json_response(

@@ -95,9 +95,9 @@ def _submit(submission: Submission) -> JobGroup:
     except NoOnlineBackends as refused:
         skipped = refused.extra["skipped_backends"]
     entries = check(JobKinds(submission.template), submission.backend_ids, ())["backends"]
-    answering = [one for one in entries if one["state_reason"] is None]
+    answering = [entry for entry in entries if entry["state_reason"] is None]
     if answering:
-        raise _refusal(answering, {one["backend_id"]: one["reason"] for one in skipped})
+        raise _refusal(answering, {backend["backend_id"]: backend["reason"] for backend in skipped})
     return group_submit(
         submission=replace(submission, skipped_backends=skipped), runner_alive=runner_alive()
     ).group
@@ -105,17 +105,17 @@ def _submit(submission: Submission) -> JobGroup:
 
 def _refusal(entries: list[dict[str, Any]], skipped: Mapping[str, str]) -> InvalidWorkflow:
     """Return the error of a workflow that no answering backend takes, by the one that lacks least."""
-    entry = min(entries, key=lambda one: len(one["reasons"]))
+    entry = min(entries, key=lambda backend: len(backend["reasons"]))
     nodes: dict[str, list[dict[str, Any]]] = {}
-    for one in entry["reasons"]:
-        if one.node_id is not None:
+    for node_reason in entry["reasons"]:
+        if node_reason.node_id is not None:
             reason = {
-                "field": one.input,
-                "reason": one.code,
-                "class_type": one.class_type,
-                "message": one.message,
+                "field": node_reason.input,
+                "reason": node_reason.code,
+                "class_type": node_reason.class_type,
+                "message": node_reason.message,
             }
-            nodes.setdefault(one.node_id, []).append(reason)
+            nodes.setdefault(node_reason.node_id, []).append(reason)
     sentence = skipped.get(entry["backend_id"]) or "No backend can execute the workflow now."
     return InvalidWorkflow(f"{entry['backend_id']}: {sentence}", nodes)
 
@@ -200,7 +200,7 @@ def _own_seeds(graph: workflow.Workflow) -> tuple[dict[str, dict[str, Any]], int
     """Return parameters and a base seed with which a job keeps the seeds of its workflow."""
     slots = workflow.build_template(graph).seed_slots
     values = [graph[node_id]["inputs"][name] for node_id, name in slots]
-    base = next((one for one in values if type(one) is int and 0 <= one <= MAX_SEED), None)
+    base = next((value for value in values if type(value) is int and 0 <= value <= MAX_SEED), None)
     parameters: dict[str, dict[str, Any]] = {}
     for (node_id, name), value in zip(slots, values, strict=True):
         if type(value) is not int or value != base:

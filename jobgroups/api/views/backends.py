@@ -206,12 +206,12 @@ class BackendFindView(BackendView):
         urls = [f"http://localhost:{port}" for port in settings.DIRECTOR_DISCOVER_PORTS]
         answers = async_to_sync(attempt_all)(urls, timeout=_FIND_SECONDS)
         known = _registered_ids()
-        found = [
+        results = [
             _probe_json(url, answer, known)
             for url, answer in answers.items()
             if isinstance(answer, SystemStats)
         ]
-        return json_response({"found": found})
+        return json_response({"found": results})
 
 
 def _checked_url(url: str, headers: Mapping[str, str] | None) -> str:

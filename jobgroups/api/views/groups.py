@@ -57,7 +57,7 @@ class CheckView(ApiView):
         check_references(template.references)
         answer = check(JobKinds(template), values["backend_ids"], values["required_capabilities"])
         return json_response(
-            answer | offered(template, [one["backend_id"] for one in answer["backends"]])
+            answer | offered(template, [backend["backend_id"] for backend in answer["backends"]])
         )
 
 
@@ -174,8 +174,8 @@ class EventsView(ApiView):
         since = EventsQuery.read_query(request.GET)["since"]
         if not groups.group_exists(group_id):
             raise GroupNotFound(group_id)
-        found = groups.group_events(group_id, since=since, limit=EVENTS_PAGE + 1)
-        page, more = found[:EVENTS_PAGE], len(found) > EVENTS_PAGE
+        events = groups.group_events(group_id, since=since, limit=EVENTS_PAGE + 1)
+        page, more = events[:EVENTS_PAGE], len(events) > EVENTS_PAGE
         following = with_query(request, since=str(page[-1][0])) if more else None
         frames = ",".join(text for _, text in page)
         text = f'{{"events":[{frames}],"next":{to_json(following)}}}'

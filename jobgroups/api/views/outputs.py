@@ -116,7 +116,9 @@ def matches_etag(request: HttpRequest, tag: str) -> bool:
     """Return whether the client has the version with this tag; ``W/`` makes no difference for a
     read.
     """
-    given = [one.strip().removeprefix("W/") for one in _if_none_match(request).split(",")]
+    given = [
+        entity_tag.strip().removeprefix("W/") for entity_tag in _if_none_match(request).split(",")
+    ]
     return tag in given or given == ["*"]
 
 
@@ -237,8 +239,8 @@ class SeedsView(ApiView):
         strategy, base = query["strategy"], query["base_seed"]
         if base is None:
             base = secrets.randbelow(MAX_SEED + 1)
-        found = seeds(strategy, base, query["count"])
-        return json_response({"strategy": strategy, "base_seed": base, "seeds": found})
+        drawn_seeds = seeds(strategy, base, query["count"])
+        return json_response({"strategy": strategy, "base_seed": base, "seeds": drawn_seeds})
 
 
 class WorkflowFromPngView(ApiView):
@@ -281,7 +283,7 @@ class SheetView(ApiView):
             content = await draw_sheet(sheet, pictures)
         finally:
             _slots.release()
-        if all(isinstance(one, bytes) for one in pictures.values()):
+        if all(isinstance(picture, bytes) for picture in pictures.values()):
             headers["ETag"] = tag
         headers["X-Sheet-Pages"] = str(sheet.page_count)
         headers["Content-Disposition"] = f"inline; {media_types.named(f'{group_id}-sheet.webp')}"
@@ -314,8 +316,8 @@ class ProvenanceSearchView(ApiView):
         try:
             return json_response(job_of_mark(mark_in_png(head)))
         except ProvenanceUnknown as unknown:
-            if (found := job_of_content(file.hash)) is None:
+            if (job := job_of_content(file.hash)) is None:
                 raise ProvenanceUnknown(
                     f"{unknown.detail} No captured file has this content."
                 ) from None
-            return json_response(found)
+            return json_response(job)

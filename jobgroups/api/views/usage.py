@@ -21,14 +21,14 @@ class UsageView(ApiView):
         """Return GPU time, jobs, failures and retries by one to three dimensions."""
         query = UsageQuery.read_query(request.GET)
         by, first, last, offset = query["by"], query["from"], query["to"], query["offset"]
-        found = usage.usage(by, first, last, offset=offset, limit=query["limit"])
+        page = usage.usage(by, first, last, offset=offset, limit=query["limit"])
         following = (
-            with_query(request, offset=str(offset + query["limit"])) if found.has_more else None
+            with_query(request, offset=str(offset + query["limit"])) if page.has_more else None
         )
         if query["format"] == "csv" or (
             not query["format"] and "text/csv" in request.headers.get("Accept", "")
         ):
-            answer = _csv(by, found.rows)
+            answer = _csv(by, page.rows)
             answer.headers["Content-Disposition"] = (
                 f'attachment; filename="usage-{first}-{last}.csv"'
             )
@@ -36,13 +36,13 @@ class UsageView(ApiView):
                 answer.headers["Link"] = f'<{following}>; rel="next"'
             return answer
         rows = tuple(
-            UsageRow(dimensions={name: row.pop(name) for name in by}, **row) for row in found.rows
+            UsageRow(dimensions={name: row.pop(name) for name in by}, **row) for row in page.rows
         )
         return json_response(
             Usage(
                 first_day=first,
                 last_day=last,
-                since=found.since,
+                since=page.since,
                 by=tuple(by),
                 results=rows,
                 next=following,
@@ -54,6 +54,6 @@ def _csv(by: list[str], rows: list[dict[str, Any]]) -> HttpResponse:
     answer = HttpResponse(content_type="text/csv; charset=utf-8")
     for row in ([*by, *usage.MEASURES], *(row.values() for row in rows)):
         csv.writer(answer).writerow(
-            f"'{one}" if str(one).startswith(_FORMULA) else one for one in row
+            f"'{cell}" if str(cell).startswith(_FORMULA) else cell for cell in row
         )
     return answer
