@@ -44,7 +44,9 @@ def _plain(value: object) -> Any:
     if isinstance(value, dt.date):
         return value.isoformat()
     return {
-        one.name: getattr(value, one.name) for one in fields(cast(Any, value)) if one.name != "raw"
+        field.name: getattr(value, field.name)
+        for field in fields(cast(Any, value))
+        if field.name != "raw"
     }
 
 
@@ -72,9 +74,9 @@ class _Plan(NamedTuple):
 @cache
 def _plan(kind: type, model: type[Model], given: tuple[str, ...]) -> _Plan:
     hints = get_type_hints(kind)
-    names = [one.name for one in fields(kind) if one.name != "raw"]
+    names = [field.name for field in fields(kind) if field.name != "raw"]
     stored = [name for name in names if name not in given]
-    columns = {one.attname: one for one in model._meta.concrete_fields}
+    columns = {field.attname: field for field in model._meta.concrete_fields}
     texts = {name for name in stored if f"{name}_json" in columns}
     conversions: list[tuple[str, Callable[[Any], Any]]] = []
     for name in names:
@@ -203,12 +205,12 @@ def serialize_submission(row: JobGroup, children: Iterable[ChildJob]) -> dict[st
         "job_group_id": row.id,
         "child_jobs": [
             {
-                "job_id": one.id,
-                "backend_id": None if row.placement == Placement.POOL else one.backend_id or "",
-                "seed": one.seed,
+                "job_id": child.id,
+                "backend_id": None if row.placement == Placement.POOL else child.backend_id or "",
+                "seed": child.seed,
                 "status": ChildStatus.QUEUED.value,
             }
-            for one in children
+            for child in children
         ],
         "status": "pending" if row.accepted_without_runner else "running",
         "created_at": iso(row.created_at),

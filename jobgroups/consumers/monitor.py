@@ -82,10 +82,10 @@ def _backends() -> str:
         for row in backend_list()
     ]
     loads = [(key, str(load)) for key, load in sorted(backends.backend_loads().items())]
-    found = [(row.url, row.ignored_at) for row in found_list()]
+    unregistered = [(row.url, row.ignored_at) for row in found_list()]
     excluded = [(row.id, row.count) for row in active_exclusions()]
-    shown = repr((seen, loads, found, excluded))
-    return hashlib.sha256(shown.encode()).hexdigest()[:16]
+    parts = repr((seen, loads, unregistered, excluded))
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 class MonitorPoller:
@@ -118,7 +118,7 @@ _GROUP_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
 def groups_of(query_string: bytes, name: str = "groups") -> list[str]:
     """Return the ids in ``?groups=``, each once, without invalid ones."""
     given = parse_qs(query_string.decode("latin-1")).get(name, [""])[0].split(",")
-    known = [one for one in dict.fromkeys(given) if _GROUP_ID.fullmatch(one)]
+    known = [group_id for group_id in dict.fromkeys(given) if _GROUP_ID.fullmatch(group_id)]
     return known[:MAX_GROUPS]
 
 
@@ -134,23 +134,25 @@ class MonitorConsumer(Socket):
         self._progressed = asyncio.Event()
         subscriptions: list[Subscription] = []
         query = self.scope.get("query_string", b"")
-        shown = groups_of(query)
+        group_ids = groups_of(query)
         try:
             # One by one, so that a cancellation removes those that exist.
-            for group_id in shown:
+            for group_id in group_ids:
                 subscriptions.append(await hub.subscribe(group_id, self._lag))  # noqa: PERF401
             for group_id in groups_of(query, "stars"):
                 subscriptions.append(await hub.subscribe(group_id, self._lag, only=_MARKS))  # noqa: PERF401
-            state = await self._snapshot(shown)
+            state = await self._snapshot(group_ids)
             self.mark_ready()
             async with asyncio.TaskGroup() as tasks:
-                for one in subscriptions:
-                    tasks.create_task(self._follow(one), name=f"monitor {one.group_id}")
+                for subscription in subscriptions:
+                    tasks.create_task(
+                        self._follow(subscription), name=f"monitor {subscription.group_id}"
+                    )
                 tasks.create_task(self._flush(), name="monitor progress")
                 tasks.create_task(self._poll_state(state), name="monitor state")
         finally:
-            for one in subscriptions:
-                await hub.unsubscribe(one)
+            for subscription in subscriptions:
+                await hub.unsubscribe(subscription)
 
     def _lag(self) -> None:
         self.request_close(TOO_SLOW)

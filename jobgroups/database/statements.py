@@ -85,15 +85,15 @@ class PreparedQuery(threading.local, Generic[M]):
         return _Query(self._rows())
 
     def first(self, key: Any = None, **values: Any) -> M | None:
-        found = self(key, **values)
-        return found[0] if found else None
+        rows = self(key, **values)
+        return rows[0] if rows else None
 
     def get(self, key: Any) -> M:
-        found = self(key)
-        if not found:
+        rows = self(key)
+        if not rows:
             model: Any = self._rows().model
             raise model.DoesNotExist(f"There is no such row as {key}.")
-        return found[0]
+        return rows[0]
 
 
 class PreparedValues(threading.local):
@@ -127,13 +127,13 @@ class _Sql:
 
     def execute(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         parameters = [
-            adapted(values[one.name]) if isinstance(one, Parameter) else one
-            for one in self._parameters
+            adapted(values[parameter.name]) if isinstance(parameter, Parameter) else parameter
+            for parameter in self._parameters
         ]
         with connection.cursor() as cursor:
             cursor.execute(self._sql, parameters)
-            found: list[tuple[Any, ...]] = cursor.fetchall()
-        return found
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
     def converted(self, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """Return rows of ``execute`` with the values that Django gives."""
@@ -192,7 +192,7 @@ def update_where(
         # PostgreSQL refuses an empty list.
         return False
     sql, columns = _updating(
-        model, tuple(fields), tuple((one, len(allowed[one])) for one in allowed)
+        model, tuple(fields), tuple((field, len(allowed[field])) for field in allowed)
     )
     values = [*fields.values(), key, *(value for some in allowed.values() for value in some)]
     prepared = [
@@ -252,7 +252,7 @@ class Insertion:
             if (
                 len(rows) == 1
                 or field.attname == later
-                or any(one is not values[0] for one in values)
+                or any(value is not values[0] for value in values)
             ):
                 self._own[column] = values
             else:

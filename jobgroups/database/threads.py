@@ -206,8 +206,8 @@ class DatabaseThreads:
         closing.join()
 
     def _close_connections(self) -> None:
-        for one in self._connections:
-            one.close()
+        for of_thread in self._connections:
+            of_thread.close()
 
 
 def write(work: Callable[[], R]) -> R:
@@ -305,8 +305,8 @@ class LoopReader:
                 isolation_level=None,
                 check_same_thread=False,
             )
-        found: list[tuple[Any, ...]] = self._connection.execute(sql, values).fetchall()
-        return found[0] if found else None
+        rows: list[tuple[Any, ...]] = self._connection.execute(sql, values).fetchall()
+        return rows[0] if rows else None
 
     def close(self) -> None:
         if self._connection is not None:

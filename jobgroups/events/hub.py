@@ -232,7 +232,7 @@ class Hub:
             services += [relay.run_sending(), relay.run_receiving()]
         # The tasks live as long as the loop, so no TaskGroup can own them. The loop keeps no
         # reference.
-        self._tasks = {loop.create_task(one, name="hub") for one in services}
+        self._tasks = {loop.create_task(service, name="hub") for service in services}
 
     async def aclose(self) -> None:
         tasks, self._tasks = self._tasks, set()
@@ -433,13 +433,17 @@ class Hub:
             await asyncio.sleep(POLL_SECONDS)
             if self._relay is not None:
                 await self._relay.rejoin()
-                wanted = [one for one, group in self._channels.items() if group.wants_previews]
+                wanted = [
+                    watched_id
+                    for watched_id, group in self._channels.items()
+                    if group.wants_previews
+                ]
                 self._announce_preview_interest(*wanted)
             if not self._channels or self._read_seqs is None:
                 continue
             try:
-                shown = set(self._channels)
-                seqs = await self._read_seqs(list(shown))
+                subscribed = set(self._channels)
+                seqs = await self._read_seqs(list(subscribed))
             except DatabaseError as error:
                 # One line, no traceback: the server may be restarting.
                 reason = str(error).strip().partition("\n")[0]
@@ -447,14 +451,14 @@ class Hub:
             except Exception:
                 logger.warning("subscribed groups: unexpected error", exc_info=True)
             else:
-                for group_id in shown & self._channels.keys():
+                for group_id in subscribed & self._channels.keys():
                     self._channels[group_id].check_seq(seqs.get(group_id))
 
 
 def _noted(times: Mapping[str, float], group_id: str, seconds: float) -> dict[str, float]:
     """Return the times that are not over, with one for a group in so many seconds."""
     moment = time.monotonic()
-    return {one: until for one, until in times.items() if until > moment} | {
+    return {other_id: until for other_id, until in times.items() if until > moment} | {
         group_id: moment + seconds
     }
 

@@ -47,9 +47,9 @@ async def iter_zip(
             source = file.backend_id if file.stored is None else ""
             try:
                 if source in away:
-                    said = "It did not answer for an earlier file."
+                    sentence = "It did not answer for an earlier file."
                     raise (
-                        BackendAway(source, said)
+                        BackendAway(source, sentence)
                         if source
                         else StorageAway("it did not answer for an earlier file")
                     )

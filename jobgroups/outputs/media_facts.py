@@ -39,17 +39,19 @@ def stored_row(incoming: IncomingFile, filename: str) -> StoredFile:
     """
     incoming.close()
     width, height, duration = media_facts(incoming.path, filename)
-    hashes = {"sha256": ""} | {one.name: one.hexdigest() for one in incoming.hashes}
+    hashes = {"sha256": ""} | {digest.name: digest.hexdigest() for digest in incoming.hashes}
     return StoredFile(
         **hashes, size_bytes=incoming.size_bytes, width=width, height=height, duration=duration
     )
 
 
 def _probed(ffprobe: str, path: Path) -> tuple[int | None, int | None, float | None]:
-    shown = ("-of", "json", "-show_entries", "format=duration:stream=width,height")
-    found = json.loads(ffmpeg.run(ffprobe, f"file:{path}", _FORMATS, shown))
-    seen: dict[str, int] = next((one for one in found.get("streams", ()) if one.get("width")), {})
-    duration = found.get("format", {}).get("duration")
+    options = ("-of", "json", "-show_entries", "format=duration:stream=width,height")
+    probed = json.loads(ffmpeg.run(ffprobe, f"file:{path}", _FORMATS, options))
+    seen: dict[str, int] = next(
+        (stream for stream in probed.get("streams", ()) if stream.get("width")), {}
+    )
+    duration = probed.get("format", {}).get("duration")
     return (
         seen.get("width"),
         seen.get("height"),

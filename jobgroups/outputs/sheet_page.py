@@ -100,7 +100,9 @@ def _write(pen: ImageDraw.ImageDraw, text: Text, height: int = FONT, ink: str = 
 def _shown(text: str) -> str:
     """Return a text with the letters of the font as far as possible; others become boxes."""
     letters = unicodedata.normalize("NFD", text[:_MOST_LETTERS].translate(_LETTERS))
-    return "".join(one for one in letters if not unicodedata.combining(one) and one.isprintable())
+    return "".join(
+        letter for letter in letters if not unicodedata.combining(letter) and letter.isprintable()
+    )
 
 
 def wrapped(text: str, width: int, lines: int, advance: Callable[[str], float]) -> list[str]:
@@ -109,13 +111,13 @@ def wrapped(text: str, width: int, lines: int, advance: Callable[[str], float]) 
 
     ``advance`` returns the width of a letter.
     """
-    found: list[str] = []
-    while text and len(found) < lines:
+    lines_of_text: list[str] = []
+    while text and len(lines_of_text) < lines:
         end = bisect_right(list(accumulate(map(advance, text))), width) or 1
-        if end < len(text) and len(found) == lines - 1:
+        if end < len(text) and len(lines_of_text) == lines - 1:
             text = f"{text[: max(end - 2, 1)].rstrip()}…"
         elif end < len(text) and (blank := text.rfind(" ", end // 2, end + 1)) > 0:
             end = blank
-        found.append(text[:end].rstrip())
+        lines_of_text.append(text[:end].rstrip())
         text = text[end:].lstrip()
-    return found
+    return lines_of_text

@@ -238,12 +238,12 @@ class DiskCache:
                 self._filled = self._clear()
 
     def _entries(self) -> list[tuple[int, int, Path]]:
-        found = []
+        entries = []
         for path in self._folder.glob("??/*"):
             with contextlib.suppress(OSError):
                 stat = path.stat()
-                found.append((stat.st_mtime_ns, stat.st_size + _ENTRY_BYTES, path))
-        return found
+                entries.append((stat.st_mtime_ns, stat.st_size + _ENTRY_BYTES, path))
+        return entries
 
     def _clear(self) -> int:
         """Remove the least recently used files; return the remaining bytes."""

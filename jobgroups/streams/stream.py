@@ -63,8 +63,10 @@ class Stream:
     def __init__(self, seq: int, children: Iterable[ChildHead]) -> None:
         self.sent = seq  #: The last event that the client has.
         self._children = {
-            one.job_id: _Child(one.attempts, one.status == ChildStatus.RUNNING, one.progress)
-            for one in children
+            child.job_id: _Child(
+                child.attempts, child.status == ChildStatus.RUNNING, child.progress
+            )
+            for child in children
         }
 
     def has_gap_before(self, seq: int) -> bool:
