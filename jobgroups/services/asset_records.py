@@ -174,7 +174,7 @@ def _file_names(graph: Workflow) -> Iterator[tuple[str, str, str]]:
             if isinstance(value, str) and name in FILE_INPUTS:
                 yield node_id, name, value
             elif isinstance(value, list) and any(
-                isinstance(one, dict) and "__type" in one for one in value
+                isinstance(element, dict) and "__type" in element for element in value
             ):
                 raise MissingAsset(
                     node_id, name, "A reference must be the whole value of an input."

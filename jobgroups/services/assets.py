@@ -89,25 +89,25 @@ def assets_use(group: JobGroup, references: Sequence[tuple[str, str]]) -> None:
     asset_ids = {asset_id for _, asset_id in references}
     if gone := _use(asset_ids, group.created_at):
         raise references_unknown(references, gone)
-    insert([AssetUse(group=group, asset_id=one) for one in asset_ids])
+    insert([AssetUse(group=group, asset_id=asset_id) for asset_id in asset_ids])
 
 
 def assets_use_again(group: JobGroup, children: Iterable[ChildJob]) -> None:
     """Keep the assets of some children that are queued again, in the caller's transaction, or raise
     ``AssetDeleted``.
     """
-    found: dict[str, tuple[str, str]] = {}
+    references: dict[str, tuple[str, str]] = {}
     if REFERENCE_TYPE in group.workflow_json or REFERENCE_TYPE in group.parameters_json:
         template = build_template(
             json.loads(group.workflow_json), json.loads(group.parameters_json)
         )
-        found = references_by_asset(template.workflow)
+        references = references_by_asset(template.workflow)
     for child in children:
         if child.variation_json and REFERENCE_TYPE in child.variation_json:
             of_child = variation_assets(json.loads(child.variation_json))
-            found |= {asset_id: (f"of job {child.id}", name) for name, asset_id in of_child}
-    for gone in _use(found, now()):
-        raise AssetDeleted(*found[gone])
+            references |= {asset_id: (f"of job {child.id}", name) for name, asset_id in of_child}
+    for gone in _use(references, now()):
+        raise AssetDeleted(*references[gone])
 
 
 def _use(asset_ids: Collection[str], moment: dt.datetime) -> list[str]:
@@ -120,8 +120,8 @@ def _use(asset_ids: Collection[str], moment: dt.datetime) -> list[str]:
     for first in range(0, len(in_order), _AT_ONCE):
         some = in_order[first : first + _AT_ONCE]
         rows = Asset.objects.filter(pk__in=some)
-        found = set(rows.select_for_update().order_by("pk").values_list("pk", flat=True))
-        missing += [one for one in some if one not in found]
+        existing = set(rows.select_for_update().order_by("pk").values_list("pk", flat=True))
+        missing += [asset_id for asset_id in some if asset_id not in existing]
         rows.update(used_at=moment)
     return missing
 
@@ -165,7 +165,7 @@ def records_delete(records: QuerySet[AssetRecord]) -> None:
     """Delete records in the caller's transaction. Their idempotency keys stay used."""
     keyed = records.filter(idempotency_key__isnull=False).values("idempotency_key", "created_at")
     DeletedSubmission.objects.bulk_create(
-        [DeletedSubmission(**one) for one in keyed],
+        [DeletedSubmission(**columns) for columns in keyed],
         update_conflicts=True,
         unique_fields=["submitter", "idempotency_key"],
         update_fields=["created_at"],

@@ -129,7 +129,7 @@ def check_pool(group: JobGroup, children: Iterable[ChildJob]) -> None:
     Raises ``BackendUnavailable`` with the reason of each candidate if none of one variant does.
     """
     for variant in group.variants.filter(pk__in={child.variant_id for child in children}):
-        reasons = [(one.row.id, one.reason) for one in candidate_reasons(variant)]
+        reasons = [(candidate.row.id, candidate.reason) for candidate in candidate_reasons(variant)]
         if all(reason for _, reason in reasons):
             none = (", ".join(sorted(variant.candidates)), "No registered backend is a candidate.")
             refused = [{"backend_id": name, "reason": why} for name, why in reasons or [none]]

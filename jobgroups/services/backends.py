@@ -35,11 +35,11 @@ def lock_backends(backend_ids: Collection[str]) -> None:
             f"SELECT id, enabled FROM {table} WHERE id IN ({places}) ORDER BY id{lock}",  # noqa: S608 ids are bound
             wanted,
         )
-        found = {row[0]: bool(row[1]) for row in cursor.fetchall()}
+        enabled_by_id = {row[0]: bool(row[1]) for row in cursor.fetchall()}
     for backend_id in wanted:
-        if backend_id not in found:
+        if backend_id not in enabled_by_id:
             raise Conflict(f"Backend {backend_id} was removed a moment ago; submit again.")
-        if not found[backend_id]:
+        if not enabled_by_id[backend_id]:
             raise Conflict(f"Backend {backend_id} was disabled a moment ago; submit again.")
 
 

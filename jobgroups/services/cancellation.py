@@ -35,9 +35,9 @@ def child_cancel(*, group_id: str, job_id: str) -> bool:
     ``ChildNotFound``.
     """
     with group_transaction(group_id) as tx:
-        found = tx.children(pk=job_id)
-        if not found:
+        children = tx.children(pk=job_id)
+        if not children:
             raise ChildNotFound(job_id)
-        open_children = [child for child in found if child.status in CHILD_OPEN]
+        open_children = [child for child in children if child.status in CHILD_OPEN]
         tx.cancel_children(open_children)
     return bool(open_children)

@@ -33,20 +33,20 @@ class CandidateBackends:
     def __init__(self, group: JobGroup, left: str = "") -> None:
         self._group = group
         self._left = left
-        self._found: dict[RetryScope, dict[str, Candidate]] = {}
+        self._by_scope: dict[RetryScope, dict[str, Candidate]] = {}
 
     def within(self, elsewhere: RetryScope) -> dict[str, Candidate]:
-        if elsewhere not in self._found:
-            found = candidate_backends(self._group, elsewhere, besides={self._left})
-            self._found[elsewhere] = {candidate.backend_id: candidate for candidate in found}
-        return self._found[elsewhere]
+        if elsewhere not in self._by_scope:
+            candidates = candidate_backends(self._group, elsewhere, besides={self._left})
+            self._by_scope[elsewhere] = {candidate.backend_id: candidate for candidate in candidates}
+        return self._by_scope[elsewhere]
 
     def count(self, backend_id: str) -> None:
         """Count one more queued child at a backend, so that the next child prefers an idle one."""
-        for found in self._found.values():
-            if backend_id in found:
-                taken = found[backend_id]
-                found[backend_id] = replace(taken, waiting=taken.waiting + 1)
+        for candidates in self._by_scope.values():
+            if backend_id in candidates:
+                taken = candidates[backend_id]
+                candidates[backend_id] = replace(taken, waiting=taken.waiting + 1)
 
     def pick(self, tried: AttemptHistory) -> str | None:
         """Return the best backend for one more child, which counts as queued there, by the group's
@@ -54,12 +54,12 @@ class CandidateBackends:
 
         The backend cannot be deleted until the transaction ends.
         """
-        found = self.within(RetryScope(self._group.retry_elsewhere))
-        while (target := retry_policy.best_candidate(found.values(), tried)) is not None:
+        candidates = self.within(RetryScope(self._group.retry_elsewhere))
+        while (target := retry_policy.best_candidate(candidates.values(), tried)) is not None:
             if are_locked([target]):
                 self.count(target)
                 return target
-            del found[target]
+            del candidates[target]
         return None
 
 

@@ -56,12 +56,12 @@ def captures_keep(child: ChildJob, attempt: Attempt, files: Mapping[str, StoredF
     while unknown := [file for file in files.values() if file.blake3 not in stored]:
         StoredFile.objects.bulk_create(unknown, ignore_conflicts=True)
         # Locked: content that was there before may be being deleted.
-        found = (
+        same_files = (
             StoredFile.objects.select_for_update()
             .filter(blake3__in=contents.values())
             .order_by("pk")
         )
-        stored = {file.blake3: file for file in found}
+        stored = {file.blake3: file for file in same_files}
     items = list(reported_files(json.loads(attempt.outputs_json or "{}")))
     rows = _rows(child, attempt, attempt.outputs_json, of_frames=True)
     for row in rows:
@@ -111,9 +111,9 @@ def captures_request(*, group_id: str | None = None) -> int:
     last = ""
     while children := list(missing.filter(pk__gt=last)[:_AT_ONCE]):
         last = children[-1].pk
-        rows = [row for one in children for row in _rows(one, one.current_attempt)]
+        rows = [row for child in children for row in _rows(child, child.current_attempt)]
         with transaction.atomic():
-            groups_revise({one.group_id for one in children})
+            groups_revise({child.group_id for child in children})
             count += len(Capture.objects.bulk_create(rows, ignore_conflicts=True))
     given_up = Capture.objects.filter(child__in=completed, file__isnull=True, due_at__isnull=True)
     moment = now()
@@ -213,12 +213,12 @@ def _digest(capture: Capture) -> str:
 def captures_fill() -> int:
     """Store the digests of some rows that the previous release wrote; return their number."""
     unfilled = Capture.objects.filter(digest=None)
-    found = list(unfilled.select_related("child").order_by()[:_AT_ONCE])
-    for capture in found:
+    captures = list(unfilled.select_related("child").order_by()[:_AT_ONCE])
+    for capture in captures:
         capture.digest = _digest(capture)
     # Only of rows without one, still: another capture may have corrected them.
-    retry_on_conflict(unfilled.bulk_update)(found, ["digest"], batch_size=100)
-    return len(found)
+    retry_on_conflict(unfilled.bulk_update)(captures, ["digest"], batch_size=100)
+    return len(captures)
 
 
 @retried_transaction
@@ -240,8 +240,8 @@ def captures_hold(*, ids: Sequence[int], seconds: float) -> None:
     them.
     """
     pending = Capture.objects.filter(pk__in=ids, due_at__isnull=False).order_by("pk")
-    found = list(pending.select_for_update(skip_locked=True).values_list("pk", flat=True))
-    Capture.objects.filter(pk__in=found).update(
+    capture_ids = list(pending.select_for_update(skip_locked=True).values_list("pk", flat=True))
+    Capture.objects.filter(pk__in=capture_ids).update(
         due_at=database_now() + dt.timedelta(seconds=seconds)
     )
 
@@ -293,9 +293,9 @@ def files_collect(file_ids: Sequence[str] | None = None) -> tuple[int, int]:
         file_ids = list(_unused().values_list("pk", flat=True))
     count = size = 0
     for first in range(0, len(file_ids), _AT_ONCE):
-        found = _unused().filter(pk__in=file_ids[first : first + _AT_ONCE])
-        with stored_files.marked(*(file.stored_name for file in found)):
-            for file in _delete_rows([file.pk for file in found]):
+        unused = _unused().filter(pk__in=file_ids[first : first + _AT_ONCE])
+        with stored_files.marked(*(file.stored_name for file in unused)):
+            for file in _delete_rows([file.pk for file in unused]):
                 stored_files.delete_file(file.stored_name)
                 count += 1
                 size += file.size_bytes

@@ -86,8 +86,10 @@ def learn(attempt: Attempt) -> None:
     if not (variant or (is_500 and digest)) or rows.first() is None:
         return
     is_of_variant = variant is not None and _concerns_variant(attempt, kind, variant)
-    for one, since in valid_since().items():
-        Exclusion.objects.filter(backend=attempt.backend_id, kind=one, last_at__lte=since).delete()
+    for other_kind, since in valid_since().items():
+        Exclusion.objects.filter(
+            backend=attempt.backend_id, kind=other_kind, last_at__lte=since
+        ).delete()
     moment = now()
     same = {
         "backend_id": attempt.backend_id,
@@ -97,9 +99,9 @@ def learn(attempt: Attempt) -> None:
     }
     reason = attempt.error_message or failure_label(attempt.failure_class)
     failure = FailureClass.WORKFLOW_REFUSED if is_500 else ""
-    said = {"reason": reason[:_MAX_REASON], "last_at": moment, "failure_class": failure}
-    if not Exclusion.objects.filter(**same).update(count=F("count") + 1, **said):
-        Exclusion.objects.create(**same, **said, since=moment, count=0 if is_500 else 1)
+    newest = {"reason": reason[:_MAX_REASON], "last_at": moment, "failure_class": failure}
+    if not Exclusion.objects.filter(**same).update(count=F("count") + 1, **newest):
+        Exclusion.objects.create(**same, **newest, since=moment, count=0 if is_500 else 1)
     log.notify_runners_on_commit()
 
 
@@ -127,8 +129,8 @@ _MODEL_OR_MODULE: Final = re.compile(r"\bModel in folder '|ModuleNotFoundError")
 
 
 def _node_errors(attempt: Attempt) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(attempt.error_details_json or "{}").get("node_errors")
-    return found or json.loads(attempt.node_errors_json or "{}")
+    node_errors: dict[str, Any] = json.loads(attempt.error_details_json or "{}").get("node_errors")
+    return node_errors or json.loads(attempt.node_errors_json or "{}")
 
 
 def _faulty_inputs(node_errors: Mapping[str, Any]) -> Iterator[str]:

@@ -131,8 +131,10 @@ def children_unblock(*, fence: FencingToken) -> int:
     blocking = stopped.filter(child__status=ChildStatus.QUEUED, child__current_attempt__isnull=True)
     # In two statements, as no UPDATE joins another table. The second one passes an attempt that has
     # ended meanwhile.
-    found = list(blocking.exclude(child__backend_id=fence.backend_id).values_list("pk", flat=True))
-    count = stopped.filter(pk__in=found).update(failure_class=FailureClass.UNREACHABLE)
+    attempt_ids = list(
+        blocking.exclude(child__backend_id=fence.backend_id).values_list("pk", flat=True)
+    )
+    count = stopped.filter(pk__in=attempt_ids).update(failure_class=FailureClass.UNREACHABLE)
     if count:
         log.notify_runners_on_commit()
     return count
@@ -214,7 +216,9 @@ def pool_give_up(*, variant_id: int, limit_s: int) -> int:
         return 0
     candidates = candidate_reasons(variant)
     # Of those that are neither away nor leaving.
-    kinds = {one.failure for one in candidates if may_take_later(one.row, now=now())}
+    kinds = {
+        candidate.failure for candidate in candidates if may_take_later(candidate.row, now=now())
+    }
     if None in kinds:
         return 0
     return _fail_unclaimed(
@@ -235,9 +239,10 @@ def pool_fail_refused(*, variant_ids: Collection[int]) -> int:
         "group__workflow_json", "group__editor_json"
     ):
         candidates = [
-            one._replace(reason=one.unfit or one.reason) for one in candidate_reasons(variant)
+            candidate._replace(reason=candidate.unfit or candidate.reason)
+            for candidate in candidate_reasons(variant)
         ]
-        kinds = {one.failure for one in candidates}
+        kinds = {candidate.failure for candidate in candidates}
         if FailureClass.WORKFLOW_REFUSED in kinds and not open_candidates(variant):
             failed += _fail_unclaimed(
                 variant.pk, _no_candidate(candidates, kinds, "No backend can execute it")
@@ -261,11 +266,14 @@ _OF_EXCLUDED: Final = (FailureClass.WORKFLOW_REFUSED, *CLASS_OF.values())
 def _no_candidate(
     candidates: Sequence[PoolCandidate], kinds: Collection[FailureClass | None], subject: str
 ) -> Failure:
-    kind = next((one for one in _OF_EXCLUDED if one in kinds), FailureClass.UNREACHABLE)
-    shown = [f"{one.row.id}: {one.reason.rstrip('.')}" for one in candidates]
-    if len(shown) > _MOST_SHOWN:
-        shown[_MOST_SHOWN:] = [f"{len(shown) - _MOST_SHOWN} more"]
-    why = "; ".join(shown) or "no registered backend is a candidate"
+    kind = next(
+        (failure_class for failure_class in _OF_EXCLUDED if failure_class in kinds),
+        FailureClass.UNREACHABLE,
+    )
+    reasons = [f"{candidate.row.id}: {candidate.reason.rstrip('.')}" for candidate in candidates]
+    if len(reasons) > _MOST_SHOWN:
+        reasons[_MOST_SHOWN:] = [f"{len(reasons) - _MOST_SHOWN} more"]
+    why = "; ".join(reasons) or "no registered backend is a candidate"
     return _never_executed(kind, f"{subject}: {why}.")
 
 

@@ -141,8 +141,8 @@ def output_replaced(*, job_id: str, digest: str) -> None:
     """Mark a child's output whose file is younger than the child's end: another prompt has written
     it.
     """
-    found = Attempt.objects.filter(child=job_id, child__current_attempt=F("pk"))
-    rows = {row.pk: row for row in found}
+    attempts = Attempt.objects.filter(child=job_id, child__current_attempt=F("pk"))
+    rows = {row.pk: row for row in attempts}
     ReportedFile.objects.filter(attempt__in=rows, digest=digest).delete()
     _mark({attempt_id: {digest} for attempt_id in rows}, rows, keep_captured=False)
 

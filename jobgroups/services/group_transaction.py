@@ -132,14 +132,14 @@ class GroupTransaction:
             "stopped_by": stopped_by,
         }
         for first in range(0, len(children), _AT_ONCE):
-            some = [one.pk for one in children[first : first + _AT_ONCE]]
+            some = [child.pk for child in children[first : first + _AT_ONCE]]
             ChildJob.objects.filter(
                 pk__in=some, status__in=sources_of(ChildStatus.CANCELLED)
             ).update(**fields)
-        for one in children:
+        for child in children:
             for name, value in fields.items():
-                setattr(one, name, value)
-            self.add_event(log.child_cancelled(one))
+                setattr(child, name, value)
+            self.add_event(log.child_cancelled(child))
         # Every active attempt, not the current one alone: an older one may still be stopping.
         active = Attempt.objects.filter(child__in=children, ended_at__isnull=True)
         self.request_stop(list(active.values_list("pk", flat=True)), StopReason.CANCEL)

@@ -69,11 +69,11 @@ def group_delete(*, group_id: str) -> Deletion:
     Raises ``GroupNotFound``, ``GroupOpen``, or ``GroupStopping`` while one of its prompts may still
     run.
     """
-    found = group_deletion(group_id=group_id)
+    deletion = group_deletion(group_id=group_id)
     deleted, _, file_ids = groups_delete([group_id], ended_groups())
     if not deleted:
         # Another request was faster, or a retry has opened the group.
         group_deletion(group_id=group_id)
         raise GroupOpen(group_id)
     count, size = files_collect(file_ids)
-    return replace(found, files=count, bytes=size)
+    return replace(deletion, files=count, bytes=size)

@@ -39,10 +39,10 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
         BackendUnavailable: it takes nothing, or lacks what the group requires.
     """
     with group_transaction(group_id) as tx:
-        found = tx.children(pk=job_id)
-        if not found:
+        children = tx.children(pk=job_id)
+        if not children:
             raise ChildNotFound(job_id)
-        child = found[0]
+        child = children[0]
         if child.status != ChildStatus.QUEUED:
             raise JobNotWaiting(job_id, child.status, child.backend_id or "")
         moved = child.backend_id != backend_id or not child.is_bound

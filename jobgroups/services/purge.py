@@ -125,18 +125,22 @@ def groups_purge(limits: Limits) -> Iterator[Purged]:
     groups = _purgeable(limits)
     # By age, so that a group that cannot be deleted now is passed.
     rows = following = groups.order_by("created_at", "id")
-    while found := list(following.values_list("id", "total_count", "created_at")[:_GROUPS_AT_ONCE]):
+    while groups_of_batch := list(
+        following.values_list("id", "total_count", "created_at")[:_GROUPS_AT_ONCE]
+    ):
         # The first group, and those behind it that fit into one transaction with it.
-        children = itertools.accumulate(total for _, total, _ in found)
+        children = itertools.accumulate(total for _, total, _ in groups_of_batch)
         batch = [
-            one for one, total in zip(found, children, strict=True) if total <= _CHILDREN_AT_ONCE
-        ] or found[:1]
+            row
+            for row, total in zip(groups_of_batch, children, strict=True)
+            if total <= _CHILDREN_AT_ONCE
+        ] or groups_of_batch[:1]
         group_id, _, created_at = batch[-1]
         # Those of the very same moment come again; that they are gone is no error.
         following = rows.filter(created_at__gte=created_at).exclude(
             created_at=created_at, id__lte=group_id
         )
-        count, children_count, file_ids = groups_delete([one for one, _, _ in batch], groups)
+        count, children_count, file_ids = groups_delete([row for row, _, _ in batch], groups)
         yield Purged(count, children_count, *files_collect(file_ids))
 
 
@@ -190,7 +194,9 @@ def _keep_keys(group_ids: Sequence[str]) -> None:
     valid = JobGroup.objects.filter(
         pk__in=group_ids, idempotency_key__isnull=False, created_at__gt=oldest
     )
-    DeletedSubmission.objects.bulk_create(DeletedSubmission(**one) for one in valid.values(*names))
+    DeletedSubmission.objects.bulk_create(
+        DeletedSubmission(**columns) for columns in valid.values(*names)
+    )
 
 
 def ended_groups() -> QuerySet[JobGroup]:

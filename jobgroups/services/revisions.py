@@ -22,9 +22,9 @@ def groups_revise(ids: Collection[str], *, skip_locked: bool = False) -> set[str
         .filter(pk__in=ids)
         .order_by("pk")
     )
-    found = set(rows.values_list("pk", flat=True))
-    JobGroup.objects.filter(pk__in=found).order_by().update(revision=F("revision") + 1)
-    return found
+    group_ids = set(rows.values_list("pk", flat=True))
+    JobGroup.objects.filter(pk__in=group_ids).order_by().update(revision=F("revision") + 1)
+    return group_ids
 
 
 def groups_of(child_ids: Collection[str]) -> dict[str, str]:

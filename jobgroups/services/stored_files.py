@@ -99,7 +99,9 @@ def _lock_of(folder: Path) -> FileLock:
 def free_bytes() -> int:
     """Return how much of the disk for received files is free."""
     folder: Path = settings.DIRECTOR_FILES_DIR
-    return shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free
+    return shutil.disk_usage(
+        next(parent for parent in (folder, *folder.parents) if parent.exists())
+    ).free
 
 
 def require_space(size: int = 0) -> None:

@@ -177,8 +177,8 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
     group = _group_row(submission, base, runner_alive)
     group.warnings_json = to_json(warnings_of(submission))
     group.workflow_digest = template.digests[0]
-    found = workflow.summary(template.workflow)
-    group.summary_json, group.prompt = to_json(found), found.get("prompt", "")
+    summary = workflow.summary(template.workflow)
+    group.summary_json, group.prompt = to_json(summary), summary.get("prompt", "")
     children = _child_rows(group, submission, jobs_of(submission, base))
     variants: list[Variant] = []
     if submission.count is not None:
@@ -292,7 +292,11 @@ def warnings_of(submission: Submission) -> list[str]:
     differ = submission.batch is not None and all(job.variation for job in submission.batch.jobs)
     return [
         *submission.warnings,
-        *(one for one in submission.template.warnings if not (differ and one == NO_SEED)),
+        *(
+            warning
+            for warning in submission.template.warnings
+            if not (differ and warning == NO_SEED)
+        ),
     ]
 
 

@@ -21,19 +21,19 @@ def timings_store(samples: Collection[TimingSample]) -> None:
     """Store samples, oldest first. Two runners that store one pair at once lose a sample, which is
     allowed.
     """
-    digests = {one.workflow_digest for one in samples}
-    names = {one.backend_id for one in samples}
+    digests = {sample.workflow_digest for sample in samples}
+    names = {sample.backend_id for sample in samples}
     registered = set(Backend.objects.filter(pk__in=names).values_list("pk", flat=True))
     rows = {
         (row.workflow_digest, row.backend_id): row
         for row in Timing.objects.filter(workflow_digest__in=digests, backend__in=names)
     }
     changed: dict[tuple[str, str], Timing] = {}
-    for one in samples:
-        key = one.workflow_digest, one.backend_id
-        if one.backend_id in registered:
+    for sample in samples:
+        key = sample.workflow_digest, sample.backend_id
+        if sample.backend_id in registered:
             row = rows.get(key) or Timing(workflow_digest=key[0], backend_id=key[1])
-            _learn(row, one)
+            _learn(row, sample)
             # The unique key decides whether it is inserted or updated.
             row.pk = None
             rows[key] = changed[key] = row

@@ -73,13 +73,16 @@ def attempt_transaction(
     If the attempt ends and its child is queued, the runners are notified: the child may wait for
     another backend, and only for this end, since no two of its prompts run at once.
     """
-    found: Any = _group_of_attempt.get(attempt_id)
-    with group_transaction(found.group_id, fence=fence) as tx:
-        child = _locked_child.get(found.child_id)
+    stored_attempt: Any = _group_of_attempt.get(attempt_id)
+    with group_transaction(stored_attempt.group_id, fence=fence) as tx:
+        child = _locked_child.get(stored_attempt.child_id)
         attempt = _locked_attempt.get(attempt_id)
         was_over = attempt.ended_at is not None
         with bound(
-            group=found.group_id, job=child.id, attempt=attempt.number, backend=attempt.backend_id
+            group=stored_attempt.group_id,
+            job=child.id,
+            attempt=attempt.number,
+            backend=attempt.backend_id,
         ):
             yield tx, child, attempt
         if not was_over and attempt.ended_at is not None and is_free(child):

@@ -49,8 +49,8 @@ def _sum_up(begin: dt.datetime) -> None:
     within = Q(ended_at__gte=begin, ended_at__lt=end)
     rows = Attempt.objects.filter(within).order_by()
     # Before the sums: if attempts change meanwhile, the sums do not hold.
-    found = rows.aggregate(ids=Sum("pk", default=0), count=Count("pk"))
-    day = UsageDay(day=str(begin.date()), begins_at=begin, ends_at=end, id_sum=found["ids"])
+    totals = rows.aggregate(ids=Sum("pk", default=0), count=Count("pk"))
+    day = UsageDay(day=str(begin.date()), begins_at=begin, ends_at=end, id_sum=totals["ids"])
     others = Attempt.objects.filter(child=OuterRef("child"), ended_at__isnull=False).exclude(within)
     returning = (
         rows.filter(Exists(others)).values_list("child_id", flat=True).distinct()[: _MOST_ROWS + 1]
@@ -63,7 +63,7 @@ def _sum_up(begin: dt.datetime) -> None:
     for label in ([], *([METADATA + key] for key in sorted(keys))):
         for by in ([], ["submitter"], ["backend"], ["submitter", "backend"]):
             names = dimensions([*by, *label])
-            most = min(found["count"] // _WORTH, _MOST_ROWS - len(sums))
+            most = min(totals["count"] // _WORTH, _MOST_ROWS - len(sums))
             measured = list(sums_of(rows, names)[: most + 1]) if most > 0 else []
             if len(measured) <= most:
                 sums += [UsageSum(by=",".join(names), **row) for row in measured]
