@@ -64,7 +64,7 @@ _MOST_UNKNOWN: Final = 2**33  #: Bytes of a body without a length, which need no
 
 
 #: The ids and files of due captures, by their backends.
-_Found = Mapping[str, Sequence[tuple[int, OutputFile]]]
+_FilesByBackend = Mapping[str, Sequence[tuple[int, OutputFile]]]
 
 
 @dataclass(slots=True)
@@ -133,12 +133,14 @@ class Capturer:
                 self.due.clear()
                 try:
                     # A backend with files that wait needs no more, nor one that is away.
-                    busy = {one.backend_id for one in self._sources.values() if one.waiting}
+                    busy = {
+                        source.backend_id for source in self._sources.values() if source.waiting
+                    }
                     busy.update(filter(self._is_away, self._away))
-                    backend_ids, found = await self._threads.run(self._due, busy)
-                    self._add(found)
+                    backend_ids, files_by_backend = await self._threads.run(self._due, busy)
+                    self._add(files_by_backend)
                     for backend_id in backend_ids:
-                        if backend_id not in found:
+                        if backend_id not in files_by_backend:
                             self._sources.setdefault(
                                 backend_id, _Source(backend_id)
                             ).may_have_more = True
@@ -162,12 +164,14 @@ class Capturer:
         """The captures that are claimed, and not stored yet."""
         return list(self._known)
 
-    def _due(self, busy: Collection[str]) -> tuple[list[str], _Found]:
+    def _due(self, busy: Collection[str]) -> tuple[list[str], _FilesByBackend]:
         """Return the backends with due captures that are not busy, and the captures of those that
         could be read.
         """
         require_space()
-        backend_ids = [one for one in due_backends(runner=self._runner) if one not in busy]
+        backend_ids = [
+            backend_id for backend_id in due_backends(runner=self._runner) if backend_id not in busy
+        ]
         try:
             return backend_ids, self._due_of(backend_ids) if backend_ids else {}
         except DatabaseError:
@@ -177,7 +181,7 @@ class Capturer:
             logger.exception("Captures: unexpected error")
             return backend_ids, {}
 
-    def _due_of(self, backend_ids: Collection[str]) -> _Found:
+    def _due_of(self, backend_ids: Collection[str]) -> _FilesByBackend:
         if self._runner is not None:
             return due_captures(backend_ids=backend_ids, limit=_BATCH)
         seconds = self._intervals.capture_claim
@@ -185,10 +189,10 @@ class Capturer:
             captures.captures_claim(backend_ids=backend_ids, limit=_CLAIMED, seconds=seconds)
         )
 
-    def _add(self, found: _Found) -> None:
-        for backend_id, files in found.items():
+    def _add(self, files_by_backend: _FilesByBackend) -> None:
+        for backend_id, files in files_by_backend.items():
             # What a runner has read is due until it is stored.
-            if unknown := [one for one in files if one[0] not in self._known]:
+            if unknown := [file for file in files if file[0] not in self._known]:
                 source = self._sources.setdefault(backend_id, _Source(backend_id))
                 source.may_have_more = len(files) == (_CLAIMED if self._runner is None else _BATCH)
                 source.waiting.extend(unknown)
@@ -207,10 +211,10 @@ class Capturer:
     async def _capture_from(self, tasks: asyncio.TaskGroup, source: _Source) -> None:
         """Copy what is due of a backend, until there is no more, or it does not answer."""
         try:
-            while (found := await self._next(source)) is not None:
+            while (claimed := await self._next(source)) is not None:
                 if source.waiting:
                     self._start(tasks, source)
-                capture_id, file = found
+                capture_id, file = claimed
                 with _bound(file):
                     await self._capture(capture_id, file, source)
         except Exception:
@@ -334,17 +338,17 @@ class Capturer:
                 except Exception:
                     logger.exception("Captures: unexpected error")  # it must not end the runner
                 finally:
-                    self._known.difference_update(one.copy.capture_id for one in some)
+                    self._known.difference_update(received.copy.capture_id for received in some)
         finally:
             while not self._received.empty():
                 self._threads.submit(self._received.get_nowait().incoming.discard)
 
     async def _store_set(self, some: Sequence[_Received]) -> None:
-        for one, error in (await self._threads.run(_store_set, some)).items():
+        for received, error in (await self._threads.run(_store_set, some)).items():
             if error is not None:
-                with _bound(one.file):
-                    await self._failed(one.copy.capture_id, one.file, error)
-            self._want_hash(one.incoming)
+                with _bound(received.file):
+                    await self._failed(received.copy.capture_id, received.file, error)
+            self._want_hash(received.incoming)
 
     def _want_hash(self, incoming: IncomingFile) -> None:
         if len(incoming.hashes) == 1:
@@ -424,10 +428,10 @@ def store_copy(capture_id: int, output: OutputFile, incoming: IncomingFile, warn
 def _store_set(some: Sequence[_Received]) -> dict[_Received, Exception | None]:
     """Store received files; return the error of each."""
     try:
-        errors = captures_store([one.copy for one in some])
-        return {one: errors.get(one.copy.capture_id) for one in some}
+        errors = captures_store([received.copy for received in some])
+        return {received: errors.get(received.copy.capture_id) for received in some}
     except Exception as error:  # noqa: BLE001 it is that of each
         return dict.fromkeys(some, error)
     finally:
-        for one in some:
-            one.incoming.discard()
+        for received in some:
+            received.incoming.discard()

@@ -54,7 +54,8 @@ class DesiredState:
 
 def desired_state(row: Mapping[str, Any]) -> DesiredState:
     return DesiredState(
-        **{one.name: row[one.name] for one in fields(DesiredState)} | {"hold": Hold(row["hold"])}
+        **{column.name: row[column.name] for column in fields(DesiredState)}
+        | {"hold": Hold(row["hold"])}
     )
 
 

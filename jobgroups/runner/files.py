@@ -75,8 +75,8 @@ class FilesService:
                 else:
                     ready()  # without a heartbeat: the runners leave nothing to it
                 ends = [
-                    tasks.create_task(one.wait())
-                    for one in (self._stopping, self._capturer.is_out_of_memory)
+                    tasks.create_task(event.wait())
+                    for event in (self._stopping, self._capturer.is_out_of_memory)
                 ]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 claimed = self._capturer.claimed

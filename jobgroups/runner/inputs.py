@@ -74,11 +74,11 @@ class InputFiles:
         references = references_by_asset(workflow)
         if not references:
             return workflow
-        found = await self._database.run_with_retry(assets_by_id, list(references))
+        asset_by_id = await self._database.run_with_retry(assets_by_id, list(references))
         names = {}
         for asset_id, (node, name) in references.items():
             where = {"node_id": node, "input_name": name, "refused_by": "director"}
-            asset = found.get(asset_id)
+            asset = asset_by_id.get(asset_id)
             if asset is None:
                 message = (
                     f"Node {node}: the asset of its input {name!r} was deleted. Upload it and "

@@ -222,8 +222,8 @@ class RunnerService:
         # A sample of each heartbeat: exact for long prompts, and right on average for short ones.
         for backend_id, session in self._sessions.items():
             is_busy = any(
-                one.machine.state is AttemptState.RUNNING
-                for one in session.attempts.drivers.values()
+                driver.machine.state is AttemptState.RUNNING
+                for driver in session.attempts.drivers.values()
             )
             metrics.busy_seconds.labels(backend_id).inc(seconds if is_busy else 0.0)
 
@@ -307,7 +307,11 @@ class RunnerService:
                 if session.claimer.may_claim
             }
             waiting |= context.pool.schedule.reserve(free, time.monotonic())
-            idle = [one for one, prompts in free.items() if not prompts and one not in waiting]
+            idle = [
+                backend_id
+                for backend_id, prompts in free.items()
+                if not prompts and backend_id not in waiting
+            ]
             await context.pool.recall(idle)
         for backend_id, session in self._sessions.items():
             if backend_id in waiting:

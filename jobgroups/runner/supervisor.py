@@ -133,7 +133,9 @@ async def discover(*, ports: Iterable[int], database: DatabaseThreads, hub: Hub)
         leaving = {url: registered[url] for url in urls if registered.get(url)}
         probed = [url for url in urls if url not in registered or url in leaving]
         results = await attempt_all(probed, timeout=_ANSWER_WITHIN)
-        answers = {url: one for url, one in results.items() if isinstance(one, SystemStats)}
+        answers = {
+            url: answer for url, answer in results.items() if isinstance(answer, SystemStats)
+        }
         adopted = await database.run_with_retry(discovery.answers_store, answers=answers)
         for backend_id in adopted:
             logger.info("discovery: registered %s (a ComfyUI on this machine)", backend_id)

@@ -67,7 +67,7 @@ class WebhookClient:
         # A connection whose server may have closed it would cost the delivery a pause.
         request |= {"connections": Connections.RECENT, "checked": False}
         async with self._exchange.open(
-            "POST", _UNSAFE.sub(lambda found: quote(found[0]), url), **request
+            "POST", _UNSAFE.sub(lambda match: quote(match[0]), url), **request
         ) as answer:
             read = b""
             # The status decides: a body that does not come to its end must not have the message

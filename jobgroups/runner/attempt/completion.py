@@ -101,18 +101,18 @@ class Completion:
         replaced: dict[str, Collection[str]] = {
             node: [
                 digest
-                for digest in found
+                for digest in node_digests
                 if made[digest] or (node in own and writers.get(digest, own[node]) != own[node])
             ]
-            for node, found in named.items()
+            for node, node_digests in named.items()
         }
         if not any(replaced.values()):
             return end
-        shown = {
+        marked_outputs = {
             node: outputs.marked(output, backend_id, replaced.get(node, ()))
             for node, output in end.node_outputs.items()
         }
-        return replace(end, outputs=prompt.outputs(shown))
+        return replace(end, outputs=prompt.outputs(marked_outputs))
 
     async def _dated(self, end: AttemptResult) -> AttemptResult:
         """Return the end with its time by the clock that dates the backend's files."""

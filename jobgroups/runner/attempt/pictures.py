@@ -47,7 +47,9 @@ class SentPictures:
     def __init__(self, workflow: Mapping[str, Any]) -> None:
         #: The nodes whose frames are results, in the order of the workflow; those of others are
         #: previews.
-        self.nodes = tuple(node for node, one in workflow.items() if one.get("class_type") == CLASS)
+        self.nodes = tuple(
+            node for node, definition in workflow.items() if definition.get("class_type") == CLASS
+        )
         #: Cleared while an event of the prompt came, and neither the last one nor a lost socket
         #: since.
         self._has_all_frames = asyncio.Event()
@@ -125,7 +127,10 @@ class SentPictures:
         nodes = [node for node in self.nodes if node in executed]
         async with asyncio.TaskGroup() as tasks:
             moves = {
-                node: [tasks.create_task(self._move(one, within)) for one in self._received[node]]
+                node: [
+                    tasks.create_task(self._move(writing, within))
+                    for writing in self._received[node]
+                ]
                 for node in nodes
             }
         node_outputs: dict[str, Any] = {}
@@ -134,13 +139,13 @@ class SentPictures:
         for node in nodes:
             results = [move.result() for move in moves[node]]
             files = []
-            for row, suffix in (one for one in results if not isinstance(one, str)):
+            for row, suffix in (result for result in results if not isinstance(result, str)):
                 filename = f"{name}_{len(rows) + 1:05}_{suffix}"
                 rows[filename] = row
                 files.append({"filename": filename, "subfolder": "", "type": SENT})
             if files:
                 node_outputs[node] = {"images": files}
-            reasons = {one for one in results if isinstance(one, str)}
+            reasons = {result for result in results if isinstance(result, str)}
             if lost := self._lost(node, len(files), node in cached, reasons):
                 warnings.append(f"Node {node} ({CLASS}): {lost} ComfyUI has no file of them.")
         return node_outputs, rows, warnings
@@ -194,7 +199,7 @@ class SentPictures:
 
     def discard(self) -> None:
         """Remove what was received and is not in the storage."""
-        for writing in (one for some in self._received.values() for one in some):
+        for writing in (writing for some in self._received.values() for writing in some):
             writing.add_done_callback(_discard)
         self._received.clear()
 

@@ -161,14 +161,14 @@ def _details(prompt: PromptInfo, error: ExecutionError) -> dict[str, Any]:
 
 def refusal(error: PromptRefused) -> tuple[FailureClass, dict[str, Any]]:
     """Return why a prompt was refused, and the details that are stored of it."""
-    said = error.refusal
+    answer = error.refusal
     known = {
-        "details": said.details,
-        "extra_info": said.extra_info,
-        "node_errors": said.node_errors,
+        "details": answer.details,
+        "extra_info": answer.extra_info,
+        "node_errors": answer.node_errors,
     }
-    details = {"status": error.status, "refusal_type": said.error_type, **known}
-    return class_of_refusal(said.error_type, said.message, said.node_errors), details
+    details = {"status": error.status, "refusal_type": answer.error_type, **known}
+    return class_of_refusal(answer.error_type, answer.message, answer.node_errors), details
 
 
 def dangling(node: str, name: str, missing: str) -> dict[str, Any]:

@@ -49,9 +49,9 @@ class PromptTimer:
             case ProgressState(nodes=nodes):
                 self._has_states = True
                 ended = [
-                    one
-                    for one in self._executing
-                    if one in nodes and nodes[one].state == "finished"
+                    node_id
+                    for node_id in self._executing
+                    if node_id in nodes and nodes[node_id].state == "finished"
                 ]
                 self._nodes_ended(ended, moment)
             case Executing(node=None) | ExecutionSuccess():

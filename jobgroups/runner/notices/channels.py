@@ -80,7 +80,7 @@ def send(url: str, message: Message) -> str | None:
         # The import takes 0.5 s: only with notices.
         import apprise  # noqa: PLC0415
 
-        with _overheard() as said:
+        with _overheard() as messages:
             service = apprise.Apprise()
             if not service.add(url):
                 return "apprise does not understand this URL."
@@ -88,7 +88,7 @@ def send(url: str, message: Message) -> str | None:
                 return None
     except Exception as error:  # noqa: BLE001 any error of a plug-in means: not delivered
         return without_secrets(f"{type(error).__name__}: {error}", url)
-    return without_secrets(said[-1] if said else "no reason was given.", url)
+    return without_secrets(messages[-1] if messages else "no reason was given.", url)
 
 
 def without_secrets(text: str, url: str) -> str:
@@ -104,18 +104,18 @@ def without_secrets(text: str, url: str) -> str:
 @contextlib.contextmanager
 def _overheard() -> Iterator[list[str]]:
     """Collect what apprise logs in this thread: it says there alone why it failed."""
-    said: list[str] = []
+    messages: list[str] = []
     here = threading.get_ident()
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.thread == here and record.levelno >= logging.WARNING:
-                said.append(record.getMessage())
+                messages.append(record.getMessage())
 
     listener = Listener()
     logger = logging.getLogger("apprise")
     logger.addHandler(listener)
     try:
-        yield said
+        yield messages
     finally:
         logger.removeHandler(listener)

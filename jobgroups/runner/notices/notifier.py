@@ -68,8 +68,11 @@ class Notifier:
         store = self._database.run_with_retry
         async with asyncio.TaskGroup() as tasks:
             posts = [
-                (one.mark, tasks.create_task(self._post(one, due), name=f"notice {one.name}"))
-                for one in self._services
+                (
+                    service.mark,
+                    tasks.create_task(self._post(service, due), name=f"notice {service.name}"),
+                )
+                for service in self._services
             ]
         failed = {mark: error for mark, post in posts if (error := post.result()) is not None}
         rest = [notice for notice in due if any(mark not in notice.delivered_to for mark in failed)]
@@ -88,7 +91,9 @@ class Notifier:
         if not missing:
             return None
         ids = [notice.id for notice in missing]
-        stored = [StoredNotice(one.kind, one.title, one.body, one.urgency) for one in missing]
+        stored = [
+            StoredNotice(entry.kind, entry.title, entry.body, entry.urgency) for entry in missing
+        ]
         message = noticing.merged(stored, notices.link_to("/"))
         error = await service.post(
             message,

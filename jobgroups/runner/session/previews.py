@@ -58,7 +58,9 @@ class SessionPreviews:
         throttle = self._throttles.get(attempt_id)
         if throttle is None:
             self._throttles = {
-                one: kept for one, kept in self._throttles.items() if one in self._drivers
+                driven_id: kept
+                for driven_id, kept in self._throttles.items()
+                if driven_id in self._drivers
             }
             throttle = self._throttles[attempt_id] = _Throttle(
                 self._hub, self._backend_id, driver.spec
@@ -74,10 +76,11 @@ class SessionPreviews:
         drivers = reversed(self._drivers.values())
         if preview.prompt_id:
             return next(
-                (one for one in drivers if one.machine.prompt_id == preview.prompt_id), None
+                (driver for driver in drivers if driver.machine.prompt_id == preview.prompt_id),
+                None,
             )
         # The last: the end of an earlier one may have been lost.
-        return next((one for one in drivers if one.machine.evidence.is_executing), None)
+        return next((driver for driver in drivers if driver.machine.evidence.is_executing), None)
 
 
 class _Throttle:
