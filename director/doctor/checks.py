@@ -51,7 +51,7 @@ class Finding(NamedTuple):
     """Result of one check."""
 
     level: Level
-    sentence: str  #: The result, without secrets.
+    said: str  #: The result, without secrets.
     todo: str = ""  #: Remedies, one in a line; empty if none is needed.
 
 

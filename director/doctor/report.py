@@ -115,7 +115,7 @@ def _finding(row: Backend, answer: _Answer | str, sharing: Sequence[str] = ()) -
         _problems(row, answer), key=lambda finding: -SEVERITY.index(finding.level)
     ):
         level = max(level, problem.level, key=SEVERITY.index)
-        sentences.append(problem.sentence)
+        sentences.append(problem.said)
         todos.append(problem.todo)
     return Finding(level, " ".join(filter(None, sentences)), "\n".join(dict.fromkeys(todos)))
 

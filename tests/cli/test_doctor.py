@@ -109,23 +109,20 @@ def test_before_the_first_start_nothing_is_made(
     settings.DIRECTOR_ON_SQLITE = True
     monkeypatch.setitem(connection.settings_dict, "NAME", str(tmp_path / "data" / "db.sqlite3"))
     assert checks.database().level is Level.NOTE
-    assert "serve makes it" in checks.data_folder().sentence
+    assert "serve makes it" in checks.data_folder().said
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_setting_is_reported(settings: Any) -> None:
     settings.DIRECTOR_UNKNOWN_SETTINGS = ["DIRECTOR_BACKEND"]
     found = checks.variables()
-    assert (found.level, "did you mean DIRECTOR_BACKENDS?" in found.sentence) == (
-        Level.WARNING,
-        True,
-    )
+    assert (found.level, "did you mean DIRECTOR_BACKENDS?" in found.said) == (Level.WARNING, True)
     settings.DIRECTOR_UNKNOWN_SETTINGS = []
     settings.DIRECTOR_BACKENDS = ["gpu-1:8188", f"http://ann:{_SECRET}@gpu-2:port"]
     found = checks.variables()
     assert found.level is Level.PROBLEM
-    assert found.sentence.startswith("DIRECTOR_BACKENDS: address 2: ")
-    assert _SECRET not in found.sentence
+    assert found.said.startswith("DIRECTOR_BACKENDS: address 2: ")
+    assert _SECRET not in found.said
 
 
 @pytest.mark.parametrize(
@@ -159,16 +156,16 @@ def test_missing_ffmpeg_is_a_note(settings: Any) -> None:
 def test_data_folder_that_is_not_writable_is_a_problem(settings: Any) -> None:
     # Also for root, whom permissions do not stop.
     settings.DIRECTOR_DATA_DIR = Path("/proc")
-    assert checks.data_folder().sentence.startswith("/proc cannot be written: ")
+    assert checks.data_folder().said.startswith("/proc cannot be written: ")
     settings.DIRECTOR_DATA_DIR = Path("/proc/nobody/data")
-    assert "cannot be made: /proc cannot be written" in checks.data_folder().sentence
+    assert "cannot be made: /proc cannot be written" in checks.data_folder().said
 
 
 def test_check_of_the_data_folder_leaves_nothing_in_it(tmp_path: Path, settings: Any) -> None:
     settings.DIRECTOR_DATA_DIR = tmp_path / "file"
     settings.DIRECTOR_DATA_DIR.touch()
     found = checks.data_folder()
-    assert (found.level, "is not a folder" in found.sentence) == (Level.PROBLEM, True)
+    assert (found.level, "is not a folder" in found.said) == (Level.PROBLEM, True)
     settings.DIRECTOR_DATA_DIR.unlink()
     settings.DIRECTOR_DATA_DIR = tmp_path
     assert checks.data_folder().level is Level.OK
@@ -189,14 +186,12 @@ def test_absent_tables_are_a_note_and_those_of_another_release_a_problem(
         patch.setattr(connection.introspection, "table_names", list)
         found = checks.database()
     assert (found.level, found.todo) == (Level.NOTE, "director serve")
-    assert found.sentence.endswith("it has no tables yet: serve makes them.")
+    assert found.said.endswith("it has no tables yet: serve makes them.")
     MigrationRecorder(connection).record_applied("jobgroups", "9999_from_tomorrow")
-    assert (
-        "a newer release has used it (jobgroups 9999_from_tomorrow)" in checks.database().sentence
-    )
+    assert "a newer release has used it (jobgroups 9999_from_tomorrow)" in checks.database().said
     MigrationRecorder.Migration.objects.filter(app="jobgroups").delete()
     found = checks.database()
-    assert "older release" in found.sentence
+    assert "older release" in found.said
     assert found.todo.startswith("director serve")
 
 
@@ -222,11 +217,11 @@ def test_port_of_another_program_is_reported(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(checks, "_ANSWER_TIMEOUT_S", 0.3)
     with SimulatorThread() as other:
         found = checks.port(int(other.url.rsplit(":", 1)[1]))
-        assert found.sentence == "Another program than a Director answers."
+        assert found.said == "Another program than a Director answers."
     with socket.create_server(("127.0.0.1", 0)) as silent:
         number = silent.getsockname()[1]
         found = checks.port(number)
-        assert (found.level, "does not answer" in found.sentence) == (Level.PROBLEM, True)
+        assert (found.level, "does not answer" in found.said) == (Level.PROBLEM, True)
     found = checks.port(number)
     assert (found.level, "doctor --port" in found.todo) == (Level.NOTE, True)
 
@@ -248,7 +243,7 @@ def test_wrong_clock_is_a_warning() -> None:
     for skew, text in said.items():
         found = _of(skew)
         assert found.level is (Level.WARNING if text else Level.OK)
-        assert f"Its clock is {text}" in found.sentence or not text
+        assert f"Its clock is {text}" in found.said or not text
 
 
 def test_previews_are_read_from_the_arguments_of_comfyui() -> None:
@@ -257,22 +252,22 @@ def test_previews_are_read_from_the_arguments_of_comfyui() -> None:
     shown |= {(option, "none"): False, (option,): False}
     for arguments, has in shown.items():
         found = _of(arguments=arguments, version="0.3.64")
-        assert ("previews on" in found.sentence, f"{option} auto" in found.todo) == (has, not has)
+        assert ("previews on" in found.said, f"{option} auto" in found.todo) == (has, not has)
     # The Director requests them with the prompt.
-    assert "previews on" in _of(arguments=(), version="0.5.0").sentence
+    assert "previews on" in _of(arguments=(), version="0.5.0").said
 
 
 def test_disabled_and_quarantined_backends_have_a_remedy() -> None:
     assert _of(enabled=False).todo == "director backends enable gpu-1"
     found = _of(quarantined_at=dt.datetime.now(dt.UTC), quarantine_reason="3 failures in 10 min")
-    assert "quarantined: 3 failures in 10 min." in found.sentence
+    assert "quarantined: 3 failures in 10 min." in found.said
     assert found.todo == "director backends release gpu-1"
 
 
 def test_problems_of_a_backend_are_ordered_worst_first() -> None:
     found = _of(-90.0, (), "0.3.64", hold="pause", changed_reason="driver update.")
     assert found.level is Level.WARNING
-    clock, hold = found.sentence.index("90 s behind"), found.sentence.index(": driver update.")
+    clock, hold = found.said.index("90 s behind"), found.said.index(": driver update.")
     assert clock < hold
     assert found.todo.splitlines() == [
         "Synchronize its clock by NTP.",

@@ -113,7 +113,7 @@ def test_file_that_a_bucket_does_not_delete_goes_later(bucket: BucketServer) -> 
 
 def _of_doctor() -> tuple[str, str]:
     found = checks.other_parts()["Storage"]
-    return found.level, found.sentence
+    return found.level, found.said
 
 
 def test_error_of_a_bucket_names_its_cause(bucket: BucketServer) -> None:

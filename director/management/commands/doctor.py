@@ -44,26 +44,29 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         # The findings report what would be logged.
         logging.disable(logging.CRITICAL)
-        found = report.run_checks(options["port"])
-        worst = max((one.level for one in found.values()), key=SEVERITY.index)
+        findings_by_subject = report.run_checks(options["port"])
+        worst = max((finding.level for finding in findings_by_subject.values()), key=SEVERITY.index)
         if options["json"]:
-            said = {"version": __version__, "created_at": iso(now()), "status": worst}
-            findings = [{"subject": subject, **one._asdict()} for subject, one in found.items()]
+            head = {"version": __version__, "created_at": iso(now()), "status": worst}
+            findings = [
+                {"subject": subject, **finding._asdict()}
+                for subject, finding in findings_by_subject.items()
+            ]
             self.stdout.write(
-                json.dumps({**said, "findings": findings}, indent=2, ensure_ascii=False)
+                json.dumps({**head, "findings": findings}, indent=2, ensure_ascii=False)
             )
         else:
-            self._print(found)
+            self._print(findings_by_subject)
         if worst is Level.PROBLEM:
             sys.exit(1)
 
-    def _print(self, found: Mapping[str, Finding]) -> None:
+    def _print(self, findings: Mapping[str, Finding]) -> None:
         self.stdout.write(f"Director {__version__}")
-        for subject, one in found.items():
-            self.stdout.write(f"{one.level.value:<8} {subject}: {one.sentence}".rstrip())
-            for line in one.todo.splitlines():
+        for subject, finding in findings.items():
+            self.stdout.write(f"{finding.level.value:<8} {subject}: {finding.said}".rstrip())
+            for line in finding.todo.splitlines():
                 self.stdout.write(f"{_INDENT}→ {line}")
-        levels = [one.level for one in found.values()]
+        levels = [finding.level for finding in findings.values()]
         problems, warnings = levels.count(Level.PROBLEM), levels.count(Level.WARNING)
         if problems or warnings:
             self.stdout.write(f"\nProblems: {problems}. Warnings: {warnings}.")
