@@ -13,13 +13,13 @@ from jobgroups.domain.access import Scope
 @with_connection
 def whoami(connection: Connection) -> None:
     """Show the account, its role, and what the token may do."""
-    found = connection.director.whoami()
+    identity = connection.director.whoami()
     line = (
-        f"{found.name}: {found.role}, may {found.right}"
-        if found.name
+        f"{identity.name}: {identity.role}, may {identity.right}"
+        if identity.name
         else "This Director has no accounts."
     )
-    connection.show(found.raw, [line])
+    connection.show(identity.raw, [line])
 
 
 @click.group
@@ -32,21 +32,21 @@ def tokens() -> None:
 @with_connection
 def list_(connection: Connection) -> None:
     """List the valid tokens, newest first."""
-    found = connection.director.tokens.list()
+    entries = connection.director.tokens.list()
     rows = [
         (
-            one.id,
-            one.scope,
-            text.local(one.created_at),
-            text.local(one.expires_at),
-            text.local(one.used_at),
-            one.name,
+            token.id,
+            token.scope,
+            text.local(token.created_at),
+            text.local(token.expires_at),
+            text.local(token.used_at),
+            token.name,
         )
-        for one in found
+        for token in entries
     ]
     heads = ("ID", "SCOPE", "MADE", "EXPIRES", "USED", "NAME")
     connection.show(
-        [one.raw for one in found], text.columns(heads, rows), empty="There are no tokens."
+        [token.raw for token in entries], text.columns(heads, rows), empty="There are no tokens."
     )
 
 

@@ -39,9 +39,9 @@ def list_(connection: Connection) -> None:
 @with_connection
 def delete(connection: Connection, ids: Sequence[str]) -> None:
     """Delete assets that no open group needs."""
-    for one in ids:
-        connection.director.assets.delete(one)
-    connection.show({"deleted": list(ids)}, [f"{one}: deleted" for one in ids])
+    for asset_id in ids:
+        connection.director.assets.delete(asset_id)
+    connection.show({"deleted": list(ids)}, [f"{asset_id}: deleted" for asset_id in ids])
 
 
 def upload_file(director: Director, path: Path) -> Asset:
@@ -69,9 +69,9 @@ def uploaded(director: Director, value: Any, *, by_name: bool = False) -> Any:
 
     def walk(value: Any, name: str = "") -> Any:
         if isinstance(value, dict) and "__type" not in value:
-            return {key: walk(one, key) for key, one in value.items()}
+            return {key: walk(entry, key) for key, entry in value.items()}
         if isinstance(value, list):
-            return [walk(one) for one in value]
+            return [walk(entry) for entry in value]
         is_named = by_name and name.rpartition(".")[2] in FILE_INPUTS and isinstance(value, str)
         if not isinstance(value, LocalFile) and not (
             is_named and Path(value).expanduser().is_file()
@@ -84,18 +84,18 @@ def uploaded(director: Director, value: Any, *, by_name: bool = False) -> Any:
     return walk(value)
 
 
-def _show(connection: Connection, found: Iterable[Asset]) -> None:
-    rows = list(found)
+def _show(connection: Connection, entries: Iterable[Asset]) -> None:
+    rows = list(entries)
     heads = ("ID", "SIZE", "TYPE", "USED", "NAME")
     columns = [
         (
-            one.id,
-            one.size_bytes,
-            one.content_type,
-            text.local(one.used_at or one.created_at),
-            one.name,
+            asset.id,
+            asset.size_bytes,
+            asset.content_type,
+            text.local(asset.used_at or asset.created_at),
+            asset.name,
         )
-        for one in rows
+        for asset in rows
     ]
-    raw: list[dict[str, Any]] = [one.raw for one in rows]
+    raw: list[dict[str, Any]] = [asset.raw for asset in rows]
     connection.show(raw, text.columns(heads, columns), empty="There are no assets.")

@@ -56,7 +56,7 @@ def backends(ctx: click.Context) -> None:
 def list_(connection: Connection, names: Sequence[str]) -> None:
     """List backends: status, queued and running jobs, and the reason of a status."""
     known = connection.director.backends()
-    shown = selection.by_name(names, known) if names else list(known)
+    listed = selection.by_name(names, known) if names else list(known)
     heads = ("ID", "STATUS", "JOBS", "OTHERS", "VRAM", "COMFYUI", "TAGS", "URL", "REASON")
     rows = [
         (
@@ -70,10 +70,10 @@ def list_(connection: Connection, names: Sequence[str]) -> None:
             backend.url,
             ", ".join(filter(None, [(backend.status_reason or "").rstrip("."), _since(backend)])),
         )
-        for backend in shown
+        for backend in listed
     ]
     connection.show(
-        [backend.raw for backend in shown],
+        [backend.raw for backend in listed],
         text.columns(heads, rows, statuses=1),
         empty="No backend is registered. director backends add http://HOST:8188",
     )
@@ -133,20 +133,20 @@ def add(connection: Connection, *, url: str, disabled: bool, **fields: Any) -> N
 @with_connection
 def find(connection: Connection, is_added: bool) -> None:
     """Probe ports 8188 to 8199 of the Director's own host."""
-    found = connection.director.find_backends()
+    comfyuis = connection.director.find_backends()
     added = {
         comfyui.url: connection.director.add_backend(comfyui.url).backend_id
-        for comfyui in found
+        for comfyui in comfyuis
         if is_added and comfyui.backend_id is None
     }
-    ids = {comfyui.url: added.get(comfyui.url, comfyui.backend_id) for comfyui in found}
+    ids = {comfyui.url: added.get(comfyui.url, comfyui.backend_id) for comfyui in comfyuis}
     lines = []
-    for comfyui in found:
+    for comfyui in comfyuis:
         url = comfyui.url
         state = f"{'added' if url in added else 'registered'} as {ids[url]}"
         lines.append(_line(comfyui, state if ids[url] else f"new: director backends add {url}"))
     connection.show(
-        [{**comfyui.raw, "backend_id": ids[comfyui.url]} for comfyui in found],
+        [{**comfyui.raw, "backend_id": ids[comfyui.url]} for comfyui in comfyuis],
         lines,
         empty="No ComfyUI answers on ports 8188 to 8199 of the Director's host.",
     )
@@ -172,7 +172,10 @@ def found(
     for url in unignored:
         connection.director.unignore_backend(url)
     rows = connection.director.found_backends()
-    raw = {"added": [one.raw for one in registered], "found": [one.raw for one in rows]}
+    raw = {
+        "added": [backend.raw for backend in registered],
+        "found": [comfyui.raw for comfyui in rows],
+    }
     lines = _states(registered)
     for comfyui in rows:
         new = f"new: director backends found --add {comfyui.url}"
@@ -264,8 +267,8 @@ def _change(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Backend]]
         def command(connection: Connection, *, names: Sequence[str], **values: Any) -> None:
             named = selection.by_name(names, connection.director.backends())
             with connection.results() as done:
-                for one in named:
-                    changed = change(connection, one.backend_id, **values)
+                for backend in named:
+                    changed = change(connection, backend.backend_id, **values)
                     done.append((changed.raw, "\n".join(_states([changed]))))
 
         decorated = _NAMES(

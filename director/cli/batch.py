@@ -130,9 +130,9 @@ def _invalid(error: BatchInvalid, where: Sequence[str], option: str) -> CommandE
     lines = []
     for path, message in error.errors:
         place = option
-        if found := _PLACE.fullmatch(path):
-            value = f", value {int(found[2]) + 1}" if found[2] else ""
-            place = where[int(found[1])] + (value or (f", {found[3]}" if option == "--csv" else ""))
+        if match := _PLACE.fullmatch(path):
+            value = f", value {int(match[2]) + 1}" if match[2] else ""
+            place = where[int(match[1])] + (value or (f", {match[3]}" if option == "--csv" else ""))
         lines.append(f"{place}: {message}")
     return usage_error("\n".join(lines))
 
@@ -209,10 +209,10 @@ def _values(name: str, cell: str, inputs: _Inputs) -> list[Any]:
     """Return one value, or for an input with a number those of a range, ``5..9`` or
     ``0.2..0.8:0.2``.
     """
-    found = _RANGE.fullmatch(cell.strip())
-    if found is None or inputs.kinds[name].isdisjoint({"integer", "number"}):
+    match = _RANGE.fullmatch(cell.strip())
+    if match is None or inputs.kinds[name].isdisjoint({"integer", "number"}):
         return [inputs.value(name, cell)]
-    start, end, step = (Decimal(part or "1") for part in found.groups())
+    start, end, step = (Decimal(part or "1") for part in match.groups())
     if step <= 0:
         raise usage_error(f"--sweep {name}: The step of {cell} must be above 0.")
     count = int(abs(end - start) / step) + 1
@@ -229,14 +229,14 @@ def _file_axis(text: str, inputs: _Inputs) -> dict[str, Any]:
     inputs.check(name, f"--inputs {name}")
     # Not every shell expands a pattern: that of Windows does not. A glob of Path has no absolute
     # patterns.
-    found = glob.iglob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207
-    paths = [one for one in found if Path(one).is_file()]
+    matching = glob.iglob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207
+    paths = [path for path in matching if Path(path).is_file()]
     if not paths:
         raise usage_error(f"--inputs {name}: No file matches {pattern}.")
     # A name with a folder is judged missing by no check of the dry run.
     files = [
-        LocalFile(one if Path(one).parent.name else f"./{one}")
-        for one in sorted(paths, key=_natural)
+        LocalFile(path if Path(path).parent.name else f"./{path}")
+        for path in sorted(paths, key=_natural)
     ]
     return {"input": name, "values": files}
 
@@ -319,7 +319,7 @@ def _rows(name: str) -> Iterator[tuple[str, list[str]]]:
         return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
 
     try:
-        rows = reader(max(",;\t", key=lambda one: len(next(reader(one), []))))
+        rows = reader(max(",;\t", key=lambda separator: len(next(reader(separator), []))))
         for row in rows:
             if row:
                 yield f"{name}, line {line}", row

@@ -34,9 +34,9 @@ def check(
     with_parameters(graph, options["parameters"])
     known = connection.director.backends() if names or tags else ()
     candidates = selection.for_pool(names, tags, known=known)
-    found = connection.director.check(graph, candidates, **options)
-    connection.show(found.raw, check_lines(found.backends))
-    return int(Status.OK if found.can_run else Status.FAILED)
+    verdict = connection.director.check(graph, candidates, **options)
+    connection.show(verdict.raw, check_lines(verdict.backends))
+    return int(Status.OK if verdict.can_run else Status.FAILED)
 
 
 def check_lines(backends: Sequence[BackendCheck]) -> list[str]:

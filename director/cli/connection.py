@@ -140,7 +140,7 @@ _HINTS: Final = {
 def failure_of(error: DirectorError, connection: Connection) -> CommandError:
     """Return the error for users of an error of the client."""
     # The Director's reasons, with fields as options of the command line.
-    fields = [_named(one.field, one.message) for one in error.errors]
+    fields = [_named(error.field, error.message) for error in error.errors]
     message, status, hint = "\n".join(fields) or str(error), Status.REFUSED, ""
     if isinstance(error, Unreachable):
         is_default = connection.url.rstrip("/") == DEFAULT_URL
@@ -209,9 +209,11 @@ def none_registered() -> CommandError:
 def _named(field: str, message: str) -> str:
     first, _, rest = field.partition(".")
     options = [
-        one for one in click.get_current_context().command.params if isinstance(one, click.Option)
+        param
+        for param in click.get_current_context().command.params
+        if isinstance(param, click.Option)
     ]
-    word = {**_WORDS, **{str(one.name): one.opts[-1] for one in options}}.get(first, first)
+    word = {**_WORDS, **{str(option.name): option.opts[-1] for option in options}}.get(first, first)
     return f"{word}{' ' + rest if rest else ''}: {message}"
 
 

@@ -271,11 +271,11 @@ def drawn(rows: list[Row], width: int, height: int) -> RenderableType:
     from rich.text import Text  # noqa: PLC0415 likewise
 
     room = max(3, height - 2)
-    shown = rows
+    listed = rows
     if len(rows) > room:
         order = sorted(rows, key=lambda row: _FIRST_SHOWN.index(row.status))
         first = {row.job_id for row in order[: room - 1]}
-        shown = [row for row in rows if row.job_id in first]
+        listed = [row for row in rows if row.job_id in first]
     has_seeds = width >= 72
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, max_width=max(8, width // 4))
@@ -284,7 +284,7 @@ def drawn(rows: list[Row], width: int, height: int) -> RenderableType:
     table.add_column(width=max(6, min(36, width // 3)))
     # The only column that gets narrower if a line is too long.
     table.add_column(overflow="ellipsis")
-    for row in shown:
+    for row in listed:
         colour, is_final = COLOURS.get(row.status, ""), row.status in FINAL
         name = Text(place(row.backend_id, row.status), style="" if row.backend_id else "dim")
         done = 100.0 if is_final else row.progress
@@ -298,13 +298,13 @@ def drawn(rows: list[Row], width: int, height: int) -> RenderableType:
             bar,
             Text(word, colour if is_final else "", no_wrap=True, overflow="ellipsis"),
         )
-    if len(shown) == len(rows):
+    if len(listed) == len(rows):
         return table
-    return Group(table, Text(_rest(rows, shown), "dim", no_wrap=True, overflow="ellipsis"))
+    return Group(table, Text(_rest(rows, listed), "dim", no_wrap=True, overflow="ellipsis"))
 
 
-def _rest(rows: list[Row], shown: list[Row]) -> str:
-    ids = {row.job_id for row in shown}
+def _rest(rows: list[Row], listed: list[Row]) -> str:
+    ids = {row.job_id for row in listed}
     hidden = [row for row in rows if row.job_id not in ids]
     counts = Counter(row.status for row in hidden)
     parts = [f"{counts[name]} {label(name)}" for name in reversed(_FIRST_SHOWN) if counts[name]]

@@ -78,7 +78,7 @@ def changes(
 
 
 def lines(plan: SubmissionPlan, changed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    shown, in_pool = plan.jobs[:_MOST_SHOWN], plan.placement == "pool"
+    listed_jobs, in_pool = plan.jobs[:_MOST_SHOWN], plan.placement == "pool"
     is_one_seed = len({job.seed for job in plan.jobs}) == 1
     seeds = (
         f"seed {plan.jobs[0].seed}"
@@ -86,17 +86,19 @@ def lines(plan: SubmissionPlan, changed: Sequence[Mapping[str, Any]]) -> Iterato
         else f"seeds {plan.seed_strategy} from {plan.base_seed}"
     )
     yield f"Nothing is submitted. It would be {pluralize(plan.total_count, 'job')}, {seeds}:"
-    varied = dict.fromkeys(name for job in shown for name in job.variation or ())
+    varied = dict.fromkeys(name for job in listed_jobs for name in job.variation or ())
     rows = []
-    for number, job in enumerate(shown, 1):
+    for number, job in enumerate(listed_jobs, 1):
         own = job.variation or {}
         cells = [text.short(own[name]) if name in own else None for name in varied]
         rows.append([number, *([] if in_pool else [job.backend_id]), job.seed, *cells])
     yield from text.columns(["", *([] if in_pool else ["BACKEND"]), "SEED", *varied], rows)
-    if plan.total_count > len(shown):
-        yield f"… and {plan.total_count - len(shown):,} more"
+    if plan.total_count > len(listed_jobs):
+        yield f"… and {plan.total_count - len(listed_jobs):,} more"
     if in_pool:
-        able = {one.backend_id: one.jobs or 0 for one in plan.backends if one.can_run}
+        able = {
+            backend.backend_id: backend.jobs or 0 for backend in plan.backends if backend.can_run
+        }
         parts = [
             name + (f" ({jobs:,} of the jobs)" if jobs < plan.total_count else "")
             for name, jobs in able.items()
@@ -114,5 +116,5 @@ def lines(plan: SubmissionPlan, changed: Sequence[Mapping[str, Any]]) -> Iterato
 
 
 def _shown(value: Any) -> str:
-    shown = json.dumps(value, ensure_ascii=False)
-    return shown if len(shown) <= 60 else f"{shown[:57]}…{shown[-1]}"
+    encoded = json.dumps(value, ensure_ascii=False)
+    return encoded if len(encoded) <= 60 else f"{encoded[:57]}…{encoded[-1]}"

@@ -24,25 +24,25 @@ _WITHIN: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 @with_connection
 def failures(connection: Connection, window: str) -> None:
     """Show recent failures by cause, backend and workflow, the most frequent first."""
-    found = connection.director.failures(window)
-    connection.show(found.raw, failure_lines(found))
+    report = connection.director.failures(window)
+    connection.show(report.raw, failure_lines(report))
 
 
-def failure_lines(found: Failures) -> Sequence[str]:
-    within = f"the last {_WITHIN[found.window]}"
-    if not found.results and not found.recovered:
+def failure_lines(report: Failures) -> Sequence[str]:
+    within = f"the last {_WITHIN[report.window]}"
+    if not report.results and not report.recovered:
         return [f"Nothing failed in {within}."]
-    jobs = pluralize(found.failed_jobs, "job")
+    jobs = pluralize(report.failed_jobs, "job")
     lines = [
-        f"{jobs} failed in {within} and {'is' if found.failed_jobs == 1 else 'are'} failed now."
+        f"{jobs} failed in {within} and {'is' if report.failed_jobs == 1 else 'are'} failed now."
     ]
-    if found.only_newest is not None:
-        lines.append(f"There were more failures: only the newest {found.only_newest} are counted.")
-    lines += _table(found.results)
-    if found.recovered:
-        lines += ["Completed with a later attempt:", *_table(found.recovered)]
-    if found.left_out:
-        lines.append(f"{pluralize(found.left_out, 'more row')}.")
+    if report.only_newest is not None:
+        lines.append(f"There were more failures: only the newest {report.only_newest} are counted.")
+    lines += _table(report.results)
+    if report.recovered:
+        lines += ["Completed with a later attempt:", *_table(report.recovered)]
+    if report.left_out:
+        lines.append(f"{pluralize(report.left_out, 'more row')}.")
     return lines
 
 

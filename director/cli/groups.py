@@ -109,13 +109,15 @@ def list_(
     filters |= {"backend": backend, "limit": min(limit, 200)}
     if mine:
         filters["submitter"] = connection.own_name()
-    found: dict[str, Group] = {}
+    groups_by_id: dict[str, Group] = {}
     for state in _wanted(states, is_failed=is_failed):
         newest = islice(connection.director.list(status=state, **filters), limit)
         # By id: the status of a group may change while both are listed.
-        found |= {group.job_group_id: group for group in newest}
+        groups_by_id |= {group.job_group_id: group for group in newest}
     groups = sorted(
-        found.values(), key=lambda group: (group.created_at, group.job_group_id), reverse=True
+        groups_by_id.values(),
+        key=lambda group: (group.created_at, group.job_group_id),
+        reverse=True,
     )[:limit]
     if backend is not None and not groups:
         # A backend that was removed still has groups.
@@ -280,8 +282,8 @@ def provenance(connection: Connection, source: str, job_id: str | None) -> None:
     """
     if job_id is None:
         with usable(source):
-            found = connection.director.find_job(Path(source))
-        source, job_id = found.job_group_id, found.job_id
+            job = connection.director.find_job(Path(source))
+        source, job_id = job.job_group_id, job.job_id
     record = connection.director.provenance(option_types.identifier(source), job_id)
     connection.show(record, [text.json_text(record, 2)])
 
@@ -341,7 +343,7 @@ def sheet(connection: Connection, group_id: str, path: Path, axes: str) -> None:
     """
     with usable(path, "written"):
         paths = connection.director.sheet(group_id, path, axes=[axes] if axes else [])
-    connection.show([str(one) for one in paths], [str(one) for one in paths])
+    connection.show([str(path) for path in paths], [str(path) for path in paths])
 
 
 @click.command

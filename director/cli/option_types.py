@@ -114,10 +114,10 @@ def age(text: str) -> dt.timedelta:
     """Return how long ``90s``, ``30m``, ``1h``, ``2d`` or ``3w`` is; raise ``ValueError`` or
     ``OverflowError``.
     """
-    found = _AGE.fullmatch(text.strip())
-    if found is None:
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
         raise ValueError(text)
-    return dt.timedelta(**{_UNITS[found[2].lower()]: float(found[1])})
+    return dt.timedelta(**{_UNITS[match[2].lower()]: float(match[1])})
 
 
 def moment(text: str) -> dt.datetime:
@@ -148,13 +148,13 @@ def metadata_option(help_text: str) -> Callable[[Any], Any]:
 
 def stop_when(pairs: Iterable[str]) -> dict[str, int] | None:
     """Return the values of ``--stop-when``: ``completed=4``, ``failed=10``; None without one."""
-    found = dict(split_pairs("--stop-when", pairs))
-    for name, number in found.items():
+    limits = dict(split_pairs("--stop-when", pairs))
+    for name, number in limits.items():
         if name not in ("completed", "failed") or not re.fullmatch("[1-9][0-9]{0,4}", number):
             raise usage_error(
                 f"--stop-when {name}={number} is no condition.", "Write completed=4 or failed=10."
             )
-    return {name: int(number) for name, number in found.items()} or None
+    return {name: int(number) for name, number in limits.items()} or None
 
 
 def set_option(help_text: str) -> Callable[[Any], Any]:

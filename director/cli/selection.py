@@ -15,29 +15,29 @@ def by_name(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
     has such a name.
     """
     by_id = {backend.backend_id: backend for backend in known}
-    found: list[Backend] = []
+    selected: list[Backend] = []
     for name in _single(names, known):
         if name in by_id:
-            found.append(by_id[name])
+            selected.append(by_id[name])
         elif tagged := [backend for backend in known if name in backend.tags]:
-            found += tagged
+            selected += tagged
         elif known:
             tags = {tag for backend in known for tag in backend.tags}
             raise unknown_backend(name, "the id or the tag", {*by_id, *tags})
         else:
             raise none_registered()
-    return found
+    return selected
 
 
 def exactly_one(name: str, known: Sequence[Backend]) -> Backend:
     """Return the backend with this name; raise ``CommandError`` if no backend has it, or several
     have it.
     """
-    found = by_name([name], known)
-    if len(found) != 1:
-        ids = ", ".join(backend.backend_id for backend in found)
+    matching = by_name([name], known)
+    if len(matching) != 1:
+        ids = ", ".join(backend.backend_id for backend in matching)
         raise usage_error(f"{name} means several backends ({ids}). Name one of them.")
-    return found[0]
+    return matching[0]
 
 
 def _single(names: Sequence[str], known: Sequence[Backend]) -> list[str]:
@@ -78,17 +78,17 @@ def for_pool(names: Sequence[str], tags: Sequence[str], *, known: Sequence[Backe
     if names:
         _meant(names, known)
     ids = {backend.backend_id for backend in known}
-    found = [name if name in ids else f"{TAG_PREFIX}{name}" for name in _single(names, known)]
+    candidates = [name if name in ids else f"{TAG_PREFIX}{name}" for name in _single(names, known)]
     in_use = {tag for backend in known for tag in backend.tags}
     for tag in tags:
         if tag not in in_use:
             raise unknown_backend(tag, "the tag", in_use)
-    found += [f"{TAG_PREFIX}{tag}" for tag in tags]
-    return list(dict.fromkeys(found))
+    candidates += [f"{TAG_PREFIX}{tag}" for tag in tags]
+    return list(dict.fromkeys(candidates))
 
 
 def _meant(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
-    found = by_name(names, known)
-    if not found:
+    selected = by_name(names, known)
+    if not selected:
         raise usage_error("--backend has no name.", "It is empty; is the variable set?")
-    return found
+    return selected

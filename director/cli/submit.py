@@ -204,7 +204,9 @@ def submit(
         changed = list(dry_runs.changes(graph, template))
         connection.show(plan.raw | {"changes": changed}, dry_runs.lines(plan, changed))
         _warn(plan.warnings)
-        _warn_of_backends((SkippedBackend(**one) for one in plan.skipped_backends), in_pool=in_pool)
+        _warn_of_backends(
+            (SkippedBackend(**skipped) for skipped in plan.skipped_backends), in_pool=in_pool
+        )
         return int(Status.OK)
     in_names = {*fields["metadata"], *(batch.names if batch else ())}
     download_options = DownloadOptions(folder, file_name, known=in_names)

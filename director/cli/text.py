@@ -70,16 +70,16 @@ def json_text(value: Any, indent: int | None = None) -> str:
     """Return a value as JSON for programs and terminals: what is not printable is escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return _UNUSUAL.sub(
-        lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text
+        lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text
     )
 
 
 def short(value: Any, limit: int = 40) -> str:
     """Return the value of an input in at most ``limit`` characters."""
     asset_id = referenced_asset(value)
-    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    shown = plain_line(shown if asset_id is None else f"asset {asset_id}")
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+    line = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    line = plain_line(line if asset_id is None else f"asset {asset_id}")
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def variation(child: Child) -> str:

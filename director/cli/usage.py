@@ -27,21 +27,21 @@ def usage(
     connection: Connection, by: str, first: dt.datetime | None, last: dt.datetime | None
 ) -> None:
     """Show GPU hours, jobs, failures and retries by day, submitter, backend or metadata."""
-    found = connection.director.usage(
+    report = connection.director.usage(
         by.split(","), first_day=first and first.date(), last_day=last and last.date()
     )
-    heads = [*(name.upper() for name in found.by), "GPU HOURS", "JOBS", "FAILURES", "RETRIES"]
+    heads = [*(name.upper() for name in report.by), "GPU HOURS", "JOBS", "FAILURES", "RETRIES"]
     rows = [
         (
-            *(row.dimensions[name] or "-" for name in found.by),
+            *(row.dimensions[name] or "-" for name in report.by),
             f"{row.gpu_seconds / 3600:.2f}",
             row.jobs,
             row.failures,
             row.retries,
         )
-        for row in found.results
+        for row in report.results
     ]
-    more = ["There are more rows; name fewer dimensions or days."] if found.next else []
+    more = ["There are more rows; name fewer dimensions or days."] if report.next else []
     connection.show(
-        found.raw, [*text.columns(heads, rows), *more] or ["Nothing was rendered in these days."]
+        report.raw, [*text.columns(heads, rows), *more] or ["Nothing was rendered in these days."]
     )

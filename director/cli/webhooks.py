@@ -42,7 +42,7 @@ def list_(connection: Connection, group: str | None, state: str | None, limit: i
 @with_connection
 def replay(connection: Connection, ids: Sequence[int]) -> None:
     """Send deliveries again, in the order of their groups."""
-    _show(connection, [connection.director.webhooks.replay(one) for one in ids])
+    _show(connection, [connection.director.webhooks.replay(delivery_id) for delivery_id in ids])
 
 
 @webhooks.command()
@@ -50,32 +50,39 @@ def replay(connection: Connection, ids: Sequence[int]) -> None:
 @with_connection
 def test(connection: Connection, url: str) -> int:
     """Send a signed test message to URL, and show the answer."""
-    found = connection.director.webhooks.test(url)
-    if not found.delivered and not connection.as_json:
+    delivery = connection.director.webhooks.test(url)
+    if not delivery.delivered and not connection.as_json:
         raise CommandError(
-            f"Not delivered: {found.error}", Status.REFUSED, hint=text.plain_line(found.answer)
+            f"Not delivered: {delivery.error}",
+            Status.REFUSED,
+            hint=text.plain_line(delivery.answer),
         )
     connection.show(
-        found.raw, [f"Delivered: {found.status} {text.plain_line(found.answer)}".rstrip()]
+        delivery.raw, [f"Delivered: {delivery.status} {text.plain_line(delivery.answer)}".rstrip()]
     )
-    return int(Status.OK if found.delivered else Status.REFUSED)
+    return int(Status.OK if delivery.delivered else Status.REFUSED)
 
 
-def _show(connection: Connection, found: Iterable[Delivery]) -> None:
-    rows = list(found)
+def _show(connection: Connection, deliveries: Iterable[Delivery]) -> None:
+    rows = list(deliveries)
     heads = ("ID", "STATE", "GROUP", "EVENT", "TRIES", "STORED", "NEXT", "URL", "ERROR")
     columns = [
         (
             *(
-                one.id,
-                one.state.replace("_", " "),
-                one.job_group_id,
-                f"{one.seq} {one.type}",
-                one.attempts,
+                delivery.id,
+                delivery.state.replace("_", " "),
+                delivery.job_group_id,
+                f"{delivery.seq} {delivery.type}",
+                delivery.attempts,
             ),
-            *(text.local(one.created_at), text.local(one.next_attempt_at), one.url, one.last_error),
+            *(
+                text.local(delivery.created_at),
+                text.local(delivery.next_attempt_at),
+                delivery.url,
+                delivery.last_error,
+            ),
         )
-        for one in rows
+        for delivery in rows
     ]
-    raw: list[dict[str, Any]] = [one.raw for one in rows]
+    raw: list[dict[str, Any]] = [delivery.raw for delivery in rows]
     connection.show(raw, text.columns(heads, columns), empty="There are no deliveries.")
