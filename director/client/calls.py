@@ -88,7 +88,7 @@ class Endpoints:
     async def _read_all(self, kind: type[T], name: str, request: Request) -> tuple[T, ...]:
         parse = parser(kind)
         return await self._call(
-            request, lambda answer: tuple(parse(one) for one in as_objects(answer.get(name)))
+            request, lambda answer: tuple(parse(entry) for entry in as_objects(answer.get(name)))
         )
 
 

@@ -596,8 +596,8 @@ class _Client(Endpoints):
         Raises:
             NotFound: It has no such exclusion.
         """
-        one = () if exclusion_id is None else (str(exclusion_id),)
-        await calls.accepted(self._wire, delete("backends", backend_id, "exclusions", *one))
+        path = () if exclusion_id is None else (str(exclusion_id),)
+        await calls.accepted(self._wire, delete("backends", backend_id, "exclusions", *path))
 
     @method
     async def find_backends(self) -> tuple[Found, ...]:

@@ -80,11 +80,11 @@ def names_of(files: Sequence[OutputFile], template: str) -> list[FileName]:
     does.
     """
     names = FileNames(Template(template))
-    found = [names.of(facts_of(file)) for file in files]
+    file_names = [names.of(facts_of(file)) for file in files]
     # A file of an event lacks the metadata: a name that it lacks may be one of them.
     if not any(file.group_metadata is None for file in files):
         names.check()
-    return found
+    return file_names
 
 
 def _files(source: object) -> Sequence[OutputFile]:

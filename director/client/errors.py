@@ -64,12 +64,12 @@ class DirectorError(Exception):
         return self._is_transient or status >= 500 or status == 429
 
     def __str__(self) -> str:
-        said = [_ended(f"{error.field}: {error.message}") for error in self.errors]
+        sentences = [_ended(f"{error.field}: {error.message}") for error in self.errors]
         # The server's own sentence begins with its first field error.
-        repeated = bool(said) and _ended(self.detail).startswith(said[0])
+        repeated = bool(sentences) and _ended(self.detail).startswith(sentences[0])
         reasons = [_ended(f"{name}: {reason}") for name, reason in self.skipped_backends]
         return " ".join(
-            dict.fromkeys([*(() if repeated else (_ended(self.detail),)), *said, *reasons])
+            dict.fromkeys([*(() if repeated else (_ended(self.detail),)), *sentences, *reasons])
         )
 
 

@@ -156,7 +156,9 @@ def outputs_fields(value: Any, owner: Mapping[str, Any]) -> Raw | None:
             "number": next(numbers) if entry.get("url") else None,
         }
         # As the API numbers them.
-        for kind, entries in sorted(outputs.items(), key=lambda one: one[0] != "images")
+        for kind, entries in sorted(
+            outputs.items(), key=lambda kind_entries: kind_entries[0] != "images"
+        )
         if isinstance(entries, list)
         for entry in entries
         if isinstance(entry, dict) and isinstance(entry.get("filename"), str)

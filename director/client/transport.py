@@ -48,7 +48,7 @@ class Address:
         return cls(url.rstrip("/"), token)
 
     @property
-    def shown(self) -> str:
+    def public_url(self) -> str:
         """Return the address without a password, for messages."""
         parts = urlsplit(self.url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

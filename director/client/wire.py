@@ -73,7 +73,7 @@ class Wire(ABC):
         }
         if request.body is not None:
             headers.setdefault("Content-Type", "application/json")
-        with answer_required(self._address.shown):
+        with answer_required(self._address.public_url):
             return await self._request(
                 method=request.method,
                 url=url,
@@ -122,7 +122,7 @@ class Wire(ABC):
         except ConnectionClosed as closed:
             raise StreamClosed(closed.rcvd.code if closed.rcvd else 1006) from closed
         except (OSError, EOFError, WebSocketException) as error:
-            raise no_socket(self._address.shown, error) from error
+            raise no_socket(self._address.public_url, error) from error
 
     @abstractmethod
     async def _request(self, **options: Any) -> httpx.Response: ...
