@@ -42,8 +42,8 @@ def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
     """Return the answer after too many wrong passwords, which the middleware of ``axes`` sends
     instead of another.
     """
-    said = "Too many wrong passwords. Wait a minute."
-    refused = shared.form(request, shared.next_page(request), said, status=429)
+    message = "Too many wrong passwords. Wait a minute."
+    refused = shared.form(request, shared.next_page(request), message, status=429)
     refused.headers["Retry-After"] = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
     return refused
 
@@ -117,8 +117,8 @@ def first_administrator(request: HttpRequest, code: str) -> HttpResponse:
     except (FieldInvalid, Conflict) as error:
         problems, user = [error.detail], None
     if user is None:
-        shown: dict[str, Any] = {"is_first": True, "name": name, "problems": problems}
-        return render(request, "director/password.html", shown, status=400)
+        context: dict[str, Any] = {"is_first": True, "name": name, "problems": problems}
+        return render(request, "director/password.html", context, status=400)
     user.set_password(password)
     user.save(update_fields=["password"])
     return _signed_in(request, user, "/")

@@ -174,8 +174,8 @@ def _known(request: HttpRequest) -> Principal | Refused | None:
     scope = getattr(request, "scope", {})
     if PRINCIPAL_KEY not in scope:
         return principal_of(token, cookie)
-    found: Principal | Refused | None = scope[PRINCIPAL_KEY]
-    return found
+    principal: Principal | Refused | None = scope[PRINCIPAL_KEY]
+    return principal
 
 
 async def find_principal(scope: Scope) -> None:
@@ -240,7 +240,11 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
         case Principal() as principal:
             request.principal = principal  # type: ignore[attr-defined]  # as Django's own middleware sets ``user``
             right = next(
-                (one for path, one in _PAGE_RIGHTS.items() if request.path.startswith(path)),
+                (
+                    page_right
+                    for path, page_right in _PAGE_RIGHTS.items()
+                    if request.path.startswith(path)
+                ),
                 Right.SEE,
             )
             return (
@@ -291,8 +295,8 @@ def token_form(request: HttpRequest, wanted: str) -> HttpResponse:
         return form(request, wanted)
     wait = throttle.retry_after(address_of(request))
     if wait:
-        said = f"Too many wrong tokens. Try again in {wait} seconds."
-        refused = form(request, wanted, said, status=429)
+        message = f"Too many wrong tokens. Try again in {wait} seconds."
+        refused = form(request, wanted, message, status=429)
         refused.headers["Retry-After"] = str(wait)
         return refused
     if not is_token(request.POST.get("token", "").strip()):
@@ -322,9 +326,9 @@ def next_page(request: HttpRequest) -> str:
     return wanted if is_here and not wanted.startswith(PATH) else "/"
 
 
-def form(request: HttpRequest, wanted: str, said: str = "", *, status: int = 200) -> HttpResponse:
+def form(request: HttpRequest, wanted: str, error: str = "", *, status: int = 200) -> HttpResponse:
     """Return the sign-in page, with what is wrong with the last try."""
-    context = {"next": wanted, "said": said, "accounts": settings.DIRECTOR_ACCOUNTS}
+    context = {"next": wanted, "error": error, "accounts": settings.DIRECTOR_ACCOUNTS}
     return render(request, "director/sign_in.html", context, status=status)
 
 

@@ -127,7 +127,7 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
         # Neither daphne nor Twisted has an event for these conditions.
         while self._is_answering() or (  # noqa: ASYNC110
             loop.time() < linger
-            and any(isinstance(one, Connection) for one in reactor.getReaders())
+            and any(isinstance(reader, Connection) for reader in reactor.getReaders())
         ):
             await asyncio.sleep(_POLL_INTERVAL)
 

@@ -100,14 +100,14 @@ def display_hosts(host: str) -> list[str]:
     if bare not in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
         return local_host_names(host)
     wanted = 6 if bare == "::" else 4
-    found = sorted(_addresses() - {"0.0.0.0"})  # noqa: S104 likewise
-    return ["localhost", *(_in_url(one) for one in found if _is_shown(one, wanted))]
+    addresses = sorted(_addresses() - {"0.0.0.0"})  # noqa: S104 likewise
+    return ["localhost", *(_in_url(address) for address in addresses if _is_shown(address, wanted))]
 
 
 def _is_shown(address: str, version: int) -> bool:
-    one = ipaddress.ip_address(address)
+    ip = ipaddress.ip_address(address)
     # Browsers do not support link-local addresses, which need the name of an interface.
-    return one.version == version and not one.is_loopback and not one.is_link_local
+    return ip.version == version and not ip.is_loopback and not ip.is_link_local
 
 
 def _in_url(address: str) -> str:
@@ -126,16 +126,16 @@ def local_host_names(host: str) -> list[str]:
     if bare not in ("0.0.0.0", "::"):  # noqa: S104 compared, not bound
         return [_in_url(bare)]
     names = {socket.gethostname(), socket.getfqdn(), f"{socket.gethostname()}.local"}
-    names |= {_in_url(one) for one in _addresses()}
+    names |= {_in_url(address) for address in _addresses()}
     return sorted(name for name in names if name)
 
 
 def _addresses() -> set[str]:
     """Return the addresses of this machine's name, and that of its default route. Nothing is sent."""
-    found: set[str] = set()
+    addresses: set[str] = set()
     with contextlib.suppress(OSError):
-        found |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
+        addresses |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))
-        found.add(probe.getsockname()[0])
-    return found
+        addresses.add(probe.getsockname()[0])
+    return addresses

@@ -42,8 +42,8 @@ def serve_metrics(host: str, port: int) -> None:
     def guarded(environ: Any, start_response: Any) -> Iterable[bytes]:
         token = sent_token(HttpHeaders(environ)) or ""
         if _is_permitted(token.strip()):
-            found: Iterable[bytes] = app(environ, start_response)
-            return found
+            body: Iterable[bytes] = app(environ, start_response)
+            return body
         start_response("401 Unauthorized", [("WWW-Authenticate", 'Bearer realm="Director"')])
         return [b""]
 

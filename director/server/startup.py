@@ -224,14 +224,14 @@ def database_error() -> str | None:
     try:
         dedicated_connection().close()
     except psycopg.OperationalError as error:
-        said = str(error)
-        if "FATAL" in said and not _TRANSIENT_MESSAGE.search(said):
+        message = str(error)
+        if "FATAL" in message and not _TRANSIENT_MESSAGE.search(message):
             raise CannotStart(
-                f"PostgreSQL refuses: {said.rpartition('FATAL:')[2].strip()}."
+                f"PostgreSQL refuses: {message.rpartition('FATAL:')[2].strip()}."
                 " Check database and user in DIRECTOR_DATABASE_URL."
             ) from error
-        found = re.search(r"(?:failed|FATAL): +(?!FATAL|error)(.+)", said)
-        return found[1] if found else _first_line(error)
+        match = re.search(r"(?:failed|FATAL): +(?!FATAL|error)(.+)", message)
+        return match[1] if match else _first_line(error)
     return None
 
 
@@ -290,18 +290,18 @@ def explain_error(error: DatabaseError) -> str | None:
     """Return the message for a user whose command raised a database error; None: an unexpected
     error.
     """
-    said, database = str(error), settings.DATABASES["default"]
-    if "unable to open database file" in said:
+    message, database = str(error), settings.DATABASES["default"]
+    if "unable to open database file" in message:
         return (
             f"The database {database['NAME']} does not open. `serve` creates it: use the same"
             " DIRECTOR_DATA_DIR (or DIRECTOR_DATABASE_URL) as `serve`."
         )
-    if "no such table" in said or ("relation" in said and "does not exist" in said):
+    if "no such table" in message or ("relation" in message and "does not exist" in message):
         return (
             f"The database {database['NAME']} has no tables yet. `serve` creates them: start it"
             " once, with the same DIRECTOR_DATA_DIR and DIRECTOR_DATABASE_URL."
         )
-    if "couldn't get a connection" in said or "connection failed" in said:
+    if "couldn't get a connection" in message or "connection failed" in message:
         where = f"{database['HOST'] or 'localhost'}:{database['PORT'] or 5432}"
         return f"PostgreSQL at {where} does not answer. Start it, or correct DIRECTOR_DATABASE_URL."
     return None

@@ -110,12 +110,12 @@ def _is_outcome_unknown(exc: Exception) -> bool:
     return cause.sqlstate in (None, "57P02")  # 57P02: the server crashed
 
 
-def _cause_of(said: str) -> str:
-    if "disk is full" in said:
+def _cause_of(message: str) -> str:
+    if "disk is full" in message:
         return "The disk with the data folder is full"
-    if "No space left" in said:
+    if "No space left" in message:
         return "The disk of the database server is full"
-    if "readonly database" in said:
+    if "readonly database" in message:
         return "The data folder cannot be written"
     return "The database does not answer"
 

@@ -104,7 +104,7 @@ def run_checks() -> dict[str, Any]:
         "channel_layer": channel_layer_check(
             settings.DIRECTOR_REDIS_URL,
             has_others=facts is not None
-            and any(_is_elsewhere(one, facts.moment) for one in facts.runners),
+            and any(_is_elsewhere(runner, facts.moment) for runner in facts.runners),
         ),
         "runner": runner_check(facts),
         "backends": backends_check(None if facts is None else facts.backends),
@@ -115,8 +115,8 @@ def run_checks() -> dict[str, Any]:
         "processes": processes_check(processes.states),
     }
     worst = max((check.status for check in checks.values()), key=list(Level).index)
-    shown = {name: asdict(check) for name, check in checks.items()}
-    return {"status": worst, "version": settings.DIRECTOR_VERSION, "checks": shown}
+    results = {name: asdict(check) for name, check in checks.items()}
+    return {"status": worst, "version": settings.DIRECTOR_VERSION, "checks": results}
 
 
 def is_ready() -> bool:
@@ -150,12 +150,12 @@ def _read_storage(facts: HealthReport | None) -> StorageReport:
         *_alive(facts, facts.files),
     ]
     strangers = [
-        one.name
-        for one in users
+        runner.name
+        for runner in users
         # Another release may write no marker, and one that has just started may write it later.
-        if one.version == settings.DIRECTOR_VERSION
-        and one.started_at < facts.moment - MARKED_AFTER
-        and not stored_files.marker_exists(runner=one.pk, instance=one.instance)
+        if runner.version == settings.DIRECTOR_VERSION
+        and runner.started_at < facts.moment - MARKED_AFTER
+        and not stored_files.marker_exists(runner=runner.pk, instance=runner.instance)
     ]
     return StorageReport(free, strangers)
 
@@ -241,7 +241,9 @@ def _round_trip(redis_url: str) -> None:
 
 
 def _alive(facts: HealthReport, processes: Sequence[Process]) -> list[Process]:
-    return [one for one in processes if one.heartbeat_at > facts.moment - HEARTBEAT_TIMEOUT]
+    return [
+        process for process in processes if process.heartbeat_at > facts.moment - HEARTBEAT_TIMEOUT
+    ]
 
 
 def runner_check(facts: HealthReport | None) -> Check:
@@ -255,13 +257,13 @@ def runner_check(facts: HealthReport | None) -> Check:
     alive = _alive(facts, runners)
     if not alive:
         return Check(absent, f"No heartbeat since {iso(runners[0].heartbeat_at)}.")
-    for one in alive:
-        if one.last_error_at is not None and one.last_error_at > moment - RESTART_SHOWN:
+    for process in alive:
+        if process.last_error_at is not None and process.last_error_at > moment - RESTART_SHOWN:
             return Check(
                 Level.DEGRADED,
-                f"{one.name} was restarted after an unexpected error, last at "
-                f"{iso(one.last_error_at)}"
-                f" ({one.restarts} in all); the log has the traceback.",
+                f"{process.name} was restarted after an unexpected error, last at "
+                f"{iso(process.last_error_at)}"
+                f" ({process.restarts} in all); the log has the traceback.",
             )
     age = (moment - alive[0].heartbeat_at).total_seconds()
     return Check(Level.OK, f"{len(alive)} alive; the last heartbeat was {age:.1f} s ago.")
@@ -288,8 +290,10 @@ def backends_check(backends: Mapping[str, str] | None) -> Check:
     text = " ".join(sentence for sentence in [*faults, *held] if sentence)
     if text:
         return Check(Level.OK if works and not any(faults) else Level.DEGRADED, text)
-    one = len(backends) == 1
-    return Check(Level.OK, "The only backend answers." if one else f"All {len(backends)} answer.")
+    is_single = len(backends) == 1
+    return Check(
+        Level.OK, "The only backend answers." if is_single else f"All {len(backends)} answer."
+    )
 
 
 def captures_check(facts: HealthReport | None) -> Check:
@@ -383,10 +387,12 @@ def processes_check(states: Sequence[ProcessState]) -> Check:
     )
 
 
-def _these(backends: Mapping[str, str], states: Sequence[str], one: str, many: str) -> str:
+def _these(backends: Mapping[str, str], states: Sequence[str], singular: str, many: str) -> str:
     """Return a sentence with number and names of the backends in these states; empty for none."""
-    found = sorted(name for name, status in backends.items() if status in states)
-    if not found:
+    matching = sorted(name for name, status in backends.items() if status in states)
+    if not matching:
         return ""
-    names = ", ".join(found[:5]) + (" …" if len(found) > 5 else "")
-    return f"{len(found)} of {len(backends)} {one if len(found) == 1 else many}: {names}."
+    names = ", ".join(matching[:5]) + (" …" if len(matching) > 5 else "")
+    return (
+        f"{len(matching)} of {len(backends)} {singular if len(matching) == 1 else many}: {names}."
+    )

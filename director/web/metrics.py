@@ -38,13 +38,13 @@ class DatabaseCollector(Collector):
         with self._lock:
             began = time.monotonic()
             if began > self._read_at + _KEPT_SECONDS:
-                found: dict[str, Rows] | None = answer_within(_thread, DATABASE_SECONDS, _read)
+                scraped: dict[str, Rows] | None = answer_within(_thread, DATABASE_SECONDS, _read)
                 self._read_at = time.monotonic()
                 self._gauges = {
                     "build_info": {(settings.DIRECTOR_VERSION,): 1},
-                    "database_up": {(): found is not None},
+                    "database_up": {(): scraped is not None},
                     "database_read_seconds": {(): self._read_at - began},
-                    **(found or {}),
+                    **(scraped or {}),
                 }
             gauges = self._gauges
         for name, rows in gauges.items():

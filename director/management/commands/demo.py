@@ -40,7 +40,7 @@ class Command(BaseCommand):
         folder = _folder(options["folder"])
         demo = run(folder, once=options["once"], seconds=options["seconds"])
         try:
-            found = asyncio.run(_interruptible(demo))
+            problems = asyncio.run(_interruptible(demo))
         except (ProcessFailed, DirectorError, TimeoutError, OSError) as error:
             reason = str(error) or "It took too long."
             raise CommandError(
@@ -48,8 +48,8 @@ class Command(BaseCommand):
             ) from error
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit(_INTERRUPTED)
-        if found:
-            raise CommandError("The demo failed its checks:\n  " + "\n  ".join(found))
+        if problems:
+            raise CommandError("The demo failed its checks:\n  " + "\n  ".join(problems))
 
 
 async def _interruptible(demo: Coroutine[Any, Any, list[str]]) -> list[str]:

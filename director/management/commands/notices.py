@@ -48,8 +48,8 @@ class Command(BaseCommand):
         rows = list(Notice.objects.order_by("-id")[:limit])
         if not rows:
             self.stdout.write("No notices yet.")
-        for one in reversed(rows):
-            self.stdout.write(f"{iso(one.created_at)}  {_state(one)}  {one.title}")
+        for notice in reversed(rows):
+            self.stdout.write(f"{iso(notice.created_at)}  {_state(notice)}  {notice.title}")
 
 
 def _state(notice: Notice) -> str:

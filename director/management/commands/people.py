@@ -7,7 +7,7 @@ from director.accounts import people
 from director.server.table_command import TableCommand
 from jobgroups.domain.access import Role
 
-_PERSON = [one.value for one in Role]
+_PERSON = [known_role.value for known_role in Role]
 
 
 class Command(TableCommand):

@@ -71,7 +71,7 @@ class Command(BaseCommand):
             total += Purged(0, 0, *files_collect())
             clean()
         if options["json"]:
-            said = {
+            answer = {
                 "before": older and iso(now() - older),
                 "dry_run": is_dry,
                 **asdict(total),
@@ -79,14 +79,18 @@ class Command(BaseCommand):
             }
             self.stdout.write(
                 json.dumps(
-                    said
-                    | {"due": [{**one, "completed_at": iso(one["completed_at"])} for one in due]}
+                    answer
+                    | {
+                        "due": [
+                            {**group, "completed_at": iso(group["completed_at"])} for group in due
+                        ]
+                    }
                 )
             )
             return
-        for one in due:
+        for group in due:
             self.stdout.write(
-                f"{one['id']} ended {iso(one['completed_at'])}: beyond the limit of {one['reason']}"
+                f"{group['id']} ended {iso(group['completed_at'])}: beyond the limit of {group['reason']}"
             )
         if older is None:
             self.stdout.write(
@@ -105,8 +109,8 @@ class Command(BaseCommand):
 
 def _age(text: str) -> dt.timedelta:
     with contextlib.suppress(ValueError, OverflowError):
-        if YOUNGEST <= (found := age(text)) <= _OLDEST:
-            return found
+        if YOUNGEST <= (duration := age(text)) <= _OLDEST:
+            return duration
     raise argparse.ArgumentTypeError(
         f"{text!r} is no age like 90d or 12w, from 1d to {_OLDEST.days}d"
     )

@@ -23,7 +23,7 @@ class Command(TableCommand):
             "create", help="make a token; it is on the last line, and shown once"
         )
         create.add_argument("owner", help="name of the account")
-        create.add_argument("--scope", choices=[one.value for one in Scope], required=True)
+        create.add_argument("--scope", choices=[scope.value for scope in Scope], required=True)
         create.add_argument("--name", required=True, help="what it is for")
         create.add_argument("--days", type=int, help="days until it expires (default: never)")
         actions.add_parser("list", help="print all valid tokens")
@@ -41,9 +41,9 @@ class Command(TableCommand):
         elif action == "revoke":
             tokens.token_revoke(options["id"], owner_id=None)
         else:
-            for one in tokens.valid_tokens().select_related("owner"):
-                ends = iso_or_none(one.expires_at) or "never expires"
+            for token in tokens.valid_tokens().select_related("owner"):
+                ends = iso_or_none(token.expires_at) or "never expires"
                 self.stdout.write(
-                    f"{one.id}  {one.owner.username}  {one.scope}  {iso(one.created_at)}  {ends}  "
-                    f"{one.name}"
+                    f"{token.id}  {token.owner.username}  {token.scope}  {iso(token.created_at)}  {ends}  "
+                    f"{token.name}"
                 )
