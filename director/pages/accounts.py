@@ -17,7 +17,7 @@ def account_page(principal: Principal) -> dict[str, Any]:
     role = principal.role or Role.VIEWER
     return {
         "person": person_fields(person_named(principal.name)),
-        "tokens": [token_fields(one) for one in tokens_of(principal.user_id or 0)],
+        "tokens": [token_fields(token) for token in tokens_of(principal.user_id or 0)],
         "scopes": [scope for scope in Scope if SCOPE_RIGHTS[scope] <= ROLE_RIGHTS[role]],
         "is_administrator": role is Role.ADMINISTRATOR,
     }
@@ -26,7 +26,7 @@ def account_page(principal: Principal) -> dict[str, Any]:
 def people_page() -> dict[str, Any]:
     """Return all accounts. Raises ``Http404`` without accounts."""
     _require_accounts()
-    return {"people": [person_fields(one) for one in people()], "roles": list(Role)}
+    return {"people": [person_fields(person) for person in people()], "roles": list(Role)}
 
 
 def _require_accounts() -> None:

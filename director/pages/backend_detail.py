@@ -36,7 +36,9 @@ def backend_page(backend_id: str) -> dict[str, Any]:
     (row,) = backend_rows([backend])
     return {
         "row": row,
-        "devices": [device_texts(one) for one in backend.devices if isinstance(one, Mapping)],
+        "devices": [
+            device_texts(device) for device in backend.devices if isinstance(device, Mapping)
+        ],
         "attempts": _attempts(backend_id),
         "failures": _failures(backend_id),
         "window": _WINDOW,
@@ -82,20 +84,20 @@ def backend_models(backend_id: str) -> list[dict[str, Any]]:
     """
     backend, moment = _backend(backend_id), time.monotonic()
     wanted = {backend: [class_type for class_type, _ in _LOADERS.values()]}
-    found = node_classes(wanted, since=moment - FRESH_SECONDS, until=moment + _MODELS_SECONDS)[
-        backend.id
-    ]
+    described_classes = node_classes(
+        wanted, since=moment - FRESH_SECONDS, until=moment + _MODELS_SECONDS
+    )[backend.id]
     listed = []
     for kind, (class_type, name) in _LOADERS.items():
-        described = found.get(class_type)
+        described = described_classes.get(class_type)
         of_input = described.inputs.get(name) if described else None
         choices = (
             None
             if of_input is None or of_input.choices is None
-            else [str(one) for one in of_input.choices]
+            else [str(choice) for choice in of_input.choices]
         )
-        shown = None if choices is None else choices[:_MAX_MODELS]
+        names = None if choices is None else choices[:_MAX_MODELS]
         listed.append(
-            {"kind": kind, "names": shown, "count": len(choices or ()), "is_cut": shown != choices}
+            {"kind": kind, "names": names, "count": len(choices or ()), "is_cut": names != choices}
         )
     return listed

@@ -52,19 +52,19 @@ def backend_list_page(sort: str = "") -> dict[str, Any]:
     the order.
     """
     rows = backend_rows(backend_list())
-    rows.sort(key=lambda one: (ATTENTION_ORDER.index(one["status"]), _natural(one["id"])))
+    rows.sort(key=lambda row: (ATTENTION_ORDER.index(row["status"]), _natural(row["id"])))
     key = sort.removeprefix("-")
     if key in _SORTS:
         rows.sort(key=_SORTS[key][1], reverse=sort != key)
-    counted = Counter(one["status"] for one in rows)
-    tags = Counter(tag for one in rows for tag in one["tags"])
+    counted = Counter(row["status"] for row in rows)
+    tags = Counter(tag for row in rows for tag in row["tags"])
     return {
         "columns": [_column(name, title, sort) for name, (title, _) in _SORTS.items()],
         "query": f"?sort={sort}" if key in _SORTS else "",
         "rows": rows,
-        "online": [one for one in rows if one["is_online"]],
+        "online": [row for row in rows if row["is_online"]],
         # ``(status, count)``, problems first. A filter may name a status that no backend has.
-        "counts": [(one.value, counted[one]) for one in ATTENTION_ORDER],
+        "counts": [(status.value, counted[status]) for status in ATTENTION_ORDER],
         "tags": sorted(tags.items()),
         "found": found_servers(),
     }
@@ -93,8 +93,8 @@ def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
     rows = []
     for backend in shown_backends:
         load = loads.get(backend.id, backends.NO_LOAD)
-        shown = backends.serialize_backend(backend, load)
-        status = BackendState(shown["status"])
+        fields_of_backend = backends.serialize_backend(backend, load)
+        status = BackendState(fields_of_backend["status"])
         gpu, vram, free_bytes = _device(backend.devices)
         done, jobs = ends[backend.id], work[backend.id]
         is_away = backend.reachability == Reachability.OFFLINE and status != BackendState.OFFLINE
@@ -102,7 +102,7 @@ def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
         can_be_removed = backend.adopted_at is not None and status == BackendState.OFFLINE
         rows.append(
             {
-                **shown,
+                **fields_of_backend,
                 "backend": backend,
                 "id": backend.id,
                 "name": backend.name or backend.id,
@@ -119,9 +119,9 @@ def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
                 "can_be_removed": can_be_removed,
                 "actions": _actions(backend, has_work=bool(jobs), can_be_removed=can_be_removed),
                 "work": jobs,
-                "running_count": sum(one["is_running"] and not one["is_stopping"] for one in jobs),
+                "running_count": sum(job["is_running"] and not job["is_stopping"] for job in jobs),
                 "pending_count": sum(
-                    not one["is_running"] and not one["is_stopping"] for one in jobs
+                    not job["is_running"] and not job["is_stopping"] for job in jobs
                 ),
                 "waiting": load.waiting,
                 # Queued children whose group allows another backend.
@@ -157,10 +157,10 @@ def _actions(backend: Backend, *, has_work: bool, can_be_removed: bool) -> list[
 
 def found_servers() -> list[dict[str, Any]]:
     """Return the ComfyUIs that discovery found and that are not registered, ignored ones last."""
-    found = []
+    comfyuis = []
     for row in found_list():
         gpu, vram, _ = _device(row.devices)
-        found.append(
+        comfyuis.append(
             {
                 "url": row.url,
                 "address": row.url.split("://", 1)[1],
@@ -170,28 +170,28 @@ def found_servers() -> list[dict[str, Any]]:
                 "ignored": row.ignored_at is not None,
             }
         )
-    return sorted(found, key=lambda one: (one["ignored"], one["url"]))
+    return sorted(comfyuis, key=lambda comfyui: (comfyui["ignored"], comfyui["url"]))
 
 
 def _work() -> dict[str, list[dict[str, Any]]]:
     rows = Attempt.objects.filter(ended_at__isnull=True).select_related("child__group").only(*_WORK)
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    active_jobs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     # What runs comes before what is pending.
-    for one in sorted(rows.order_by("id"), key=lambda row: row.state != AttemptState.RUNNING):
-        child, group = one.child, one.child.group
-        runs = one.state == AttemptState.RUNNING
-        found[one.backend_id].append(
+    for attempt in sorted(rows.order_by("id"), key=lambda row: row.state != AttemptState.RUNNING):
+        child, group = attempt.child, attempt.child.group
+        runs = attempt.state == AttemptState.RUNNING
+        active_jobs[attempt.backend_id].append(
             {
                 "group_id": group.id,
                 "job_id": child.id,
                 "name": group.title,
                 "is_running": runs,
-                "is_stopping": one.stop_requested_at is not None,
+                "is_stopping": attempt.stop_requested_at is not None,
                 "progress": child.progress if runs else 0.0,
                 "step": child.current_step or "",
             }
         )
-    return found
+    return active_jobs
 
 
 def _movable() -> dict[str, int]:
@@ -205,17 +205,17 @@ def _movable() -> dict[str, int]:
 
 def _results_of_day() -> dict[str, Counter[str]]:
     rows = ChildJob.objects.filter(completed_at__gt=now() - _DAY).order_by()
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for backend_id, status, count in rows.values_list("backend_id", "status").annotate(Count("id")):
-        found[backend_id or ""][status] = count
-    return found
+        counts[backend_id or ""][status] = count
+    return counts
 
 
 def _exclusions() -> dict[str, list[dict[str, Any]]]:
     """Return the workflows that each backend cannot run, each with its newest group, if there is
     one.
     """
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    exclusions_by_backend: dict[str, list[dict[str, Any]]] = defaultdict(list)
     variants = Variant.objects.filter(pk=OuterRef("variant_id"))
     groups = JobGroup.objects.filter(
         workflow_digest=OuterRef("workflow_digest"), workflow_digest__gt=""
@@ -228,17 +228,17 @@ def _exclusions() -> dict[str, list[dict[str, Any]]]:
     rows = list(active_exclusions().annotate(group_id=newest))
     named = JobGroup.objects.filter(pk__in={row.group_id for row in rows}).only(*TITLE)
     names = {group.id: group.title for group in named}
-    for one in rows:
-        found[one.backend_id].append(
+    for exclusion in rows:
+        exclusions_by_backend[exclusion.backend_id].append(
             {
-                "id": one.id,
-                "reason": reason_of(one),
-                "ends_at": ends_at(one),
-                "group_id": one.group_id or "",
-                "group_name": names.get(one.group_id, ""),
+                "id": exclusion.id,
+                "reason": reason_of(exclusion),
+                "ends_at": ends_at(exclusion),
+                "group_id": exclusion.group_id or "",
+                "group_name": names.get(exclusion.group_id, ""),
             }
         )
-    return found
+    return exclusions_by_backend
 
 
 def _device(devices: Any) -> tuple[str, str, int]:

@@ -31,7 +31,7 @@ def titles() -> dict[str, str]:
 
 def text(file: str) -> str:
     """Return the text of a file of the folder."""
-    return next(path for one in _FOLDERS if (path := one / file).is_file()).read_text(
+    return next(path for folder in _FOLDERS if (path := folder / file).is_file()).read_text(
         encoding="utf-8"
     )
 
@@ -53,8 +53,8 @@ def html(name: str) -> SafeString:
             token.attrSet(
                 "tabindex", "0"
             )  # It may be wider than the page: a keyboard scrolls it, too.
-        for one in token.children or ():
-            _follow(one)
+        for child in token.children or ():
+            _follow(child)
     # The documents belong to the product, and HTML in them is shown as text.
     return mark_safe(str(parser.renderer.render(tokens, parser.options, {})))  # noqa: S308
 
@@ -64,7 +64,7 @@ def _follow(token: Token) -> None:
     if token.type != "link_open":
         return
     target = str(token.attrGet("href"))
-    if found := _RELATIVE.fullmatch(target):
-        token.attrSet("href", f"/docs/{found[1]}{found[2] or ''}")
+    if match := _RELATIVE.fullmatch(target):
+        token.attrSet("href", f"/docs/{match[1]}{match[2] or ''}")
     elif not target.startswith(("#", "http:", "https:")):
         del token.attrs["href"]

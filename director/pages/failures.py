@@ -17,20 +17,20 @@ def failures_page(given: str, backend_id: str) -> dict[str, Any]:
     named.
     """
     window = given if given in failing.WINDOWS else failing.DEFAULT_WINDOW
-    found = failing.failure_report(window, backend_id)
-    known = backends_by_id(row.backend_id or "" for row in [*found.results, *found.recovered])
+    report = failing.failure_report(window, backend_id)
+    known = backends_by_id(row.backend_id or "" for row in [*report.results, *report.recovered])
     return {
         "window": window,
         "backend_id": backend_id,
         # As the end of a sentence.
         "window_label": f"the last {_WINDOW_LABELS[window]}",
         # ``(window, label, is selected)``
-        "windows": [(one, said, one == window) for one, said in _WINDOW_LABELS.items()],
-        "causes": [_cause(row, known) for row in found.results],
-        "recovered": [_cause(row, known) for row in found.recovered],
+        "windows": [(key, label, key == window) for key, label in _WINDOW_LABELS.items()],
+        "causes": [_cause(row, known) for row in report.results],
+        "recovered": [_cause(row, known) for row in report.recovered],
         # Failures whose jobs are completed.
-        "recovered_count": sum(row.failures for row in found.recovered),
-        "report": found,
+        "recovered_count": sum(row.failures for row in report.recovered),
+        "report": report,
     }
 
 

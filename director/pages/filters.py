@@ -46,8 +46,8 @@ class Filters:
 
 def parse_filters(query: QueryDict) -> Filters:
     given = {
-        one.name: str(query.get(one.name, "")).replace("\0", "").strip()[:_MAX_TEXT]
-        for one in fields(Filters)
+        field.name: str(query.get(field.name, "")).replace("\0", "").strip()[:_MAX_TEXT]
+        for field in fields(Filters)
     }
     return Filters(
         **{name: value for name, value in given.items() if value in _VALUES.get(name, {value})}

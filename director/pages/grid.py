@@ -26,7 +26,7 @@ class Axis:
     stride: int
 
     @property
-    def shown(self) -> list[tuple[int, str, str]]:
+    def value_texts(self) -> list[tuple[int, str, str]]:
         """Index, short text and text of each value."""
         return [
             (index, shown_value(value), shown_value(value, 500))
@@ -77,32 +77,32 @@ def grid_of(sweep: Any, query: Mapping[str, str], position: int | None = None) -
     """
     if not sweep or sweep["mode"] != "product":
         return None
-    labels = input_labels((one["input"] for one in sweep["axes"]), "_name")
+    labels = input_labels((axis["input"] for axis in sweep["axes"]), "_name")
     axes = [
-        Axis(f"axis{number}", one["input"], labels[one["input"]], one["values"], stride)
-        for number, (one, stride) in enumerate(
+        Axis(f"axis{number}", axis["input"], labels[axis["input"]], axis["values"], stride)
+        for number, (axis, stride) in enumerate(
             zip(sweep["axes"], strides(sweep["axes"]), strict=True), 1
         )
     ]
     varied = sorted(
-        (one for one in axes if len(one.values) > 1), key=lambda one: one.input == _SEED
+        (axis for axis in axes if len(axis.values) > 1), key=lambda axis: axis.input == _SEED
     )
     if len(varied) < 2:
         return None
     columns, rows, *others = varied
     if len(columns.values) > max(_MANY_COLUMNS, len(rows.values)):
         columns, rows = rows, columns
-    selectors = [(one, one.index_of(query, position)) for one in others]
-    base = sum(one.stride * index for one, index in selectors)
+    selectors = [(axis, axis.index_of(query, position)) for axis in others]
+    base = sum(axis.stride * index for axis, index in selectors)
     size = max(_MAX_CELLS // len(columns.values), 1)
     pages = -(-len(rows.values) // size)
     page = number(query, "page") if position is None else rows.index_of(query, position) // size + 1
     page = min(max(page, 1), pages)
     lines = []
-    for index, short, whole in rows.shown[(page - 1) * size : page * size]:
+    for index, short, whole in rows.value_texts[(page - 1) * size : page * size]:
         first = base + rows.stride * index
         lines.append(
             (short, whole, [first + columns.stride * at for at in range(len(columns.values))])
         )
-    chosen = "".join(f"{one.name}={index}&" for one, index in selectors)
+    chosen = "".join(f"{axis.name}={index}&" for axis, index in selectors)
     return Grid(columns, rows, selectors, page, pages, lines, chosen)

@@ -62,7 +62,7 @@ def group_page(
         show = ""
     table, is_cards = grid_of(sweep, query, position), bool(show) or query.get("view") == "jobs"
     view = f"show={show}&" if show else "view=jobs&" if table else ""
-    shown: dict[str, Any] = {
+    context: dict[str, Any] = {
         "has_grid": table is not None,
         "grid": None,
         "view": view,
@@ -70,19 +70,21 @@ def group_page(
     }
     if table and not is_cards:
         page, pages, positions = table.page, table.pages, table.positions
-        shown |= {"grid": table, "view": table.query}
+        context |= {"grid": table, "view": table.query}
     else:
-        found: Sequence[int] = range(group.total_count)
+        matching: Sequence[int] = range(group.total_count)
         if show:
-            found = list(
+            matching = list(
                 rows.filter(_SHOWN[show]).order_by("position").values_list("position", flat=True)
             )
-        pages = max(-(-len(found) // PAGE_SIZE), 1)
+        pages = max(-(-len(matching) // PAGE_SIZE), 1)
         page = (
-            found.index(position) // PAGE_SIZE + 1 if position in found else number(query, "page")
+            matching.index(position) // PAGE_SIZE + 1
+            if position in matching
+            else number(query, "page")
         )
         page = min(max(page, 1), pages)
-        positions = list(found[(page - 1) * PAGE_SIZE : page * PAGE_SIZE])
+        positions = list(matching[(page - 1) * PAGE_SIZE : page * PAGE_SIZE])
     head = (
         groups.group_page(group_id, positions=positions)
         if with_cards
@@ -94,15 +96,18 @@ def group_page(
     away = Backend.objects.filter(
         reachability=Reachability.OFFLINE, pk__in=open_ones.values("backend_id")
     )
-    skipped = Counter((one["backend_id"], one["reason"]) for one in head["skipped_backends"])
+    skipped = Counter(
+        (skipped_backend["backend_id"], skipped_backend["reason"])
+        for skipped_backend in head["skipped_backends"]
+    )
     return {
         "row": row,
         "head": head,
-        **shown,
+        **context,
         "cards": list(cards.values()),
         # Of the grid: short text and text of a row, and a card or None for each column.
         "lines": [
-            (*value, [cards.get(one) for one in line])
+            (*value, [cards.get(cell) for cell in line])
             for *value, line in (table.lines if table else ())
         ],
         "page": page,
@@ -149,7 +154,7 @@ def group_page(
 def _summary(group: JobGroup, sweep: Any) -> dict[str, Any]:
     """Return the summary of a group's workflow; inputs that its sweep varies have no value."""
     values = words.summary_values(json.loads(group.summary_json))
-    varied = {one["input"].rsplit(".", 1)[-1] for one in (sweep or {"axes": ()})["axes"]}
+    varied = {axis["input"].rsplit(".", 1)[-1] for axis in (sweep or {"axes": ()})["axes"]}
     if varied & {"ckpt_name", "unet_name"}:
         varied.add("model")
     return values | dict.fromkeys(values.keys() & varied, "varied")
@@ -161,8 +166,8 @@ def _skipped_text(skipped: Mapping[tuple[str, str], int], *, in_pool: bool) -> s
     """
     if in_pool:
         return f"{text.pluralize(len(skipped), 'backend')} could take no jobs at the submission"
-    said = text.pluralize(len(skipped), "backend left out", "backends left out")
-    return f"{said}: {text.pluralize(sum(skipped.values()), 'job fewer', 'jobs fewer')}"
+    summary_text = text.pluralize(len(skipped), "backend left out", "backends left out")
+    return f"{summary_text}: {text.pluralize(sum(skipped.values()), 'job fewer', 'jobs fewer')}"
 
 
 def _position_of(group_id: str, job_id: str) -> int | None:
@@ -177,7 +182,7 @@ def _with_files(group_id: str, **which: bool) -> Iterator[bool]:
     rows = ChildJob.objects.filter(group_id=group_id, outputs_json__isnull=False, **which)
     for outputs in rows.order_by().values_list("outputs_json", flat=True).iterator():
         yield any(
-            not one.get("missing") for one in reported_files(json.loads(outputs or "{}") or {})
+            not file.get("missing") for file in reported_files(json.loads(outputs or "{}") or {})
         )
 
 
@@ -197,16 +202,16 @@ def _made(group_id: str) -> str:
     rows = ChildJob.objects.filter(group_id=group_id, status=ChildStatus.COMPLETED)
     counts = rows.order_by().values_list("backend_id").annotate(Count("id"))
     counted = [(backend_id or "", count) for backend_id, count in counts]
-    counted.sort(key=lambda one: (-one[1], one[0]))
+    counted.sort(key=lambda class_count: (-class_count[1], class_count[0]))
     known = backends_by_id(backend_id for backend_id, _ in counted)
-    said = [
+    sentences = [
         f"{_name(known.get(backend_id)) or backend_id} {count}"
         for backend_id, count in counted[:_MAX_MADE]
     ]
     if rest := counted[_MAX_MADE:]:
         others = text.pluralize(len(rest), "other backend")
-        said.append(f"{others} {sum(count for _, count in rest)}")
-    return " · ".join(said)
+        sentences.append(f"{others} {sum(count for _, count in rest)}")
+    return " · ".join(sentences)
 
 
 def _cards(group: JobGroup, children: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -263,10 +268,10 @@ def _card(
     )
     notes: list[str] = [words.unbroken(away)] if is_stale else []
     # Why a prompt with a pending stop still runs.
-    notes += [one["left_running"] for one in attempts if one["left_running"]]
+    notes += [attempt["left_running"] for attempt in attempts if attempt["left_running"]]
     notes += child["warnings"]
-    notes += [one["capture_warning"] for one in outputs if one["capture_warning"]]
-    notes += [words.replaced_text(one, name) for one in outputs if one["replaced"]]
+    notes += [output["capture_warning"] for output in outputs if output["capture_warning"]]
+    notes += [words.replaced_text(output, name) for output in outputs if output["replaced"]]
     retried = (
         (CHILD_FINAL - {ChildStatus.COMPLETED}) if group.completed_at else CHILD_RETRIED_IN_RUN
     )
@@ -294,20 +299,22 @@ def _card(
         "traceback": _traceback(details),
         "attempts": attempts,
         "shows_attempts": len(attempts) > 1
-        or any(one["attempt"].failure_class for one in attempts),
-        "spans_runs": len({one["attempt"].run for one in attempts}) > 1,
+        or any(attempt["attempt"].failure_class for attempt in attempts),
+        "spans_runs": len({attempt["attempt"].run for attempt in attempts}) > 1,
         # A prompt is being stopped: the card changes without an event.
-        "is_stopping": any(one["attempt"].is_stopping for one in attempts),
+        "is_stopping": any(attempt["attempt"].is_stopping for attempt in attempts),
         "notes": notes,
         "texts": texts_of(child["outputs"]),
         # Images, videos, sounds and text files, including replaced ones with a thumbnail; others;
         # what can be downloaded.
-        "shown": [one for one in outputs if one["is_shown"]],
-        "files": [one for one in outputs if one["kind"] == "other" and not one["missing"]],
+        "shown": [output for output in outputs if output["is_shown"]],
+        "files": [
+            output for output in outputs if output["kind"] == "other" and not output["missing"]
+        ],
         "downloads": [
-            one
-            for one in outputs
-            if not one["replaced"] and (one["is_shown"] or not one["missing"])
+            output
+            for output in outputs
+            if not output["replaced"] and (output["is_shown"] or not output["missing"])
         ],
     }
 
@@ -332,7 +339,7 @@ def _traceback(details: Mapping[str, Any]) -> str:
         return "".join(str(line) for line in lines)
     if isinstance(lines, str):
         return lines
-    rest = {key: one for key, one in details.items() if key not in _SHOWN_ELSEWHERE}
+    rest = {key: detail for key, detail in details.items() if key not in _SHOWN_ELSEWHERE}
     return json.dumps(rest, indent=2, ensure_ascii=False) if rest else ""
 
 
@@ -344,7 +351,9 @@ def _attempts_text(
     """
     if completed_on > 1:
         return f"Completed {text.on_attempt(completed_on)}"
-    failed = [one["attempt"].failure_class for one in attempts if one["attempt"].failure_class]
+    failed = [
+        attempt["attempt"].failure_class for attempt in attempts if attempt["attempt"].failure_class
+    ]
     if child["status"] not in CHILD_FINAL and failed:
         label = text.failure_label(failed[-1])
         last = f"the last: {label}" if len(failed) > 1 else label
@@ -360,7 +369,7 @@ def _name(backend: Backend | None) -> str:
 def _attempt_rows(
     rows: Iterable[Attempt], known: Mapping[str, Backend]
 ) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    rows_by_child: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         backend = known.get(row.backend_id)
         # Why the prompt still runs although a stop is pending.
@@ -372,5 +381,5 @@ def _attempt_rows(
             "backend_name": _name(backend) or row.backend_id,
             "left_running": why,
         }
-        found[row.child_id].append(of_row)
-    return found
+        rows_by_child[row.child_id].append(of_row)
+    return rows_by_child

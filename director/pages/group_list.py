@@ -54,14 +54,14 @@ def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
         for child in members
         if child.status == ChildStatus.COMPLETED and child.attempt_count > 1
     )
-    ends = etas.group_etas([one.id for one in groups if one.completed_at is None])
+    ends = etas.group_etas([group.id for group in groups if group.completed_at is None])
     rows = []
     for group in groups:
         members = children[group.id]
         counted = Counter(child.status for child in members)
         later = Counter(tries[child.id] for child in members if child.id in tries)
-        done = [100.0 if one.status in CHILD_FINAL else one.progress for one in members]
-        stopped = sum(bool(one.stopped_by) for one in members)
+        done = [100.0 if member.status in CHILD_FINAL else member.progress for member in members]
+        stopped = sum(bool(member.stopped_by) for member in members)
         cancelled, all_cancelled = (
             group.cancelled_count - stopped,
             group.status == GroupStatus.CANCELLED,
@@ -100,10 +100,10 @@ def rows_of(groups: Sequence[JobGroup]) -> list[dict[str, Any]]:
 
 def _children(group_ids: Sequence[str]) -> dict[str, list[Any]]:
     rows = ChildJob.objects.filter(group_id__in=group_ids).order_by("group_id", "position")
-    found: dict[str, list[Any]] = defaultdict(list)
+    members_by_group: dict[str, list[Any]] = defaultdict(list)
     for row in rows.values_list(*_CHILD, named=True):
-        found[row.group_id].append(row)
-    return found
+        members_by_group[row.group_id].append(row)
+    return members_by_group
 
 
 def attempts_needed(job_ids: Iterable[str]) -> dict[str, int]:
@@ -126,12 +126,12 @@ def _images(children: Mapping[str, Sequence[Any]]) -> dict[str, list[dict[str, A
         child.id: group_id
         for group_id, jobs in children.items()
         for child in sorted(
-            jobs, key=lambda one: (one.status != ChildStatus.COMPLETED, not one.starred)
+            jobs, key=lambda member: (member.status != ChildStatus.COMPLETED, not member.starred)
         )[:_THUMBNAILS]
         if child.status == ChildStatus.COMPLETED
     }
     rows = ChildJob.objects.filter(pk__in=wanted).order_by("completed_at", "position")
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    pictures_by_group: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows.only("backend_id", "seed", "outputs_json"):
         child = {
             "job_id": row.id,
@@ -140,10 +140,10 @@ def _images(children: Mapping[str, Sequence[Any]]) -> dict[str, list[dict[str, A
             "outputs": json.loads(row.outputs_json or "null"),
         }
         made = outputs_of(wanted[row.id], child)
-        found[wanted[row.id]] += [
-            one for one in made if one["has_thumbnail"] and not one["missing"]
+        pictures_by_group[wanted[row.id]] += [
+            output for output in made if output["has_thumbnail"] and not output["missing"]
         ][:1]
-    return found
+    return pictures_by_group
 
 
 def bar_of(children: Sequence[Any]) -> dict[str, Any]:
@@ -152,8 +152,8 @@ def bar_of(children: Sequence[Any]) -> dict[str, Any]:
     A block starts after, and is as long as, so many children.
     """
     counted = Counter(child.status for child in children)
-    said = Counter("not needed" if child.stopped_by else child.status for child in children)
-    label = ", ".join(f"{said[name]} {name}" for name in (*_ORDER, "not needed") if said[name])
+    counts = Counter("not needed" if child.stopped_by else child.status for child in children)
+    label = ", ".join(f"{counts[name]} {name}" for name in (*_ORDER, "not needed") if counts[name])
     blocks, start = [], 0
     for status in _ORDER:
         if counted[status] and len(children) > MAX_SEGMENTS:

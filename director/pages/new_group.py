@@ -25,7 +25,12 @@ ON_FAILURE: Final = (
 )
 #: Failure classes that are retried: value of the form, name, explanation.
 RETRY_ON: Final = tuple(
-    (one.value, capfirst(text.failure_label(one)), TAXONOMY[one].sentence) for one in RETRIED
+    (
+        failure_class.value,
+        capfirst(text.failure_label(failure_class)),
+        TAXONOMY[failure_class].sentence,
+    )
+    for failure_class in RETRIED
 )
 #: Policies for outputs that ComfyUI refuses.
 PARTIAL_OUTPUTS: Final = (
@@ -37,11 +42,11 @@ DEFAULT_ATTEMPTS: Final = 3  #: Offered number of attempts if the installation h
 
 def tagged_backends(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """Return each tag with the ids of its backends, in the order of the tags."""
-    found: dict[str, list[str]] = defaultdict(list)
+    ids_by_tag: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         for tag in row["tags"]:
-            found[tag].append(row["id"])
-    return sorted(found.items())
+            ids_by_tag[tag].append(row["id"])
+    return sorted(ids_by_tag.items())
 
 
 def from_group(group_id: str, seed: str, job_id: str = "") -> dict[str, Any] | None:
@@ -60,10 +65,10 @@ def from_group(group_id: str, seed: str, job_id: str = "") -> dict[str, Any] | N
     )
     chosen = int(seed) if seed.isascii() and seed.isdigit() and len(seed) < 17 else None
     parameters, sweep = json.loads(group.parameters_json), json.loads(group.sweep_json or "null")
-    if found := [one for one in children if one[2] == job_id]:
-        children, chosen = found, found[0][1]
+    if of_job := [child for child in children if child[2] == job_id]:
+        children, chosen = of_job, of_job[0][1]
     elif chosen is not None and chosen <= MAX_SEED:
-        children = [one for one in children if one[1] == chosen][:1] or children[:1]
+        children = [child for child in children if child[1] == chosen][:1] or children[:1]
     else:
         chosen = None
     if chosen is not None and children:
@@ -93,11 +98,13 @@ def _with_variation(
     """
     if variation is None:
         return parameters
-    targets, found = Targets(json.loads(group.workflow_json)), {}
+    targets, values = Targets(json.loads(group.workflow_json)), {}
     for each in (parameters, variation):
-        for _, target, value in sorted(targets.read(each), key=lambda one: one[1].is_addressed):
-            found.update({f"{node_id}.{name}": value for node_id, name in target.slots})
-    return found
+        for _, target, value in sorted(
+            targets.read(each), key=lambda parameter: parameter[1].is_addressed
+        ):
+            values.update({f"{node_id}.{name}": value for node_id, name in target.slots})
+    return values
 
 
 def _listed_jobs(group: JobGroup) -> list[dict[str, Any]] | None:

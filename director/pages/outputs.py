@@ -17,9 +17,13 @@ def texts_of(outputs: Any) -> list[dict[str, Any]]:
     """Return the first texts of a child's ``outputs``, which are no files: the beginning and the
     length of each.
     """
-    found = outputs.get("text") if isinstance(outputs, Mapping) else None
-    texts = [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
-    return [{"shown": one[:_MAX_TEXT], "length": len(one)} for one in texts[:_MAX_TEXTS]]
+    given_texts = outputs.get("text") if isinstance(outputs, Mapping) else None
+    texts = (
+        [entry for entry in given_texts if isinstance(entry, str)]
+        if isinstance(given_texts, list)
+        else []
+    )
+    return [{"shown": text[:_MAX_TEXT], "length": len(text)} for text in texts[:_MAX_TEXTS]]
 
 
 def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -31,14 +35,14 @@ def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
     outputs = child["outputs"]
     if not isinstance(outputs, Mapping):
         return []
-    found = []
+    cards = []
     for number, file in enumerate(reported_files(outputs)):
         name, url = str(file["filename"]), output_url(group_id, child["job_id"], number)
         kind, missing = media_kind(name), bool(file.get("missing"))
         # A later file of the same name has replaced it; an old thumbnail may exist.
         replaced = file.get("reason") == REPLACED
         minutes, seconds = divmod(round(file.get("duration") or 0), 60)
-        found.append(
+        cards.append(
             {
                 "filename": name,
                 # The name under which a browser saves it.
@@ -60,4 +64,4 @@ def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "lasts": "" if file.get("duration") is None else f"{minutes}:{seconds:02}",
             }
         )
-    return found
+    return cards

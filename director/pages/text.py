@@ -98,11 +98,13 @@ def summary_values(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def replaced_text(file: Mapping[str, Any], backend: str) -> str:
     """Return the note about a file of a job that a later file has replaced."""
-    said = f"{file['filename']} was replaced: a later file on {backend} has the same name."
+    sentence = f"{file['filename']} was replaced: a later file on {backend} has the same name."
     if not file["is_shown"]:
-        return said
+        return sentence
     kind = file["kind"]
-    return f"{said} A thumbnail, if there is one, shows the old {kind}; the {kind} itself is lost."
+    return (
+        f"{sentence} A thumbnail, if there is one, shows the old {kind}; the {kind} itself is lost."
+    )
 
 
 def child_label(status: str, stopped_by: str | None = None) -> str:
@@ -155,7 +157,7 @@ def policy_text(
         moves = f"; while its backend is offline it may move to {other}" if other else ""
         return f"it is not retried{moves}"
     where = f", also on {other}" if other else ", on its own backend only"
-    these = ", ".join(failure_label(one) for one in retry_on or ())
+    these = ", ".join(failure_label(failure_class) for failure_class in retry_on or ())
     return f"up to {max_attempts} attempts{where}" + (f", only after: {these}" if these else "")
 
 
@@ -163,10 +165,14 @@ def candidates_text(candidates: Sequence[str]) -> str:
     """Return the candidates of a group of the pool, as the end of "on …"."""
     if ANY_BACKEND in candidates:
         return "any backend"
-    tags = [one.removeprefix(TAG_PREFIX) for one in candidates if one.startswith(TAG_PREFIX)]
-    named = [one for one in candidates if not one.startswith(TAG_PREFIX)]
-    said = [f"backends with the tag {tag}" for tag in tags] + named
-    return f"any of: {', '.join(said)}"
+    tags = [
+        candidate.removeprefix(TAG_PREFIX)
+        for candidate in candidates
+        if candidate.startswith(TAG_PREFIX)
+    ]
+    named = [candidate for candidate in candidates if not candidate.startswith(TAG_PREFIX)]
+    names = [f"backends with the tag {tag}" for tag in tags] + named
+    return f"any of: {', '.join(names)}"
 
 
 @register.filter
@@ -175,15 +181,15 @@ def ago(moment: dt.datetime | str) -> SafeString:
     keep it current.
     """
     seconds = _seconds_since(moment)
-    said = "just now" if seconds < 5 else f"{duration(seconds)} ago"
-    return format_html('<time datetime="{}">{}</time>', _iso(moment), said)
+    label = "just now" if seconds < 5 else f"{duration(seconds)} ago"
+    return format_html('<time datetime="{}">{}</time>', _iso(moment), label)
 
 
 @register.filter
 def since(moment: dt.datetime | str) -> SafeString:
     """Return the element that shows for how long something has lasted; scripts keep it current."""
-    said = duration(_seconds_since(moment))
-    return format_html('<time datetime="{}" data-for>{}</time>', _iso(moment), said)
+    label = duration(_seconds_since(moment))
+    return format_html('<time datetime="{}" data-for>{}</time>', _iso(moment), label)
 
 
 @register.filter
@@ -233,6 +239,6 @@ def _flat(variation: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield input and value; the inputs of a node may stand in an object of their own."""
     for name, value in variation.items():
         if isinstance(value, Mapping) and "__type" not in value:
-            yield from ((f"{name}.{one}", inner) for one, inner in value.items())
+            yield from ((f"{name}.{key}", inner) for key, inner in value.items())
         else:
             yield name, value

@@ -21,8 +21,8 @@ register_converter(_BackendId, "backend")
 
 
 def _page(route: str, view: Callable[..., HttpResponse], template: str = "") -> URLPattern:
-    shown = require_safe(never_cache(view))
-    return path(route, shown, {"template": template} if template else None)
+    handler = require_safe(never_cache(view))
+    return path(route, handler, {"template": template} if template else None)
 
 
 urlpatterns = [

@@ -32,7 +32,7 @@ def usage_page(given: QueryDict) -> dict[str, Any]:
     except InvalidRequest as wrong:
         error, query = wrong.detail, UsageQuery.read_query(QueryDict(f"by={','.join(_DEFAULT)}"))
     by, first, last = query["by"], query["from"], query["to"]
-    found = usage.usage(by, first, last, offset=0, limit=_ROWS)
+    report = usage.usage(by, first, last, offset=0, limit=_ROWS)
     heads = [name.removeprefix(usage.METADATA) for name in by]
     days = {"from": first.isoformat(), "to": last.isoformat()}
     return {
@@ -43,17 +43,17 @@ def usage_page(given: QueryDict) -> dict[str, Any]:
         "key": next((head for head, name in zip(heads, by, strict=True) if head != name), ""),
         "first": first,
         "last": last,
-        "since": iso_or_none(found.since),
+        "since": iso_or_none(report.since),
         "rows": [
             row
             | {
                 "cells": [row[name] for name in by],
                 "gpu_hours": f"{row['gpu_seconds'] / 3600:,.2f}",
             }
-            for row in found.rows
+            for row in report.rows
         ],
-        "most": max((row["gpu_seconds"] for row in found.rows), default=0.0) or 1.0,
+        "most": max((row["gpu_seconds"] for row in report.rows), default=0.0) or 1.0,
         "csv": "/api/usage?"
         + urlencode({"by": ",".join(by), **days, "limit": 10_000, "format": "csv"}),
-        "has_more": found.has_more,
+        "has_more": report.has_more,
     }

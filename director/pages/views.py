@@ -46,28 +46,30 @@ _DIRECTIONS: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
 def _page(
     request: HttpRequest, name: str, context: Mapping[str, object], status: int = 200
 ) -> HttpResponse:
-    shown = {"version": settings.DIRECTOR_VERSION, "failed_day": failure_pages.tally, **context}
-    html = render_to_string(f"director/{name}.html", shown, request)
+    values = {"version": settings.DIRECTOR_VERSION, "failed_day": failure_pages.tally, **context}
+    html = render_to_string(f"director/{name}.html", values, request)
     return HttpResponse(_DIRECTIONS.sub("\ufffd", html), status=status)
 
 
 def groups(request: HttpRequest, template: str) -> HttpResponse:
     """The list of groups, or its rows."""
     chosen = filters.parse_filters(request.GET)
-    shown = {
+    context = {
         "filters": chosen,
         "listing": group_list.group_list(chosen),
         "query": chosen.query(),
-        "offered": [one for one in backend_pages.found_servers() if not one["ignored"]],
+        "offered": [server for server in backend_pages.found_servers() if not server["ignored"]],
         "backends": backend_list,  # Read where a template needs it: a reloaded list with groups does not.
     }
     if template == "groups":
-        shown |= {
-            "states": [(one.value, text.status_label(one, ended=True)) for one in GroupStatus],
+        context |= {
+            "states": [
+                (status.value, text.status_label(status, ended=True)) for status in GroupStatus
+            ],
             "submitters": group_list.submitters(),
             "retention": retention_text(),
         }
-    return _page(request, template, shown)
+    return _page(request, template, context)
 
 
 def row_part(request: HttpRequest, group_id: str) -> HttpResponse:
@@ -80,22 +82,22 @@ def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
     exist.
     """
     try:
-        shown = group_detail.group_page(
+        group_context = group_detail.group_page(
             group_id, request.GET.dict(), with_cards=template != "parts/head"
         )
     except GroupNotFound:
         newest = group_list.group_list(filters.Filters())["rows"][:5]
         status = HTTPStatus.NOT_FOUND
         return _page(request, "no_group", {"group_id": group_id[:64], "newest": newest}, status)
-    return _page(request, template, {"shown": shown, "row": shown["row"]})
+    return _page(request, template, {"shown": group_context, "row": group_context["row"]})
 
 
 def card_part(request: HttpRequest, group_id: str, job_id: str, template: str) -> HttpResponse:
     """One job's card, its cell in the grid of a sweep, or what the viewer shows of it."""
-    shown = {"card": group_detail.child_card(group_id, job_id)}
+    context = {"card": group_detail.child_card(group_id, job_id)}
     if template == "parts/info":
-        shown["made"] = text.summary_values(summary(job_provenance(group_id, job_id)["workflow"]))
-    return _page(request, template, shown)
+        context["made"] = text.summary_values(summary(job_provenance(group_id, job_id)["workflow"]))
+    return _page(request, template, context)
 
 
 def backends(request: HttpRequest, template: str) -> HttpResponse:
@@ -113,17 +115,17 @@ def backend(request: HttpRequest, backend_id: str, template: str) -> HttpRespons
         backend_detail.backend_models if template == "parts/models" else backend_detail.backend_page
     )
     try:
-        shown = read(backend_id)
+        backend_context = read(backend_id)
     except BackendNotFound:
         return _page(request, "no_backend", {"backend_id": backend_id}, HTTPStatus.NOT_FOUND)
-    return _page(request, template, {"shown": shown, "backend_id": backend_id})
+    return _page(request, template, {"shown": backend_context, "backend_id": backend_id})
 
 
 def failures(request: HttpRequest, template: str) -> HttpResponse:
     """The page of failures, or its list alone."""
     backend_id = str(request.GET.get("backend", "")).replace("\0", "")[:64]
-    shown = failure_pages.failures_page(str(request.GET.get("window", "")), backend_id)
-    return _page(request, template, {"shown": shown})
+    failures_context = failure_pages.failures_page(str(request.GET.get("window", "")), backend_id)
+    return _page(request, template, {"shown": failures_context})
 
 
 def usage(request: HttpRequest) -> HttpResponse:
@@ -161,8 +163,8 @@ def webhooks(request: HttpRequest) -> HttpResponse:
     )
     page = filters.page_after(given["cursor"], lambda cursor: read(cursor=cursor))
     states = [("", "All"), *((name, capfirst(name.replace("_", " "))) for name in STATES)]
-    shown = {"page": page, "states": states, "chosen": given["state"], "group": given["group"]}
-    return _page(request, "webhooks", shown)
+    context = {"page": page, "states": states, "chosen": given["state"], "group": given["group"]}
+    return _page(request, "webhooks", context)
 
 
 def document(request: HttpRequest, name: str = "") -> HttpResponse:
@@ -171,8 +173,8 @@ def document(request: HttpRequest, name: str = "") -> HttpResponse:
     name = name or next(iter(titles), "")
     if name not in titles:
         raise Http404
-    shown = {"titles": titles, "name": name, "title": titles[name], "html": documents.html(name)}
-    return _page(request, "document", shown)
+    context = {"titles": titles, "name": name, "title": titles[name], "html": documents.html(name)}
+    return _page(request, "document", context)
 
 
 def submit(request: HttpRequest) -> HttpResponse:
@@ -189,7 +191,9 @@ def submit(request: HttpRequest) -> HttpResponse:
         "tags": new_group.tagged_backends(listing["rows"]),
         "source": new_group.from_group(group_id, seed, job_id),
         "quick": (1, 4, 12),
-        "strategies": [(one.value, one.value.replace("_", " ")) for one in SeedStrategy],
+        "strategies": [
+            (strategy.value, strategy.value.replace("_", " ")) for strategy in SeedStrategy
+        ],
         "retention_days": settings.DIRECTOR_RETENTION_DAYS,
         "max_body": settings.DIRECTOR_MAX_BODY_BYTES,
         "max_children": settings.DIRECTOR_MAX_CHILDREN,
