@@ -18,7 +18,8 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.urls import Resolver404, resolve  # noqa: E402
 
-from director.security.sign_in import find_principal, guard_sockets  # noqa: E402
+from director.security.revocations import serve_request  # noqa: E402
+from director.security.sign_in import ENDED, find_principal, guard_sockets  # noqa: E402
 from director.web import probes  # noqa: E402
 from director.web.asgi_types import Receive, Scope, Send  # noqa: E402
 from director.web.handlers import MATCH_KEY, LenientRequest, LoopHandler, ThreadedHandler  # noqa: E402
@@ -47,7 +48,10 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"].startswith(("/api/", "/metrics")):
         with suppress(Resolver404):
             match = scope[MATCH_KEY] = resolve(scope["path"])
-            handler = _in_loop if iscoroutinefunction(match.func) else _in_thread
+            if iscoroutinefunction(match.func):
+                await serve_request(_in_loop, scope, receive, send, ended=ENDED)
+                return
+            handler = _in_thread
     await handler(scope, receive, send)
 
 

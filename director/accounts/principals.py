@@ -3,9 +3,10 @@
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
 from django.contrib.auth.models import User
 from django.core import signing
@@ -25,6 +26,10 @@ KEPT_SECONDS: Final = 3.0
 _MAX_KEPT: Final = 10_000
 _USE_INTERVAL: Final = timedelta(hours=1)
 _SALT: Final = "director.accounts.session"
+
+
+#: The token and the session of a request.
+Credentials: TypeAlias = tuple[str | None, str | None]
 
 
 class _Kept:
@@ -69,6 +74,15 @@ def principal_of(token: str | None, session: str | None) -> Principal | None:
     """
     if (result := kept_result(token, session)) is not None:
         return result[0]
+    return _read(token, session)
+
+
+def refreshed(credentials: Iterable[Credentials]) -> dict[Credentials, Principal | None]:
+    """Return the principals of tokens and sessions as the database has them now."""
+    return {one: _read(*one) for one in credentials}
+
+
+def _read(token: str | None, session: str | None) -> Principal | None:
     principal = _by_token(token) if token is not None else _by_session(session or "")
     kept.put(_key(token, session), principal)
     return principal

@@ -43,6 +43,7 @@ from director.security.origins import (
     is_allowed,
     is_own,
 )
+from director.security.revocations import CREDENTIALS_KEY, serve_socket
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response, is_api
 from director.web.middleware import middleware
@@ -115,6 +116,8 @@ class Refused(Enum):
 #: The key of a scope that holds the principal of its request, or None if the credentials are
 #: invalid.
 PRINCIPAL_KEY: Final = "director.principal"
+#: What a scope has when its credentials have ended during the request.
+ENDED: Final[Scope] = {PRINCIPAL_KEY: Refused.UNAUTHENTICATED}
 
 
 def is_token(given: str) -> bool:
@@ -184,7 +187,7 @@ async def find_principal(scope: Scope) -> None:
     """
     if not settings.DIRECTOR_ACCOUNTS:
         return
-    token, cookie = _credentials(handshake(scope))
+    token, cookie = scope[CREDENTIALS_KEY] = _credentials(handshake(scope))
     if (kept := kept_result(token, cookie)) is not None:
         scope[PRINCIPAL_KEY] = kept[0]
         return
@@ -350,14 +353,17 @@ def guard_sockets(application: Application) -> Application:
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         request = handshake(scope)
-        await find_principal(request.scope)  # type: ignore[attr-defined]  # an ASGIRequest has it
+        found: Scope = request.scope  # type: ignore[attr-defined]  # an ASGIRequest has it
+        await find_principal(found)
         if not is_allowed(request.headers.get("Origin"), request.headers.get("Host")):
             code, frame = FOREIGN_ORIGIN, error_frame(FOREIGN_CODE, FOREIGN_DETAIL)
         elif isinstance(authenticate(request, changes=True), Refused):
             detail = "Sign in, or connect with Authorization: Bearer TOKEN or X-API-Key: TOKEN."
             code, frame = SIGN_IN_REQUIRED, error_frame("sign_in_required", detail)
         else:
-            await application(scope, receive, send)
+            if CREDENTIALS_KEY in found:
+                scope[CREDENTIALS_KEY] = found[CREDENTIALS_KEY]
+            await serve_socket(application, scope, receive, send, code=SIGN_IN_REQUIRED)
             return
         if (await receive())["type"] == "websocket.connect":
             await send({"type": "websocket.accept"})

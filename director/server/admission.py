@@ -21,6 +21,7 @@ from twisted.internet import reactor as _reactor
 
 from backends.errors import RequestError
 from director.security import sign_in
+from director.security.url_tokens import token_in_url
 from director.web.asgi_types import Scope
 from director.web.errors import error_response, plain_error
 from director.web.handlers import ThreadedHandler
@@ -110,6 +111,7 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
 
     def gotLength(self, length: int | None) -> None:  # noqa: N802 Twisted's name
         """Decide whether the body is received. The length of a chunked body is None."""
+        _move_token(self)
         method, path = _method_of(self), _path_of(self)
         self._asked = path
         is_upload = _is_upload(method, path)
@@ -218,6 +220,18 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         given_id = self.requestHeaders.getRawHeaders(HEADER, [b""])[0]
         self.transport.write(refusal(answer, self._asked, self.server.server_name, given_id))
         reactor.callLater(DROPPED_SECONDS, self.transport.abortConnection)
+
+
+def _move_token(request: Any) -> None:
+    """Move the token of an account from the URL to a header, before a log has the URL."""
+    if not settings.DIRECTOR_ACCOUNTS:
+        return
+    request.channel._path, token = token_in_url(request.channel._path)
+    headers = request.requestHeaders
+    if token is not None and not (
+        headers.hasHeader("Authorization") or headers.hasHeader("X-API-Key")
+    ):
+        headers.setRawHeaders("Authorization", [f"Bearer {token}"])
 
 
 def _method_of(request: Any) -> str:

@@ -38,7 +38,9 @@ class CandidateBackends:
     def within(self, elsewhere: RetryScope) -> dict[str, Candidate]:
         if elsewhere not in self._by_scope:
             candidates = candidate_backends(self._group, elsewhere, besides={self._left})
-            self._by_scope[elsewhere] = {candidate.backend_id: candidate for candidate in candidates}
+            self._by_scope[elsewhere] = {
+                candidate.backend_id: candidate for candidate in candidates
+            }
         return self._by_scope[elsewhere]
 
     def count(self, backend_id: str) -> None:
