@@ -17,7 +17,7 @@ from django.conf import settings
 from director.accounts.principals import Credentials, refreshed
 from director.web.asgi_types import Application, Receive, Scope, Send
 from jobgroups.api.sse import sse_frame
-from jobgroups.api.views.async_base import read
+from jobgroups.database.pools import read
 from jobgroups.database.threads import TRANSIENT
 from jobgroups.streams.feed import error_frame
 

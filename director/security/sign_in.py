@@ -48,7 +48,7 @@ from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response, is_api
 from director.web.middleware import middleware
 from jobgroups.api.permissions import refusal_text
-from jobgroups.api.views.async_base import read
+from jobgroups.database.pools import read
 from jobgroups.database.threads import TRANSIENT
 from jobgroups.domain.access import EVERYBODY, Principal, Right, may
 from jobgroups.streams.feed import error_frame

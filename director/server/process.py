@@ -12,13 +12,12 @@ from director.asgi import application
 from director.server import shutdown, startup
 from director.server.daphne import BackpressureServer, reactor
 from director.server.pairs import PairLayer
-from director.web.handlers import close_threads
 from jobgroups.api.answers import answers
 from jobgroups.api.long_polls import long_polls
 from jobgroups.api.sse import close_streams
-from jobgroups.api.views import async_base
 from jobgroups.consumers.socket import close_all
 from jobgroups.database.locks import Lock
+from jobgroups.database.pools import close_threads
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.events.hub import hub
 from jobgroups.runner.supervisor import RunnerSupervisor
@@ -104,7 +103,6 @@ class _Process:
             await hub.aclose()
             close_rows()
             answers.close()
-            async_base.close_threads()
             close_threads()
             if self._writer is not None:
                 self._writer.close()

@@ -3,11 +3,12 @@ the event loop.
 
 Django's handler switches to a thread and back about twelve times for a request, which costs more
 than the work itself, and starts a thread with a new database connection. Here a request switches
-once, to one of a few threads that keep their connection; requests of asynchronous views stay in the
+once, to one of the threads that its view declares (``jobgroups.database.pools``); requests of asynchronous views stay in the
 event loop. The API's chain omits the middleware for pages.
 """
 
 import asyncio
+import contextlib
 import functools
 import io
 import logging
@@ -16,81 +17,49 @@ from typing import IO, Any, Final, cast
 
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.http.response import HttpResponseBase
+from django.urls import Resolver404, resolve
 
 from director.web.errors import error_response
 from director.web.middleware import api_chain
-from jobgroups.api.views.async_base import acting
+from jobgroups.database import pools
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.errors import Overloaded
 from jobgroups.services.write_start import WriteStart
 
 logger = logging.getLogger(__name__)
 
-#: Threads for reads: a read takes a millisecond, and more threads would wait for each other.
-READ_THREADS: Final = 4
-#: Threads for requests with a large body. Python's objects need up to 40 bytes for a byte of JSON:
-#: the number of threads limits the memory, and large bodies do not delay other requests.
-LARGE_THREADS: Final = 2
-LARGE_BYTES: Final = (
-    256 * 2**10
-)  #: A body above this many bytes is large. Only workflows with embedded images are.
+MATCH_KEY: Final = "director.match"  #: The key of a scope that holds the match of its URL.
+#: The key of a scope that holds when the last byte of its request came, by ``time.monotonic``.
+RECEIVED_KEY: Final = "director.received_at"
 
-#: Threads for requests that change assets: a large file takes minutes on its way into a bucket.
-FILE_THREADS: Final = 8
-
-#: Threads for requests that probe addresses, backends or webhooks, which may take 5 to 15 s each,
-#: and how many such requests may wait for a thread. A probe never takes a thread that a submission
-#: needs.
-PROBE_THREADS: Final = 16
+#: A body above this many bytes is large. Only workflows with embedded images are.
+LARGE_BYTES: Final = 256 * 2**10
+#: The number of probes that may wait for a thread.
 PROBES_WAITING: Final = 16
-_PROBES: Final = frozenset(
-    {
-        "/api/backends",
-        "/api/backends/find",
-        "/api/backends/test",
-        "/api/workflows/check",
-        "/api/webhooks/test",
-    }
-)
 _PROBE_AGAIN: Final = "5"  #: Seconds until a refused probe may be sent again.
 
-_reading = DatabaseThreads(threads=READ_THREADS, name="api-reading", keeps_connections=False)
-_large = DatabaseThreads(threads=LARGE_THREADS, name="api-large", keeps_connections=False)
-_storing = DatabaseThreads(threads=FILE_THREADS, name="api-files", keeps_connections=False)
-_probing = DatabaseThreads(threads=PROBE_THREADS, name="api-probing", keeps_connections=False)
+
+def _view_of(request: Any) -> object:
+    """Return the class of the view of a request, or its function; None for an unknown path."""
+    match = request.scope.get(MATCH_KEY)
+    if match is None:
+        with contextlib.suppress(Resolver404):
+            match = resolve(request.path_info)
+    return match and getattr(match.func, "view_class", match.func)
 
 
-def close_threads() -> None:
-    """Close the threads and their connections, at the end of the process."""
-    for threads in (_reading, _large, _storing, _probing):
-        threads.close()
-
-
-def _threads_for(request: HttpRequest, body_bytes: int) -> DatabaseThreads:
-    if _probes(request):
-        return _probing
-    if body_bytes > LARGE_BYTES:
-        return _large
-    # The health check also waits for Redis, and the metrics for a database that does not answer.
-    reads = request.method in ("GET", "HEAD") and not request.path.startswith(
-        ("/api/health", "/metrics")
+def _threads_for(view: object, method: str, body_bytes: int) -> DatabaseThreads:
+    """Return the threads that a view declares for a method, or those for large bodies."""
+    threads: DatabaseThreads = (
+        getattr(view, "reads_in", pools.read_threads)
+        if method in ("GET", "HEAD")
+        else getattr(view, "changes_in", pools.write_threads)
     )
-    if reads:
-        return _reading
-    return _storing if request.path.startswith(("/api/assets", "/api/v2/assets")) else acting
-
-
-def _probes(request: HttpRequest) -> bool:
-    return request.method == "POST" and request.path.rstrip("/") in _PROBES
-
-
-def _starts_jobs(request: HttpRequest) -> bool:
-    """Return whether a request is a submission or a retry, whose write calls ``begin_write``."""
-    path = request.path.rstrip("/")
-    is_retry = path.startswith("/api/job-groups/") and path.endswith("/retry")
-    return request.method == "POST" and (is_retry or path in ("/api/job-group", "/api/v2/jobs"))
+    if body_bytes > LARGE_BYTES and threads is not pools.probe_threads:
+        return pools.large_threads
+    return threads
 
 
 def _refused_probe(body_bytes: int) -> HttpResponse | None:
@@ -98,7 +67,7 @@ def _refused_probe(body_bytes: int) -> HttpResponse | None:
     if body_bytes > LARGE_BYTES:
         detail = f"The body must have at most {LARGE_BYTES} bytes."
         return error_response(413, detail, "payload_too_large")
-    if _probing.load >= PROBE_THREADS + PROBES_WAITING:
+    if pools.probe_threads.load >= pools.PROBE_THREADS + PROBES_WAITING:
         detail = "Too many addresses are being probed; try again in a few seconds."
         headers = {"Retry-After": _PROBE_AGAIN}
         return error_response(429, detail, "too_many_requests", headers=headers)
@@ -113,11 +82,6 @@ class LenientRequest(ASGIRequest):
             super()._set_content_type_params(meta)  # type: ignore[misc]  # the stubs lack it
         except ValueError:
             self.content_type, self.content_params = "", {}
-
-
-MATCH_KEY: Final = "director.match"  #: The key of a scope that holds the match of its URL.
-#: The key of a scope that holds when the last byte of its request came, by ``time.monotonic``.
-RECEIVED_KEY: Final = "director.received_at"
 
 
 class ApiHandler(ASGIHandler):
@@ -168,12 +132,13 @@ class ThreadedHandler(ApiHandler):
         """
         body_bytes = body.seek(0, io.SEEK_END)
         body.seek(0)
-        threads = _threads_for(request, body_bytes)
-        if threads is _probing and (refused := _refused_probe(body_bytes)):
+        view = _view_of(request)
+        threads = _threads_for(view, request.method, body_bytes)
+        if threads is pools.probe_threads and (refused := _refused_probe(body_bytes)):
             request.refused = refused
-            threads = _reading
+            threads = pools.read_threads
         response: Any
-        if _starts_jobs(request):
+        if getattr(view, "starts_jobs", False) and request.method == "POST":
             response = await self._begun_response(request, body, threads, receive)
         else:
             with body:

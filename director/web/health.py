@@ -23,6 +23,7 @@ from director.web import processes
 from director.web.processes import ProcessState
 from director.web.tables import is_migrated
 from jobgroups.api.views.base import ApiView, json_response
+from jobgroups.database.pools import write_threads
 from jobgroups.domain.clock import iso
 from jobgroups.domain.text import gibibytes
 from jobgroups.models import FilesProcess, Runner
@@ -90,6 +91,8 @@ class StorageReport:
 
 
 class HealthView(ApiView):
+    reads_in = write_threads  # it also waits for Redis and the storage
+
     def get(self, request: Request) -> HttpResponse:
         """Return all checks; status 503 if one of them is down."""
         health = run_checks()

@@ -18,6 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from director.web.health import DATABASE_SECONDS, answer_within
+from jobgroups.database.pools import write_threads
 from jobgroups.metrics import TABLES, ProcessesCollector
 from jobgroups.queries.metrics import Rows, farm_gauges
 
@@ -72,3 +73,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     """``GET /metrics``: all metrics, in the format that the client accepts."""
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     return HttpResponse(encode(registry), content_type=content_type)
+
+
+# It waits for a database that does not answer.
+metrics.reads_in = write_threads  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from django.conf import settings
 
-from jobgroups.api.views.async_base import read
+from jobgroups.database.pools import read
 from jobgroups.database.threads import LoopReader
 from jobgroups.errors import GroupNotFound
 from jobgroups.models import JobGroup

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from director.web import handlers
 from director.web.handlers import RECEIVED_KEY, ThreadedHandler
+from jobgroups.api.views.base import ApiView
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.states import GroupStatus
 from jobgroups.errors import Overloaded
@@ -132,7 +132,7 @@ def full(threads: int, pool: DatabaseThreads) -> Iterator[None]:
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[DatabaseThreads]:
     """The threads of requests that change rows: two of the test's own."""
     pool = DatabaseThreads(threads=2, name="acting", keeps_connections=False)
-    monkeypatch.setattr(handlers, "acting", pool)
+    monkeypatch.setattr(ApiView, "changes_in", pool)
     monkeypatch.setattr("jobgroups.api.submission._CHECK_SECONDS", 0.0)
     yield pool
     pool.close()

@@ -15,7 +15,8 @@ from director.asgi import application
 from jobgroups.api import long_polls as waiting
 from jobgroups.api.answers import Answers
 from jobgroups.api.long_polls import LongPolls
-from jobgroups.api.views import async_base
+from jobgroups.api.views.outputs import note_replaced
+from jobgroups.database import pools
 from jobgroups.events.hub import hub
 from jobgroups.models import JobGroup
 from jobgroups.queries import group_status
@@ -205,8 +206,8 @@ def test_change_is_made_although_its_client_has_gone() -> None:
     others, made = threading.Event(), threading.Event()
 
     async def work() -> None:
-        busy = [asyncio.create_task(async_base.act(others.wait, 10)) for _ in range(20)]
-        change = asyncio.create_task(async_base.act(made.set))
+        busy = [asyncio.create_task(pools.act(others.wait, 10)) for _ in range(20)]
+        change = asyncio.create_task(pools.act(made.set))
         await asyncio.sleep(0)
         change.cancel()
         await asyncio.wait([change])
@@ -223,7 +224,7 @@ def test_status_does_not_wait_for_marks_that_wait_for_a_lock(group: dict[str, An
     )
 
     async def work() -> None:
-        marks = [asyncio.create_task(async_base.note_replaced(file)) for _ in range(4)]
+        marks = [asyncio.create_task(note_replaced(file)) for _ in range(4)]
         async with asyncio.timeout(10):
             assert (await _get(_path(group)))[0] == 200
         for mark in marks:
@@ -279,7 +280,7 @@ async def test_request_does_not_share_a_read_of_versions_that_began_before(
     has_read, go_on = asyncio.Event(), asyncio.Event()
 
     async def held(*args: Any) -> Any:
-        found = await async_base.read(*args)
+        found = await pools.read(*args)
         has_read.set()
         await go_on.wait()
         return found

@@ -17,6 +17,7 @@ from backends import probes as backend_probes
 from director.web import handlers
 from director.web.handlers import ThreadedHandler
 from jobgroups.api.views import backends as probe_views
+from jobgroups.database import pools
 from jobgroups.models import JobGroup
 from tests.api.conftest import GRAPH, Made, asgi_answer
 from tests.harness.cases import cases
@@ -91,12 +92,12 @@ def test_requests_share_a_few_threads_and_connections(
 
     async def ask() -> None:
         handler = ThreadedHandler()
-        for _ in range(2 * handlers.READ_THREADS + 1):
+        for _ in range(2 * pools.READ_THREADS + 1):
             await asgi_answer(handler, "GET", "/api/backends", None, {})
 
     asyncio.run(ask())
     assert {name.rsplit("_", 1)[0] for name, _ in seen} == {"api-reading"}
-    assert len({name for name, _ in seen}) <= handlers.READ_THREADS
+    assert len({name for name, _ in seen}) <= pools.READ_THREADS
     if connection.vendor == "sqlite":
         assert len(set(seen)) == len({name for name, _ in seen})
 
@@ -141,7 +142,7 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
 ) -> None:
     """64 of them held every submission for 9.5 s."""
     monkeypatch.setattr(probe_views, "_TEST_SECONDS", 60.0)
-    accepted = handlers.PROBE_THREADS + handlers.PROBES_WAITING
+    accepted = pools.PROBE_THREADS + handlers.PROBES_WAITING
 
     async def ask(silent: socket.socket, url: str) -> list[Any]:
         async with asyncio.TaskGroup() as tasks:
@@ -206,7 +207,7 @@ def test_large_bodies_have_threads_of_their_own(
             posts = [tasks.create_task(post(large)) for _ in range(6)]
             try:
                 async with asyncio.timeout(10):
-                    while len(inside) < handlers.LARGE_THREADS:
+                    while len(inside) < pools.LARGE_THREADS:
                         await asyncio.sleep(0.01)
                     small = await post(GOOD)
             finally:
@@ -215,7 +216,7 @@ def test_large_bodies_have_threads_of_their_own(
 
     assert asyncio.run(ask()) == [201, *[400] * 6]
     assert len(most) == 6
-    assert max(most) == handlers.LARGE_THREADS
+    assert max(most) == pools.LARGE_THREADS
 
 
 def test_client_that_disconnects_before_its_body_gets_no_response() -> None:

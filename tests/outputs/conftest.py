@@ -12,8 +12,8 @@ from PIL import Image
 
 from backends.comfyui.outputs import collect_outputs
 from backends.simulator import Simulator
-from jobgroups.api.views.async_base import close_threads
 from jobgroups.api.views.outputs import thumbnails
+from jobgroups.database.pools import close_threads
 from jobgroups.domain.failures import FailureClass
 from tests.harness import factories
 from tests.harness.farm import in_thread

@@ -16,7 +16,7 @@ from pytest_django import Settings
 
 from backends.comfyui import protocol
 from backends.simulator import pictures
-from jobgroups.api.views.async_base import close_threads
+from jobgroups.database.pools import close_threads
 from jobgroups.models import Capture, JobGroup, StoredFile
 from jobgroups.runner.attempt.pictures import SentPictures
 from jobgroups.services import stored_files

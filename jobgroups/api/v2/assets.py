@@ -17,9 +17,9 @@ from jobgroups.api.v2.requests import (
     content_url,
     idempotency_key,
 )
-from jobgroups.api.views.async_base import act, read
 from jobgroups.api.views.base import ApiView, json_response, no_content
 from jobgroups.api.views.outputs import noting_replaced, original
+from jobgroups.database.pools import act, file_threads, read
 from jobgroups.domain.access import Right
 from jobgroups.errors import HashMismatch
 from jobgroups.models import Asset
@@ -40,6 +40,7 @@ def _created(
 
 class UploadView(ApiView):
     changes: ClassVar[Right] = Right.SUBMIT
+    changes_in = file_threads
 
     def post(self, request: Request) -> HttpResponse:
         """Store an uploaded file with a new record: 201 if its content is new."""
@@ -63,6 +64,7 @@ class UploadView(ApiView):
 
 class FromHashView(ApiView):
     changes: ClassVar[Right] = Right.SUBMIT
+    changes_in = file_threads
 
     def post(self, request: Request) -> HttpResponse:
         """Mint a record of known content: 200 if there is one with the same path."""

@@ -29,6 +29,7 @@ _FILTER: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 class JobListView(ApiView):
     changes: ClassVar[Right] = Right.SUBMIT
+    starts_jobs = True
 
     def post(self, request: Request) -> HttpResponse:
         group = submit_job(json_body(request), idempotency_key(request, "v2"), identity(request))

@@ -9,9 +9,9 @@ from rest_framework.request import Request
 from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.query_params import AssetListQuery
 from jobgroups.api.requests.upload import received_upload
-from jobgroups.api.views.async_base import read
 from jobgroups.api.views.base import ApiView, json_response, no_content
 from jobgroups.api.views.groups import page_response
+from jobgroups.database.pools import file_threads, read
 from jobgroups.domain.access import Right
 from jobgroups.outputs.stored import file_response
 from jobgroups.queries import assets
@@ -20,6 +20,7 @@ from jobgroups.services.assets import asset_delete, asset_store
 
 class AssetListView(ApiView):
     changes: ClassVar[Right] = Right.SUBMIT
+    changes_in = file_threads
 
     def get(self, request: Request) -> HttpResponse:
         """List assets, newest first."""
@@ -35,6 +36,8 @@ class AssetListView(ApiView):
 
 
 class AssetView(ApiView):
+    changes_in = file_threads
+
     def get(self, request: Request, asset_id: str) -> HttpResponse:
         """Return an asset."""
         asset = assets.asset_by_id(asset_id)

@@ -36,6 +36,7 @@ from jobgroups.api.requests.payloads import (
     QuarantineRequest,
 )
 from jobgroups.api.views.base import ApiView, json_response, no_content
+from jobgroups.database.pools import probe_threads
 from jobgroups.domain.shapes.backends import FoundAddress
 from jobgroups.errors import BackendNotFound
 from jobgroups.queries import backends
@@ -53,6 +54,8 @@ from jobgroups.services.exclusions import exclusions_lift
 
 
 class BackendListView(ApiView):
+    changes_in = probe_threads
+
     def get(self, request: Request) -> HttpResponse:
         """Return every backend."""
         loads = backends.backend_loads()
@@ -189,6 +192,8 @@ _FIND_SECONDS: Final = 1.5
 
 
 class BackendTestView(BackendView):
+    changes_in = probe_threads
+
     def post(self, request: Request, backend_id: str) -> HttpResponse:
         """Return whether a ComfyUI answers at an address, or what is wrong."""
         values = NewBackendRequest.read(json_body(request))
@@ -201,6 +206,8 @@ class BackendTestView(BackendView):
 
 
 class BackendFindView(BackendView):
+    changes_in = probe_threads
+
     def post(self, request: Request, backend_id: str) -> HttpResponse:
         """Return the ComfyUIs that answer on this machine's usual ports."""
         urls = [f"http://localhost:{port}" for port in settings.DIRECTOR_DISCOVER_PORTS]

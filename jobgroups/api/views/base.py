@@ -13,7 +13,8 @@ from rest_framework.views import APIView
 
 from jobgroups.api.permissions import principal_of, refusal_text
 from jobgroups.api.requests.path_params import check_id
-from jobgroups.api.views.async_base import read
+from jobgroups.database.pools import read, read_threads, write_threads
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.access import Right, may
 from jobgroups.errors import MethodNotAllowed, NotAllowed
 from jobgroups.queries.owners import owner_of
@@ -30,6 +31,10 @@ class ApiView(APIView):
     reads: ClassVar[Right] = Right.SEE  #: What GET and HEAD need.
     #: What the other methods need, unless the object of the path is the principal's own.
     changes: ClassVar[Right] = Right.OPERATE
+    reads_in: ClassVar[DatabaseThreads] = read_threads  #: The threads of GET and HEAD.
+    changes_in: ClassVar[DatabaseThreads] = write_threads  #: The threads of the other methods.
+    #: Whether POST starts jobs: its write begins by ``begin_write``, or not at all.
+    starts_jobs: ClassVar[bool] = False
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Call the handler of the method; DRF has no event loop, so coroutines are called here,

@@ -26,9 +26,9 @@ from jobgroups.api.requests.query_params import (
 )
 from jobgroups.api.sse import sse_frame, sse_response
 from jobgroups.api.submission import submit_body
-from jobgroups.api.views.async_base import act
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.workflow_check import JobKinds, check, offered
+from jobgroups.database.pools import act, probe_threads
 from jobgroups.domain.access import Right
 from jobgroups.domain.shapes.backends import ConvertedWorkflow
 from jobgroups.domain.shapes.groups import CancelResult
@@ -47,6 +47,7 @@ EVENTS_PAGE: Final = 500  #: Events per page. Most have some hundred bytes, a fe
 
 class CheckView(ApiView):
     changes: ClassVar[Right] = Right.SUBMIT
+    changes_in = probe_threads
 
     def post(self, request: Request) -> HttpResponse:
         """Return which backends can execute a workflow, why the others cannot, and the choices of
@@ -84,6 +85,7 @@ class PlanView(ApiView):
 
 class SubmitView(ApiView):
     changes: ClassVar[Right] = Right.SUBMIT
+    starts_jobs = True
 
     def post(self, request: Request) -> HttpResponse:
         """Submit a group."""

@@ -5,6 +5,7 @@ provenance.
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import re
 import secrets
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from functools import cache
 from typing import ClassVar, Final
 
 from django.conf import settings
+from django.db import DatabaseError
 from django.http import (
     Http404,
     HttpRequest,
@@ -29,8 +31,8 @@ from jobgroups.api.conversion import converted_body
 from jobgroups.api.requests.body import UnsupportedMediaType, media_type, read_body
 from jobgroups.api.requests.query_params import OutputQuery, SeedsQuery, SheetQuery, ZipQuery
 from jobgroups.api.requests.upload import received_upload
-from jobgroups.api.views.async_base import note_replaced, read
 from jobgroups.api.views.base import ApiView, json_response
+from jobgroups.database.pools import act, read
 from jobgroups.domain import media_types
 from jobgroups.domain.access import Right
 from jobgroups.domain.file_names import TemplateInvalid
@@ -54,8 +56,11 @@ from jobgroups.outputs.thumbnails import Thumbnails
 from jobgroups.queries.outputs import OutputFile, child_output, group_outputs
 from jobgroups.queries.provenance import job_of_content, job_of_mark, job_provenance
 from jobgroups.queries.sheet import group_sheet
+from jobgroups.services.files import output_replaced
 from jobgroups.services.stars import child_star
 from jobgroups.workflow.seeds import MAX_SEED, seeds
+
+logger = logging.getLogger(__name__)
 
 _NUMBER: Final = re.compile(r"[0-9]{1,6}")
 #: One range of bytes. Several ranges need a multipart response, which no client needs for an
@@ -82,6 +87,17 @@ class OutputView(ApiView):
             return await original(request, file, redirect=query["redirect"] == "yes")
 
     head = get
+
+
+async def note_replaced(file: OutputFile) -> None:
+    """Mark an output whose file a later job has written, so that JSON and pages show it."""
+    if file.replaced:
+        return
+    try:
+        await act(output_replaced, job_id=file.job_id, digest=file.digest)
+    except DatabaseError:
+        # The response does not depend on the mark, and the next request for the file sets it.
+        logger.warning("Replaced output %s: not marked", file.filename, exc_info=True)
 
 
 @contextlib.asynccontextmanager

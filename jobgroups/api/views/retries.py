@@ -11,6 +11,8 @@ from jobgroups.services import moves, retries
 
 
 class GroupRetryView(ApiView):
+    starts_jobs = True
+
     def post(self, request: Request, group_id: str) -> HttpResponse:
         """Start the group's next run for the named children, or for all that failed."""
         values = signed(request, GroupRetryRequest.read(optional_json_body(request)))
@@ -19,6 +21,8 @@ class GroupRetryView(ApiView):
 
 
 class JobRetryView(ApiView):
+    starts_jobs = True
+
     def post(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
         """Queue one child again: within the run, or in the next one if the group has ended."""
         values = signed(request, JobRetryRequest.read(optional_json_body(request)))

@@ -13,6 +13,7 @@ from jobgroups.api.requests.payloads import ReplayRequest, WebhookTestRequest
 from jobgroups.api.requests.query_params import DeliveryListQuery
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.views.groups import page_response
+from jobgroups.database.pools import probe_threads
 from jobgroups.domain.access import Right
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.deliveries import DeliveryIntervals
@@ -38,6 +39,7 @@ class ReplayView(ApiView):
 
 class WebhookTestView(ApiView):
     changes: ClassVar[Right] = Right.SUBMIT
+    changes_in = probe_threads
 
     def post(self, request: Request) -> HttpResponse:
         """Send a signed test message to a URL, and return the answer."""
