@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,9 +51,33 @@ RESTART_SHOWN: Final = dt.timedelta(
     minutes=10
 )  #: A restart after an unexpected error is reported for this long.
 
-# A database that does not answer can block a thread for long: this one, not a request's.
-_query_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
-_storage_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health-storage")
+#: One for each part, and one for ``/readyz``: a database or a storage that does not answer can block
+#: a thread for long.
+check_threads: Final = ThreadPoolExecutor(max_workers=4, thread_name_prefix="checks")
+
+
+class CheckedPart:
+    """A part that is read in a thread, one read at a time: one that hangs takes no other thread."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Semaphore()
+
+    def answer_within(self, seconds: float, work: Callable[..., Any], *args: Any) -> Any:
+        """Return what the part reports; None if it does not answer in time, or with an error."""
+        ends = time.monotonic() + seconds
+        try:
+            if not self._turn.acquire(timeout=seconds):
+                raise TimeoutError("an earlier read has not ended")
+            answer = check_threads.submit(work, *args)
+            answer.add_done_callback(lambda _: self._turn.release())
+            return answer.result(timeout=ends - time.monotonic())
+        except Exception as error:  # noqa: BLE001 a storage raises errors of its own classes
+            logger.warning("health: no answer within %s s, or an error (%r)", seconds, error)
+        return None
+
+
+_database = CheckedPart()
+_storage = CheckedPart()
 _has_tables = threading.Event()  #: Set once the database has the tables of this version.
 
 
@@ -101,7 +126,7 @@ class HealthView(ApiView):
 
 def run_checks() -> dict[str, Any]:
     """Return ``{"status", "version", "checks": {name: {"status", "detail"}}}``."""
-    facts: HealthReport | None = answer_within(_query_thread, DATABASE_SECONDS, _read)
+    facts: HealthReport | None = _database.answer_within(DATABASE_SECONDS, _read)
     checks: Mapping[str, Check] = {
         "database": database_check(facts),
         "channel_layer": channel_layer_check(
@@ -112,9 +137,7 @@ def run_checks() -> dict[str, Any]:
         "runner": runner_check(facts),
         "backends": backends_check(None if facts is None else facts.backends),
         "captures": captures_check(facts),
-        "storage": storage_check(
-            answer_within(_storage_thread, STORAGE_SECONDS, _read_storage, facts)
-        ),
+        "storage": storage_check(_storage.answer_within(STORAGE_SECONDS, _read_storage, facts)),
         "processes": processes_check(processes.states),
     }
     worst = max((check.status for check in checks.values()), key=list(Level).index)
@@ -126,21 +149,8 @@ def is_ready() -> bool:
     """Return whether the database answers with the tables of this version, and the check of the
     runners is not down.
     """
-    facts: HealthReport | None = answer_within(_query_thread, DATABASE_SECONDS, _read_with_tables)
+    facts: HealthReport | None = _database.answer_within(DATABASE_SECONDS, _read_with_tables)
     return runner_check(facts).status is not Level.DOWN
-
-
-def answer_within(
-    thread: ThreadPoolExecutor, seconds: float, work: Callable[..., Any], *args: Any
-) -> Any:
-    """Return what a part reports; None if it does not answer in time, or with an error."""
-    future = thread.submit(work, *args)
-    try:
-        return future.result(timeout=seconds)
-    except Exception as error:  # noqa: BLE001 a storage raises errors of its own classes
-        future.cancel()
-        logger.warning("health: no answer within %s s, or an error (%r)", seconds, error)
-    return None
 
 
 def _read_storage(facts: HealthReport | None) -> StorageReport:

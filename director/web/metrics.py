@@ -5,7 +5,6 @@ processes.
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from django.conf import settings
@@ -17,14 +16,15 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from director.web.health import DATABASE_SECONDS, answer_within
+from director.web.health import DATABASE_SECONDS, CheckedPart
 from jobgroups.database.pools import write_threads
 from jobgroups.metrics import TABLES, ProcessesCollector
 from jobgroups.queries.metrics import Rows, farm_gauges
 
 _KEPT_SECONDS: Final = 5.0  #: What was read answers all scrapes for so long.
 
-_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
+#: Not that of ``/api/health``: the metrics of many rows take longer.
+_gauges_of_rows = CheckedPart()
 
 
 class DatabaseCollector(Collector):
@@ -39,7 +39,9 @@ class DatabaseCollector(Collector):
         with self._lock:
             began = time.monotonic()
             if began > self._read_at + _KEPT_SECONDS:
-                scraped: dict[str, Rows] | None = answer_within(_thread, DATABASE_SECONDS, _read)
+                scraped: dict[str, Rows] | None = _gauges_of_rows.answer_within(
+                    DATABASE_SECONDS, _read
+                )
                 self._read_at = time.monotonic()
                 self._gauges = {
                     "build_info": {(settings.DIRECTOR_VERSION,): 1},

@@ -7,17 +7,16 @@ of the process.
 
 import asyncio
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Final
 
 from director.web.asgi_types import Receive, Scope, Send
-from director.web.health import is_ready
+from director.web.health import check_threads, is_ready
 
 PATHS: Final = frozenset({"/healthz", "/readyz"})
 #: A result answers all requests for so long: clients without a token cause one check a second.
 _KEPT_SECONDS: Final = 1.0
 
-_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="readyz")
 _checked_at = 0.0
 _check: Future[bool] | None = None
 
@@ -35,6 +34,6 @@ async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
 async def _is_ready() -> bool:
     global _check, _checked_at
     if _check is None or (_check.done() and time.monotonic() > _checked_at + _KEPT_SECONDS):
-        _check, _checked_at = _thread.submit(is_ready), time.monotonic()
+        _check, _checked_at = check_threads.submit(is_ready), time.monotonic()
     # Shielded: a client that disconnects does not cancel the check of others.
     return await asyncio.shield(asyncio.wrap_future(_check))
