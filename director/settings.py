@@ -284,6 +284,8 @@ DIRECTOR_ASSET_DAYS = _number("DIRECTOR_ASSET_DAYS", int, 0, 0, 36_500)
 DIRECTOR_RETENTION_DAYS = _number("DIRECTOR_RETENTION_DAYS", int, 0, 0, 36_500)
 DIRECTOR_RETENTION_GROUPS = _number("DIRECTOR_RETENTION_GROUPS", int, 0, 0, 10**9)
 DIRECTOR_RETENTION_BYTES = _number("DIRECTOR_RETENTION_BYTES", int, 0, 0, 2**60)
+#: The record of who did what is kept for so many days; 0: for ever.
+DIRECTOR_AUDIT_DAYS = _number("DIRECTOR_AUDIT_DAYS", int, 365, 0, 36_500)
 #: Copy the outputs of completed jobs into that storage.
 DIRECTOR_CAPTURE = _flag("DIRECTOR_CAPTURE", default=True)
 #: Bound of the address space of a process of ``files``; 0: none. It begins with 700 MiB, and each

@@ -30,7 +30,16 @@ from rest_framework.views import APIView
 from backends.states import BackendState
 from jobgroups.api.requests import fields, payloads, query_params
 from jobgroups.domain.failures import FailureClass
-from jobgroups.domain.shapes import Parsed, accounts, assets, backends, events, groups, webhooks
+from jobgroups.domain.shapes import (
+    Parsed,
+    accounts,
+    assets,
+    audit,
+    backends,
+    events,
+    groups,
+    webhooks,
+)
 from jobgroups.domain.states import AttemptState, ChildStatus, GroupStatus
 
 Schema = dict[str, Any]
@@ -120,7 +129,7 @@ def types() -> dict[str, Schema]:
     """
     members = [
         one
-        for module in (groups, backends, assets, webhooks, accounts, events)
+        for module in (groups, backends, assets, webhooks, accounts, audit, events)
         for one in vars(module).values()
     ]
     kinds = [

@@ -1121,3 +1121,29 @@ class Notice(models.Model):
 
     def __str__(self) -> str:
         return self.title
+
+
+class AuditEntry(models.Model):
+    """What a request did, in the record of who did what; see ``services.audit``."""
+
+    id = models.BigAutoField(primary_key=True)
+    created_at = models.DateTimeField()
+    #: The name of the account; without accounts the name that the request gave.
+    actor = models.CharField(max_length=200, blank=True, default="")
+    address = models.CharField(max_length=200, blank=True, default="")
+    token_id = models.CharField(max_length=16, blank=True, default="")
+    action = models.CharField(max_length=40)  #: One of ``domain.audit.Action``.
+    target = models.CharField(max_length=200, blank=True, default="")
+    details_json = models.TextField(default="{}")
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        verbose_name_plural = "audit entries"
+        indexes = [
+            models.Index(name="audit_newest", fields=["-created_at", "-id"]),
+            models.Index(name="audit_actor_newest", fields=["actor", "-created_at", "-id"]),
+            models.Index(name="audit_target_newest", fields=["target", "-created_at", "-id"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.target}".rstrip()

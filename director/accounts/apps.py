@@ -7,3 +7,8 @@ class AccountsConfig(AppConfig):
     name = "director.accounts"
     label = "accounts"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from director.accounts.signals import connect  # noqa: PLC0415 needs the models
+
+        connect()

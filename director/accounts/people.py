@@ -15,7 +15,9 @@ from django.utils.http import urlsafe_base64_decode, urlsafe_base64_encode
 from backends.errors import FieldInvalid
 from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.access import Role
+from jobgroups.domain.audit import Action
 from jobgroups.errors import AccountExists, AccountNotFound, Conflict, LastAdministrator
+from jobgroups.services.audit import record, record_alone
 
 #: A slash parts a service from whom it acts for; ``@`` is in the names that command lines send.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
@@ -58,6 +60,7 @@ def person_add(name: str, role: Role) -> User:
         raise AccountExists(f"There is an account {name} already.")
     user = User.objects.create_user(name)
     _set_role(user, role)
+    record(Action.PERSON_ADDED, name, role=role.value)
     return user
 
 
@@ -81,6 +84,7 @@ def person_change(name: str, *, role: Role | None = None, is_active: bool | None
     if is_active is not None:
         user.is_active = is_active
         user.save(update_fields=["is_active"])
+    record(Action.PERSON_CHANGED, name, role=role and role.value, is_active=is_active)
     return person_named(name)
 
 
@@ -108,6 +112,7 @@ def password_link(user: User, base: str = "") -> str:
     """
     if role_of(user) is Role.SERVICE:
         raise Conflict("A service cannot sign in; make a token for it.")
+    record_alone(Action.PASSWORD_LINK_MADE, user.username)
     uid = urlsafe_base64_encode(force_bytes(user.pk))
     return f"{base or address()}/sign-in/password/{uid}/{default_token_generator.make_token(user)}"
 
@@ -121,6 +126,14 @@ def person_of_link(uid: str, code: str) -> User | None:
     except (ValueError, OverflowError, User.DoesNotExist):
         return None
     return user if default_token_generator.check_token(user, code) else None
+
+
+@retried_transaction
+def password_set(user: User, password: str) -> None:
+    """Store a new password, which ends the sessions and the link of the account."""
+    user.set_password(password)
+    user.save(update_fields=["password"])
+    record(Action.PASSWORD_SET, user.username, by=user.username)
 
 
 def first_code() -> str:

@@ -11,9 +11,12 @@ from django.db.models import Q, QuerySet
 from backends.errors import FieldInvalid
 from director.accounts.models import Token
 from director.accounts.people import role_of
+from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.access import ROLE_RIGHTS, SCOPE_RIGHTS, Scope
+from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.errors import TokenNotFound
+from jobgroups.services.audit import record
 
 _MAX_NAME: Final = 100
 _MAX_TOKENS: Final = 200  #: Valid tokens of one account.
@@ -31,6 +34,7 @@ def valid_tokens() -> QuerySet[Token]:
     )
 
 
+@retried_transaction
 def token_create(
     owner: User,
     *,
@@ -80,6 +84,7 @@ def token_create(
         expires_at=expires_at,
         parent=parent,
     )
+    record(Action.TOKEN_CREATED, token.pk, name=name, scope=scope.value, owner=owner.username)
     return token, text
 
 
@@ -88,6 +93,7 @@ def tokens_of(user_id: int) -> QuerySet[Token]:
     return valid_tokens().filter(owner_id=user_id).select_related("owner")
 
 
+@retried_transaction
 def token_revoke(token_id: str, *, owner_id: int | None, by_token: str = "") -> None:
     """Delete a token and those that it made.
 
@@ -102,5 +108,8 @@ def token_revoke(token_id: str, *, owner_id: int | None, by_token: str = "") -> 
         found = found.filter(owner_id=owner_id)
     if by_token:
         found = found.filter(Q(pk=by_token) | Q(parent=by_token))
-    if not found.delete()[0]:
+    token = found.select_related("owner").first()
+    if token is None:
         raise TokenNotFound("There is no such token.")
+    token.delete()
+    record(Action.TOKEN_REVOKED, token_id, name=token.name, owner=token.owner.username)

@@ -52,7 +52,9 @@ def watch(
 @click.command("list")
 @click.option("--failed", "is_failed", is_flag=True, help="Groups with a failed job.")
 @click.option(
-    "--mine", is_flag=True, help="Groups that you submitted (DIRECTOR_SUBMITTER, else USER@HOST)."
+    "--mine",
+    is_flag=True,
+    help="Groups that you submitted: by the account, or DIRECTOR_SUBMITTER, or USER@HOST.",
 )
 @click.option(
     "--since",

@@ -54,6 +54,7 @@ from director.client.requests import (
 )
 from jobgroups.domain.shapes.accounts import Identity as Identity, Person as Person, Token as Token
 from jobgroups.domain.shapes.assets import Asset as Asset
+from jobgroups.domain.shapes.audit import AuditEntry as AuditEntry
 from jobgroups.domain.shapes.backends import (
     Backend as Backend,
     BackendCheck as BackendCheck,

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -28,6 +28,7 @@ from director.client.requests import (
     delete,
     get,
     list_groups,
+    moment,
     plan,
     post,
     submit,
@@ -37,6 +38,7 @@ from director.client.webhooks import AsyncWebhooks, Webhooks
 from director.client.wire import AsyncWire, SyncWire, Wire
 from jobgroups.domain.file_names import DEFAULT_TEMPLATE, FileName
 from jobgroups.domain.shapes.accounts import Identity
+from jobgroups.domain.shapes.audit import AuditEntry
 from jobgroups.domain.shapes.backends import (
     Backend,
     ConvertedWorkflow,
@@ -678,6 +680,33 @@ class _Client(Endpoints):
         days = {"from": first_day, "to": last_day}
         given = {name: day.isoformat() for name, day in days.items() if day is not None}
         return await self._read(Usage, get("usage", by=",".join(by), limit="10000", **given))
+
+    @method
+    def audit(
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        target: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> AsyncGenerator[AuditEntry]:
+        """Iterate over the record of who did what, newest first. For operators.
+
+        Args:
+            actor: The account; without accounts the name that the request gave.
+            action: One action (``backend.paused``), or the beginning of some (``backend``).
+            target: The id or name of a group, backend, account, token or asset.
+        """
+        filters = {
+            "actor": actor,
+            "action": action,
+            "target": target,
+            "created_after": None if created_after is None else moment(created_after),
+            "created_before": None if created_before is None else moment(created_before),
+        }
+        given = {name: value for name, value in filters.items() if value is not None}
+        return calls.pages(self._wire, partial(get, "audit", **given), parser(AuditEntry))
 
     @method
     async def workflow_from_png(self, content: bytes) -> dict[str, Any]:

@@ -46,6 +46,7 @@ urlpatterns = [
     _page("submit", views.submit),
     _page("assets", views.assets),
     _page("webhooks", views.webhooks),
+    _page("audit", views.audit),
     _page("account", views.account),
     _page("people", views.people),
     _page("docs/", views.document),

@@ -24,6 +24,7 @@ from director.pages import (
     new_group,
     text,
 )
+from director.pages.audit import audit_page
 from director.pages.usage import usage_page
 from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.payloads import POOL_ATTEMPTS
@@ -136,6 +137,11 @@ def usage(request: HttpRequest) -> HttpResponse:
 def account(request: HttpRequest) -> HttpResponse:
     """Who is signed in, and the tokens of that account."""
     return _page(request, "account", account_pages.account_page(principal_of(request)))
+
+
+def audit(request: HttpRequest) -> HttpResponse:
+    """Who did what, newest first, for operators."""
+    return _page(request, "audit", audit_page(request.GET))
 
 
 def people(request: HttpRequest) -> HttpResponse:

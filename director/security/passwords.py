@@ -20,7 +20,13 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
 from backends.errors import FieldInvalid
-from director.accounts.people import is_first_code, person_add, person_of_link, role_of
+from director.accounts.people import (
+    is_first_code,
+    password_set,
+    person_add,
+    person_of_link,
+    role_of,
+)
 from director.accounts.principals import new_session
 from director.security import sign_in as shared
 from jobgroups.domain.access import Role
@@ -95,8 +101,7 @@ def set_password(request: HttpRequest, uid: str, code: str) -> HttpResponse:
             {"user_name": user.username, "problems": problems},
             status=400,
         )
-    user.set_password(password)
-    user.save(update_fields=["password"])
+    password_set(user, password)
     return _signed_in(request, user, "/")
 
 
@@ -119,8 +124,7 @@ def first_administrator(request: HttpRequest, code: str) -> HttpResponse:
     if user is None:
         context: dict[str, Any] = {"is_first": True, "name": name, "problems": problems}
         return render(request, "director/password.html", context, status=400)
-    user.set_password(password)
-    user.save(update_fields=["password"])
+    password_set(user, password)
     return _signed_in(request, user, "/")
 
 

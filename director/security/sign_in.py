@@ -18,6 +18,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import Final
 from urllib.parse import quote
@@ -51,6 +52,8 @@ from jobgroups.api.permissions import refusal_text
 from jobgroups.database.pools import read
 from jobgroups.database.threads import TRANSIENT
 from jobgroups.domain.access import EVERYBODY, Principal, Right, may
+from jobgroups.domain.audit import Action, Actor, actor
+from jobgroups.services.audit import record_alone
 from jobgroups.streams.feed import error_frame
 
 logger = logging.getLogger(__name__)
@@ -233,15 +236,23 @@ def address_of(request: HttpRequest) -> str:
 
 
 #: Pages that need more than the right to see, by the beginning of their paths.
-_PAGE_RIGHTS: Final = {"/admin": Right.ADMINISTER, "/people": Right.ADMINISTER}
+_PAGE_RIGHTS: Final = {
+    "/admin": Right.ADMINISTER,
+    "/people": Right.ADMINISTER,
+    "/audit": Right.OPERATE,
+}
 
 
 def _refusal(request: HttpRequest) -> HttpResponseBase | None:
+    if request.method not in SAFE_METHODS:
+        actor.set(Actor(address=address_of(request)))
     if request.path.rstrip("/") == PATH or request.path.startswith(f"{PATH}/"):
         return None
     match authenticate(request, changes=request.method not in SAFE_METHODS):
         case Principal() as principal:
             request.principal = principal  # type: ignore[attr-defined]  # as Django's own middleware sets ``user``
+            if known := actor.get():
+                actor.set(replace(known, name=principal.name, token_id=principal.token_id))
             right = next(
                 (
                     page_right
@@ -284,8 +295,13 @@ def _sign_in_required(request: HttpRequest) -> HttpResponse:
     return HttpResponseRedirect(f"{PATH}?next={quote(request.get_full_path(), safe='/')}")
 
 
+def _end(_request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    actor.set(None)
+    return response
+
+
 #: Allows requests with the token or a session; all requests if no token is set.
-SignInMiddleware = middleware(_refusal, lambda _request, response: response)
+SignInMiddleware = middleware(_refusal, _end)
 
 
 def token_form(request: HttpRequest, wanted: str) -> HttpResponse:
@@ -304,7 +320,9 @@ def token_form(request: HttpRequest, wanted: str) -> HttpResponse:
         return refused
     if not is_token(request.POST.get("token", "").strip()):
         throttle.record_failure(address_of(request))
+        record_alone(Action.SIGN_IN_FAILED, "")
         return form(request, wanted, "This is not the token.", status=403)
+    record_alone(Action.SIGNED_IN, "")
     response = HttpResponseRedirect(wanted)
     set_session(request, response, new_session())
     return response

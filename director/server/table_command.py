@@ -5,7 +5,14 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from backends.errors import RequestError
+from director.cli import environment
 from director.server import startup
+from jobgroups.domain.audit import Actor, actor
+
+
+def act_as_host() -> None:
+    """Have what this process does recorded as done by its user, on this host."""
+    actor.set(Actor(name=environment.submitter(None) or ""))
 
 
 class TableCommand(BaseCommand):
@@ -13,6 +20,7 @@ class TableCommand(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         startup.open_tables(self.stderr.write)
+        act_as_host()
         try:
             self.run(**options)
         except RequestError as error:

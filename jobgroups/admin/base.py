@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from backends.errors import RequestError
+from jobgroups.domain.audit import actor
 from jobgroups.domain.text import pluralize
 
 _MAX_SHOWN = 20_000  #: Longer JSON is cut: browsers cannot show a workflow of megabytes.
@@ -161,6 +162,8 @@ def action(
     @admin.action(description=description, permissions=["operate"])
     def act(page: ReadOnlyAdmin, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         by = {"by": request.user.get_username()} if "by" in signature(service).parameters else {}
+        if known := actor.get():
+            actor.set(replace(known, name=request.user.get_username()))
         count = 0
         for row in list(queryset.values_list(*page.keys.values())):
             try:

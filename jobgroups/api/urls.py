@@ -7,6 +7,7 @@ from django.urls import URLPattern, path
 
 from jobgroups.api.views import (
     assets,
+    audit,
     backends,
     failures,
     groups,
@@ -53,6 +54,7 @@ _views: Views = {
     "failures": failures.FailuresView,
     "failures/jobs": failures.FailedJobsView,
     "usage": usage.UsageView,
+    "audit": audit.AuditView,
     "seeds": outputs.SeedsView,
     "workflows/check": groups.CheckView,
     "workflows/convert": groups.ConvertView,

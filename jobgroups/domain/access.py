@@ -80,6 +80,15 @@ class Principal:
     token_id: str = ""
     scope: Scope | None = None
 
+    # For templates.
+    @property
+    def can_submit(self) -> bool:
+        return self.right >= Right.SUBMIT
+
+    @property
+    def can_operate(self) -> bool:
+        return self.right >= Right.OPERATE
+
 
 #: Everybody who may use a Director without accounts, where all may do everything.
 EVERYBODY: Final = Principal(Right.ADMINISTER)

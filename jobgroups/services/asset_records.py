@@ -12,6 +12,7 @@ from typing import Any, Final
 from django.db import IntegrityError
 
 from jobgroups.database.retry import retried_transaction
+from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.media_types import media_type
 from jobgroups.errors import (
@@ -24,7 +25,7 @@ from jobgroups.errors import (
 )
 from jobgroups.models import Asset, AssetRecord, Capture, DeletedSubmission, StoredFile
 from jobgroups.queries.asset_records import assets_by_path, content_by_hash, named_asset
-from jobgroups.services import stored_files
+from jobgroups.services import audit, stored_files
 from jobgroups.services.assets import ReceivedFile, asset_store, locked_delete, records_delete
 from jobgroups.services.submission import IDEMPOTENCY_TTL
 from jobgroups.workflow.assets import FILE_INPUTS, REFERENCE_TYPE, asset_references
@@ -133,6 +134,7 @@ def _delete(content_id: str, asset_id: str) -> bool:
     record, is_own = AssetRecord.objects.filter(pk=asset_id), content_id == asset_id
     if content is None or (content.is_recorded_only if is_own else not record.exists()):
         raise AssetNotFound(asset_id)
+    audit.record(Action.ASSET_DELETED, asset_id)
     if (is_own or content.is_recorded_only) and not content.records.exclude(pk=asset_id).exists():
         locked_delete(content)
         return True

@@ -16,11 +16,13 @@ from django.db.models import QuerySet
 
 from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import insert
+from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.errors import AssetDeleted, AssetInUse, AssetNotFound
 from jobgroups.models import Asset, AssetRecord, AssetUse, ChildJob, DeletedSubmission, JobGroup
 from jobgroups.queries.assets import references_unknown
 from jobgroups.services import stored_files
+from jobgroups.services.audit import record
 from jobgroups.workflow import build_template
 from jobgroups.workflow.assets import REFERENCE_TYPE, references_by_asset
 from jobgroups.workflow.batch import variation_assets
@@ -149,6 +151,7 @@ def _delete_row(rows: QuerySet[Asset], asset_id: str) -> None:
     if asset is None:
         raise AssetNotFound(asset_id)
     locked_delete(asset)
+    record(Action.ASSET_DELETED, asset_id)
 
 
 def locked_delete(asset: Asset) -> None:

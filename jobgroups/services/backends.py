@@ -8,6 +8,7 @@ from django.db import connection
 from backends import discovery, services
 from backends.models import Backend
 from jobgroups.database.retry import retried_transaction
+from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
@@ -17,6 +18,7 @@ from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, Lease
 from jobgroups.queries.backends import backend_in_use
 from jobgroups.services import exclusions
+from jobgroups.services.audit import record
 from jobgroups.services.leases import verify_fence
 
 
@@ -47,6 +49,7 @@ def lock_backends(backend_ids: Collection[str]) -> None:
 def backend_create(**values: Any) -> Backend:
     """Register a backend, as ``backends.services.backend_create`` does, and notify the runners."""
     row = services.backend_create(**values)
+    record(Action.BACKEND_ADDED, row.id, url=row.url)
     log.notify_runners_on_commit()
     return row
 
@@ -68,6 +71,14 @@ def backend_update(*, backend_id: str, url: str | None = None, **values: Any) ->
         raise BackendNotFound(backend_id)
     if moves or values.get("partner_nodes_allowed"):
         exclusions.forget(backend_id)
+    changed = {"url": url, **values}
+    record(
+        Action.BACKEND_CHANGED,
+        backend_id,
+        # Their values may be secrets.
+        fields=sorted(name for name, value in changed.items() if value is not None),
+        enabled=values.get("enabled"),
+    )
     log.notify_runners_on_commit()
     return row
 
@@ -90,6 +101,7 @@ def _check_address_change(backend_id: str, url: str) -> bool:
 def found_add(*, url: str) -> Backend:
     """Register a found ComfyUI, as ``backends.discovery.found_add`` does, and notify the runners."""
     row = discovery.found_add(url=url)
+    record(Action.BACKEND_ADDED, row.id, url=row.url)
     log.notify_runners_on_commit()
     return row
 
@@ -121,6 +133,7 @@ def backend_delete(*, backend_id: str) -> None:
     active = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
     active.update(state=AttemptState.LOST, ended_at=now())
     row.delete()
+    record(Action.BACKEND_REMOVED, backend_id)
     discovery.adoption_end()
     log.notify_runners_on_commit()
 

@@ -1,10 +1,12 @@
 """Cancel a group or one child of it."""
 
 from jobgroups.database.retry import retry_on_conflict
+from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.shapes.groups import CancelResult
 from jobgroups.domain.states import CHILD_OPEN, GroupStatus
 from jobgroups.errors import ChildNotFound
+from jobgroups.services.audit import record
 from jobgroups.services.transactions import group_transaction
 
 
@@ -20,6 +22,7 @@ def group_cancel(*, group_id: str) -> CancelResult:
         if open_children:
             tx.group.cancelled_at = now()
             tx.cancel_children(open_children)
+            record(Action.GROUP_CANCELLED, group_id, jobs=len(open_children))
         finished = tx.group.completed_count, tx.group.failed_count
     return CancelResult(
         cancelled=tx.group.status == GroupStatus.CANCELLED,
@@ -40,4 +43,6 @@ def child_cancel(*, group_id: str, job_id: str) -> bool:
             raise ChildNotFound(job_id)
         open_children = [child for child in children if child.status in CHILD_OPEN]
         tx.cancel_children(open_children)
+        if open_children:
+            record(Action.JOB_CANCELLED, group_id, job=job_id)
     return bool(open_children)

@@ -15,6 +15,7 @@ from django.db.models import F
 from backends.models import Backend
 from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import update_where
+from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import KIND_OF, ExclusionKind
 from jobgroups.domain.failures import FailureClass
@@ -24,6 +25,7 @@ from jobgroups.errors import BackendNotFound, ExclusionNotFound
 from jobgroups.events import log
 from jobgroups.models import Attempt, Exclusion, Variant
 from jobgroups.queries.exclusions import valid_since
+from jobgroups.services.audit import record
 from jobgroups.workflow.digest import CONTENT_INPUTS
 
 _MAX_REASON: Final = 500  #: Characters of a reason.
@@ -164,5 +166,6 @@ def exclusions_lift(*, backend_id: str, exclusion_id: int | None = None) -> int:
     removed, _ = rows.delete()
     if exclusion_id is not None and not removed:
         raise ExclusionNotFound(backend_id, exclusion_id)
+    record(Action.EXCLUSIONS_LIFTED, backend_id, count=removed)
     log.notify_runners_on_commit()
     return removed

@@ -9,12 +9,14 @@ from django.db.models import Value
 from django.db.models.functions import Coalesce
 
 from jobgroups.database.retry import retried_transaction
+from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.outputs import SENT, reported_files
 from jobgroups.domain.shapes.groups import Deletion
 from jobgroups.errors import GroupNotFound, GroupOpen, GroupStopping
 from jobgroups.events import log
 from jobgroups.models import JobGroup
+from jobgroups.services.audit import record
 from jobgroups.services.captures import files_collect
 from jobgroups.services.purge import ended_groups, files_of, groups_delete, unfinished_attempts
 from jobgroups.services.revisions import groups_revise
@@ -34,6 +36,7 @@ def group_change(*, group_id: str, name: str | None = None, archived: bool | Non
         # A group that is archived already keeps the time.
         fields["archived_at"] = Coalesce("archived_at", Value(now())) if archived else None
     JobGroup.objects.filter(pk=group_id).update(**fields)
+    record(Action.GROUP_CHANGED, group_id, name=name, archived=archived)
     log.publish_changed(group_id)
 
 

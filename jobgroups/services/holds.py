@@ -12,6 +12,7 @@ from backends.models import Backend
 from backends.services import HOLD_CLEARED, MAX_REASON, QUARANTINE_CLEARED
 from backends.states import Hold
 from jobgroups.database.retry import retried_transaction, retry_on_conflict
+from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus, StopReason
@@ -20,6 +21,7 @@ from jobgroups.events import log
 from jobgroups.models import Attempt, Lease
 from jobgroups.queries.backends import backend_in_use
 from jobgroups.services import late_results
+from jobgroups.services.audit import record
 from jobgroups.services.group_transaction import update_row
 from jobgroups.services.leases import verify_fence
 from jobgroups.services.requeue import reassign, requeue
@@ -53,6 +55,8 @@ def backend_hold(
         changed_by=by[:_MAX_BY] or (row.changed_by if is_same else ""),
         changed_at=row.changed_at if is_same else now(),
     )
+    action = Action.BACKEND_DRAINED if hold is Hold.DRAIN else Action.BACKEND_PAUSED
+    record(action, backend_id, by=by, reason=reason[:MAX_REASON], now=at_once or None)
 
 
 @retried_transaction
@@ -61,6 +65,7 @@ def backend_resume(*, backend_id: str, by: str = "") -> None:
     row = _lock_for_change(backend_id)
     if row.hold:
         _update(row, **HOLD_CLEARED, changed_by=by[:_MAX_BY], changed_at=now())
+        record(Action.BACKEND_RESUMED, backend_id, by=by)
 
 
 @retried_transaction
@@ -75,6 +80,9 @@ def backend_quarantine(
     row = _lock_for_change(backend_id)
     moment = now()
     until = None if minutes is None else moment + dt.timedelta(minutes=minutes)
+    record(
+        Action.BACKEND_QUARANTINED, backend_id, by=by, reason=reason[:MAX_REASON], minutes=minutes
+    )
     by = by or "a person"
     _update(
         row,
@@ -95,6 +103,7 @@ def backend_release(*, backend_id: str, by: str = "") -> None:
     row = _lock_for_change(backend_id)
     if row.quarantined_at is not None:
         _update(row, **QUARANTINE_CLEARED, failures_reset_at=now())
+        record(Action.BACKEND_RELEASED, backend_id, by=by)
         logger.info("%s was released from quarantine by %s.", backend_id, by or "a person")
 
 

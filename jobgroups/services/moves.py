@@ -13,6 +13,7 @@ from typing import Final
 from django.db.models import Q
 
 from jobgroups.database.retry import retry_on_conflict
+from jobgroups.domain.audit import Action
 from jobgroups.domain.failures import OVERTAKEN
 from jobgroups.domain.shapes.groups import MoveResult
 from jobgroups.domain.states import AttemptState, ChildStatus, StopReason
@@ -20,6 +21,7 @@ from jobgroups.errors import ChildNotFound, JobNotWaiting
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.services import assignment
+from jobgroups.services.audit import record
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.requeue import requeue
 from jobgroups.services.transactions import attempt_transaction, group_transaction
@@ -49,6 +51,7 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
         if moved:
             assignment.assign_named(tx.group, backend_id)
             _move(tx, child, backend_id, by)
+            record(Action.JOB_MOVED, group_id, by=by, job=job_id, backend=backend_id)
             log.notify_runners_on_commit(work_only=True)
         removed = child.attempts.filter(ended_at__isnull=True, stop_requested_at__isnull=False)
         # As in services.claims: what hangs, or is out of reach, keeps no child from another

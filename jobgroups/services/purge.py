@@ -19,6 +19,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet, Sum, Value
 
 from jobgroups.database.locks import lock_of_database
 from jobgroups.database.retry import retried_transaction
+from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.text import gibibytes
 from jobgroups.events import log
@@ -33,6 +34,7 @@ from jobgroups.models import (
     ReportedFile,
     StoredFile,
 )
+from jobgroups.services.audit import record
 from jobgroups.services.captures import files_collect
 from jobgroups.services.submission import IDEMPOTENCY_TTL
 
@@ -180,6 +182,7 @@ def groups_delete(
     _keep_keys(groups)
     JobGroup.objects.filter(pk__in=groups).delete()
     for group_id in groups:
+        record(Action.GROUP_DELETED, group_id)
         log.publish_changed(group_id)
     return len(groups), count, list(file_ids)
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from jobgroups import metrics
 from jobgroups.database.retry import retry_on_conflict
+from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.shapes.groups import RetryResult
@@ -35,6 +36,7 @@ from jobgroups.models import ChildJob, JobGroup, Variant
 from jobgroups.services import assignment, late_results
 from jobgroups.services.assets import assets_use_again
 from jobgroups.services.assignment import Choice
+from jobgroups.services.audit import record
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.transactions import group_transaction
 from jobgroups.services.write_start import begin_write
@@ -66,7 +68,14 @@ def group_retry(
         AssetDeleted: an input file of the group was deleted.
         Overloaded: the write has not begun in time.
     """
-    return _retry(group_id, lambda tx: _chosen(tx, tx.children(), job_ids), choice, run, by)
+    return _retry(
+        group_id,
+        lambda tx: _chosen(tx, tx.children(), job_ids),
+        choice,
+        run,
+        by,
+        action=Action.GROUP_RETRIED,
+    )
 
 
 def child_retry(
@@ -92,7 +101,7 @@ def child_retry(
             raise JobNotFailed(job_id, chosen[0].status)
         return chosen
 
-    return _retry(group_id, choose, choice, run, by)
+    return _retry(group_id, choose, choice, run, by, action=Action.JOB_RETRIED)
 
 
 @retry_on_conflict
@@ -102,12 +111,15 @@ def _retry(
     choice: Choice,
     run: int | None,
     by: str,
+    *,
+    action: Action,
 ) -> RetryResult:
     with group_transaction(group_id) as tx:
         begin_write()
         if run is not None and run != tx.group.run:
             raise RunPassed(group_id, tx.group.run, run)
         done = _queue_again(tx, choose(tx), choice, by)
+        record(action, group_id, by=by, jobs=done.job_ids + done.adopted_job_ids, run=done.run)
     # The transaction has derived the group from its children when it ended.
     return replace(done, status=tx.group.status)
 

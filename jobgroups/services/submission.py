@@ -24,6 +24,7 @@ from jobgroups.database.statements import (
     insert,
     update_where,
 )
+from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus, PartialOutputs, Placement, RetryScope
 from jobgroups.errors import GroupDeleted, IdempotencyConflict
@@ -33,6 +34,7 @@ from jobgroups.models import NO_TIMEOUT, ChildJob, DeletedSubmission, GroupLabel
 from jobgroups.queries.groups import is_large, submitted_backends
 from jobgroups.serializers import to_json
 from jobgroups.services.assets import assets_use
+from jobgroups.services.audit import record
 from jobgroups.services.backends import lock_backends
 from jobgroups.services.write_start import begin_write
 from jobgroups.workflow import WorkflowTemplate, seeds
@@ -233,6 +235,13 @@ def _store(
     else:
         children.execute()
     insert(_labels(group, submission.metadata))
+    record(
+        Action.GROUP_SUBMITTED,
+        group.id,
+        by=group.submitter,
+        jobs=group.total_count,
+        submitter=group.submitter,
+    )
     if submission.secret:
         log.send_key_on_commit(group.id, submission.secret)
     log.notify_runners_on_commit(work_only=True)

@@ -15,11 +15,13 @@ from django.db.models import Min, QuerySet
 
 from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.database.statements import KEY, PreparedValues
+from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.deliveries import DeliveryIntervals
 from jobgroups.domain.webhooks import GONE, WebhookAnswer, message_body
 from jobgroups.errors import DeliveryNotFound
 from jobgroups.models import JobEvent, WebhookDelivery
+from jobgroups.services.audit import record
 
 #: Streams of one URL that a runner delivers at once: a target that hangs delays no other one.
 _PER_URL: Final = 4
@@ -188,5 +190,6 @@ def delivery_replay(*, delivery_id: int) -> WebhookDelivery:
     stream = (row.group_id, row.url)
     _of(stream).filter(last_status=GONE).update(last_status=None)
     _pending(stream).filter(claimed_by="").update(due_at=moment)
+    record(Action.DELIVERY_REPLAYED, row.group_id, delivery=delivery_id)
     row.refresh_from_db()
     return row

@@ -111,12 +111,15 @@ CHANGES: Final = {
     Right.ADMINISTER: {"/api/people", "/api/people/x", "/api/people/x/password-link"},
 }
 #: What reading needs, where it is more than the right to see.
-READS: Final = {Right.ADMINISTER: {"/api/people", "/people"}}
+READS: Final = {
+    Right.OPERATE: {"/api/audit", "/audit"},
+    Right.ADMINISTER: {"/api/people", "/people"},
+}
 #: Paths that need no account, and the admin site, whose own table is Django's.
 PUBLIC: Final = re.compile(r"/sign-in(/.*)?|/admin(/.*)?")
 READ_ONLY: Final = re.compile(
-    r"/|/(account|people|metrics|usage|submit|assets|webhooks|failures|backends|groups|parts|docs)(/.*)?"
-    r"|/api/(docs|redoc|schema|health|whoami|seeds|usage|failures|failures/jobs|job-groups|webhooks/deliveries)"
+    r"/|/(account|people|audit|metrics|usage|submit|assets|webhooks|failures|backends|groups|parts|docs)(/.*)?"
+    r"|/api/(docs|redoc|schema|health|whoami|audit|seeds|usage|failures|failures/jobs|job-groups|webhooks/deliveries)"
     r"|/api/(assets/by-hash/x|assets/x/content|backends/found|backends/x/status)"
     r"|/api/job-groups/x/(workflow|events|events/stream|outputs.zip|sheet.webp)"
     r"|/api/job-groups/x/jobs/x/(provenance.json|outputs/x)"

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from director.cli.option_types import age
+from director.server.table_command import act_as_host
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.text import gibibytes, pluralize
 from jobgroups.queries.retention import retention_text
@@ -55,6 +56,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        act_as_host()
         older, is_dry = options["older_than"], options["dry_run"]
         due: list[dict[str, Any]] = []
         if options["starred"] and older is None:

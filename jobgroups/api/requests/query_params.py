@@ -16,6 +16,7 @@ from backends.errors import FieldInvalid
 from jobgroups.api.long_polls import LONGEST
 from jobgroups.api.requests import fields
 from jobgroups.api.requests.fields import FieldErrors, RequestSerializer
+from jobgroups.domain.audit import AUDIT_FILTERS
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.file_names import DEFAULT_TEMPLATE, Template, TemplateInvalid
@@ -177,6 +178,19 @@ class DeliveryListQuery(AssetListQuery):
 
     group = fields.Text(_MAX_TEXT, default=None)
     state = fields.Choice(list(STATES), default=None)
+
+
+class AuditQuery(QuerySerializer):
+    """``GET /api/audit``"""
+
+    actor = fields.Text(_MAX_TEXT, default=None)
+    action = fields.Choice(AUDIT_FILTERS, default=None)
+    target = fields.Text(_MAX_TEXT, default=None)
+    created_after = Moment(default=None)
+    created_before = Moment(default=None)
+    cursor = serializers.CharField(default=None)  # the query checks it
+    limit = _Digits(1, 10_000, default=DEFAULT_PAGE)
+    format = fields.Choice(["json", "csv"], default=None)
 
 
 class StatusQuery(QuerySerializer):

@@ -1,7 +1,8 @@
 """Usage as JSON, and as a CSV file."""
 
 import csv
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from django.http import HttpResponse
 from rest_framework.request import Request
@@ -25,13 +26,9 @@ class UsageView(ApiView):
         following = (
             with_query(request, offset=str(offset + query["limit"])) if page.has_more else None
         )
-        if query["format"] == "csv" or (
-            not query["format"] and "text/csv" in request.headers.get("Accept", "")
-        ):
-            answer = _csv(by, page.rows)
-            answer.headers["Content-Disposition"] = (
-                f'attachment; filename="usage-{first}-{last}.csv"'
-            )
+        if wants_csv(request, query["format"]):
+            lines = (row.values() for row in page.rows)
+            answer = csv_response(f"usage-{first}-{last}.csv", [*by, *usage.MEASURES], lines)
             if following:
                 answer.headers["Link"] = f'<{following}>; rel="next"'
             return answer
@@ -50,9 +47,16 @@ class UsageView(ApiView):
         )
 
 
-def _csv(by: list[str], rows: list[dict[str, Any]]) -> HttpResponse:
-    answer = HttpResponse(content_type="text/csv; charset=utf-8")
-    for row in ([*by, *usage.MEASURES], *(row.values() for row in rows)):
+def wants_csv(request: Request, form: str | None) -> bool:
+    """Return whether a request wants CSV, by its parameter ``format`` or its ``Accept``."""
+    return form == "csv" or (not form and "text/csv" in request.headers.get("Accept", ""))
+
+
+def csv_response(name: str, heads: Sequence[str], rows: Iterable[Iterable[object]]) -> HttpResponse:
+    """Return a CSV file to download, whose texts no spreadsheet takes for formulas."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    answer = HttpResponse(content_type="text/csv; charset=utf-8", headers=headers)
+    for row in (heads, *rows):
         csv.writer(answer).writerow(
             f"'{cell}" if str(cell).startswith(_FORMULA) else cell for cell in row
         )
