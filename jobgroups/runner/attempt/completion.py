@@ -83,22 +83,30 @@ class Completion:
         The cache knows a name alone. If another node has written the file of this name since, in
         this prompt or in another job's, the file shows the picture of that node.
         """
-        backend_id, prompt = self.context.backend_id, self.evidence.prompt
-        cached = self.evidence.cached_only & end.node_outputs.keys()
+        replaced = await self._replaced_files(end)
+        if not replaced:
+            return end
+        marked_outputs = {
+            node: outputs.marked(output, self.context.backend_id, replaced.get(node, ()))
+            for node, output in end.node_outputs.items()
+        }
+        return replace(end, outputs=self.evidence.prompt.outputs(marked_outputs))
+
+    async def _replaced_files(self, end: AttemptResult) -> dict[str, Collection[str]]:
+        """Return the digests of replaced files, by the cached node that wrote them before."""
+        backend_id, evidence = self.context.backend_id, self.evidence
         named = {
             node: outputs.digests(backend_id, {node: end.node_outputs[node]}, ()).keys()
-            for node in cached
+            for node in evidence.cached_only & end.node_outputs.keys()
         }
         if not any(named.values()):
-            return end
-        made = outputs.digests(
-            backend_id, end.node_outputs, self.evidence.executed(end.node_outputs)
-        )
+            return {}
+        made = outputs.digests(backend_id, end.node_outputs, evidence.executed(end.node_outputs))
         writers = await self.context.database.run_with_retry(
             work.file_origins, digests=set[str]().union(*named.values())
         )
-        own = origins(prompt.workflow)
-        replaced: dict[str, Collection[str]] = {
+        own = origins(evidence.prompt.workflow)
+        replaced = {
             node: [
                 digest
                 for digest in node_digests
@@ -106,13 +114,7 @@ class Completion:
             ]
             for node, node_digests in named.items()
         }
-        if not any(replaced.values()):
-            return end
-        marked_outputs = {
-            node: outputs.marked(output, backend_id, replaced.get(node, ()))
-            for node, output in end.node_outputs.items()
-        }
-        return replace(end, outputs=prompt.outputs(marked_outputs))
+        return {node: digests for node, digests in replaced.items() if digests}
 
     async def _dated(self, end: AttemptResult) -> AttemptResult:
         """Return the end with its time by the clock that dates the backend's files."""
@@ -174,17 +176,7 @@ async def files_ahead(client: ComfyClient, end: AttemptResult) -> dt.timedelta |
     the ends of their jobs. The result is None if this end wrote no output, or is over for a while:
     another prompt may have written the file.
     """
-    file = next(
-        (
-            item
-            for node in sorted(end.executed)
-            for items in end.node_outputs[node].values()
-            if isinstance(items, list)
-            for item in items
-            if isinstance(item, dict) and _names_a_file(item) and item["type"] == "output"
-        ),
-        None,
-    )
+    file = _first_output(end)
     if file is None or end.backend_ended_at is None:
         return None
     try:
@@ -203,6 +195,20 @@ async def files_ahead(client: ComfyClient, end: AttemptResult) -> dt.timedelta |
     ahead = written - end.backend_ended_at
     # Headers have whole seconds.
     return ahead if ahead > dt.timedelta(seconds=1) else dt.timedelta(0)
+
+
+def _first_output(end: AttemptResult) -> dict[str, Any] | None:
+    return next(
+        (
+            item
+            for node in sorted(end.executed)
+            for items in end.node_outputs[node].values()
+            if isinstance(items, list)
+            for item in items
+            if isinstance(item, dict) and _names_a_file(item) and item["type"] == "output"
+        ),
+        None,
+    )
 
 
 async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:

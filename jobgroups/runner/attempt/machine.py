@@ -354,15 +354,11 @@ class AttemptMachine:
         None: it has none.
         """
         self.spec, self._intervals, self._backend_id = spec, intervals, backend_id
-        self.prompt_id, self.state, self.stop_requested = (
-            spec.prompt_id,
-            spec.state,
-            spec.stop_requested,
-        )
+        self.prompt_id, self.state = spec.prompt_id, spec.state
+        self.stop_requested = spec.stop_requested
         self.evidence = Evidence(spec, base_url)
-        self.was_looked_up = (
-            spec.is_new
-        )  #: Whether it was looked up once, answered or not; a new attempt need not be.
+        #: Whether it was looked up once, answered or not; a new attempt need not be.
+        self.was_looked_up = spec.is_new
         self._limits = TimeLimits(spec.timeout_s, spec.stall_s)
         if gone is not None:
             self._limits.start(now, gone)
