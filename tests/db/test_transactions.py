@@ -36,7 +36,7 @@ from jobgroups.runner.completer import Completer
 from jobgroups.services import attempts
 from jobgroups.services.attempt_sets import AttemptWrite, attempts_store
 from jobgroups.services.progress import ProgressRow, progress_flush, relax_durability
-from tests.harness import factories
+from tests.harness import factories, waits
 from tests.harness.farm import in_thread, until
 from tests.harness.races import connected, started
 
@@ -434,22 +434,33 @@ def _limited() -> None:
         cursor.execute("SET idle_in_transaction_session_timeout = 100")
 
 
+def _wait_ended() -> None:
+    """Wait until the server has ended this thread's connection."""
+    parameters = connection.get_connection_params() | {"autocommit": True}
+    query, pid = (
+        "SELECT 1 FROM pg_stat_activity WHERE pid = %s",
+        connection.connection.info.backend_pid,
+    )
+    with psycopg.connect(**parameters) as other:
+        waits.until(lambda: other.execute(query, [pid]).fetchone() is None)
+
+
 def _by_its_idle_limit() -> None:
     _limited()
-    time.sleep(0.5)
+    _wait_ended()
 
 
 def _by_its_idle_limit_after_many_rows() -> None:
     _limited()
     group = JobGroup.objects.get()
     insert([GroupLabel(group=group, key=key, value="v") for key in "abc"])
-    time.sleep(0.5)
+    _wait_ended()
 
 
 def _by_its_idle_limit_after_much_progress() -> None:
     _limited()
     progress_flush(rows=[ProgressRow(f"j_{n}", n, 1.0, None, 1, 2) for n in range(3)])
-    time.sleep(0.5)
+    _wait_ended()
 
 
 def _by_its_shutdown() -> None:

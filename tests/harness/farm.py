@@ -24,6 +24,7 @@ from jobgroups.models import JobGroup
 from jobgroups.runner.context import RunnerSettings
 from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.service import RunnerService
+from jobgroups.runner.session.session import BackendSession
 from jobgroups.services import cancellation
 from jobgroups.services.submission import group_submit
 from tests.harness import factories
@@ -62,6 +63,13 @@ async def until(condition: Callable[[], Any], within: float = 60.0) -> Any:
             return found
         assert time.monotonic() < end, f"not within {within} s"
         await asyncio.sleep(0.02)
+
+
+async def session_of(service: RunnerService, name: str = "gpu-1") -> BackendSession:
+    """Wait until a backend's main socket hears, and return its session."""
+    sessions = service._sessions
+    await until(lambda: name in sessions and sessions[name].sockets.client_id)
+    return sessions[name]
 
 
 async def until_row(rows: QuerySet[Any], within: float = 60.0) -> Any:

@@ -19,19 +19,11 @@ from jobgroups.runner.service import RunnerService
 from jobgroups.runner.session.session import BackendSession
 from jobgroups.services.claims import child_claim
 from jobgroups.services.leases import LEASE_TTL
-from tests.harness.farm import SCALE, Farm, in_thread, until, until_row
+from tests.harness.farm import SCALE, Farm, in_thread, session_of, until, until_row
 from tests.harness.graphs import text_to_image
 
 #: No look helps out: what is not heard is not known.
 ONLY_HEARING = replace(Intervals.scaled(SCALE), lookup_interval=60.0)
-
-
-async def session_of(service: RunnerService, name: str = "gpu-1") -> BackendSession:
-    """Wait until a backend's main socket hears, and return its session."""
-
-    sessions = service._sessions
-    await until(lambda: name in sessions and sessions[name].sockets.client_id)
-    return sessions[name]
 
 
 async def at_work(
