@@ -32,10 +32,11 @@ def variables() -> bytes:
     return " ".join(os.environ).encode()
 
 
-def write_for(path: str, seconds: float) -> bytes:
-    """Append to a file when it begins and ends."""
+def write_until(path: str, end: str) -> bytes:
+    """Append to a file at the beginning, and at the end, when another file is there."""
     for word in ("begins", "ends"):
         with Path(path).open("a", encoding="ascii") as file:
             file.write(f"{word}\n")
-        time.sleep(seconds)
+        while not Path(end).exists():
+            time.sleep(0.02)
     return b""

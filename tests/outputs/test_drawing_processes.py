@@ -70,10 +70,11 @@ async def test_errors_of_a_picture_come_from_the_process_which_draws_the_next_on
 async def test_decoder_that_fails_ends_its_process_alone_within_a_bound(
     lane: Lane, fails: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drawing_processes, "_WITHIN", 3)
     process = await process_of(lane)
-    drawing_one = asyncio.create_task(lane.draw(fails))
-    await asyncio.wait([drawing_one], timeout=20.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(drawing_processes, "_WITHIN", 3)
+        drawing_one = asyncio.create_task(lane.draw(fails))
+        await asyncio.wait([drawing_one], timeout=20.0)
     assert drawing_one.done()
     with pytest.raises(DrawingFailed, match="memory or time"):
         drawing_one.result()
@@ -114,10 +115,12 @@ django.setup()
 from jobgroups.outputs import drawing_processes
 from tests.outputs import drawings
 drawing_processes._WITHIN = 2
+drawing_processes._TICK = 60.0  # of the parent, which is not to end it; a slow start takes longer
 async def main():
     lane = drawing_processes.Lane("test")
     print((await lane.draw(drawings.number)).decode(), flush=True)
-    await (lane.draw(drawings.write_for, {str(tmp_path / "at work")!r}, 60) if {is_busy} else asyncio.sleep(60))
+    files = {str(tmp_path / "at work")!r}, {str(tmp_path / "never")!r}
+    await (lane.draw(drawings.write_until, *files) if {is_busy} else asyncio.sleep(60))
 asyncio.run(main())
 """
     environment = {
@@ -144,14 +147,15 @@ asyncio.run(main())
 async def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(
     tmp_path: Path,
 ) -> None:
-    path = tmp_path / "large"
+    path, end = tmp_path / "large", tmp_path / "end"
     large = [
-        asyncio.create_task(drawing_processes.draw_large(drawings.write_for, str(path), 1.0))
+        asyncio.create_task(drawing_processes.draw_large(drawings.write_until, str(path), str(end)))
         for _ in range(2)
     ]
     await asyncio.to_thread(until, path.exists)
     assert await draw_picture(picture(), 160)
     assert path.read_text(encoding="ascii") == "begins\n"
+    end.touch()
     await asyncio.gather(*large)
     assert path.read_text(encoding="ascii").split() == ["begins", "ends"] * 2
 
@@ -167,9 +171,10 @@ async def test_request_for_a_picture_whose_decoder_hangs_gets_an_error_and_the_n
 
     content = picture() if name == "a.png" else encode_webm([Image.new("RGB", (64, 32), "red")], 1)
     url = await gallery.one(name, content)
-    monkeypatch.setattr(drawing_processes, "_WITHIN", 1)
     os.kill(await process_of(drawing_processes._small), signal.SIGSTOP)
-    body = error_of(await gallery.get(f"{url}?w=160"), 404, "no_thumbnail")
+    with monkeypatch.context() as patched:
+        patched.setattr(drawing_processes, "_WITHIN", 1)
+        body = error_of(await gallery.get(f"{url}?w=160"), 404, "no_thumbnail")
     assert "memory or time" in body["detail"]
     assert (await gallery.get(f"{url}?w=160")).status_code == 200
 

@@ -20,7 +20,7 @@ from backends.simulator import Simulator
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Runner
-from jobgroups.runner import files, supervisor
+from jobgroups.runner import files, service as service_module, supervisor
 from jobgroups.runner.service import RunnerReplaced, RunnerService
 from jobgroups.runner.supervisor import RunnerSupervisor
 from jobgroups.services import bucket as bucket_service, runners
@@ -157,11 +157,12 @@ async def test_an_end_that_cannot_be_stored_is_no_defect(
     assert "Traceback" not in caplog.text
 
 
-@pytest.mark.parametrize("seconds", [0.4, 60.0])
+@pytest.mark.parametrize(("seconds", "within"), [(0.4, 14.0), (60.0, 0.8)])
 async def test_what_is_being_sent_when_a_stop_comes_is_answered_first_where_that_is_soon(
-    farm: Farm, seconds: float
+    farm: Farm, seconds: float, within: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the next runner looks the prompt up for 30 s."""
+    monkeypatch.setattr(service_module, "_SENT_WITHIN", within)
     sim = await farm.backend("gpu-1", seconds=5.0)
     service = await farm.runner(depth=1)
     sim.fault("slow_http", route="/prompt", method="POST", seconds=seconds, count=1)
@@ -172,7 +173,7 @@ async def test_what_is_being_sent_when_a_stop_comes_is_answered_first_where_that
     assert time.monotonic() - began < 15
     # Nothing more was claimed meanwhile.
     (attempt,) = await farm.attempts(group)
-    assert (attempt.state != AttemptState.INTENT) is (seconds < 1)
+    assert (attempt.state != AttemptState.INTENT) is (seconds < within)
 
 
 async def test_missing_bucket_is_logged_in_one_line(
