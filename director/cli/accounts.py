@@ -1,11 +1,13 @@
-"""``director whoami`` and ``director tokens``: the account of the client, and its tokens."""
+"""``director login``, ``whoami`` and ``tokens``: the account of the client, and its tokens."""
 
 import datetime as dt
+import sys
 
 import click
 
-from director.cli import option_types, text
-from director.cli.connection import Connection, with_connection
+from director.cli import credentials, option_types, text
+from director.cli.connection import Connection, check_token, with_connection
+from director.client import Director
 from jobgroups.domain.access import Scope
 
 
@@ -20,6 +22,39 @@ def whoami(connection: Connection) -> None:
         else "This Director has no accounts."
     )
     connection.show(identity.raw, [line])
+
+
+@click.command
+@with_connection
+def login(connection: Connection) -> None:
+    """Store a token for this address, which the later commands and director mcp send.
+
+    It is read from the terminal, or from standard input.
+    """
+    page = f"{connection.url.rstrip('/')}/account"
+    if sys.stdin.isatty():
+        click.echo(f"Make a token at {page}", err=True)
+        token = click.prompt("Token", hide_input=True, err=True).strip()
+    else:
+        token = sys.stdin.readline().strip()
+    check_token(token, "The token")
+    with Director(connection.url, token) as director:
+        account = director.whoami()
+    place = credentials.store(connection.address, token)
+    name = account.name or "This Director has no accounts"
+    connection.show(
+        {"name": account.name, "role": account.role, "stored_in": place},
+        [f"{name}: the token for {connection.url} is in {place}."],
+    )
+
+
+@click.command
+@with_connection
+def logout(connection: Connection) -> None:
+    """Remove the stored token for this address. It stays valid until it is revoked."""
+    had = credentials.forget(connection.address)
+    line = "The stored token is removed." if had else "No token was stored."
+    connection.show({"removed": had}, [f"{connection.url}: {line}"])
 
 
 @click.group

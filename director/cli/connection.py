@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from director.cli import environment, option_types
+from director.cli import credentials, environment, option_types
 from director.cli.exit_status import CommandError, Status, usage_error
 from director.cli.text import json_text, plain_line
 from director.client import Director, DirectorError, UnexpectedAnswer, Unreachable
@@ -41,6 +41,11 @@ class Connection:
     def director(self) -> Director:
         """The client. It is closed at the end of the command."""
         return click.get_current_context().with_resource(Director(self.url, self.token))
+
+    @property
+    def address(self) -> str:
+        """The address in the form by which its token is stored."""
+        return Address.parse(self.url, None).url
 
     @property
     def submitter(self) -> str | None:
@@ -90,7 +95,11 @@ def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
     def connected(ctx: click.Context, /, *args: Any, **options: Any) -> Any:
         given = ctx.find_root().ensure_object(dict)
         url = given.get("server") or environment.value("DIRECTOR_URL") or DEFAULT_URL
-        connection = Connection(_address(url), _token(), bool(given.get("as_json")))
+        address = _address(url)
+        token = environment.value("DIRECTOR_TOKEN")
+        check_token(token, "DIRECTOR_TOKEN")
+        connection = Connection(address, token, as_json=bool(given.get("as_json")))
+        connection.token = token or credentials.token_of(connection.address)
         try:
             return command(connection, *args, **options)
         except DirectorError as error:
@@ -112,17 +121,15 @@ def _address(url: str) -> str:
     return url
 
 
-def _token() -> str | None:
-    # No option: other users can see command lines.
-    token = environment.value("DIRECTOR_TOKEN")
+def check_token(token: str | None, name: str) -> None:
+    """Raise the error of a command if a text cannot be a token. ``name`` says where it is from."""
     try:
         Address.parse(DEFAULT_URL, token)
     except ValueError:
         raise usage_error(
-            "DIRECTOR_TOKEN has characters that a token cannot have.",
+            f"{name} has characters that a token cannot have.",
             "A token has letters, digits and punctuation, no blanks and no line breaks.",
         ) from None
-    return token
 
 
 _NOT_STARTED: Final = (
@@ -150,11 +157,15 @@ def failure_of(error: DirectorError, connection: Connection) -> CommandError:
             _NOT_STARTED if is_default else _NOT_THERE,
         )
     elif error.code == "sign_in_required":
-        problem, hint = ("needs a token", "Set DIRECTOR_TOKEN to the Director's token.")
+        problem, hint = (
+            "needs a token",
+            "Set DIRECTOR_TOKEN to the Director's token, or store it: director login",
+        )
         if connection.token is not None:
+            is_set = environment.value("DIRECTOR_TOKEN") is not None
             problem, hint = (
-                "refuses the token in DIRECTOR_TOKEN",
-                "It must be the Director's token.",
+                f"refuses the token {'in DIRECTOR_TOKEN' if is_set else 'of director login'}",
+                "It must be the Director's token, or that of an account, which was not revoked.",
             )
         message = f"The Director at {connection.url} {problem}."
     elif error.code == "runner_absent":

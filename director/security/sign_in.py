@@ -184,18 +184,25 @@ def _known(request: HttpRequest) -> Principal | Refused | None:
     return principal
 
 
+def note_kept_principal(scope: Scope) -> bool:
+    """Note in a scope who sends its request; return False if that needs the database."""
+    if not settings.DIRECTOR_ACCOUNTS:
+        return True
+    token, cookie = scope[CREDENTIALS_KEY] = _credentials(handshake(scope))
+    if (kept := kept_result(token, cookie)) is None:
+        return False
+    scope[PRINCIPAL_KEY] = kept[0]
+    return True
+
+
 async def find_principal(scope: Scope) -> None:
     """Note in a scope who sends its request, so that nothing in the event loop waits for the
     database.
     """
-    if not settings.DIRECTOR_ACCOUNTS:
-        return
-    token, cookie = scope[CREDENTIALS_KEY] = _credentials(handshake(scope))
-    if (kept := kept_result(token, cookie)) is not None:
-        scope[PRINCIPAL_KEY] = kept[0]
+    if note_kept_principal(scope):
         return
     try:
-        scope[PRINCIPAL_KEY] = await read(principal_of, token, cookie)
+        scope[PRINCIPAL_KEY] = await read(principal_of, *scope[CREDENTIALS_KEY])
     except TRANSIENT as error:
         logger.warning("Accounts: database unavailable (%s)", error)
         scope[PRINCIPAL_KEY] = Refused.UNAVAILABLE

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from daphne.http_protocol import WebRequest
 from django.conf import settings
 from django.http import HttpResponse
+from django.urls import Resolver404, resolve
 from twisted.internet import reactor as _reactor
 
 from backends.errors import RequestError
@@ -26,9 +27,11 @@ from director.web.asgi_types import Scope
 from director.web.errors import error_response, plain_error
 from director.web.handlers import ThreadedHandler
 from director.web.request_id import HEADER, request_id_of
+from jobgroups.api.permissions import refusal_text
 from jobgroups.api.requests.body import PayloadTooLarge
 from jobgroups.api.requests.upload import UPLOAD_PATHS, Upload, upload_limit
 from jobgroups.api.v2.errors import enveloped
+from jobgroups.domain.access import Right, may
 from jobgroups.errors import StorageFull
 
 logger = logging.getLogger(__name__)
@@ -77,10 +80,22 @@ class _Admission(ThreadedHandler):
         return None if isinstance(answer, _Admitted) else answer
 
     def _get_response(self, request: Any) -> HttpResponse:
+        principal, right = getattr(request, "principal", None), _least_right(request.path)
+        if principal is not None and not may(principal, right):
+            return error_response(403, refusal_text(principal, right), "not_allowed")
         limit = limit_of(request.method, request.path)
         if request.scope[_BODY_BYTES] <= limit:
             return _Admitted()
         return _answer_to(PayloadTooLarge(limit))
+
+
+def _least_right(path: str) -> Right:
+    """Return what a request with a body needs at least: its object may be the principal's own."""
+    try:
+        view = getattr(resolve(path).func, "cls", None)
+    except Resolver404:
+        return Right.SEE
+    return min(getattr(view, "changes", Right.SEE), Right.SUBMIT)
 
 
 def _answer_to(error: RequestError) -> HttpResponse:
@@ -104,6 +119,9 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     _is_refused = False
     is_checked = False  #: Whether its headers were checked before its body.
     _asked = ""  #: The path. Twisted forgets it when the whole request is there.
+    _is_upload = False
+    _scope: Scope  #: Of the check of its headers.
+    _looking: asyncio.Future[None] | None = None  #: The search of its account.
     upload: Upload | None = None  #: The file of an upload; None for any other request.
     _writing: asyncio.Future[None] | None = None
     #: The arguments of ``requestReceived``, once the whole body is there.
@@ -114,20 +132,25 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         _move_token(self)
         method, path = _method_of(self), _path_of(self)
         self._asked = path
-        is_upload = _is_upload(method, path)
-        if length is None or length > SMALL_BYTES or is_upload:
-            self._refuse_unless_admitted(length or 0)
+        self._is_upload = _is_upload(method, path)
+        if length is None or length > SMALL_BYTES or self._is_upload:
+            self.is_checked = True
+            self._scope = _scope(self, length or 0)
+            if sign_in.note_kept_principal(self._scope):
+                self._admit()
+            else:
+                self._look_up()
         if length is None:
             self._limit = limit_of(method, path)
-        if is_upload and not self._is_refused:
-            self._open_upload()
-        super().gotLength(0 if self._is_refused or is_upload else length)
+        super().gotLength(0 if self._is_refused or self._is_upload else length)
 
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 Twisted's name
         """Store a part of the body, or drop it after a refusal."""
         self._received += len(data)
-        if self._received > self._limit and not self._is_refused:
-            self._refuse_unless_admitted(self._received)
+        is_too_long = self._received > self._limit and self._looking is None
+        if is_too_long and not self._is_refused:
+            self._scope[_BODY_BYTES] = self._received
+            self._refuse_unless_admitted()
             self.content.truncate(0)
         if not self._is_refused:
             super().handleContentChunk(data)
@@ -140,6 +163,8 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         """Have the application answer, unless the answer was the refusal."""
         if self._is_refused:
             self.transport.loseConnection()
+        elif self._looking is not None:
+            self._whole = command, path, version
         elif self.upload is not None:
             self._whole = command, path, version
             self._write()
@@ -155,6 +180,41 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         """End the request without a response."""
         super().connectionLost(reason)
         self._drop_upload()
+
+    # --- admission
+    # ------------------------------------------------------------------------------------
+
+    def _look_up(self) -> None:
+        """Find who sends the request. Nothing more is read from the client meanwhile."""
+        self.channel._networkProducer.pauseProducing()
+        loop = asyncio.get_running_loop()
+        self._looking = loop.create_task(sign_in.find_principal(self._scope))
+        self._looking.add_done_callback(self._looked_up)
+
+    def _looked_up(self, looking: asyncio.Future[None]) -> None:
+        self._looking = None
+        error = looking.exception()
+        if self._disconnected:
+            return
+        self.channel._networkProducer.resumeProducing()
+        if error is not None:
+            logger.error("Accounts: not read", exc_info=error)
+            self._refuse(plain_error(500))
+        else:
+            self._admit()
+        # What arrived after the pause was read from the socket before it.
+        if self._is_refused:
+            if self._whole is not None:
+                self.transport.loseConnection()
+        elif self.upload is not None:
+            self._write()
+        elif self._whole is not None:
+            super().requestReceived(*self._whole)
+
+    def _admit(self) -> None:
+        self._refuse_unless_admitted()
+        if self._is_upload and not self._is_refused:
+            self._open_upload()
 
     # --- uploads
     # --------------------------------------------------------------------------------------
@@ -207,9 +267,8 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     # --- refusals
     # -------------------------------------------------------------------------------------
 
-    def _refuse_unless_admitted(self, body_bytes: int) -> None:
-        self.is_checked = True
-        answer = _admission().refusal(_scope(self, body_bytes))
+    def _refuse_unless_admitted(self) -> None:
+        answer = _admission().refusal(self._scope)
         if answer is not None:
             self._refuse(answer)
 

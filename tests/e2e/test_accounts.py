@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -71,6 +74,20 @@ def test_from_the_first_administrator_to_a_token(tmp_path: Path, processes: str)
         with Director(director.url, token=token) as client:
             assert client.whoami().name == "anna"
             own = client.tokens.create("reader", "read")
+        with Director(director.url, token=token) as client:
+            # The first request with this token: nothing is known of it before the headers.
+            fresh = client.tokens.create("uploads", "submit").token
+        with Director(director.url, token=fresh) as client:
+            large = tmp_path / "large.bin"
+            large.write_bytes(bytes(3 * 2**20))
+            assert client.assets.upload(large).size_bytes == 3 * 2**20
+        with Director(director.url, token=token) as client:
+            fresh = client.tokens.create("bodies", "submit").token
+        with Director(director.url, token=fresh) as client, pytest.raises(DirectorError) as error:
+            client.submit({"1": {"class_type": "x" * 300_000, "inputs": {}}}, count=1)
+        assert error.value.status in (400, 409, 503)
+        assert _refusal_before_body(director.url, own.token).startswith(b"HTTP/1.1 403 ")
+        _check_login(director.url, token, tmp_path)
         command = [
             sys.executable,
             "-m",
@@ -97,7 +114,12 @@ def test_from_the_first_administrator_to_a_token(tmp_path: Path, processes: str)
             assert client.whoami().right == "see"
             client.tokens.revoke(client.whoami().token_id or "")
         with Director(director.url, token=token) as client:
-            assert [one.name for one in client.tokens.list()] == ["reader", "nightly"]
+            assert [one.name for one in client.tokens.list()] == [
+                "bodies",
+                "uploads",
+                "reader",
+                "nightly",
+            ]
             with pytest.raises(DirectorError, match="administrators"):
                 client.people.list()
         socket = f"{director.url.replace('http', 'ws')}/ws/monitor"
@@ -111,6 +133,51 @@ def test_from_the_first_administrator_to_a_token(tmp_path: Path, processes: str)
     finally:
         assert director.stop() == 0
     assert token not in director.printed()
+
+
+def _refusal_before_body(url: str, token: str) -> bytes:
+    """Return what answers an upload of which no byte of the body is sent."""
+    host, port = urlsplit(url).hostname or "", urlsplit(url).port or 0
+    head = (
+        f"POST /api/assets HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {token}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 9000000\r\n\r\n"
+    )
+    with socket.create_connection((host, port), timeout=60) as connection:
+        connection.sendall(head.encode())
+        return connection.recv(65_536)
+
+
+def _check_login(url: str, token: str, folder: Path) -> None:
+    """The token of ``director login`` is sent to its own Director alone, until ``logout``."""
+    config = {
+        "XDG_CONFIG_HOME": str(folder / "config"),
+        "HOME": str(folder),
+        "APPDATA": str(folder),
+    }
+    names = {name: text for name, text in os.environ.items() if not name.startswith("DIRECTOR_")}
+
+    def run(*words: str, sent: str = "", to: str = url) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "director", *words],
+            env=names | config | {"DIRECTOR_URL": to, "PYTHONPATH": str(ROOT)},
+            input=sent,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert "director login" in run("whoami").stderr
+    assert run("login", sent="dt_wrong\n").returncode == 4
+    assert not list(folder.rglob("tokens.json"))
+    stored = run("login", sent=f"{token}\n")
+    assert "anna" in stored.stdout
+    assert token not in stored.stdout
+    assert run("whoami").stdout.startswith("anna: artist")
+    assert "needs a token" in run("whoami", to=url.replace("localhost", "127.0.0.1")).stderr
+    assert "removed" in run("logout").stdout
+    assert run("whoami").returncode == 4
 
 
 def _is_refused(url: str, token: str) -> bool:
