@@ -1,11 +1,13 @@
 """Load of the pages: 500 groups, 50 jobs with progress ten times a second, 200 backends
 (docs/pages.md).
 
-The Director and its rows are real; the progress is put into the page's sockets.
+The Director and its rows are real; the progress is put into the page's sockets. Each figure is CPU
+time, divided by that of a page without rows in the same run: other work on the machine changes
+both.
 """
 
-import time
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,35 +51,76 @@ for fence in fences:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The seconds to the first paint, and the share of one core that each page takes."""
+    """The seconds of the floor, and by it a first paint of the list of groups, and a frame of 50
+    jobs' progress on each page.
+    """
 
-    first_paint: float
+    floor: float
+    paint: float
     groups: float
     group: float
 
 
 _FEED = Path(__file__).with_name("feed.js")
+#: A page without rows.
+_LIGHT = "/submit"
+_TICK = os.sysconf("SC_CLK_TCK")
 
 
-def _share(browser: Any, page: Any, seconds: float) -> float:
-    session = browser.new_browser_cdp_session()
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A page, the Director that serves it, and what the script that filled that printed."""
 
-    def used() -> float:
-        processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
-        return float(sum(one["cpuTime"] for one in processes))
+    browser: Any
+    page: Any
+    served: Served
+    printed: str
 
-    start, before = time.monotonic(), used()
-    page.wait_for_timeout(seconds * 1000)
-    return (used() - before) / (time.monotonic() - start)
+    def cpu(self, use: Callable[[], object]) -> float:
+        """Return the seconds that the whole browser and the Director compute for a use."""
+        session = self.browser.new_browser_cdp_session()
 
+        def used() -> float:
+            processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
+            stat = Path(f"/proc/{self.served.process.pid}/stat").read_text().rpartition(")")[2]
+            ticks = sum(map(int, stat.split()[11:13]))
+            return float(sum(one["cpuTime"] for one in processes)) + ticks / _TICK
 
-def _fed(browser: Any, page: Any, feed: list[Any], seconds: float) -> float:
-    """Feed one of the page's sockets with the progress of a whole job; return the share of a core."""
-    page.evaluate("said => feed(...said)", [*feed, seconds])
-    share = _share(browser, page, seconds)
-    shown = page.eval_on_selector(f'progress[data-job="{feed[1][0]}"]', "bar => bar.value")
-    assert shown > 50, "the progress did not reach the page"
-    return share
+        before = used()
+        use()
+        seconds = used() - before
+        session.detach()
+        return seconds
+
+    def paint(self, path: str) -> float:
+        """Return what the first paint of a page takes, the least of five after one that fills the
+        caches.
+        """
+
+        def show() -> None:
+            self.page.goto(f"{self.served.url}{path}")
+            self.page.wait_for_function(
+                "() => performance.getEntriesByName('first-contentful-paint').length"
+            )
+
+        show()
+        return min(self.cpu(show) for _ in range(5))
+
+    def fed(self, path: str, jobs: list[str], seconds: float) -> float:
+        """Feed a socket of the page with the progress of whole jobs; return what one frame of all
+        jobs takes.
+        """
+        feed = [path, jobs, self.printed, seconds]
+        frames = 0
+
+        def use() -> None:
+            nonlocal frames
+            frames = self.page.evaluate("said => feed(...said)", feed)
+
+        taken = self.cpu(use)
+        shown = self.page.eval_on_selector(f'progress[data-job="{jobs[0]}"]', "bar => bar.value")
+        assert shown > 50, "the progress did not reach the page"
+        return taken / frames
 
 
 def _kept(page: Any) -> dict[str, float]:
@@ -101,16 +144,14 @@ def _day(page: Any, path: str, jobs: list[str], groups: list[str]) -> dict[str, 
 
 
 @contextmanager
-def _filled(browser: Any, folder: Path, script: str) -> Iterator[tuple[Any, str, str]]:
-    """Serve a Director with the rows of a script; yield a page, the Director's address, and what
-    the script printed.
-    """
-    printed = filled(folder, script).strip()
+def _filled(browser: Any, folder: Path, script: str) -> Iterator[_Open]:
+    """Serve a Director with the rows of a script."""
+    printed = filled(folder, script, within=400.0).strip()
     served = Served(folder, arguments=("--port", "0", "--no-runner"))
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.add_init_script(path=_FEED)
     try:
-        yield page, served.url, printed
+        yield _Open(browser, page, served, printed)
     finally:
         page.close()
         served.stop()
@@ -120,7 +161,8 @@ def growth(browser: Any, folder: Path) -> dict[str, dict[str, float]]:
     """Return how the list of groups and the page of a group grow over a day: 20,000 updates, of
     some that read parts.
     """
-    with _filled(browser, folder, _FILL) as (page, url, group):
+    with _filled(browser, folder, _FILL) as opened:
+        page, url, group = opened.page, opened.served.url, opened.printed
         page.goto(url)
         jobs = page.eval_on_selector_all(
             f"#{group} progress", "bars => bars.map(bar => bar.dataset.job)"
@@ -135,38 +177,29 @@ def growth(browser: Any, folder: Path) -> dict[str, dict[str, float]]:
         return {"groups": listed, "group": _day(page, f"/ws/job-groups/{group}", jobs, [])}
 
 
-def first_paint(page: Any, url: str) -> float:
-    """Return the seconds to the first paint of a page, the least of three after one that fills the
-    caches.
-    """
-    paint = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime / 1000"
-    page.goto(url)
-    return min(
-        float((page.goto(url), page.wait_for_function(paint).json_value())[1]) for _ in range(3)
-    )
-
-
 def farm_paint(browser: Any, folder: Path) -> float:
-    """Return the seconds to the first paint of the table of 200 backends that work."""
-    with _filled(browser, folder, _FARM) as (page, url, _):
-        paint = first_paint(page, f"{url}/backends")
-        assert page.locator("#farm progress").count() == BACKENDS
-        rows = page.eval_on_selector_all(
+    """Return what the first paint of the table of 200 backends that work takes."""
+    with _filled(browser, folder, _FARM) as opened:
+        floor, paint = opened.paint(_LIGHT), opened.paint("/backends")
+        assert opened.page.locator("#farm progress").count() == BACKENDS
+        rows = opened.page.eval_on_selector_all(
             "#farm tbody tr", "rows => rows.map(row => row.offsetHeight)"
         )
         assert set(rows) == {36}
-        return paint
+        return paint / floor
 
 
 def measure(browser: Any, folder: Path, seconds: float) -> Load:
-    with _filled(browser, folder, _FILL) as (page, url, group):
-        paint = first_paint(page, url)
+    """Return the load of 500 groups and 50 jobs; ``seconds`` of progress on each page."""
+    with _filled(browser, folder, _FILL) as opened:
+        page, group = opened.page, opened.printed
+        floor, paint = opened.paint(_LIGHT), opened.paint("/")
         jobs = page.eval_on_selector_all(
             f"#{group} progress[data-job]", "bars => bars.map(bar => bar.dataset.job)"
         )
         assert len(jobs) == RUNNING, jobs
-        listed = _fed(browser, page, ["/ws/monitor", jobs, group], seconds)
-        page.goto(f"{url}/groups/{group}")
+        listed = opened.fed("/ws/monitor", jobs, seconds)
+        page.goto(f"{opened.served.url}/groups/{group}")
         page.locator(f"#{jobs[-1]}").wait_for()
-        stream = [f"/ws/job-groups/{group}", jobs, group]
-        return Load(paint, listed, _fed(browser, page, stream, seconds))
+        shown = opened.fed(f"/ws/job-groups/{group}", jobs, seconds)
+        return Load(floor, paint / floor, listed / floor, shown / floor)
