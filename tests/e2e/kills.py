@@ -19,3 +19,13 @@ STEPS: Final[dict[str, dict[str, Step]]] = {
 
 def each_step(table: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("step", STEPS[table].values(), ids=STEPS[table])
+
+
+in_life = pytest.mark.parametrize(
+    ("step", "in_pool"),
+    [
+        *((one, False) for one in STEPS["life"].values()),
+        *((one, True) for one in STEPS["pool"].values()),
+    ],
+    ids=[*STEPS["life"], *(f"{one}, in the pool" for one in STEPS["pool"])],
+)

@@ -2,42 +2,31 @@
 retention.
 """
 
-import dataclasses
-import hashlib
 import sqlite3
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.e2e.kills import STEPS, each_step
-from tests.harness import laws
-from tests.harness.director import Director, Step, directing
+from tests.e2e.kills import STEPS, each_step, in_life
+from tests.e2e.scenes import (
+    CHILDREN,
+    Scene,
+    check_stopped,
+    check_storage,
+    one_runs_and_one_waits,
+    scene,
+)
+from tests.harness.director import Step, directing
 from tests.harness.graphs import picture
-from tests.harness.machines import Entry, Machines, simulated
+from tests.harness.machines import simulated
 from tests.harness.processes import PROCESSES, stop_in_order
 from tests.harness.waits import until
-from tests.harness.watcher import Watcher, all_events
-from tests.ws.client_state import picked
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
-CHILDREN = 40
 only_as_one_process = pytest.mark.parametrize("processes", ["1"], indirect=True)
-only_as_three_processes = pytest.mark.parametrize("processes", ["3"], indirect=True)
-in_life = pytest.mark.parametrize(
-    ("step", "in_pool"),
-    [
-        *((one, False) for one in STEPS["life"].values()),
-        *((one, True) for one in STEPS["pool"].values()),
-    ],
-    ids=[*STEPS["life"], *(f"{one}, in the pool" for one in STEPS["pool"])],
-)
 
 
 @pytest.fixture(autouse=True, params=["1", "3"])
@@ -46,86 +35,6 @@ def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     the others go on.
     """
     monkeypatch.setenv(PROCESSES, request.param)
-
-
-@dataclass(slots=True)
-class Scene:
-    """A Director over three backends, and a group that a watcher follows."""
-
-    director: Director
-    gpus: Machines
-    group_id: str = ""
-    watcher: Watcher | None = None
-
-    def begin(
-        self, children: int = CHILDREN, *, lost_posts: int = 0, runs: int = 1, in_pool: bool = False
-    ) -> None:
-        """Queue prompts of another client, submit a group, and watch it; ``lost_posts`` break off
-        first.
-        """
-        self.director.wait_online()
-        self.gpus.strangers(each=3)
-        if lost_posts:
-            self.gpus.fault("reset_http", route="/prompt", method="POST", count=lost_posts)
-        named = [self.gpus.ids[n % len(self.gpus.ids)] for n in range(children)]
-        axes = [{"input": "cfg", "values": [5, 6, 7, 8]}, {"input": "seed", "count": children // 4}]
-        fields: dict[str, Any] = {"sweep": {"axes": axes}} if in_pool else {}
-        self.group_id = self.director.submit(picture(), ["*"] if in_pool else named, **fields)
-        self.watcher = Watcher(self.director, self.group_id, runs=runs)
-
-    def group(self) -> dict[str, Any]:
-        return self.director.group(self.group_id)
-
-    def request(self, method: str, path: str = "", **options: Any) -> httpx.Response | None:
-        """Send a request about the group; None if the Director was killed before its response."""
-        with suppress(httpx.TransportError):
-            return self.director.ask(method, f"/api/job-groups/{self.group_id}{path}", **options)
-        return None
-
-    def restart_when_killed(self) -> None:
-        """Wait for the kill, queue prompts of another client, and start again without a step."""
-        self.director.wait_killed()
-        self.gpus.strangers()
-        self.director.restart_when_killed()
-
-    def end(self) -> Counter[str]:
-        """Wait for the end, end the Director in order, check all laws, and count the statuses."""
-        assert self.watcher is not None
-        self.watcher.wait_ended()
-        self.director.wait_settled()
-        self.gpus.wait_idle()
-        late = all_events(self.director, self.group_id, runs=self.watcher.runs)
-        snapshot = self.group()
-        stop_in_order(self.director)
-        laws.check(self.director.data, self.gpus.seen())
-        stored = laws.stored_events(self.director.data, self.group_id)
-        assert late == stored
-        # The watcher received each event once, and the events result in the next snapshot.
-        assert self.watcher.events == stored[-len(self.watcher.events) :]
-        assert self.watcher.connections >= self.director.starts - 1
-        state = self.watcher.state
-        assert list(state.children.values()) == [picked(one) for one in snapshot["child_jobs"]]
-        assert [state.group[one] for one in ("seq", "status")] == [
-            snapshot[one] for one in ("seq", "status")
-        ]
-        return laws.statuses(self.director.data, self.group_id)
-
-    def check_executed(self, children: int) -> None:
-        """Check the number of executed prompts, without those of the other client."""
-        executed = sum(entry["kind"] == "started" for entry in self.gpus.seen())
-        assert executed == children + len(laws.Seen(self.gpus.seen()).strangers)
-
-
-@contextmanager
-def scene(
-    folder: Path, *, seconds: float = 0.12, environment: dict[str, str] | None = None
-) -> Iterator[Scene]:
-    """Give a scene whose Director is not started yet."""
-    with (
-        simulated(folder, seconds=seconds) as gpus,
-        directing(folder, gpus.urls, environment) as director,
-    ):
-        yield Scene(director, gpus)
 
 
 @in_life
@@ -137,27 +46,6 @@ def test_killed_in_a_childs_life_every_child_completes(
         play.director.start(step)
         play.begin(in_pool=in_pool)
         play.restart_when_killed()
-        assert play.end() == {"completed": CHILDREN}
-        play.check_executed(CHILDREN)
-
-
-#: What the process that comes to a step gets, and what the one that started it, one after the
-#: other.
-SIGNALS = "SIGSTOP parent:SIGSTOP SIGTERM parent:SIGTERM parent:SIGKILL"
-
-
-@only_as_three_processes
-@in_life
-def test_suspended_and_ended_in_a_childs_life_every_child_completes(
-    step: Step, in_pool: bool, tmp_path: Path
-) -> None:
-    shared = step.at.endswith("attempts_store")
-    with scene(tmp_path, seconds=0.0 if shared else 0.12) as play:
-        play.director.start(
-            dataclasses.replace(step, call=1 if shared else 4), PLUG_SIGNALS=SIGNALS
-        )
-        play.begin(in_pool=in_pool)
-        play.director.go_on_after(SIGNALS)
         assert play.end() == {"completed": CHILDREN}
         play.check_executed(CHILDREN)
 
@@ -217,7 +105,7 @@ def test_killed_in_a_cancel_the_stop_is_still_pending(step: Step, tmp_path: Path
     with scene(tmp_path, seconds=30.0) as play:
         play.director.start(step)
         play.begin(children=12)
-        play.gpus.wait_seen(_one_runs_and_one_waits)
+        play.gpus.wait_seen(one_runs_and_one_waits)
         # Otherwise the pending prompt may start, for a moment, before it is deleted.
         play.gpus.fault("interrupt_lost", count=2)
         play.request("DELETE")
@@ -229,24 +117,7 @@ def test_killed_in_a_cancel_the_stop_is_still_pending(step: Step, tmp_path: Path
         ended = play.end()
         assert set(ended) <= {"cancelled", "completed"}
         assert ended["cancelled"] >= 9
-        _check_stopped(play)
-
-
-def _one_runs_and_one_waits(entries: list[Entry]) -> bool:
-    """Whether each backend has a running and a pending prompt of the group."""
-    seen = laws.Seen(entries)
-    return len(seen.job) == 6 and sum(seen.kinds[one]["started"] for one in seen.job) == 3
-
-
-def _check_stopped(play: Scene) -> None:
-    """Check that no cancelled prompt was executed to its end."""
-    seen = laws.Seen(play.gpus.seen())
-    cancelled = play.director.rows(
-        "SELECT prompt_id FROM jobgroups_attempt a JOIN jobgroups_childjob c ON c.id = a.child_id"
-        " WHERE c.status = 'cancelled'"
-    )
-    for one in cancelled:
-        assert seen.outcome.get(one["prompt_id"], "never ran") in ("interrupted", "never ran")
+        check_stopped(play)
 
 
 @each_step("timeout")
@@ -286,7 +157,6 @@ def test_killed_in_a_move_every_job_is_rendered_once(step: Step, tmp_path: Path)
     with scene(tmp_path, seconds=2.0) as play:
         play.director.start(step)
         play.begin(children=9)
-        play.gpus.wait_seen(_one_runs_and_one_waits)
         job, target = _moved_until_killed(play)
         play.restart_when_killed()
         # Repeats a request without a response. Meanwhile the job may run or have ended.
@@ -345,25 +215,6 @@ def test_killed_again_while_it_recovers(step: Step, tmp_path: Path) -> None:
 CAPTURES = "jobgroups.services.captures"
 
 
-def check(director: Director) -> None:
-    """Hold that the storage has exactly the content of the rows, once the next start has cleaned."""
-    rows = director.rows("SELECT blake3, sha256, id, size_bytes FROM jobgroups_storedfile")
-    expected = {
-        f"results/{row['blake3']}-{row['id']}": (row["sha256"], row["size_bytes"]) for row in rows
-    }
-    folder = director.data / "files"
-
-    def left() -> set[str]:
-        files = (one for one in folder.rglob("*") if one.is_file())
-        found = (one for one in files if one.suffix != ".lock" and one.parent.name != "runners")
-        return {str(one.relative_to(folder)) for one in found} ^ expected.keys()
-
-    until(lambda: not left(), state=left)
-    for name, known in expected.items():
-        content = (folder / name).read_bytes()
-        assert (hashlib.sha256(content).hexdigest(), len(content)) == known
-
-
 @each_step("capture")
 def test_kill_in_a_capture_loses_nothing(tmp_path: Path, step: Step) -> None:
     with simulated(tmp_path, count=1) as gpus, directing(tmp_path, gpus.urls) as director:
@@ -381,7 +232,7 @@ def test_kill_in_a_capture_loses_nothing(tmp_path: Path, step: Step) -> None:
             ]
 
         until(lambda: captured() == [True] * 4, state=captured)
-        check(director)
+        check_storage(director)
         stop_in_order(director)
         assert len(director.rows("SELECT * FROM jobgroups_storedfile")) == 4
 
@@ -433,7 +284,7 @@ def test_kill_in_the_retention_leaves_nothing(
             )
         )
         until(lambda: len(director.rows("SELECT * FROM jobgroups_storedfile")) == 1)
-        check(director)
+        check_storage(director)
         stop_in_order(director)
         assert len(director.rows("SELECT * FROM jobgroups_capture")) == 1
         assert director.rows("PRAGMA foreign_key_check") == []

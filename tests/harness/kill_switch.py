@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 _armed = threading.local()
+_PARENT = os.getppid()
 
 
 def _signals_left() -> list[str]:
@@ -40,7 +41,9 @@ def _die() -> None:
     """Send the next signal, which may leave this process alive."""
     _armed.now = False
     for order in _signals_left()[:1]:
-        pid = os.getppid() if order.startswith("parent:") else os.getpid()
+        pid = _PARENT if order.startswith("parent:") else os.getpid()
+        if os.getppid() != _PARENT:
+            return  # its parent has ended, and it is to end too
         with Path(os.environ["PLUG_NOTE"]).open("a", encoding="utf-8") as note:
             note.write(f"{order} {pid}\n")
         os.kill(pid, signal.Signals[order.removeprefix("parent:")])
