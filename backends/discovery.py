@@ -19,7 +19,7 @@ from django.db.models import Q
 from backends.comfyui.answers import SystemStats
 from backends.errors import AddressNotFound, BackendExists
 from backends.models import Backend, Discovery, FoundBackend
-from backends.services import address_taken, backend_create, current_time, normalised
+from backends.services import address_taken, backend_create, current_time, normalise_address
 
 #: For how long after the first adoption further ComfyUIs are adopted: users start several in turn.
 ADOPTION_WINDOW: Final = dt.timedelta(minutes=10)
@@ -128,22 +128,22 @@ def found_add(*, url: str) -> Backend:
 
     Raises ``FieldInvalid`` for a malformed address, ``BackendExists``, or ``AddressNotFound``.
     """
-    return backend_create(url=_listed(url).url)
+    return backend_create(url=_found_row(url).url)
 
 
 def found_ignore(*, url: str, ignored: bool) -> FoundBackend:
     """Stop or resume offering a ComfyUI; raise ``FieldInvalid`` or ``AddressNotFound`` as
     :func:`found_add`.
     """
-    row = _listed(url)
+    row = _found_row(url)
     if ignored != (row.ignored_at is not None):
         row.ignored_at = current_time() if ignored else None
         row.save(update_fields=["ignored_at"])
     return row
 
 
-def _listed(url: str) -> FoundBackend:
-    address = normalised(url).url
+def _found_row(url: str) -> FoundBackend:
+    address = normalise_address(url).url
     row = FoundBackend.objects.filter(pk=address, backend_id="").first()
     if row is None:
         raise address_taken(address) or AddressNotFound

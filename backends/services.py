@@ -74,7 +74,7 @@ def backend_create(
         tags: capabilities that a submission may require.
         adopted_at: when discovery registers it without a question; None: a user registers it.
     """
-    address = _permitted(url)
+    address = _permitted_address(url)
     if backend_id is not None and not _BACKEND_ID.fullmatch(backend_id):
         raise FieldInvalid(
             "backend_id",
@@ -121,13 +121,13 @@ def backend_update(
     """
     if url is not None:
         # Before the transaction: the resolver may take a while.
-        _permitted(url)
+        _permitted_address(url)
     try:
         with transaction.atomic():
             row = Backend.objects.select_for_update().filter(pk=backend_id).first()
             if row is None:
                 return None
-            changes = _described(name=name, tags=tags, enabled=enabled, row=row)
+            changes = _changed_fields(name=name, tags=tags, enabled=enabled, row=row)
             changes |= _address_columns(row, url, headers)
             if partner_nodes_allowed is not None:
                 changes["partner_nodes_allowed"] = partner_nodes_allowed
@@ -135,7 +135,7 @@ def backend_update(
                 Backend.objects.filter(pk=backend_id).update(**changes, adopted_at=None)
             row.refresh_from_db()
     except IntegrityError as error:
-        if taken := address_taken(normalised(url or "").url):
+        if taken := address_taken(normalise_address(url or "").url):
             raise taken from error
         raise
     return row
@@ -152,7 +152,7 @@ def backends_ensure(addresses: Iterable[str]) -> list[str]:
     for number, url in enumerate(addresses, start=1):
         try:
             # A registered address is not resolved: that would delay each start.
-            if not Backend.objects.filter(url=normalised(url).url).exists():
+            if not Backend.objects.filter(url=normalise_address(url).url).exists():
                 created.append(backend_create(url=url).id)
         except BackendExists:
             continue
@@ -170,7 +170,7 @@ def _field(name: str) -> Iterator[None]:
         raise FieldInvalid(name, str(error)) from error
 
 
-def normalised(url: str) -> BackendAddress:
+def normalise_address(url: str) -> BackendAddress:
     """Return the address in its one spelling, or raise ``FieldInvalid``."""
     with _field("url"):
         address = normalise_url(url)
@@ -179,9 +179,9 @@ def normalised(url: str) -> BackendAddress:
     return address
 
 
-def _permitted(url: str) -> BackendAddress:
+def _permitted_address(url: str) -> BackendAddress:
     """Return a normalised address to which requests may be sent."""
-    address = normalised(url)
+    address = normalise_address(url)
     with _field("url"):
         check_url(address.url)
     return address
@@ -210,7 +210,7 @@ def address_taken(url: str) -> BackendExists | None:
     )
 
 
-def _described(
+def _changed_fields(
     *, name: str | None, tags: Sequence[str] | None, enabled: bool | None, row: Backend
 ) -> dict[str, Any]:
     changes: dict[str, Any] = {}
@@ -234,7 +234,7 @@ def _described(
 def _address_columns(
     row: Backend, url: str | None, headers: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    address = BackendAddress(row.url) if url is None else normalised(url)
+    address = BackendAddress(row.url) if url is None else normalise_address(url)
     if address.url != row.url:
         left = {"partner_nodes_allowed": False, **_observations_cleared()}
         return {"url": address.url, "headers": _headers(headers, address), **left}

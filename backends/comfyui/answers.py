@@ -211,7 +211,7 @@ def _decode(decoder: WireDecoder[T], body: bytes, what: str) -> T:
         raise ProtocolError(f"{what} of another shape ({exc})", body) from exc
 
 
-def accepted(body: bytes) -> Accepted:
+def parse_accepted(body: bytes) -> Accepted:
     """The 200 of ``POST /prompt``."""
     return _decode(_accepted, body, "prompt answer")
 

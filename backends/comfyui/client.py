@@ -35,7 +35,7 @@ from backends.comfyui.exchange import (
     check_status,
 )
 from backends.comfyui.outputs import view_url
-from backends.comfyui.refusals import is_exception_in_handler, sentence, unconfirmed
+from backends.comfyui.refusals import is_exception_in_handler, sentence, unconfirmed_sentence
 from backends.comfyui.texts import one_line
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ class ComfyClient:
                 size=len(encoded),
                 headers=_JSON,
             )
-            return self._accepted(answer)
+            return self._parse_post_answer(answer)
         except (AnswerTooLarge, NotComfyUI, ProtocolError) as exc:
             detail = f"The prompt was sent and not answered properly: {exc.detail}"
             raise ResponseLost(detail) from exc
@@ -141,14 +141,14 @@ class ComfyClient:
             raise SendAborted("It was taken back before it was sent.")
         yield body
 
-    def _accepted(self, answer: Answer) -> answers.Accepted:
+    def _parse_post_answer(self, answer: Answer) -> answers.Accepted:
         raised = is_exception_in_handler(answer.status, answer.body)
         match answer.status:
             case 200:
                 try:
-                    return answers.accepted(answer.body)
+                    return answers.parse_accepted(answer.body)
                 except ProtocolError as exc:
-                    raise self._unconfirmed(answer) from exc
+                    raise self._unconfirmed_error(answer) from exc
             case 400 | 413:
                 refusal = answers.refusal(answer.body)
                 detail = sentence(refusal, status=answer.status)
@@ -158,12 +158,14 @@ class ComfyClient:
                 detail = f"The prompt was answered with {status}; it may be queued."
                 raise ResponseLost(detail, status=status)
             case _:
-                raise self._unconfirmed(answer, raised=raised)
+                raise self._unconfirmed_error(answer, raised=raised)
 
-    def _unconfirmed(self, answer: Answer, *, raised: bool = False) -> PromptUnconfirmed:
+    def _unconfirmed_error(self, answer: Answer, *, raised: bool = False) -> PromptUnconfirmed:
         text = one_line(answer.body.decode("utf-8", "replace"))
         return PromptUnconfirmed(
-            unconfirmed(answer.status, text, is_page=answer.is_page, location=answer.location),
+            unconfirmed_sentence(
+                answer.status, text, is_page=answer.is_page, location=answer.location
+            ),
             status=answer.status,
             text=text,
             raised=raised,

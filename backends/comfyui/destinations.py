@@ -60,11 +60,11 @@ def is_refused(address: str) -> bool:
     except ValueError:
         return False
     return not _Policy.allows_link_local and any(
-        contained in network for contained in _contained(ip) for network in _NETWORKS
+        contained in network for contained in _embedded_addresses(ip) for network in _NETWORKS
     )
 
 
-def _contained(
+def _embedded_addresses(
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     """Return an address and the IPv4 addresses that it may stand for."""
@@ -105,7 +105,7 @@ def check_url(url: str) -> None:
     link-local.
     """
     host = urlsplit(url).hostname or ""
-    addresses = _resolved(host)
+    addresses = _resolve(host)
     refused = [address for address in (host, *addresses) if is_refused(address)]
     # The name of a machine in a local network often has an fe80 address beside a usable one.
     if any("." in address for address in refused) or (refused and all(map(is_refused, addresses))):
@@ -116,7 +116,7 @@ def check_url(url: str) -> None:
         )
 
 
-def _resolved(host: str) -> list[str]:
+def _resolve(host: str) -> list[str]:
     """Return the addresses of a host; none where the resolver does not know it, or not in time."""
     if _Policy.allows_link_local or not _lookups.acquire(blocking=False):
         return []

@@ -65,7 +65,7 @@ class EventSocket:
             except ConnectionClosed as exc:
                 if self._closing:
                     raise StopAsyncIteration from exc
-                raise _lost(exc) from exc
+                raise _lost_error(exc) from exc
             event = self._event(frame)
             if event is not None:
                 return event
@@ -102,13 +102,13 @@ async def open_socket(
     Raises ``BackendUnreachable``, ``ResponseLost``, ``AccessDenied``, ``NotComfyUI`` or
     ``SocketLost``.
     """
-    connection = await _connected(endpoint, client_id)
+    connection = await _connect(endpoint, client_id)
     socket = EventSocket(connection, endpoint, client_id, wants_previews)
     try:
         try:
             await connection.send(_FEATURE_FLAGS)
         except ConnectionClosed as exc:
-            raise _lost(exc) from exc
+            raise _lost_error(exc) from exc
         yield socket
     finally:
         await socket.close()
@@ -121,7 +121,7 @@ class _Connect(connect):
         return exc
 
 
-async def _connected(endpoint: Endpoint, client_id: str) -> ClientConnection:
+async def _connect(endpoint: Endpoint, client_id: str) -> ClientConnection:
     url, timeouts = endpoint.url, endpoint.timeouts
     uri = f"ws{url.removeprefix('http')}/ws?clientId={quote(client_id, safe='')}"
     options: dict[str, Any] = {
@@ -160,7 +160,7 @@ async def _connected(endpoint: Endpoint, client_id: str) -> ClientConnection:
         raise NotComfyUI(detail) from exc
 
 
-def _lost(exc: ConnectionClosed) -> SocketLost:
+def _lost_error(exc: ConnectionClosed) -> SocketLost:
     """No close frame comes from a killed server (comfyui-protocol.md, "WebSocket")."""
     frame = exc.rcvd or exc.sent
     if frame is None:

@@ -57,7 +57,7 @@ def collect_outputs(
         are under ``images_other``, the files of 3D previews under ``3d``.
     """
     collected: dict[str, Any] = {"images": []}
-    for node in _ordered(outputs, node_order or ()):
+    for node in _in_node_order(outputs, node_order or ()):
         for key, value in outputs[node].items():
             for item in value if isinstance(value, list) else [value]:
                 _put(collected, key, item, base_url)
@@ -100,7 +100,7 @@ def _file(item: dict[str, Any], base_url: str) -> dict[str, Any]:
     return {**item, **file} if item.keys() - file.keys() else file
 
 
-def _ordered(outputs: Mapping[str, Any], node_order: Sequence[str]) -> list[str]:
+def _in_node_order(outputs: Mapping[str, Any], node_order: Sequence[str]) -> list[str]:
     place = {node: index for index, node in enumerate(node_order)}
 
     def rank(node: str) -> tuple[int, tuple[tuple[int, int, str], ...]]:

@@ -18,7 +18,7 @@ def is_exception_in_handler(status: int, body: bytes) -> bool:
     return status == 500 and body.strip() == _EXCEPTION_IN_HANDLER
 
 
-def unconfirmed(status: int, text: str, *, is_page: bool, location: str) -> str:
+def unconfirmed_sentence(status: int, text: str, *, is_page: bool, location: str) -> str:
     """Return the sentence for an answer that neither accepts nor refuses the prompt.
 
     ``text`` is on one line; of HTML (``is_page``) nothing is repeated. ``location`` is where a

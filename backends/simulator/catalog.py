@@ -48,7 +48,7 @@ class Input(NamedTuple):
 
 
 @cache
-def recorded(name: str) -> dict[str, Any]:
+def read_catalog(name: str) -> dict[str, Any]:
     """The content of one of the files."""
     packed = resources.files("backends.simulator").joinpath(f"{name}.json.gz").read_bytes()
     content: dict[str, Any] = json.loads(gzip.decompress(packed))
@@ -59,7 +59,7 @@ class Catalog:
     def __init__(self, folders: Folders, checkpoints: tuple[str, ...], release: Release) -> None:
         self._folders = folders
         self._checkpoints = list(checkpoints)
-        self._known: dict[str, NodeSpec] = recorded("object_info") | {
+        self._known: dict[str, NodeSpec] = read_catalog("object_info") | {
             PARTNER: LISTED["partner_node"]
         }
         if release >= releases.RECORDED:
@@ -130,7 +130,7 @@ def _is_checkpoint_list(choices: Any) -> bool:
 def _classes_with_files() -> frozenset[str]:
     return frozenset(
         name
-        for name, spec in recorded("object_info").items()
+        for name, spec in read_catalog("object_info").items()
         for category in ("required", "optional")
         for declared in spec["input"].get(category, {}).values()
         if _is_checkpoint_list(declared[0]) or _options(declared).get("image_upload")
@@ -148,7 +148,7 @@ def call_of(class_type: str) -> list[str]:
 
     Raises KeyError.
     """
-    return [f"{PARTNER}.run"] if class_type == PARTNER else recorded("calls")[class_type]
+    return [f"{PARTNER}.run"] if class_type == PARTNER else read_catalog("calls")[class_type]
 
 
 def replace_nodes(prompt: Any, catalog: Catalog, release: Release) -> None:
@@ -159,7 +159,7 @@ def replace_nodes(prompt: Any, catalog: Catalog, release: Release) -> None:
     """
     if release < releases.REPLACEMENTS:
         return
-    replacements = recorded("node_replacements")
+    replacements = read_catalog("node_replacements")
     for node_id, node in prompt.items():
         if "class_type" not in node or "inputs" not in node:
             continue

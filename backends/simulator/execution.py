@@ -84,7 +84,7 @@ class Execution:
             try:
                 finished = await self._run_node(node_id, agenda)
             except Exception as error:  # noqa: BLE001 - a node may raise anything
-                self._failed(node_id, error)
+                self._end_with_error(node_id, error)
                 return
             self.state.node_succeeded = True
             if finished:
@@ -126,7 +126,7 @@ class Execution:
         self.run_inputs = inputs | self._hidden(class_type, node_id)
         self._tell_executing(node_id)
         self.state.interrupt.check()
-        if (blocked := self._blocked(node_id, class_type, inputs)) is not None:
+        if (blocked := self._pass_blocker_on(node_id, class_type, inputs)) is not None:
             return blocked
         self._fail_if_ordered(node_id, class_type)
         _refuse_undeclared(class_type, inputs, self.state.catalog)
@@ -157,7 +157,9 @@ class Execution:
         if fault := self.state.node_failure(names, **self.run.facts):
             raise NodeFailure(fault["type"], fault["message"])
 
-    def _blocked(self, node_id: str, class_type: str, inputs: dict[str, Any]) -> Outcome | None:
+    def _pass_blocker_on(
+        self, node_id: str, class_type: str, inputs: dict[str, Any]
+    ) -> Outcome | None:
         """A node that gets a Blocker does not run, passes it on, and sends its message once."""
         blocker = next((v for v in inputs.values() if isinstance(v, Blocker)), None)
         if blocker is None:
@@ -188,7 +190,7 @@ class Execution:
 
     # how it ends
 
-    def _failed(self, node_id: str, error: Exception) -> None:
+    def _end_with_error(self, node_id: str, error: Exception) -> None:
         """End because of what a node raised; also an Interrupted."""
         self.state.node_succeeded = False
         real = self.graph.real(node_id)
@@ -207,7 +209,7 @@ class Execution:
             '  File "/opt/ComfyUI/execution.py", line 1, in execute\n',
             f'  File "/opt/ComfyUI/nodes.py", line 1, in {class_type}\n',
         ]
-        inputs = {k: [_shown(v)] for k, v in self.run_inputs.items()}
+        inputs = {k: [_plain_value(v)] for k, v in self.run_inputs.items()}
         self._report_error(real, kind, str(error), f"\n{tips}", traceback=traceback, inputs=inputs)
 
     def _blame_cycle(self, left: list[str]) -> None:
@@ -345,7 +347,7 @@ def _refuse_constants(class_type: str, given: dict[str, Any], catalog: Catalog) 
             raise AttributeError(f"'{kind}' object has no attribute '{attribute}'")
 
 
-def _shown(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     return value if value is None or isinstance(value, int | float | bool | str) else str(value)
 
 

@@ -50,7 +50,7 @@ FILE_INPUTS = {
 }
 
 
-def changed(node: Node, folders: Folders) -> Any:
+def change_value(node: Node, folders: Folders) -> Any:
     """A node's answer, noted in the node; False for a class without IS_CHANGED.
 
     An answer that is there already is kept. Raises KeyError for a node without "inputs".

@@ -46,7 +46,7 @@ class Folders:
 
         Raises AttributeError for what is no text.
         """
-        name, kind = annotated(name)
+        name, kind = split_annotated(name)
         return os.path.join(self.of(kind or "input"), name)
 
     def exists(self, name: Any) -> bool:
@@ -83,7 +83,7 @@ class Folders:
         return 1 + max((int(match[1]) for match in matches if match), default=0)
 
 
-def annotated(name: str) -> tuple[str, str | None]:
+def split_annotated(name: str) -> tuple[str, str | None]:
     """("x.png", "temp") of "x.png [temp]" (ComfyUI keeps the space); no kind: None."""
     for suffix, kind in _SUFFIXES.items():
         if name.endswith(suffix):

@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from backends.simulator import releases
-from backends.simulator.folders import Folders, annotated, is_within
+from backends.simulator.folders import Folders, is_within, split_annotated
 from backends.simulator.server_state import STATE
 
 routes = web.RouteTableDef()
@@ -76,7 +76,7 @@ def _find(request: web.Request, folders: Folders) -> tuple[str, str] | int:
     query = request.rel_url.query
     if "filename" not in query:
         return 404
-    name, kind = annotated(query["filename"])
+    name, kind = split_annotated(query["filename"])
     if not name or name[0] == "/" or ".." in name:
         return 400
     try:

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from backends.simulator import releases
-from backends.simulator.catalog import recorded
+from backends.simulator.catalog import read_catalog
 from backends.simulator.server_state import STATE
 
 routes = web.RouteTableDef()
@@ -40,7 +40,7 @@ async def object_info_of(request: web.Request) -> web.Response:
 async def node_replacements(request: web.Request) -> web.Response:
     if request.app[STATE].config.release < releases.REPLACEMENTS:
         return web.Response(status=404)
-    return web.json_response(recorded("node_replacements"))
+    return web.json_response(read_catalog("node_replacements"))
 
 
 @routes.get("/system_stats")

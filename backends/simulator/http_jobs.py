@@ -49,14 +49,14 @@ async def get_job(request: web.Request) -> web.Response:
         _, _, prompt, extra_data, _ = entry["prompt"]
         whole = {"outputs": entry["outputs"], "execution_status": entry["status"]}
         workflow = {"prompt": prompt, "extra_data": extra_data}
-        return web.json_response(_ended(entry, release) | whole | {"workflow": workflow})
+        return web.json_response(_ended_job(entry, release) | whole | {"workflow": workflow})
     for item, status in _items(state):
         if item[1] == prompt_id:
             return web.json_response(_job(item, status, release))
     return web.json_response({"error": "Job not found"}, status=404)
 
 
-def _ended(entry: HistoryEntry, release: Release) -> dict[str, Any]:
+def _ended_job(entry: HistoryEntry, release: Release) -> dict[str, Any]:
     """A prompt of the history, where an interrupted one is an `error` too."""
     is_success = entry["status"]["status_str"] == "success"
     names = [name for name, _ in entry["status"]["messages"]]

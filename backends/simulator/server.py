@@ -189,7 +189,7 @@ class Simulator:
                 await asyncio.sleep(0.05)
 
     def _spawn(self, work: Work) -> asyncio.Task[None]:
-        task = self._group.create_task(_guarded(work))
+        task = self._group.create_task(_run_guarded(work))
         # A process can end before its tasks have started: their coroutines are closed.
         task.add_done_callback(lambda _: work.close())
         return task
@@ -218,7 +218,7 @@ class Simulator:
         self.audit_log.write("fault", name=fault.name, **details)
 
 
-async def _guarded(work: Work) -> None:
+async def _run_guarded(work: Work) -> None:
     try:
         await work
     except Exception:

@@ -14,7 +14,7 @@ from backends.simulator.cache import NodeCache
 from backends.simulator.catalog import Catalog
 from backends.simulator.config import Config
 from backends.simulator.faults import NODE_FAILURES, Fault, Faults
-from backends.simulator.file_inputs import changed
+from backends.simulator.file_inputs import change_value
 from backends.simulator.folders import Folders
 from backends.simulator.hub import Hub
 from backends.simulator.prompt_queue import PromptQueue
@@ -82,7 +82,7 @@ class ServerState:
         self.queue = PromptQueue(
             self.audit_log, lambda: self.hub.send("status", {"status": self.status()})
         )
-        self.cache = NodeCache(self.catalog, lambda node: changed(node, self.folders))
+        self.cache = NodeCache(self.catalog, lambda node: change_value(node, self.folders))
 
     def status(self) -> dict[str, Any]:
         remaining = len(self.queue.pending) + len(self.queue.running)

@@ -110,7 +110,9 @@ class _Check:
             return self._node(node_id)
         except Exception as error:  # noqa: BLE001 - any is an answer here, as in ComfyUI
             kind, message = "exception_during_validation", "Exception when validating node"
-            self._invalid(node_id, _problem(kind, message, error, **_raised(error, "prompt")))
+            self._invalid(
+                node_id, _problem(kind, message, error, **_exception_entry(error, "prompt"))
+            )
             return self._checked[node_id]
 
     def _invalid(self, node_id: str, reason: Problem) -> None:
@@ -175,7 +177,7 @@ class _Check:
         except Exception as error:  # noqa: BLE001 - any is an answer here, as in ComfyUI
             kind = "exception_during_inner_validation"
             message = "Exception when validating inner node"
-            info = about | {"exception_message": str(error)} | _raised(error, "inputs")
+            info = about | {"exception_message": str(error)} | _exception_entry(error, "inputs")
             self._invalid(source, _problem(kind, message, error, **info, linked_node=link))
             return False
 
@@ -255,7 +257,7 @@ def _problem(kind: str, message: str, details: object, **info: Any) -> Problem:
     return {"type": kind, "message": message, "details": str(details), "extra_info": info}
 
 
-def _raised(error: Exception, function: str) -> dict[str, Any]:
+def _exception_entry(error: Exception, function: str) -> dict[str, Any]:
     """An exception in ComfyUI's form; the traceback names no file of the machine it runs on."""
     trace = f'  File "/opt/ComfyUI/execution.py", line 1, in validate_{function}\n'
     return {"exception_type": type(error).__qualname__, "traceback": [trace]}

@@ -86,7 +86,7 @@ def backend_update(*, backend_id: str, url: str | None = None, **values: Any) ->
 def _check_address_change(backend_id: str, url: str) -> bool:
     """Return whether the address changes."""
     row = Backend.objects.filter(pk=backend_id).first()
-    if row is None or services.normalised(url).url == row.url:
+    if row is None or services.normalise_address(url).url == row.url:
         return False
     _, active = backend_in_use(backend_id)
     if active:

@@ -41,7 +41,7 @@ def body(answer: dict[str, Any]) -> bytes:
 
 @pytest.mark.parametrize("answer", recorded("accepted"))
 def test_accepted_prompt_has_its_id_and_number(answer: dict[str, Any]) -> None:
-    accepted = answers.accepted(body(answer))
+    accepted = answers.parse_accepted(body(answer))
     assert accepted.prompt_id == answer["body"]["prompt_id"]
     assert accepted.number == answer["body"]["number"]
     assert accepted.node_errors == answer["body"]["node_errors"]
@@ -56,8 +56,8 @@ NONSENSE = [b"", b"[]", b"<html>"]
 
 @pytest.mark.parametrize(
     ("read", "text"),
-    [(answers.accepted, text) for text in (*NONSENSE, b"{}", b'{"prompt_id":1,"number":0}')]
-    + [(answers.accepted, b'{"prompt_id":"p"}')]
+    [(answers.parse_accepted, text) for text in (*NONSENSE, b"{}", b'{"prompt_id":1,"number":0}')]
+    + [(answers.parse_accepted, b'{"prompt_id":"p"}')]
     + [(answers.system_stats, text) for text in (*NONSENSE, b"{}", b'{"system":[]}')]
     + [(answers.system_stats, b'{"system":{},"devices":{}}')]
     + [(history, text) for text in (*NONSENSE, b'{"p":{}}', b'{"p":null}')]
@@ -128,7 +128,7 @@ def test_refused_outputs_are_named_with_the_node_that_is_wrong() -> None:
 
 def test_acceptance_without_node_errors_refused_nothing() -> None:
     for text in (b'{"prompt_id":"p","number":1}', b'{"prompt_id":"p","number":1,"node_errors":[]}'):
-        assert answers.accepted(text).node_errors == {}
+        assert answers.parse_accepted(text).node_errors == {}
 
 
 LIMIT = "Maximum request body size 104857600 exceeded."
