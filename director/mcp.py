@@ -68,7 +68,7 @@ def _job(child: Child) -> Answer:
     )
 
 
-def _explained(call: Callable[..., Any]) -> Callable[..., Any]:
+def _explain_errors(call: Callable[..., Any]) -> Callable[..., Any]:
     """Raise the API's errors as one whose text the SDK sends to the agent; it hides that of others."""
 
     @functools.wraps(call)
@@ -234,6 +234,6 @@ def make_server(url: str, token: str | None, submitter: str | None) -> MCPServer
     server: MCPServer[Any] = MCPServer("director", version=__version__, log_level="WARNING")
     for name in [name for name in vars(Tools) if not name.startswith("_")]:
         hints = ToolAnnotations(read_only_hint=name not in {"submit", "cancel", "retry_failed"})
-        server.add_tool(_explained(getattr(tools, name)), annotations=hints)
-    server.resource(_OUTPUT_URI, mime_type="image/webp")(_explained(director.thumbnail))
+        server.add_tool(_explain_errors(getattr(tools, name)), annotations=hints)
+    server.resource(_OUTPUT_URI, mime_type="image/webp")(_explain_errors(director.thumbnail))
     return server

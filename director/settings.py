@@ -122,7 +122,7 @@ DIRECTOR_SECRET_KEY_FILE = DIRECTOR_DATA_DIR / "secret-key"
 DIRECTOR_WEBHOOK_SECRET_FILE = DIRECTOR_DATA_DIR / "webhook-secret"  #: Likewise.
 
 
-def _kept(path: Path, new: str) -> str:
+def _keep_secret(path: Path, new: str) -> str:
     """Return the secret in the data folder, else the new one for this process."""
     try:
         kept = path.read_text(encoding="ascii").strip()
@@ -134,7 +134,7 @@ def _kept(path: Path, new: str) -> str:
 def _secret_key() -> str:
     """Return the configured key, else the key in the data folder, else a new key for this process."""
     given = _text("DIRECTOR_SECRET_KEY", r"(?s:.{32,})", "must have at least 32 characters")
-    return given or _kept(DIRECTOR_SECRET_KEY_FILE, secrets.token_urlsafe(50))
+    return given or _keep_secret(DIRECTOR_SECRET_KEY_FILE, secrets.token_urlsafe(50))
 
 
 SECRET_KEY = _secret_key()
@@ -328,7 +328,7 @@ DIRECTOR_WEBHOOK_EVENTS = _words(
 #: Keys of the signatures: each message has one of each, so that a key can be replaced.
 DIRECTOR_WEBHOOK_SECRETS = (
     _text("DIRECTOR_WEBHOOK_SECRET")
-    or _kept(DIRECTOR_WEBHOOK_SECRET_FILE, webhooks.secret_of(secrets.token_bytes(32)))
+    or _keep_secret(DIRECTOR_WEBHOOK_SECRET_FILE, webhooks.secret_of(secrets.token_bytes(32)))
 ).split()
 for _place, _secret in enumerate(DIRECTOR_WEBHOOK_SECRETS, start=1):
     try:

@@ -86,7 +86,7 @@ def list_(connection: Connection) -> None:
 
 
 @tokens.command()
-@click.argument("name", type=option_types.filled)
+@click.argument("name", type=option_types.require_text)
 @click.option(
     "--scope",
     type=click.Choice([scope.value for scope in Scope]),

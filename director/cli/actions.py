@@ -35,10 +35,10 @@ def cancel(connection: Connection, group_ids: Sequence[str], jobs: Sequence[str]
                 if jobs
                 else connection.director.cancel(name)
             )
-            done.append(({"id": name, **result.raw}, _cancelled(name, result)))
+            done.append(({"id": name, **result.raw}, _cancel_text(name, result)))
 
 
-def _cancelled(name: str, result: CancelResult) -> str:
+def _cancel_text(name: str, result: CancelResult) -> str:
     state = "cancelled" if result.cancelled else "had ended"
     return (
         f"{name} {state}: {pluralize(result.interrupted, 'job')} cancelled,"
@@ -94,7 +94,7 @@ def retry(
         policy["where"] = where or "auto"
     for result in _retry(connection.director, group_id, jobs, policy):
         raw = {"type": "retried", **result.raw}
-        connection.show(raw, [_retried(result)], indent=None)
+        connection.show(raw, [_retry_text(result)], indent=None)
     if not is_watched and folder is None:
         return int(Status.OK)
     return watch_to_end(connection, group_id, options)
@@ -116,7 +116,7 @@ def _retry(
         yield director.retry_job(group_id, job, **policy)
 
 
-def _retried(result: RetryResult) -> str:
+def _retry_text(result: RetryResult) -> str:
     number = pluralize(len(result.job_ids), "job")
     adopted = len(result.adopted_job_ids)
     had = f", {adopted} had a result after all" if adopted else ""

@@ -121,14 +121,14 @@ def run(arguments: Sequence[str]) -> int:
         failure.show_json() if as_json else failure.show()
         return int(failure.status)
     except click.ClickException as error:
-        _refused(error).show_json() if as_json else error.show()
+        _usage_error(error).show_json() if as_json else error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return int(Status.INTERRUPTED)
     return result if isinstance(result, int) else int(Status.OK)
 
 
-def _refused(error: click.ClickException) -> CommandError:
+def _usage_error(error: click.ClickException) -> CommandError:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "director"
     return usage_error(error.format_message(), f"{command} --help")

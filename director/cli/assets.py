@@ -35,7 +35,7 @@ def list_(connection: Connection) -> None:
 
 
 @assets.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=option_types.filled)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=option_types.require_text)
 @with_connection
 def delete(connection: Connection, ids: Sequence[str]) -> None:
     """Delete assets that no open group needs."""
@@ -60,7 +60,7 @@ class LocalFile(str):
     __slots__ = ()
 
 
-def uploaded(director: Director, value: Any, *, by_name: bool = False) -> Any:
+def upload_files(director: Director, value: Any, *, by_name: bool = False) -> Any:
     """Return JSON with a reference in place of each ``LocalFile``, which is uploaded once.
 
     ``by_name``: also of each local file that an input of files names.

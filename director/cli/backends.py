@@ -108,7 +108,7 @@ def _headers(pairs: Sequence[str]) -> dict[str, str]:
     "headers",
     multiple=True,
     metavar="NAME=VALUE",
-    callback=option_types.parsed(_headers),
+    callback=option_types.parse_with(_headers),
     help="Sent with every request; never shown again.",
 )
 @click.option("--disabled", is_flag=True, help="Send it no jobs yet.")

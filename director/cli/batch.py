@@ -51,7 +51,7 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     inputs = "Vary an input of files: 'frames/*.png', 10.image='frames/*.png'; may be repeated."
     pairs = "Pair the values of --sweep and --inputs instead of combining each with each."
     rows = "One job for each row of a CSV whose columns are inputs, seed and meta:KEY."
-    filled = option_types.filled
+    filled = option_types.require_text
     for option in (
         click.option("--zip", "is_zip", is_flag=True, help=pairs),
         click.option(
@@ -91,7 +91,7 @@ def read(
                 "--csv has all jobs: use it without --sweep, --inputs and --zip."
             )
         jobs, where = _csv_jobs(csv_file, inputs)
-        return _checked(
+        return _check_request(
             {"jobs": jobs},
             where,
             lambda plain: jobs_of(template, plain["jobs"], "random", 0, _MAX_METADATA),
@@ -106,12 +106,12 @@ def read(
         for at, axis in enumerate(axes)
     ]
     sweep = {"mode": "zip" if is_zip else "product", "axes": axes}
-    return _checked(
+    return _check_request(
         {"sweep": sweep}, where, lambda plain: sweep_of(template, plain["sweep"], None, 0)
     )
 
 
-def _checked(
+def _check_request(
     fields: dict[str, Any], where: Sequence[str], expand: Callable[[Any], Batch]
 ) -> BatchRequest:
     """Return the request if the Director's own function can expand it; ``where`` is the text for

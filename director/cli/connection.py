@@ -147,7 +147,7 @@ _HINTS: Final = {
 def failure_of(error: DirectorError, connection: Connection) -> CommandError:
     """Return the error for users of an error of the client."""
     # The Director's reasons, with fields as options of the command line.
-    fields = [_named(error.field, error.message) for error in error.errors]
+    fields = [_name_option(error.field, error.message) for error in error.errors]
     message, status, hint = "\n".join(fields) or str(error), Status.REFUSED, ""
     if isinstance(error, Unreachable):
         is_default = connection.url.rstrip("/") == DEFAULT_URL
@@ -217,7 +217,7 @@ def none_registered() -> CommandError:
     )
 
 
-def _named(field: str, message: str) -> str:
+def _name_option(field: str, message: str) -> str:
     first, _, rest = field.partition(".")
     options = [
         param

@@ -30,11 +30,11 @@ def with_parameters(
         name = error.field.removeprefix("parameters").lstrip(".")
         raise usage_error(f"--set {name}: {error.message}") from None
     if prepared.ignored:
-        raise _ignored(prepared.ignored, graph)
+        raise _ignored_error(prepared.ignored, graph)
     return prepared
 
 
-def _ignored(ignored: Mapping[str, str], graph: Mapping[str, Any]) -> CommandError:
+def _ignored_error(ignored: Mapping[str, str], graph: Mapping[str, Any]) -> CommandError:
     hints = {
         similar_inputs(name, graph) for name, reason in ignored.items() if "matches no" in reason
     }
@@ -108,13 +108,13 @@ def lines(plan: SubmissionPlan, changed: Sequence[Mapping[str, Any]]) -> Iterato
         yield f"Expected to end in {duration(plan.eta_seconds)}"
     yield "Changed inputs:" if changed else "The file is not changed."
     for change in changed:
-        after = "the job's seed" if change["after"] is None else _shown(change["after"])
+        after = "the job's seed" if change["after"] is None else _value_text(change["after"])
         yield (
             f"  {change['node']} {change['class_type']}.{change['input']}: "
-            f"{_shown(change['before'])} → {after}"
+            f"{_value_text(change['before'])} → {after}"
         )
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     encoded = json.dumps(value, ensure_ascii=False)
     return encoded if len(encoded) <= 60 else f"{encoded[:57]}…{encoded[-1]}"

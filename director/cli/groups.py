@@ -74,7 +74,11 @@ def watch(
     help="With this status.",
 )
 @click.option(
-    "-b", "--backend", type=option_types.filled, metavar="ID", help="With a job on this backend."
+    "-b",
+    "--backend",
+    type=option_types.require_text,
+    metavar="ID",
+    help="With a job on this backend.",
 )
 @click.option(
     "--text",
@@ -84,7 +88,7 @@ def watch(
 @click.option(
     "--archived",
     is_flag=True,
-    callback=option_types.parsed(lambda on: "yes" if on else None),
+    callback=option_types.parse_with(lambda on: "yes" if on else None),
     help="Archived groups.",
 )
 @option_types.metadata_option("With this metadata.")
@@ -112,7 +116,7 @@ def list_(
     if mine:
         filters["submitter"] = connection.own_name()
     groups_by_id: dict[str, Group] = {}
-    for state in _wanted(states, is_failed=is_failed):
+    for state in _wanted_statuses(states, is_failed=is_failed):
         newest = islice(connection.director.list(status=state, **filters), limit)
         # By id: the status of a group may change while both are listed.
         groups_by_id |= {group.job_group_id: group for group in newest}
@@ -142,7 +146,7 @@ def list_(
     connection.show([group.raw for group in groups], lines, empty="No group was found.")
 
 
-def _wanted(states: Sequence[str], *, is_failed: bool) -> Sequence[str | None]:
+def _wanted_statuses(states: Sequence[str], *, is_failed: bool) -> Sequence[str | None]:
     """Return the statuses to request, each separately; None for any."""
     if not is_failed:
         return states or (None,)
@@ -274,7 +278,7 @@ def _why_ended(attempt: Attempt) -> str:
 
 
 @click.command
-@click.argument("source", metavar="ID|FILE", type=option_types.filled)
+@click.argument("source", metavar="ID|FILE", type=option_types.require_text)
 @click.argument("job_id", metavar="[JOB]", type=option_types.identifier, required=False)
 @with_connection
 def provenance(connection: Connection, source: str, job_id: str | None) -> None:

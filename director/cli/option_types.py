@@ -83,10 +83,10 @@ def _refuse(constant: str) -> Any:
 
 def identifier(text: str) -> str:
     """Return an id, also from the address of a page; see ``filled``."""
-    return filled(text.strip().rstrip("/").rsplit("/", maxsplit=1)[-1])
+    return require_text(text.strip().rstrip("/").rsplit("/", maxsplit=1)[-1])
 
 
-def filled(text: str) -> str:
+def require_text(text: str) -> str:
     """Return a text unchanged; raise ``BadParameter`` if it is empty.
 
     An unset variable of a script must not mean the default (localhost, a new key, any backend).
@@ -100,14 +100,14 @@ def key(text: str) -> str:
     """Return an idempotency key; raise ``BadParameter`` if it is empty, or the Director accepts no
     such key.
     """
-    if not _KEY.fullmatch(filled(text)):
+    if not _KEY.fullmatch(require_text(text)):
         raise click.BadParameter("It may have 255 letters, digits and signs, all of them ASCII.")
     return text
 
 
 def folder(text: str) -> Path:
     """Return a folder, which need not exist; see ``filled``."""
-    return Path(filled(text))
+    return Path(require_text(text))
 
 
 def age(text: str) -> dt.timedelta:
@@ -141,7 +141,7 @@ def metadata_option(help_text: str) -> Callable[[Any], Any]:
         "metadata",
         multiple=True,
         metavar="KEY=VALUE",
-        callback=parsed(metadata),
+        callback=parse_with(metadata),
         help=help_text,
     )
 
@@ -163,18 +163,20 @@ def set_option(help_text: str) -> Callable[[Any], Any]:
         "parameters",
         multiple=True,
         metavar="INPUT=VALUE",
-        callback=parsed(parameters),
+        callback=parse_with(parameters),
         help=help_text,
     )
 
 
-def parsed(parse: Callable[[Any], Any]) -> Callable[[Any, Any, Any], Any]:
+def parse_with(parse: Callable[[Any], Any]) -> Callable[[Any, Any, Any], Any]:
     """Return the callback that gives a command what a function makes of an option."""
     return lambda _context, _option, given: parse(given)
 
 
 def tags_option(help_text: str) -> Callable[[Any], Any]:
-    return click.option("--tag", "tags", multiple=True, type=filled, metavar="TAG", help=help_text)
+    return click.option(
+        "--tag", "tags", multiple=True, type=require_text, metavar="TAG", help=help_text
+    )
 
 
 requires_option: Final = click.option(
@@ -212,7 +214,12 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """
     address = "Address of the Director (DIRECTOR_URL)."
     server = click.option(
-        "--server", type=filled, metavar="URL", help=address, expose_value=False, callback=_keep
+        "--server",
+        type=require_text,
+        metavar="URL",
+        help=address,
+        expose_value=False,
+        callback=_keep,
     )
     programs = "Print JSON, for programs."
     as_json = click.option(

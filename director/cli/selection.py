@@ -63,7 +63,7 @@ def for_children(names: Sequence[str], *, known: Sequence[Backend]) -> list[str]
     """
     if not names and not known:
         raise none_registered()
-    return [backend.backend_id for backend in (_meant(names, known) if names else known)]
+    return [backend.backend_id for backend in (_select_named(names, known) if names else known)]
 
 
 def for_pool(names: Sequence[str], tags: Sequence[str], *, known: Sequence[Backend]) -> list[str]:
@@ -76,7 +76,7 @@ def for_pool(names: Sequence[str], tags: Sequence[str], *, known: Sequence[Backe
     if not names and not tags:
         return [ANY_BACKEND]
     if names:
-        _meant(names, known)
+        _select_named(names, known)
     ids = {backend.backend_id for backend in known}
     candidates = [name if name in ids else f"{TAG_PREFIX}{name}" for name in _single(names, known)]
     in_use = {tag for backend in known for tag in backend.tags}
@@ -87,7 +87,7 @@ def for_pool(names: Sequence[str], tags: Sequence[str], *, known: Sequence[Backe
     return list(dict.fromkeys(candidates))
 
 
-def _meant(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
+def _select_named(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
     selected = by_name(names, known)
     if not selected:
         raise usage_error("--backend has no name.", "It is empty; is the variable set?")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from director.cli import batch as batches, dry_run as dry_runs, option_types, selection, text
-from director.cli.assets import uploaded
+from director.cli.assets import upload_files
 from director.cli.connection import Connection, failure_of, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
 from director.cli.exit_status import CommandError, Status
@@ -90,7 +90,7 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
     "--elsewhere",
     "retry_elsewhere",
     type=click.Choice([scope.value for scope in RetryScope]),
-    callback=option_types.parsed(lambda where: False if where == "never" else where),
+    callback=option_types.parse_with(lambda where: False if where == "never" else where),
     help="Backends of a retry: only the job's own, those of the group, or any.",
 )
 @click.option(
@@ -108,14 +108,14 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
     "--stop-when",
     multiple=True,
     metavar="STATUS=N",
-    callback=option_types.parsed(option_types.stop_when),
+    callback=option_types.parse_with(option_types.stop_when),
     help="After so many jobs (completed=4, failed=10) cancel the other jobs; may be repeated.",
 )
 @click.option(
     "--webhook",
     metavar="URL",
-    callback=option_types.parsed(
-        lambda url: None if url is None else {"url": option_types.filled(url)}
+    callback=option_types.parse_with(
+        lambda url: None if url is None else {"url": option_types.require_text(url)}
     ),
     help="Have the ends of the jobs and of the group posted to URL.",
 )
@@ -212,9 +212,9 @@ def submit(
     download_options = DownloadOptions(folder, file_name, known=in_names)
     if upload:
         given = [graph, fields["parameters"]]
-        graph, fields["parameters"] = uploaded(connection.director, given, by_name=True)
+        graph, fields["parameters"] = upload_files(connection.director, given, by_name=True)
     if batch:
-        fields |= uploaded(connection.director, batch.fields)
+        fields |= upload_files(connection.director, batch.fields)
     group = _send(connection, editor or graph, backend_ids, fields, key=key)
     _announce(connection, group, backend_ids, in_pool=in_pool, quiet=quiet)
     if not is_watched and folder is None:

@@ -46,7 +46,7 @@ def replay(connection: Connection, ids: Sequence[int]) -> None:
 
 
 @webhooks.command()
-@click.argument("url", type=option_types.filled)
+@click.argument("url", type=option_types.require_text)
 @with_connection
 def test(connection: Connection, url: str) -> int:
     """Send a signed test message to URL, and show the answer."""

@@ -29,7 +29,7 @@ class _Tokens(Endpoints):
     @method
     async def revoke(self, token_id: str) -> None:
         """Revoke a token, and those that it made."""
-        await calls.accepted(self._wire, delete("tokens", token_id))
+        await calls.send_accepted(self._wire, delete("tokens", token_id))
 
 
 class _People(Endpoints):

@@ -57,7 +57,7 @@ class _Assets(Endpoints):
         Raises:
             Conflict: A group that has not ended needs it.
         """
-        await calls.accepted(self._wire, delete("assets", asset_id))
+        await calls.send_accepted(self._wire, delete("assets", asset_id))
 
 
 class Assets(_Assets, BlockingClient):

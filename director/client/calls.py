@@ -70,7 +70,7 @@ async def call(wire: Wire, request: Request, parse: Callable[[dict[str, Any]], T
 
     Raises the ``DirectorError`` of any other answer, by its code; ``Unreachable`` if there is none.
     """
-    return parse(load((await accepted(wire, request)).content))
+    return parse(load((await send_accepted(wire, request)).content))
 
 
 class Endpoints:
@@ -92,9 +92,9 @@ class Endpoints:
         )
 
 
-async def accepted(wire: Wire, request: Request) -> httpx.Response:
+async def send_accepted(wire: Wire, request: Request) -> httpx.Response:
     """Send ``request`` and return a 2xx answer; see ``call``."""
-    return success(await _answered(wire, request))
+    return success(await _send_again(wire, request))
 
 
 def success(answer: httpx.Response) -> httpx.Response:
@@ -104,14 +104,16 @@ def success(answer: httpx.Response) -> httpx.Response:
     return answer
 
 
-async def _answered(wire: Wire, request: Request) -> httpx.Response:
+async def _send_again(wire: Wire, request: Request) -> httpx.Response:
     for _ in RETRY_DELAYS_S:
-        answer = await repeated(wire, lambda: wire.send(request), anyway=request.repeatable)
+        answer = await repeat_unreachable(
+            wire, lambda: wire.send(request), anyway=request.repeatable
+        )
         delay = _retry_after(answer, anyway=request.repeatable)
         if delay is None:
             return answer
         await wire.sleep(delay)
-    return await repeated(wire, lambda: wire.send(request), anyway=request.repeatable)
+    return await repeat_unreachable(wire, lambda: wire.send(request), anyway=request.repeatable)
 
 
 def _retry_after(answer: httpx.Response, *, anyway: bool) -> float | None:
@@ -130,7 +132,9 @@ def _retry_after(answer: httpx.Response, *, anyway: bool) -> float | None:
     )
 
 
-async def repeated(wire: Wire, send: Callable[[], Awaitable[T]], *, anyway: bool = True) -> T:
+async def repeat_unreachable(
+    wire: Wire, send: Callable[[], Awaitable[T]], *, anyway: bool = True
+) -> T:
     """Return the result of ``send``, which is called again after ``Unreachable``: four times in
     all.
 
@@ -202,7 +206,7 @@ def events(wire: Wire, group_id: str, since: int) -> AsyncGenerator[Event]:
 
 async def health(wire: Wire) -> Health:
     """Return the health; a 503 with the checks is an answer, not an error."""
-    answer = await _answered(wire, requests.get("health"))
+    answer = await _send_again(wire, requests.get("health"))
     if answer.status_code not in {200, 503} or b'"checks"' not in answer.content:
         raise error_from_answer(answer.status_code, answer.content)
     return parser(Health)(load(answer.content))

@@ -24,7 +24,7 @@ from director.client.requests import (
     Request,
     RetryOptions,
     SubmitOptions,
-    checked,
+    check_options,
     delete,
     get,
     list_groups,
@@ -120,7 +120,7 @@ class _Client(Endpoints):
             Unreachable: No answer, also after repetitions.
         """
         request = submit(workflow, backend_ids, count=count, **options)
-        answer = await calls.accepted(self._wire, request)
+        answer = await calls.send_accepted(self._wire, request)
         replayed = answer.headers.get("idempotency-replayed", "").lower() == "true"
         return parse_group(await calls.whole(self._wire, load(answer.content)), replayed=replayed)
 
@@ -364,7 +364,7 @@ class _Client(Endpoints):
                 another backend, and there is none for it. ``run_passed``: the group is not in the
                 run of the options.
         """
-        return await self._retry(group_id, job_ids=job_ids, **checked(RetryOptions, options))
+        return await self._retry(group_id, job_ids=job_ids, **check_options(RetryOptions, options))
 
     @method
     async def retry_job(
@@ -375,7 +375,7 @@ class _Client(Endpoints):
         Raises:
             Conflict: The group runs, and the job has not failed (``job_not_failed``).
         """
-        return await self._retry(group_id, "jobs", job_id, **checked(RetryOptions, options))
+        return await self._retry(group_id, "jobs", job_id, **check_options(RetryOptions, options))
 
     async def _retry(self, *segments: str, **fields: Any) -> RetryResult:
         # Not repeated after a lost answer: by then the run that the first one opened may have
@@ -448,7 +448,7 @@ class _Client(Endpoints):
         is none.
         """
         request = get("job-groups", group_id, "jobs", job_id, "outputs", str(number), w=str(width))
-        return (await calls.accepted(self._wire, request)).content
+        return (await calls.send_accepted(self._wire, request)).content
 
     @method
     async def sheet(
@@ -494,7 +494,7 @@ class _Client(Endpoints):
             BadRequest: The address or a field is wrong.
             Conflict: It is registered already.
         """
-        checked(BackendFields, fields)
+        check_options(BackendFields, fields)
         return await self._read(
             Backend, post("backends", repeatable=False, url=url, backend_id=backend_id, **fields)
         )
@@ -508,7 +508,7 @@ class _Client(Endpoints):
         Raises:
             Conflict: Its address cannot change while a job of the Director runs there.
         """
-        checked(BackendFields, fields)
+        check_options(BackendFields, fields)
         return await self._read(
             Backend, post("backends", backend_id, method="PATCH", url=url, **fields)
         )
@@ -520,7 +520,7 @@ class _Client(Endpoints):
         Raises:
             Conflict: It has jobs that are not final (``backend_in_use``).
         """
-        await calls.accepted(self._wire, delete("backends", backend_id))
+        await calls.send_accepted(self._wire, delete("backends", backend_id))
 
     @method
     async def pause_backend(
@@ -599,7 +599,7 @@ class _Client(Endpoints):
             NotFound: It has no such exclusion.
         """
         path = () if exclusion_id is None else (str(exclusion_id),)
-        await calls.accepted(self._wire, delete("backends", backend_id, "exclusions", *path))
+        await calls.send_accepted(self._wire, delete("backends", backend_id, "exclusions", *path))
 
     @method
     async def find_backends(self) -> tuple[Found, ...]:

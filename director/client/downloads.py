@@ -51,7 +51,7 @@ async def sheet(wire: Wire, group_id: str, path: Path, axes: Sequence[str]) -> t
         query = {"axes": ",".join(axes), "page": str(number)}
         request = requests.get("job-groups", group_id, "sheet.webp", **query)
         answer = calls.success(
-            await calls.repeated(wire, partial(wire.send, request, _SHEET_TIMEOUT))
+            await calls.repeat_unreachable(wire, partial(wire.send, request, _SHEET_TIMEOUT))
         )
         count = int(answer.headers.get("x-sheet-pages", "1"))
         paths.append(path if number == 1 else path.with_stem(f"{path.stem}_{number}"))
@@ -122,4 +122,4 @@ async def _save(wire: Wire, url: str, folder: Path, name: FileName) -> Path:
         with AtomicFile(folder, name) as file:
             return await wire.save(url, file)
 
-    return await calls.repeated(wire, save)
+    return await calls.repeat_unreachable(wire, save)

@@ -64,16 +64,18 @@ class DirectorError(Exception):
         return self._is_transient or status >= 500 or status == 429
 
     def __str__(self) -> str:
-        sentences = [_ended(f"{error.field}: {error.message}") for error in self.errors]
+        sentences = [_with_period(f"{error.field}: {error.message}") for error in self.errors]
         # The server's own sentence begins with its first field error.
-        repeated = bool(sentences) and _ended(self.detail).startswith(sentences[0])
-        reasons = [_ended(f"{name}: {reason}") for name, reason in self.skipped_backends]
+        repeated = bool(sentences) and _with_period(self.detail).startswith(sentences[0])
+        reasons = [_with_period(f"{name}: {reason}") for name, reason in self.skipped_backends]
         return " ".join(
-            dict.fromkeys([*(() if repeated else (_ended(self.detail),)), *sentences, *reasons])
+            dict.fromkeys(
+                [*(() if repeated else (_with_period(self.detail),)), *sentences, *reasons]
+            )
         )
 
 
-def _ended(sentence: str) -> str:
+def _with_period(sentence: str) -> str:
     return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
 
 

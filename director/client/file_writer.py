@@ -51,10 +51,10 @@ class AtomicFile:
         return next(
             path
             for path in paths
-            if self._claimed(path) or filecmp.cmp(path, self._temporary, shallow=False)
+            if self._claim(path) or filecmp.cmp(path, self._temporary, shallow=False)
         )
 
-    def _claimed(self, path: Path) -> bool:
+    def _claim(self, path: Path) -> bool:
         """Rename to ``path`` unless it exists, in one system call; return whether it did not exist."""
         try:
             os.link(self._temporary, path)

@@ -191,7 +191,7 @@ def delete(*segments: str) -> Request:
     return Request("DELETE", _path(*segments))
 
 
-def checked(allowed: type, options: Mapping[str, Any]) -> Mapping[str, Any]:
+def check_options(allowed: type, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return ``options``; raise ``TypeError`` if one is not allowed."""
     if unknown := options.keys() - allowed.__annotations__.keys():
         raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
@@ -241,7 +241,7 @@ def submit(
             count = 1 if count is None else count
     fields: dict[str, Any] = {"workflow_json": workflow, "backend_ids": backend_ids, "count": count}
     key = str(uuid.uuid4()) if idempotency_key is None else idempotency_key
-    request = post("job-group", **fields, **checked(SubmitOptions, options))
+    request = post("job-group", **fields, **check_options(SubmitOptions, options))
     return replace(request, headers={"Idempotency-Key": key})
 
 
@@ -262,7 +262,7 @@ def moment(value: datetime) -> str:
 
 def list_groups(*, cursor: str | None = None, **filters: Any) -> Request:
     """Return the request for one page of groups, newest first; ``filters`` as in ``ListFilters``."""
-    params = {**checked(ListFilters, filters), "cursor": cursor}
+    params = {**check_options(ListFilters, filters), "cursor": cursor}
     for name, value in (params.pop("metadata", None) or {}).items():
         params[f"metadata.{name}"] = value if isinstance(value, str) else _dump(value)
     texts = {

@@ -40,7 +40,9 @@ async def wait(wire: Wire, group_id: str, timeout: float | None, outage: Outage)
     while True:
         # After a failure the next request does not wait, so that its answer ends the outage.
         wait_s = (
-            int(_left(deadline, WAIT_S)) if group is not None and may_wait and not has_failed else 0
+            int(_seconds_left(deadline, WAIT_S))
+            if group is not None and may_wait and not has_failed
+            else 0
         )
         before, has_failed = group, False
         since = {} if group is None else {"since": str(group.seq)}
@@ -69,10 +71,10 @@ async def wait(wire: Wire, group_id: str, timeout: float | None, outage: Outage)
             pause = _pause(
                 group if has_moved else None, may_wait=may_wait, began=began, deadline=deadline
             )
-        await wire.sleep(_left(deadline, pause))
+        await wire.sleep(_seconds_left(deadline, pause))
 
 
-def _left(deadline: float, at_most: float) -> float:
+def _seconds_left(deadline: float, at_most: float) -> float:
     """Return the seconds until the deadline, at most ``at_most`` and never below 0."""
     return max(0.0, min(at_most, deadline - time.monotonic()))
 
@@ -87,7 +89,7 @@ async def _status(
         params["wait"] = str(wait_s)
     # The last request of an expired wait still needs time for its answer.
     is_bounded = wait_s or deadline < math.inf
-    limit = max(wait_s + 1.0, _left(deadline, wait_s + 30.0)) if is_bounded else None
+    limit = max(wait_s + 1.0, _seconds_left(deadline, wait_s + 30.0)) if is_bounded else None
     answer = await wire.send(requests.get("job-groups", group_id, **params), limit)
     if answer.status_code == 304:
         return None
@@ -104,5 +106,5 @@ def _pause(moved: Group | None, *, may_wait: bool, began: float, deadline: float
         if moved.total_count - final <= FEW:
             return 0.0
     # The last fraction of a second is too short for a request that waits.
-    shortest, longest = bounds if _left(deadline, 1.0) == 1.0 else (1.0, 1.0)
+    shortest, longest = bounds if _seconds_left(deadline, 1.0) == 1.0 else (1.0, 1.0)
     return max(shortest, min(longest, SHARE * (time.monotonic() - began)))

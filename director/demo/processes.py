@@ -48,7 +48,7 @@ class DirectorProcess:
         if self._process is None:
             return
         if self._process.returncode is not None:
-            raise self._failed()
+            raise self._failure()
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -89,13 +89,13 @@ class DirectorProcess:
             if match := _READY.search(self._log.read_bytes()[before:].decode(errors="replace")):
                 return match[1]
             await asyncio.sleep(_POLL_S)
-        raise self._failed()
+        raise self._failure()
 
     async def wait(self) -> None:
         """Wait until it ends by itself, and raise ProcessFailed."""
         if self._process is not None:
             await self._process.wait()
-        raise self._failed()
+        raise self._failure()
 
     async def kill(self) -> None:
         """Kill the process group without an orderly end, which is no failure."""
@@ -109,7 +109,7 @@ class DirectorProcess:
                 os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 
-    def _failed(self) -> ProcessFailed:
+    def _failure(self) -> ProcessFailed:
         code = None if self._process is None else self._process.returncode
         what = (
             f"was not ready within {READY_WITHIN_S:.0f} s"

@@ -289,15 +289,15 @@ def database() -> Finding:
         return Finding(Level.NOTE, f"{path} does not exist yet: serve makes it.", "director serve")
     try:
         if path is None and (reason := startup.database_error()) is not None:
-            return _closed(path, reason)
+            return _closed_finding(path, reason)
         return _tables(_where(path))
     except startup.CannotStart as refusal:
-        return _closed(path, str(refusal))
+        return _closed_finding(path, str(refusal))
     except DatabaseError as error:
-        return _closed(path, str(error).strip().splitlines()[0])
+        return _closed_finding(path, str(error).strip().splitlines()[0])
 
 
-def _closed(path: Path | None, reason: str) -> Finding:
+def _closed_finding(path: Path | None, reason: str) -> Finding:
     todo = "Check DIRECTOR_DATABASE_URL and DIRECTOR_DATA_DIR, and that the server runs."
     return Finding(Level.PROBLEM, f"{_where(path)} does not open: {reason}", todo)
 

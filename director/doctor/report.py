@@ -110,7 +110,7 @@ def _finding(row: Backend, answer: _Answer | str, sharing: Sequence[str] = ()) -
                 f" {', '.join(sharing)}. Give it a --database-url of its own, or --disable-assets."
             )
         return Finding(Level.PROBLEM, f"{row.url} does not answer: {answer}", todo)
-    level, sentences, todos = Level.OK, [f"{row.url}: {_described(answer)}."], []
+    level, sentences, todos = Level.OK, [f"{row.url}: {_describe(answer)}."], []
     for problem in sorted(
         _problems(row, answer), key=lambda finding: -SEVERITY.index(finding.level)
     ):
@@ -120,7 +120,7 @@ def _finding(row: Backend, answer: _Answer | str, sharing: Sequence[str] = ()) -
     return Finding(level, " ".join(filter(None, sentences)), "\n".join(dict.fromkeys(todos)))
 
 
-def _described(answer: _Answer) -> str:
+def _describe(answer: _Answer) -> str:
     memory = sum(device.vram_total or 0 for device in answer.stats.devices) / _GIB
     devices = ", ".join(device.name for device in answer.stats.devices[:4]) or "no device"
     previews = "previews on" if _has_previews(answer.stats) else "no previews"

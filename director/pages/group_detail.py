@@ -132,7 +132,7 @@ def group_page(
         "skipped_text": _skipped_text(skipped, in_pool=in_pool),
         # Backends that may take a job of the pool, and its completed jobs by backend.
         "candidates": words.candidates_text(pool_candidates(group_id)) if in_pool else "",
-        "made": _made(group_id) if in_pool else "",
+        "made": _made_text(group_id) if in_pool else "",
         "on_failure": words.policy_text(
             head["max_attempts"],
             head["retry_elsewhere"],
@@ -197,7 +197,7 @@ def child_card(group_id: str, job_id: str) -> dict[str, Any]:
     return cards[0]
 
 
-def _made(group_id: str) -> str:
+def _made_text(group_id: str) -> str:
     """Return the number of completed jobs of each backend: ``gpu-1 8 · gpu-2 4``, most jobs first."""
     rows = ChildJob.objects.filter(group_id=group_id, status=ChildStatus.COMPLETED)
     counts = rows.order_by().values_list("backend_id").annotate(Count("id"))

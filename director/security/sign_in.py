@@ -150,7 +150,9 @@ def authenticate(request: HttpRequest, *, changes: bool) -> Principal | Refused:
     if not settings.DIRECTOR_TOKEN and not settings.DIRECTOR_ACCOUNTS:
         return EVERYBODY
     has_token = sent_token(request.headers) is not None
-    principal = _throttled(address_of(request), request) if has_token else _known(request)
+    principal = (
+        _identify_throttled(address_of(request), request) if has_token else _identify(request)
+    )
     if principal is None:
         return Refused.UNAUTHENTICATED
     by_cookie = isinstance(principal, Principal) and not has_token
@@ -169,7 +171,7 @@ def _credentials(request: HttpRequest) -> tuple[str | None, str | None]:
     return (None if token is None else token.strip()), request.COOKIES.get(COOKIE)
 
 
-def _known(request: HttpRequest) -> Principal | Refused | None:
+def _identify(request: HttpRequest) -> Principal | Refused | None:
     """Return the principal of a request; None: its credentials are invalid, or it has none."""
     token, cookie = _credentials(request)
     if not settings.DIRECTOR_ACCOUNTS:
@@ -219,10 +221,10 @@ def sent_token(headers: Mapping[str, str]) -> str | None:
     return token if scheme.lower() == "bearer" else ""
 
 
-def _throttled(address: str, request: HttpRequest) -> Principal | Refused | None:
+def _identify_throttled(address: str, request: HttpRequest) -> Principal | Refused | None:
     if throttle.retry_after(address):
         return Refused.THROTTLED
-    principal = _known(request)
+    principal = _identify(request)
     if principal is None:
         throttle.record_failure(address)
     return principal

@@ -35,14 +35,14 @@ def bind_sockets(host: str, port: int) -> list[socket.socket]:
             f"--port {port} is not a port; use 1 to {_LAST_PORT}, or 0 for a free one."
         )
     if host.lower() == "localhost":
-        first = _bound("127.0.0.1", port)
+        first = _bind("127.0.0.1", port)
         try:
-            return [first, _bound("::1", port_of(first))]
+            return [first, _bind("::1", port_of(first))]
         except CannotListen:
             if _has_ipv6():
                 raise
             return [first]
-    return [_bound(host.strip("[]"), port)]
+    return [_bind(host.strip("[]"), port)]
 
 
 def port_of(bound: socket.socket) -> int:
@@ -56,7 +56,7 @@ def check_free(port: int) -> None:
         bound.close()
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -82,7 +82,7 @@ def cannot_listen(host: str, port: int, error: OSError) -> CannotListen:
 
 def _has_ipv6() -> bool:
     try:
-        _bound("::1", 0).close()
+        _bind("::1", 0).close()
     except CannotListen:
         return False
     return True

@@ -164,7 +164,7 @@ def open_metrics(say: Say) -> None:
 
 
 @contextmanager
-def held(lock: Lock, say: Say) -> Iterator[None]:
+def hold_lock(lock: Lock, say: Say) -> Iterator[None]:
     """Hold a lock on a runner's name or a folder; retry while PostgreSQL is unavailable.
 
     Raises ``AlreadyLocked`` if another process holds it, ``CannotStart`` if a condition is

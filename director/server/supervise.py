@@ -329,7 +329,7 @@ class _Supervisor:
         """Start a process, and return its exit status when it has ended."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process.running = running = await _started(
+            process.running = running = await _start_process(
                 process.arguments, [theirs, *process.sockets]
             )
         decode = msgspec.msgpack.Decoder(pairs.ToSupervisor).decode
@@ -400,7 +400,7 @@ class _Supervisor:
                 process.send(data)
 
 
-async def _started(
+async def _start_process(
     arguments: Sequence[str], sockets: Sequence[socket.socket]
 ) -> asyncio.subprocess.Process:
     """Start a process that inherits sockets, and whose standard input ends with this process."""

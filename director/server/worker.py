@@ -57,7 +57,7 @@ class WorkerCommand(BaseCommand):
             if own is None:
                 self.say(f"Data folder: {data_dir.prepare(self.say)}")
             startup.wait_for_database(self.say)
-            with startup.held(lock, self.say) if lock else nullcontext():
+            with startup.hold_lock(lock, self.say) if lock else nullcontext():
                 startup.open_database(migrate=migrate, say=self.say)
                 if own is not None:
                     own.layer.opened()

@@ -64,7 +64,7 @@ class Command(BaseCommand):
             name_lock = None
             if runner_name is not None:
                 name_lock = startup.runner_lock(runner_name)
-                held.enter_context(startup.held(name_lock, self._say))
+                held.enter_context(startup.hold_lock(name_lock, self._say))
             else:
                 startup.warn_missing(self._say)
             startup.open_database(migrate=not options["no_migrate"], say=self._say)
