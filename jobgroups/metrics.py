@@ -113,11 +113,13 @@ def open_files(folder: Path, backends: Collection[str]) -> None:
     try:
         folder.mkdir(exist_ok=True)
         number, own = next(
-            (at, lock) for at in itertools.count(1) if (lock := _locked(folder, at)) is not None
+            (at, lock)
+            for at in itertools.count(1)
+            if (lock := _lock_number(folder, at)) is not None
         )
         for kind in ("counter", "histogram", "summary"):
             path = folder / f"{kind}_{number}.db"
-            kept = _kept(_entries(path), {*backends, ""})
+            kept = _keep_recent(_entries(path), {*backends, ""})
             _write(path, kept)
             _workflows.update(entry.labels.get("workflow", OTHER) for entry in kept)
         _write(folder / f"gauge_livesum_{number}.db", [])
@@ -135,7 +137,7 @@ def open_files(folder: Path, backends: Collection[str]) -> None:
     open_sockets.labels("group")
 
 
-def _locked(folder: Path, number: int | str) -> filelock.BaseFileLock | None:
+def _lock_number(folder: Path, number: int | str) -> filelock.BaseFileLock | None:
     """Return the lock on a number, None if a process holds it."""
     lock = filelock.FileLock(folder / f"{number}.lock")
     try:
@@ -157,7 +159,7 @@ def _entries(path: Path) -> list[_Entry]:
         return []
 
 
-def _kept(entries: Iterable[_Entry], backends: Collection[str]) -> list[_Entry]:
+def _keep_recent(entries: Iterable[_Entry], backends: Collection[str]) -> list[_Entry]:
     moment = time.time()
     dated = [entry._replace(unused_since=entry.unused_since or moment) for entry in entries]
     recent = {
@@ -205,7 +207,7 @@ class ProcessesCollector(Collector):
         kind, *_, number = path.stem.split("_")
         if kind != "gauge" or self.own_lock.lock_file == str(path.parent / f"{number}.lock"):
             return False
-        lock = _locked(path.parent, number)
+        lock = _lock_number(path.parent, number)
         if lock is not None:
             lock.release()
         return lock is not None

@@ -70,7 +70,7 @@ def _owner() -> "models.ForeignKey[Any, Any]":
     )
 
 
-def _known(name: str, field: str, members: type[StrEnum]) -> models.CheckConstraint:
+def _known_values(name: str, field: str, members: type[StrEnum]) -> models.CheckConstraint:
     """Return a constraint: the field has one of the members' values."""
     return models.CheckConstraint(name=name, condition=Q(**{f"{field}__in": _values(members)}))
 
@@ -198,7 +198,7 @@ class JobGroup(models.Model):
         verbose_name = "group"
         ordering = ["-created_at", "-id"]
         constraints = [
-            _known("group_status_known", "status", GroupStatus),
+            _known_values("group_status_known", "status", GroupStatus),
             models.CheckConstraint(
                 name="group_open_has_no_end",
                 condition=~Q(status__in=[GroupStatus.PENDING, GroupStatus.RUNNING])
@@ -219,9 +219,9 @@ class JobGroup(models.Model):
             models.CheckConstraint(
                 name="group_max_attempts", condition=Q(max_attempts__gte=1, max_attempts__lte=10)
             ),
-            _known("group_retry_elsewhere_known", "retry_elsewhere", RetryScope),
-            _known("group_partial_outputs_known", "partial_outputs", PartialOutputs),
-            _known("group_placement_known", "placement", Placement),
+            _known_values("group_retry_elsewhere_known", "retry_elsewhere", RetryScope),
+            _known_values("group_partial_outputs_known", "partial_outputs", PartialOutputs),
+            _known_values("group_placement_known", "placement", Placement),
         ]
         indexes = [
             # The lists: without the index, a page that few groups match reads all of them.
@@ -450,7 +450,7 @@ class ChildJob(models.Model):
         ordering = ["group", "position"]
         constraints = [
             models.UniqueConstraint(name="child_position", fields=["group", "position"]),
-            _known("child_status_known", "status", ChildStatus),
+            _known_values("child_status_known", "status", ChildStatus),
             _ended_has_time(
                 "child_final_has_time", "status", CHILD_FINAL, ChildStatus, "completed_at"
             ),
@@ -573,7 +573,7 @@ class Attempt(models.Model):
         ordering = ["child", "number"]
         constraints = [
             models.UniqueConstraint(name="attempt_number", fields=["child", "number"]),
-            _known("attempt_state_known", "state", AttemptState),
+            _known_values("attempt_state_known", "state", AttemptState),
             _ended_has_time(
                 "attempt_ended_has_time", "state", ATTEMPT_ENDED, AttemptState, "ended_at"
             ),
@@ -716,7 +716,7 @@ class Exclusion(models.Model):
             models.UniqueConstraint(
                 name="exclusion_once", fields=["backend", "workflow_digest", "variant_id", "kind"]
             ),
-            _known("exclusion_kind_known", "kind", ExclusionKind),
+            _known_values("exclusion_kind_known", "kind", ExclusionKind),
         ]
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from django.http import QueryDict
 
 from backends.errors import InvalidRequest
 from jobgroups.domain.states import GroupStatus
-from jobgroups.queries.groups import GroupFilter, Page, listed
+from jobgroups.queries.groups import GroupFilter, Page, listed_page
 
 PAGE_SIZE: Final = 50
 _MAX_TEXT: Final = 200
@@ -66,7 +66,7 @@ def filtered_page(filters: Filters) -> Page:
     )
     return page_after(
         filters.before,
-        lambda cursor: listed(wanted, lambda row: row, cursor=cursor, limit=PAGE_SIZE),
+        lambda cursor: listed_page(wanted, lambda row: row, cursor=cursor, limit=PAGE_SIZE),
     )
 
 

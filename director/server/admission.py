@@ -30,7 +30,7 @@ from director.web.request_id import HEADER, request_id_of
 from jobgroups.api.permissions import refusal_text
 from jobgroups.api.requests.body import PayloadTooLarge
 from jobgroups.api.requests.upload import UPLOAD_PATHS, Upload, upload_limit
-from jobgroups.api.v2.errors import enveloped
+from jobgroups.api.v2.errors import envelope
 from jobgroups.domain.access import Right, may
 from jobgroups.errors import StorageFull
 
@@ -326,7 +326,7 @@ def _scope(request: Any, body_bytes: int) -> Scope:
 
 def refusal(answer: HttpResponse, path: str, server_name: str, given_id: bytes = b"") -> bytes:
     """Return the bytes of an answer after which the connection ends."""
-    enveloped(path, answer)
+    envelope(path, answer)
     answer.headers[HEADER] = request_id_of(given_id)
     answer.headers["Connection"] = "close"
     answer.headers["Content-Length"] = str(len(answer.content))

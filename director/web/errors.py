@@ -21,7 +21,7 @@ from psycopg_pool import PoolTimeout
 
 from backends.errors import RequestError
 from director.web.middleware import middleware
-from jobgroups.api.v2.errors import enveloped
+from jobgroups.api.v2.errors import envelope
 from jobgroups.database.threads import TRANSIENT
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ def _page_error(request: HttpRequest, exc: Exception) -> HttpResponse | None:
 #: Gives errors of the Comfy API v2 their shape. The outermost: every other one may refuse a
 #: request.
 EnvelopeMiddleware = middleware(
-    lambda _request: None, lambda request, response: enveloped(request.path, response)
+    lambda _request: None, lambda request, response: envelope(request.path, response)
 )
 
 

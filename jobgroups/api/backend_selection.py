@@ -30,7 +30,7 @@ class Selection:
 
 def select_backends(backend_ids: Sequence[str], required_capabilities: Sequence[str]) -> Selection:
     named, rows = dict.fromkeys(backend_ids), current_backends()
-    rows = _probed({name: rows[name] for name in named if name in rows})
+    rows = _probe({name: rows[name] for name in named if name in rows})
     reasons = {
         name: ineligible_reason(rows.get(name), required_capabilities, now=now()) for name in named
     }
@@ -76,7 +76,7 @@ def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[
         for row in current_backends().values()
         if is_candidate(candidates, row.id, row.tags) and (row.enabled or not everything)
     }
-    meant = _probed(meant, in_pool=True)
+    meant = _probe(meant, in_pool=True)
     unmatched = {
         candidate: "No backend has this tag."
         if candidate.startswith(TAG_PREFIX)
@@ -88,7 +88,7 @@ def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[
     return meant, unmatched
 
 
-def _probed(rows: dict[str, Backend], *, in_pool: bool = False) -> dict[str, Backend]:
+def _probe(rows: dict[str, Backend], *, in_pool: bool = False) -> dict[str, Backend]:
     """Probe the backends without a recent response, and return the rows as they are then.
 
     ``in_pool``: not those that were online 30 s ago. A job of the pool needs no certain one, and

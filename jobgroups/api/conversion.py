@@ -70,7 +70,9 @@ def converted_body(body: dict[str, Any]) -> Converted:
     if wanted and not classes:
         raise NothingDescribed
     try:
-        converted, problems = convert(embedded.marked(graph), classes, now=timezone.localtime())
+        converted, problems = convert(
+            embedded.mark_values(graph), classes, now=timezone.localtime()
+        )
     except ConversionFailed as failed:
         raise InvalidRequest(
             errors=[_error(error) for error in failed.errors[:_MAX_ERRORS]]

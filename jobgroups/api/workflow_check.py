@@ -157,7 +157,7 @@ class JobKinds:
             # A silent backend must leave time for the verdicts on the others.
             until=start + _FIRST_SHARE * (until - start),
         )
-        verdicts = {name: self._judged(classes, until, in_part) for name, classes in known.items()}
+        verdicts = {name: self._judge(classes, until, in_part) for name, classes in known.items()}
         # A file may be newer than a kept answer: what speaks against a backend is read again.
         doubted = {
             row: {reason.class_type for reason in verdicts[row.id].reasons}
@@ -171,10 +171,10 @@ class JobKinds:
                 for name, node_class in known[row.id].items()
                 if name not in doubtful
             } | again[row.id]
-            verdicts[row.id] = self._judged(classes, until, in_part)
+            verdicts[row.id] = self._judge(classes, until, in_part)
         return verdicts
 
-    def _judged(self, classes: inventory.Classes, until: float, in_part: bool) -> JobsVerdict:
+    def _judge(self, classes: inventory.Classes, until: float, in_part: bool) -> JobsVerdict:
         """Return a verdict; large workflows, and many jobs and backends, may take longer than there
         is time.
         """
@@ -201,7 +201,7 @@ def has_partner_nodes(graph: Workflow, rows: Collection[Backend], *, until: floa
 
     What is not answered by ``until``, by ``time.monotonic``, is not known.
     """
-    known = _described(graph, rows, until, inventory.KEPT_SECONDS)
+    known = _known_classes(graph, rows, until, inventory.KEPT_SECONDS)
     partner_classes = (
         {name: node_class.is_partner for name, node_class in classes.items() if node_class}
         for classes in known.values()
@@ -209,12 +209,12 @@ def has_partner_nodes(graph: Workflow, rows: Collection[Backend], *, until: floa
     return uses_partner_nodes(graph, partner_classes)
 
 
-def offered(prepared: WorkflowTemplate, backend_ids: Collection[str]) -> dict[str, Any]:
+def offered_choices(prepared: WorkflowTemplate, backend_ids: Collection[str]) -> dict[str, Any]:
     """Return the choices of a workflow's inputs, and its usual time, at backends that a check has
     just read.
     """
     rows = [row for row in current_backends().values() if row.id in backend_ids]
-    known = _described(prepared.workflow, rows, time.monotonic(), inventory.FRESH_SECONDS)
+    known = _known_classes(prepared.workflow, rows, time.monotonic(), inventory.FRESH_SECONDS)
     estimates = current_estimates()
     times = [
         seconds
@@ -225,7 +225,7 @@ def offered(prepared: WorkflowTemplate, backend_ids: Collection[str]) -> dict[st
     return choices(prepared.workflow, list(known.values())) | {"usual_seconds": usual}
 
 
-def _described(
+def _known_classes(
     graph: Workflow, rows: Collection[Backend], until: float, kept_for: float
 ) -> dict[str, inventory.Classes]:
     since = time.monotonic() - kept_for

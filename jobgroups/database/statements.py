@@ -60,27 +60,27 @@ class PreparedQuery(threading.local, Generic[M]):
 
     def __call__(self, key: Any = None, **values: Any) -> list[M]:
         """Execute the query with ``key``, or with a value for each named parameter."""
-        return self._compiled.instances(self.raw(key, **values))
+        return self._compile.instances(self.raw(key, **values))
 
     def raw(self, key: Any = None, **values: Any) -> list[tuple[Any, ...]]:
         """Return the rows as the database gives them: equal ones of two executions have equal
         values.
         """
-        return self._compiled.execute({KEY.name: key, **values})
+        return self._compile.execute({KEY.name: key, **values})
 
     def instance(self, row: tuple[Any, ...]) -> M:
         """Return the instance of a row that ``raw`` has returned in this thread."""
-        return self._compiled.instances([row])[0]
+        return self._compile.instances([row])[0]
 
     def column(self, name: str) -> int:
         """Return the place of an attribute of the model, or of an annotation, in the rows of
         ``raw``.
         """
-        query = self._compiled
+        query = self._compile
         return query.annotated[name] if name in query.annotated else query.place(name)
 
     @cached_property
-    def _compiled(self) -> _Query[M]:
+    def _compile(self) -> _Query[M]:
         # Each thread has attributes of its own: a compiled query belongs to its connection.
         return _Query(self._rows())
 
@@ -106,11 +106,11 @@ class PreparedValues(threading.local):
 
     def __call__(self, key: Any = None, **values: Any) -> list[tuple[Any, ...]]:
         """Return the rows, with ``key`` or a value for each named parameter."""
-        compiled = self._compiled
+        compiled = self._compile
         return compiled.converted(compiled.execute({KEY.name: key, **values}))
 
     @cached_property
-    def _compiled(self) -> _Sql:
+    def _compile(self) -> _Sql:
         return _Sql(self._rows())
 
 
@@ -127,7 +127,7 @@ class _Sql:
 
     def execute(self, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         parameters = [
-            adapted(values[parameter.name]) if isinstance(parameter, Parameter) else parameter
+            adapt(values[parameter.name]) if isinstance(parameter, Parameter) else parameter
             for parameter in self._parameters
         ]
         with connection.cursor() as cursor:
@@ -174,7 +174,7 @@ class _Query(_Sql, Generic[M]):
         return made
 
 
-def adapted(value: Any) -> Any:
+def adapt(value: Any) -> Any:
     """Return a parameter as the driver of the database takes it."""
     is_moment = isinstance(value, dt.datetime)
     return connection.ops.adapt_datetimefield_value(value) if is_moment else value
@@ -245,10 +245,10 @@ class Insertion:
         self._common: dict[str, Any] = {}
         model = type(rows[0])
         self._table, self._key = model._meta.db_table, str(model._meta.pk.column)
-        for field, column, plain in _inserted(model):
+        for field, column, plain in _inserted_columns(model):
             values = [getattr(row, field.attname) for row in rows]
             if not plain.issuperset(map(type, values)):
-                values = list(_prepared(field, values))
+                values = list(_prepare_values(field, values))
             if (
                 len(rows) == 1
                 or field.attname == later
@@ -295,7 +295,7 @@ class Insertion:
         return keys
 
 
-def _prepared(field: Field[Any, Any], values: Iterable[Any]) -> Iterator[Any]:
+def _prepare_values(field: Field[Any, Any], values: Iterable[Any]) -> Iterator[Any]:
     """Yield the values of a column. Most rows share theirs, and Django takes some microseconds for
     each.
     """
@@ -305,7 +305,7 @@ def _prepared(field: Field[Any, Any], values: Iterable[Any]) -> Iterator[Any]:
         if value is not last:
             last = value
             is_moment = isinstance(field, DateTimeField)
-            prepared = adapted(value) if is_moment else field.get_db_prep_save(value, connection)
+            prepared = adapt(value) if is_moment else field.get_db_prep_save(value, connection)
         yield prepared
 
 
@@ -333,7 +333,7 @@ _PLAIN: Final[Sequence[tuple[type[Field[Any, Any]], frozenset[type]]]] = (
 
 
 @cache
-def _inserted(model: type[Model]) -> list[tuple[Field[Any, Any], str, frozenset[type]]]:
+def _inserted_columns(model: type[Model]) -> list[tuple[Field[Any, Any], str, frozenset[type]]]:
     """Return the columns that a row gets, and of each the types of values that Django need not
     prepare.
     """

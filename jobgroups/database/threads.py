@@ -100,7 +100,7 @@ class DatabaseThreads:
     def submit(self, work: Callable[[], R], *, is_urgent: bool = False) -> Future[R]:
         """Have a function run; the result is there after the commit."""
         began = time.perf_counter()
-        job = _Job(work if self._keeps_connections else functools.partial(_released, work))
+        job = _Job(work if self._keeps_connections else functools.partial(_run_and_release, work))
         job.done.add_done_callback(
             lambda _: database_seconds.labels(self._name).observe(time.perf_counter() - began)
         )
@@ -220,7 +220,7 @@ def write(work: Callable[[], R]) -> R:
     return work() if writer is None or connection.in_atomic_block else writer.run_in_thread(work)
 
 
-def _released(work: Callable[[], R]) -> R:
+def _run_and_release(work: Callable[[], R]) -> R:
     """Run a function, and return the connection to PostgreSQL's pool; keep SQLite's unless it had
     an error.
     """

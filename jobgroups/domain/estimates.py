@@ -77,7 +77,7 @@ class Estimates:
         self._speeds = _relative_speeds(of_digest)
         self._typical = {
             digest: median(
-                seconds * self._speed(backend_id) for backend_id, seconds in times.items()
+                seconds * self._relative_speed(backend_id) for backend_id, seconds in times.items()
             )
             for digest, times in of_digest.items()
         }
@@ -90,13 +90,13 @@ class Estimates:
         typical = self._typical.get(digest)
         if typical is None or known is not None:
             return known
-        return typical / self._speed(backend_id)
+        return typical / self._relative_speed(backend_id)
 
     def has_speed(self, digest: str, backend_id: str) -> bool:
         """Return whether a backend has run a workflow, or one that another backend has run, too."""
         return (digest, backend_id) in self._seconds or backend_id in self._speeds
 
-    def _speed(self, backend_id: str) -> float:
+    def _relative_speed(self, backend_id: str) -> float:
         return self._speeds.get(backend_id, 1.0)
 
     def load_seconds(self, digest: str, backend_id: str) -> float:

@@ -68,7 +68,9 @@ class _Field(NamedTuple):
         text = _text(
             facts.get(self.name), self.specification or ("04" if self.name == "index" else "")
         )[:_MAX_PART]
-        return _cut(_FORBIDDEN.sub("_", text), _MAX_PART if self.name == "name" else _MAX_VALUE)
+        return _cut_bytes(
+            _FORBIDDEN.sub("_", text), _MAX_PART if self.name == "name" else _MAX_VALUE
+        )
 
 
 def _field(name: str, specification: str, conversion: str | None) -> _Field:
@@ -161,12 +163,12 @@ class FileNames:
         """Return the name of the next file."""
         self._known.update(facts)
         name = self._template.fill(facts)
-        number = self._numbers.get(key := _folded(name), 0) + 1
-        while number > 1 and _folded(name._replace(number=number)) in self._numbers:
+        number = self._numbers.get(key := _fold(name), 0) + 1
+        while number > 1 and _fold(name._replace(number=number)) in self._numbers:
             number += 1
         self._numbers[key] = number
         name = name._replace(number=number)
-        self._numbers.setdefault(_folded(name), 1)
+        self._numbers.setdefault(_fold(name), 1)
         return name
 
     def check(self) -> None:
@@ -226,13 +228,13 @@ def _text(value: Any, specification: str) -> str:
     return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _cut(text: str, limit: int) -> str:
+def _cut_bytes(text: str, limit: int) -> str:
     """Cut to so many bytes, never inside a character."""
     return unicodedata.normalize("NFC", text).encode()[: max(limit, 0)].decode("utf-8", "ignore")
 
 
 def _part(text: str, limit: int) -> str:
-    part = _cut(text.strip(" ."), limit).rstrip(" .")
+    part = _cut_bytes(text.strip(" ."), limit).rstrip(" .")
     return f"_{part}" if not part or _WINDOWS_DEVICES.fullmatch(part) else part
 
 
@@ -241,5 +243,5 @@ def _extension(name: str) -> str:
     return f".{extension}" if stem and len(extension.encode()) < _MAX_EXTENSION else ""
 
 
-def _folded(name: FileName) -> str:
+def _fold(name: FileName) -> str:
     return unicodedata.normalize("NFC", str(name).casefold())

@@ -69,10 +69,10 @@ def disposition(filename: str, *, named_as: str) -> str:
     ``named_as`` is the name under which a browser saves it.
     """
     kind = "inline" if is_inline(filename) else "attachment"
-    return f"{kind}; {named(named_as)}"
+    return f"{kind}; {filename_parameters(named_as)}"
 
 
-def named(filename: str) -> str:
+def filename_parameters(filename: str) -> str:
     """Return the ``filename`` parameters, escaped so that no name can end the value or the header."""
     plain = "".join(
         c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in filename

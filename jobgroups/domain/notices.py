@@ -83,7 +83,7 @@ def group_ended(end: GroupSummary, link: str = "") -> Message:
     """Return the message: ``shot_001: 11 of 12 done, 1 failed (out of memory on gpu-2), took 14
     min``.
     """
-    done = _done(end)
+    done = _done_text(end)
     if end.late:
         done = f"{done} ({'' if end.total == 1 else f'{end.late} '}on a later try)"
     failed = f"{end.failed} failed" if end.failed else ""
@@ -92,13 +92,13 @@ def group_ended(end: GroupSummary, link: str = "") -> Message:
     cancelled = f"{by_users} cancelled" if by_users and not end.is_cancelled else ""
     stopped = f"{end.stopped} not needed" if end.stopped else ""
     took = f"took {duration(end.seconds)}"
-    title = f"{end.name}: {_listed(_done(end), failed, cancelled, stopped)}"
-    body = f"{end.name}: {_listed(done, why, cancelled, stopped, took)}"
+    title = f"{end.name}: {_join_parts(_done_text(end), failed, cancelled, stopped)}"
+    body = f"{end.name}: {_join_parts(done, why, cancelled, stopped, took)}"
     urgency = Urgency.FAILURE if end.failed else Urgency.NORMAL
     return Message(title[:_MOST_TITLE], _with_link(body, link), urgency)
 
 
-def _done(end: GroupSummary) -> str:
+def _done_text(end: GroupSummary) -> str:
     if end.is_cancelled:
         return f"cancelled, {end.completed} of {end.total} done"
     if end.completed == end.total:
@@ -120,7 +120,7 @@ def _reasons(end: GroupSummary) -> str:
     return ", ".join([*reasons, f"{rest} for other reasons"] if rest else reasons)
 
 
-def _listed(*parts: str) -> str:
+def _join_parts(*parts: str) -> str:
     return ", ".join(part for part in parts if part)
 
 
@@ -172,7 +172,7 @@ def queue_empty(last: str, link: str) -> Message:
     return Message("The queue is empty", _with_link(body, link))
 
 
-def merged(notices: Sequence[StoredNotice], link: str = "") -> Message:
+def merge(notices: Sequence[StoredNotice], link: str = "") -> Message:
     """Return one message for several notices: trouble first, then failures, then the rest."""
     if len(notices) == 1:
         return Message(notices[0].title, notices[0].body)
@@ -189,7 +189,7 @@ def _heading(notices: Sequence[StoredNotice]) -> str:
     groups, backends = number[NoticeKind.GROUP_ENDED], number[NoticeKind.BACKEND_TROUBLE]
     trouble = {notice.title for notice in notices if notice.kind == NoticeKind.BACKEND_TROUBLE}
     said_trouble = next(iter(trouble)) if len(trouble) == 1 else f"{backends} backends in trouble"
-    return _listed(
+    return _join_parts(
         said_trouble if backends else "",
         pluralize(groups, "group ended", "groups ended") if groups else "",
         "the queue is empty" if number[NoticeKind.QUEUE_EMPTY] else "",

@@ -86,7 +86,7 @@ def nodes_of_files(
     }
 
 
-def marked(
+def mark_missing(
     outputs: Mapping[str, Any], backend_id: str, replaced: Collection[str]
 ) -> dict[str, Any]:
     """Return the outputs with the files of these digests marked as missing, because they were

@@ -85,14 +85,16 @@ def waiting_reason(
     if backend is None:
         return "Its backend is no longer registered."
     if child.state is not None:
-        return _sent(child, backend, now)
+        return _sent_reason(child, backend, now)
     if child.stopping_at:
         # At the backend that it waits for, what keeps that from answering keeps it from being
         # stopped.
-        held = _held(child, backend, now) if child.stopping_at == backend.backend_id else None
+        held = (
+            _held_reason(child, backend, now) if child.stopping_at == backend.backend_id else None
+        )
         return held or _stopping(child)
     name = backend.backend_id
-    held = _held(child, backend, now)
+    held = _held_reason(child, backend, now)
     return held or _in_line(child, f" on {name}", f"{name}{_others(backend)}", now)
 
 
@@ -123,7 +125,7 @@ _MOST_SHOWN: Final = 3  #: Reasons that are given.
 
 
 def _no_worker(child: QueuedChild, line: PoolLine, now: dt.datetime) -> str:
-    held = [_held(child, backend, now) or "" for backend in line.held]
+    held = [_held_reason(child, backend, now) or "" for backend in line.held]
     reasons = [reason for reason in (*held, *line.unfit) if reason]
     named = reasons[:_MOST_SHOWN] or ["None of its candidates is registered."]
     if len(reasons) > len(named):
@@ -169,7 +171,7 @@ def _in_line(child: QueuedChild, on: str, backends: str, now: dt.datetime) -> st
     return f"{_ordinal(child.queue_position)} in line for {backends}."
 
 
-def _sent(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str:
+def _sent_reason(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str:
     """Return why a child waits that has an attempt: it stands at the backend, or may."""
     if backend.away_since is not None:
         moves = child.goes_elsewhere and backend.is_offline
@@ -191,7 +193,7 @@ def _copied_first(files: Sequence[str]) -> str:
     return f" {what} copied there first: {first_of(files)}."
 
 
-def _held(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str | None:
+def _held_reason(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str | None:
     """Return what keeps the backend from being sent anything, None where nothing does."""
     name, status = backend.backend_id, backend.status
     why = f": {status.reason.rstrip('.')}" if status.reason else ""

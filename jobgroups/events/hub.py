@@ -137,16 +137,16 @@ class _Channel:
 
     def broadcast(self, message: Message) -> None:
         for frame in message.progress:
-            self._put(frame)
+            self._put_in_all(frame)
         for preview in message.previews:
             self._put_preview(preview)
         for event in message.events:
             self._track(event)
-            self._put(event)
+            self._put_in_all(event)
         for star in message.stars:
-            self._put(star)
+            self._put_in_all(star)
         for child_id in message.replaced:
-            self._put(messages.ReplacedFrame(child_id))
+            self._put_in_all(messages.ReplacedFrame(child_id))
         if message.changed:
             self.mark_changed()
 
@@ -159,7 +159,7 @@ class _Channel:
 
     def mark_changed(self) -> None:
         """Notify the sockets that the group was renamed, archived or deleted."""
-        self._put(messages.ChangedFrame())
+        self._put_in_all(messages.ChangedFrame())
 
     def check_seq(self, seq: int | None) -> None:
         """Send a hint to the sockets if the log has events that were not delivered; None: the group
@@ -171,9 +171,9 @@ class _Channel:
                 self.mark_changed()
         elif seq > self.last_seq:
             self.last_seq = seq
-            self._put(messages.SeqHint(seq))
+            self._put_in_all(messages.SeqHint(seq))
 
-    def _put(self, entry: Entry) -> None:
+    def _put_in_all(self, entry: Entry) -> None:
         for subscription in self.subscriptions:
             subscription.put(entry)
 
@@ -390,7 +390,7 @@ class Hub:
             return
         watched.subscriptions.discard(subscription)
         if subscription.previews:
-            self._lately = _noted(self._lately, subscription.group_id, _LATELY_SECONDS)
+            self._lately = _note(self._lately, subscription.group_id, _LATELY_SECONDS)
         if not watched.subscriptions:
             del self._channels[subscription.group_id]
             if self._relay is not None:
@@ -419,8 +419,8 @@ class Hub:
         return time.monotonic() < self._interest.get(group_id, 0.0)
 
     def _note_interest(self, group_id: str) -> None:
-        self._interest = _noted(self._interest, group_id, _INTEREST_SECONDS)
-        self._lately = _noted(self._lately, group_id, _LATELY_SECONDS)
+        self._interest = _note(self._interest, group_id, _INTEREST_SECONDS)
+        self._lately = _note(self._lately, group_id, _LATELY_SECONDS)
 
     def _announce_preview_interest(self, *group_ids: str) -> None:
         if self._relay is not None:
@@ -455,7 +455,7 @@ class Hub:
                     self._channels[group_id].check_seq(seqs.get(group_id))
 
 
-def _noted(times: Mapping[str, float], group_id: str, seconds: float) -> dict[str, float]:
+def _note(times: Mapping[str, float], group_id: str, seconds: float) -> dict[str, float]:
     """Return the times that are not over, with one for a group in so many seconds."""
     moment = time.monotonic()
     return {other_id: until for other_id, until in times.items() if until > moment} | {

@@ -104,9 +104,9 @@ class LayerRelay:
                 self._log_outage(error)
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
-                self._received(form)
+                self._receive(form)
 
-    def _received(self, form: Form) -> None:
+    def _receive(self, form: Form) -> None:
         if form.get("sender") == self._sender:
             return
         try:

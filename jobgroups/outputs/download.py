@@ -203,7 +203,7 @@ def _is_younger(file: OutputFile, answer: StreamedAnswer) -> bool:
     return written > file.ended_at + (backend_now - now()) + _CLOCK_TOLERANCE
 
 
-async def joined(
+async def join_chunks(
     parts: AsyncIterator[bytes], size: Callable[[], int]
 ) -> AsyncGenerator[bytearray, None]:
     """Yield the parts joined to chunks of at least ``size()`` bytes; the last one may be smaller."""

@@ -77,7 +77,7 @@ class Lane:
             process, is_new = self._process, False
             self._ends_at = time.monotonic() + _WITHIN
             if process is None:
-                process, is_new = _started(), True
+                process, is_new = _start_process(), True
                 self._process = process
                 threading.Thread(
                     target=self._watch, args=[process], name="drawing-watch", daemon=True
@@ -113,7 +113,7 @@ class Lane:
                 pass  # closes its pipes and waits for it
 
 
-def _started() -> subprocess.Popen[bytes]:
+def _start_process() -> subprocess.Popen[bytes]:
     bounds = (str(settings.DIRECTOR_FILES_MEMORY_BYTES), str(_WITHIN))
     # Without the secrets of this process. Windows needs its variables.
     environment = None if sys.platform == "win32" else {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -29,7 +29,7 @@ def media_facts(path: Path, filename: str) -> tuple[int | None, int | None, floa
             with Image.open(path, formats=FORMATS) as image:
                 return *image.size, None
         if kind.startswith(("video/", "audio/")) and (ffprobe := shutil.which("ffprobe")):
-            return _probed(ffprobe, path)
+            return _probe(ffprobe, path)
     return None, None, None
 
 
@@ -45,7 +45,7 @@ def stored_row(incoming: IncomingFile, filename: str) -> StoredFile:
     )
 
 
-def _probed(ffprobe: str, path: Path) -> tuple[int | None, int | None, float | None]:
+def _probe(ffprobe: str, path: Path) -> tuple[int | None, int | None, float | None]:
     options = ("-of", "json", "-show_entries", "format=duration:stream=width,height")
     probed = json.loads(ffmpeg.run(ffprobe, f"file:{path}", _FORMATS, options))
     seen: dict[str, int] = next(

@@ -86,12 +86,12 @@ def _upright(image: Image.Image, width: int) -> Image.Image:
     scale = min(box[0] / image.width, box[1] / image.height, 1)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     image.draft("RGB", size)  # a JPEG is decoded at a fraction of its size
-    small = _resized(image, size)
+    small = _resize(image, size)
     small.getexif()[ExifTags.Base.Orientation] = orientation
     return ImageOps.exif_transpose(small)
 
 
-def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Return an image in RGB or RGBA of another size: first the width in strips of rows, then the
     height.
 

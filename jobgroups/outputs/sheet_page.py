@@ -92,12 +92,12 @@ def _advance(height: int, letter: str) -> float:
 def _write(pen: ImageDraw.ImageDraw, text: Text, height: int = FONT, ink: str = _INK) -> None:
     font = _font(height)
     for number, line in enumerate(
-        wrapped(_shown(text.text), text.width, text.lines, partial(_advance, height))
+        wrap_text(_printable(text.text), text.width, text.lines, partial(_advance, height))
     ):
         pen.text((text.x, text.y + number * height * 5 // 4), line, fill=ink, font=font)
 
 
-def _shown(text: str) -> str:
+def _printable(text: str) -> str:
     """Return a text with the letters of the font as far as possible; others become boxes."""
     letters = unicodedata.normalize("NFD", text[:_MOST_LETTERS].translate(_LETTERS))
     return "".join(
@@ -105,7 +105,7 @@ def _shown(text: str) -> str:
     )
 
 
-def wrapped(text: str, width: int, lines: int, advance: Callable[[str], float]) -> list[str]:
+def wrap_text(text: str, width: int, lines: int, advance: Callable[[str], float]) -> list[str]:
     """Return a text in lines of a width, broken at blanks or else anywhere; the last one ends with
     … if it is cut.
 

@@ -39,7 +39,7 @@ class StoredAnswer:
 
 async def open_stored(file: StoredFile | Asset) -> StoredAnswer:
     """Open a file of the storage, or raise ``OutputGone`` or ``StorageAway``."""
-    return StoredAnswer(await _opened(file.stored_name, 0, file.size_bytes), file.size_bytes)
+    return StoredAnswer(await _open(file.stored_name, 0, file.size_bytes), file.size_bytes)
 
 
 async def file_response(
@@ -83,11 +83,11 @@ async def file_response(
     status = 206 if is_part else 200
     if request.method == "HEAD":
         return HttpResponse(status=status, headers=headers)
-    body = await _opened(stored_name, first, last - first + 1)
+    body = await _open(stored_name, first, last - first + 1)
     return StreamingHttpResponse(body, status=status, headers=headers)
 
 
-async def _opened(stored_name: str, first: int, length: int) -> AsyncIterator[bytes]:
+async def _open(stored_name: str, first: int, length: int) -> AsyncIterator[bytes]:
     """Return a part of a stored file, whose first piece is read already."""
     try:
         piece = await _read(stored_name, first, length)

@@ -145,7 +145,9 @@ class Thumbnails:
             async with (
                 asyncio.timeout(_DOWNLOAD_TIMEOUT),
                 download.open_file(file, max_bytes=self._max_source) as answer,
-                contextlib.aclosing(download.joined(answer.chunks(), lambda: _CHUNK)) as chunks,
+                contextlib.aclosing(
+                    download.join_chunks(answer.chunks(), lambda: _CHUNK)
+                ) as chunks,
             ):
                 async for chunk in chunks:
                     await _run(self._files, _append, original, chunk)

@@ -8,7 +8,7 @@ from backends.errors import InvalidRequest
 from jobgroups.domain.shapes.assets import StoredAsset
 from jobgroups.errors import AssetNotFound
 from jobgroups.models import Asset
-from jobgroups.queries.groups import Page, paged
+from jobgroups.queries.groups import Page, read_page
 from jobgroups.serializers import shape
 from jobgroups.workflow.assets import input_name
 
@@ -18,16 +18,18 @@ def serialize_asset(asset: Asset) -> dict[str, Any]:
 
 
 def asset_list(*, cursor: str | None, limit: int) -> Page:
-    return paged(Asset.objects.all(), serialize_asset, cursor=cursor, limit=limit)
+    return read_page(Asset.objects.all(), serialize_asset, cursor=cursor, limit=limit)
 
 
 def asset_by_id(asset_id: str) -> Asset:
-    return _found(Asset.objects.filter(pk=asset_id).first(), asset_id)
+    return _require_asset(Asset.objects.filter(pk=asset_id).first(), asset_id)
 
 
 def asset_by_hash(text: str) -> Asset:
     matched = re.fullmatch(r"blake3:([0-9a-f]{64})", text)
-    return _found(matched and Asset.objects.filter(hash=matched[1]).first(), "with this hash")
+    return _require_asset(
+        matched and Asset.objects.filter(hash=matched[1]).first(), "with this hash"
+    )
 
 
 def assets_by_id(asset_ids: Collection[str]) -> dict[str, Asset]:
@@ -60,7 +62,7 @@ def references_unknown(
     )
 
 
-def _found(asset: Asset | None, name: str) -> Asset:
+def _require_asset(asset: Asset | None, name: str) -> Asset:
     if asset is None:
         raise AssetNotFound(name)
     return asset

@@ -6,7 +6,7 @@ from typing import Any
 from backends.errors import FieldInvalid
 from jobgroups.domain.shapes.audit import AuditEntry as Shape
 from jobgroups.models import AuditEntry
-from jobgroups.queries.groups import Page, paged
+from jobgroups.queries.groups import Page, read_page
 from jobgroups.serializers import shape
 
 
@@ -37,6 +37,6 @@ def audit_list(
     if action:
         rows = rows.filter(action__startswith=action)
     try:
-        return paged(rows, _serialize, cursor=cursor, limit=limit)
+        return read_page(rows, _serialize, cursor=cursor, limit=limit)
     except (ValueError, OverflowError):
         raise FieldInvalid("cursor", "Is not one that this list gave; start without it.") from None

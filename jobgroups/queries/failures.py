@@ -63,7 +63,7 @@ def failure_report(window: str = DEFAULT_WINDOW, backend_id: str = "") -> Failur
         for done in (False, True)
         for pair in [pair for pair in rows if pair[0] is done][:MAX_ROWS]
     ]
-    named = list(zip(listed, _named(listed, sources), strict=True))
+    named = list(zip(listed, _name_rows(listed, sources), strict=True))
     return Failures(
         window=window,
         since=since,
@@ -188,7 +188,7 @@ def _by_group(rows: QuerySet[Any]) -> Iterable[Mapping[str, Any]]:
     return parts
 
 
-def _named(
+def _name_rows(
     rows: Sequence[tuple[bool, FailureRow]], sources: Iterable[QuerySet[Any]]
 ) -> Iterator[FailureRow]:
     """Yield the rows with one of their newest failures each, named after its group and the model of

@@ -339,7 +339,7 @@ def group_list(*, filters: GroupFilter, cursor: str | None, limit: int) -> Page:
     """Return up to ``limit`` groups, newest first, after ``cursor``; raise ``InvalidRequest`` if no
     page gave it.
     """
-    page = listed(filters, serialize_group, cursor=cursor, limit=limit)
+    page = listed_page(filters, serialize_group, cursor=cursor, limit=limit)
     opened = {row["job_group_id"]: row for row in page.results if row["completed_at"] is None}
     for group_id, eta in group_etas(opened).items():
         opened[group_id]["eta_seconds"] = eta and round(eta, 1)
@@ -355,7 +355,7 @@ def open_groups() -> QuerySet[JobGroup]:
     )
 
 
-def listed(
+def listed_page(
     filters: GroupFilter, serialize: Callable[[JobGroup], Any], *, cursor: str | None, limit: int
 ) -> Page:
     """Return up to ``limit`` groups as :func:`group_list` does.
@@ -381,14 +381,16 @@ def listed(
         or filters.is_open
     )
     if not sources or not is_filled or has_few:
-        return paged(filtered(filters, is_filled=is_filled), serialize, cursor=cursor, limit=limit)
+        return read_page(
+            filter_groups(filters, is_filled=is_filled), serialize, cursor=cursor, limit=limit
+        )
     indexed, rest = min(sources, key=lambda source: source[0].order_by()[:_FEW].count())
-    return paged(
-        filtered(rest, is_filled=True), serialize, cursor=cursor, limit=limit, indexed=indexed
+    return read_page(
+        filter_groups(rest, is_filled=True), serialize, cursor=cursor, limit=limit, indexed=indexed
     )
 
 
-def paged(
+def read_page(
     rows: QuerySet[Any],
     serialize: Callable[[Any], Any],
     *,
@@ -428,7 +430,7 @@ def paged(
     return Page([serialize(row) for row in page], after, before)
 
 
-def filtered(filters: GroupFilter, *, is_filled: bool = False) -> QuerySet[JobGroup]:
+def filter_groups(filters: GroupFilter, *, is_filled: bool = False) -> QuerySet[JobGroup]:
     """Return the groups that match, without their long columns.
 
     ``is_filled``: all jobs of the backend have the time of their group.

@@ -10,7 +10,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.states import ChildStatus, Placement
 from jobgroups.errors import ChildNotFound
 from jobgroups.models import Capture, ChildJob, JobGroup, StoredFile
-from jobgroups.queries.groups import Page, paged
+from jobgroups.queries.groups import Page, read_page
 from jobgroups.queries.pool import current_pool
 
 #: For so long a completed job is open while its files are copied, and a cancelled one while its
@@ -88,4 +88,4 @@ def single_jobs(*, metadata: Mapping[str, str], cursor: str | None, limit: int) 
     rows = _groups().defer("workflow_json", "parameters_json", "editor_json")
     for key, value in metadata.items():
         rows = rows.filter(labels__key=key, labels__value=value)
-    return paged(rows, SingleJob, cursor=cursor, limit=limit)
+    return read_page(rows, SingleJob, cursor=cursor, limit=limit)

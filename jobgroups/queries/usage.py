@@ -136,12 +136,12 @@ def unchanged_days() -> QuerySet[UsageDay]:
     ended = Attempt.objects.filter(
         ended_at__gte=OuterRef("begins_at"), ended_at__lt=OuterRef("ends_at")
     )
-    return UsageDay.objects.filter(id_sum=_aggregated("COALESCE(SUM(id), 0)", ended))
+    return UsageDay.objects.filter(id_sum=_aggregate("COALESCE(SUM(id), 0)", ended))
 
 
 def sums_of(attempts: QuerySet[Attempt], names: Sequence[str]) -> Any:
     """Return the measures of each day by dimensions; the columns are those of ``UsageSum``."""
-    return _grouped(attempts, names, DIMENSIONS["day"]).annotate(
+    return _group_attempts(attempts, names, DIMENSIONS["day"]).annotate(
         gpu_seconds=Coalesce(Sum(_ran), 0.0),
         attempts=Count("pk"),
         jobs=Count("child", distinct=True),
@@ -154,10 +154,10 @@ def _days(names: Sequence[str], begin: dt.datetime, end: dt.datetime) -> list[An
     """Return the days that have sums by some dimensions, with the number of these, newest first."""
     sums = UsageSum.objects.filter(day=OuterRef("pk"), by=",".join(names))
     days = unchanged_days().filter(begins_at__gte=begin, ends_at__lte=end).order_by("-begins_at")
-    return list(days.annotate(rows=_aggregated("COUNT(*)", sums)).filter(rows__gt=0))
+    return list(days.annotate(rows=_aggregate("COUNT(*)", sums)).filter(rows__gt=0))
 
 
-def _aggregated(function: str, rows: QuerySet[Any]) -> Subquery:
+def _aggregate(function: str, rows: QuerySet[Any]) -> Subquery:
     template = f"(SELECT {function} FROM (%(subquery)s) AS found)"  # noqa: S608 no values
     return Subquery(rows.order_by().values("id"), template=template, output_field=BigIntegerField())
 
@@ -172,7 +172,7 @@ def _between(begin: dt.datetime, end: dt.datetime, days: Iterable[UsageDay]) -> 
     return condition
 
 
-def _grouped(attempts: QuerySet[Attempt], names: Sequence[str], day: Any) -> Any:
+def _group_attempts(attempts: QuerySet[Attempt], names: Sequence[str], day: Any) -> Any:
     rows: Any = attempts
     columns: dict[str, Any] = {}  # The names of dimensions need not be identifiers.
     for number, name in enumerate(names):
@@ -204,7 +204,7 @@ def _counted_again(
         "child_id", day, template="%(expressions)s", arg_joiner=" || ", output_field=TextField()
     )
     none = Value(0)
-    return _grouped(rows, names, Value("")).annotate(
+    return _group_attempts(rows, names, Value("")).annotate(
         gpu_seconds=Value(0.0),
         attempts=none,
         jobs=Count("child", distinct=True) - Count(each, distinct=True),

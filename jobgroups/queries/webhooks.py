@@ -5,7 +5,7 @@ from typing import Any, Final
 from backends.errors import FieldInvalid
 from jobgroups.domain.shapes.webhooks import Delivery
 from jobgroups.models import WebhookDelivery
-from jobgroups.queries.groups import Page, paged
+from jobgroups.queries.groups import Page, read_page
 from jobgroups.serializers import shape
 
 #: The states of a delivery, by the null columns ``due_at`` and ``delivered_at``.
@@ -37,6 +37,6 @@ def delivery_list(*, group: str | None, state: str | None, cursor: str | None, l
     if group:
         rows = rows.filter(group_id=group)
     try:
-        return paged(rows, serialize_delivery, cursor=cursor, limit=limit)
+        return read_page(rows, serialize_delivery, cursor=cursor, limit=limit)
     except (ValueError, OverflowError):
         raise FieldInvalid("cursor", "Is not one that this list gave; start without it.") from None

@@ -80,7 +80,7 @@ def pending_work() -> tuple[set[str], dict[str, set[int]]]:
     return {backend_id for (backend_id,) in _with_queued_children()}, stops
 
 
-def _queued() -> QuerySet[ChildJob]:
+def _queued_children() -> QuerySet[ChildJob]:
     return ChildJob.objects.filter(
         backend_id=OuterRef("pk"), status=ChildStatus.QUEUED, current_attempt__isnull=True
     )
@@ -88,7 +88,7 @@ def _queued() -> QuerySet[ChildJob]:
 
 # One access to an index for each backend: DISTINCT reads all queued children.
 _with_queued_children: Final = PreparedValues(
-    lambda: Backend.objects.filter(Exists(_queued())).order_by().values_list("pk")
+    lambda: Backend.objects.filter(Exists(_queued_children())).order_by().values_list("pk")
 )
 _all_pending_stops: Final = PreparedValues(
     lambda: (
@@ -113,7 +113,7 @@ def next_due_in(backend_id: str) -> float | None:
     return (first.not_before - moment).total_seconds()
 
 
-def _delayed() -> QuerySet[ChildJob]:
+def _delayed_children() -> QuerySet[ChildJob]:
     later = {"not_before__gt": Parameter("moment"), "not_before__lte": Parameter("longest")}
     waits = ChildJob.objects.filter(
         backend_id=KEY, status=ChildStatus.QUEUED, current_attempt__isnull=True
@@ -121,7 +121,7 @@ def _delayed() -> QuerySet[ChildJob]:
     return waits.filter(**later).only("not_before").order_by("not_before")[:1]
 
 
-_next_due: Final = PreparedQuery(_delayed)
+_next_due: Final = PreparedQuery(_delayed_children)
 
 
 def partner_refusal(backend_id: str, url: str, version: str, *, has_own_key: bool) -> str | None:

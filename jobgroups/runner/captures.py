@@ -215,7 +215,7 @@ class Capturer:
                 if source.waiting:
                     self._start(tasks, source)
                 capture_id, file = claimed
-                with _bound(file):
+                with _bind_fields(file):
                     await self._capture(capture_id, file, source)
         except Exception:
             # An error here must not end the runner, which drives the backends.
@@ -252,12 +252,12 @@ class Capturer:
         try:
             is_waiting = await self._copy(capture_id, file, await source.client_for(file))
         except Exception as error:  # noqa: BLE001 it is logged or stored
-            await self._failed(capture_id, file, error)
+            await self._store_failure(capture_id, file, error)
         finally:
             if not is_waiting:
                 self._known.discard(capture_id)
 
-    async def _failed(self, capture_id: int, file: OutputFile, error: Exception) -> None:
+    async def _store_failure(self, capture_id: int, file: OutputFile, error: Exception) -> None:
         """Store why a file was not copied."""
         store = self._threads.run_with_retry
         if isinstance(error, OutputGone):
@@ -291,7 +291,10 @@ class Capturer:
         incoming: IncomingFile | None = None
         try:
             async with download.open_at_backend(file, client=client) as answer:
-                chunks, length = download.joined(answer.chunks(), self._chunk), answer.length or 0
+                chunks, length = (
+                    download.join_chunks(answer.chunks(), self._chunk),
+                    answer.length or 0,
+                )
                 check = (
                     MarkedPng()
                     if file.filename.lower().endswith(".png") and length <= _CHECKED
@@ -346,8 +349,8 @@ class Capturer:
     async def _store_set(self, some: Sequence[_Received]) -> None:
         for received, error in (await self._threads.run(_store_set, some)).items():
             if error is not None:
-                with _bound(received.file):
-                    await self._failed(received.copy.capture_id, received.file, error)
+                with _bind_fields(received.file):
+                    await self._store_failure(received.copy.capture_id, received.file, error)
             self._want_hash(received.incoming)
 
     def _want_hash(self, incoming: IncomingFile) -> None:
@@ -381,7 +384,7 @@ class Capturer:
             writing.result()
 
 
-def _bound(file: OutputFile) -> contextlib.AbstractContextManager[None]:
+def _bind_fields(file: OutputFile) -> contextlib.AbstractContextManager[None]:
     return bound(
         group=file.group_id, job=file.job_id, attempt=file.attempt, backend=file.backend_id
     )

@@ -118,7 +118,7 @@ def record_delete(*, asset_id: str) -> None:
     content, _ = named_asset(asset_id)
     if not isinstance(content, Asset):
         raise AssetHeld(asset_id)
-    with stored_files.marked(content.stored_name):
+    with stored_files.mark_files(content.stored_name):
         try:
             is_last = _delete(content.pk, asset_id)
         except AssetInUse:

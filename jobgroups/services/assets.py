@@ -140,7 +140,7 @@ def asset_delete(*, asset_id: str, unused_since: dt.datetime | None = None) -> N
     asset = rows.first()
     if asset is None:
         raise AssetNotFound(asset_id)
-    with stored_files.marked(asset.stored_name):
+    with stored_files.mark_files(asset.stored_name):
         _delete_row(rows, asset_id)
         stored_files.delete_file(asset.stored_name)
 

@@ -90,7 +90,7 @@ def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> di
         return {child.id: choice.backend_id for child in children}
     unschedulable, tried = (
         _unschedulable({child.backend_id or "" for child in children}),
-        _tried(children),
+        _attempt_histories(children),
     )
     candidates = CandidateBackends(group)
     leave = choice.where is Where.OTHER
@@ -211,7 +211,7 @@ def _unschedulable(named: Collection[str]) -> dict[str, str]:
     return unschedulable
 
 
-def _tried(children: Sequence[ChildJob]) -> dict[str, AttemptHistory]:
+def _attempt_histories(children: Sequence[ChildJob]) -> dict[str, AttemptHistory]:
     """Return where each child failed in the run in which it was last queued."""
     failed = defaultdict[str, list[Attempt]](list)
     rows = Attempt.objects.filter(child__in=children, run=F("child__run")).exclude(failure_class="")

@@ -72,7 +72,7 @@ def _store_plain(copies: Sequence[Copy]) -> set[int]:
             new[copy.file.blake3] = copy
     inserted: set[str] = set()
     stored: set[int] = set()
-    with stored_files.marked(*(copy.file.stored_name for copy in new.values())):
+    with stored_files.mark_files(*(copy.file.stored_name for copy in new.values())):
         try:
             if new:
                 names = {copy.path: copy.file.stored_name for copy in new.values()}

@@ -290,11 +290,11 @@ def files_collect(file_ids: Sequence[str] | None = None) -> tuple[int, int]:
     if file_ids is None:
         # The previous release deletes jobs without their captures.
         Capture.objects.filter(~Exists(ChildJob.objects.filter(pk=OuterRef("child_id")))).delete()
-        file_ids = list(_unused().values_list("pk", flat=True))
+        file_ids = list(_unused_files().values_list("pk", flat=True))
     count = size = 0
     for first in range(0, len(file_ids), _AT_ONCE):
-        unused = _unused().filter(pk__in=file_ids[first : first + _AT_ONCE])
-        with stored_files.marked(*(file.stored_name for file in unused)):
+        unused = _unused_files().filter(pk__in=file_ids[first : first + _AT_ONCE])
+        with stored_files.mark_files(*(file.stored_name for file in unused)):
             for file in _delete_rows([file.pk for file in unused]):
                 stored_files.delete_file(file.stored_name)
                 count += 1
@@ -302,7 +302,7 @@ def files_collect(file_ids: Sequence[str] | None = None) -> tuple[int, int]:
     return count, size
 
 
-def _unused() -> QuerySet[StoredFile]:
+def _unused_files() -> QuerySet[StoredFile]:
     return StoredFile.objects.filter(~Exists(Capture.objects.filter(file=OuterRef("pk")))).order_by(
         "pk"
     )
@@ -312,6 +312,6 @@ def _unused() -> QuerySet[StoredFile]:
 def _delete_rows(ids: Sequence[str]) -> list[StoredFile]:
     locked = list(StoredFile.objects.select_for_update().filter(pk__in=ids).order_by("pk"))
     # Queried again under the lock: a capture may refer to one of them now.
-    unused = list(_unused().filter(pk__in=[file.pk for file in locked]))
+    unused = list(_unused_files().filter(pk__in=[file.pk for file in locked]))
     StoredFile.objects.filter(pk__in=[file.pk for file in unused]).delete()
     return unused

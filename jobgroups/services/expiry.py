@@ -197,7 +197,7 @@ def pool_expire(*, variant_id: int, limit_s: int) -> int:
     ``children_expire``; return how many.
     """
     oldest = monotonic_now() - dt.timedelta(seconds=limit_s)
-    unclaimed = {**_unclaimed(variant_id), "queued_at__lt": oldest}
+    unclaimed = {**_unclaimed_children(variant_id), "queued_at__lt": oldest}
     return _end_waiting(lambda tx, child, _others: _time_out(tx, child, oldest, limit_s), unclaimed)
 
 
@@ -255,7 +255,7 @@ def _fail_unclaimed(variant_id: int, failure: Failure) -> int:
         _fail(tx, child, failure)
         return child.status == ChildStatus.FAILED
 
-    return _end_waiting(end, _unclaimed(variant_id))
+    return _end_waiting(end, _unclaimed_children(variant_id))
 
 
 #: The failure classes of excluded candidates: the first one is that of the jobs that wait for these
@@ -285,7 +285,7 @@ def pool_fail_barred(*, variant_id: int) -> int:
     since. Returns how many jobs failed.
     """
     failed_at: dict[str, set[str]] = defaultdict(set)
-    unclaimed = ChildJob.objects.filter(**_unclaimed(variant_id))
+    unclaimed = ChildJob.objects.filter(**_unclaimed_children(variant_id))
     failures = barring_failures(child__in=unclaimed).order_by()
     for child_id, backend_id in failures.values_list("child_id", "backend_id"):
         failed_at[child_id].add(backend_id)
@@ -293,7 +293,11 @@ def pool_fail_barred(*, variant_id: int) -> int:
         return 0
     left = open_candidates(Variant.objects.select_related("group").get(pk=variant_id))
     barred = [child_id for child_id, backends in failed_at.items() if left <= backends]
-    return _end_waiting(_fail_again, {**_unclaimed(variant_id), "pk__in": barred}) if barred else 0
+    return (
+        _end_waiting(_fail_again, {**_unclaimed_children(variant_id), "pk__in": barred})
+        if barred
+        else 0
+    )
 
 
 def _fail_again(tx: GroupTransaction, child: ChildJob, _others: CandidateBackends) -> bool:
@@ -332,7 +336,7 @@ def _unsent_at(fence: FencingToken) -> dict[str, Any]:
     return {**_queued_at(fence), "current_attempt__isnull": True}
 
 
-def _unclaimed(variant_id: int) -> dict[str, Any]:
+def _unclaimed_children(variant_id: int) -> dict[str, Any]:
     waits = {"status": ChildStatus.QUEUED, "current_attempt__isnull": True, "is_bound": False}
     return {"variant_id": variant_id, **waits}
 

@@ -16,7 +16,7 @@ from django.db.models import F
 
 from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import update_where
-from jobgroups.domain.outputs import file_digest, marked, reported_files
+from jobgroups.domain.outputs import file_digest, mark_missing, reported_files
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, ReportedFile
 from jobgroups.serializers import to_json
@@ -164,14 +164,14 @@ def _mark(
     for child in ChildJob.objects.select_for_update().filter(pk__in=of_child).order_by("pk"):
         if keep_captured:
             # Read under the lock: a capture that is stored later finds the mark.
-            of_child[child.pk] -= _captured(child)
+            of_child[child.pk] -= _captured_digests(child)
         if _mark_row(child, of_child[child.pk]):
             log.publish_replaced(child.group_id, child.pk)
     for old in Attempt.objects.select_for_update().filter(pk__in=replaced).order_by("pk"):
         _mark_row(old, replaced[old.pk] & of_child[old.child_id])
 
 
-def _captured(child: ChildJob) -> set[str]:
+def _captured_digests(child: ChildJob) -> set[str]:
     """Return the digests of a child's files that the storage has.
 
     Before the child is completed, it may have the pictures that a late success sent as frames, and
@@ -187,5 +187,5 @@ def _captured(child: ChildJob) -> set[str]:
 def _mark_row(row: ChildJob | Attempt, replaced: Collection[str]) -> bool:
     if row.outputs_json is None:
         return False
-    text = to_json(marked(json.loads(row.outputs_json), row.backend_id or "", replaced))
+    text = to_json(mark_missing(json.loads(row.outputs_json), row.backend_id or "", replaced))
     return text != row.outputs_json and update_where(type(row), row.pk, {"outputs_json": text})

@@ -191,7 +191,7 @@ def without_replaced(attempt: Attempt, end: AttemptResult) -> AttemptResult:
     replaced = files.record(attempt, *files_of(attempt.backend_id, end))
     if not replaced:
         return end
-    marked = outputs.marked(end.outputs, attempt.backend_id, replaced)
+    marked = outputs.mark_missing(end.outputs, attempt.backend_id, replaced)
     gone = [
         f"{output['filename']} was replaced: a later job wrote a file of the same name."
         for output in outputs.reported_files(marked)

@@ -70,7 +70,7 @@ def group_retry(
     """
     return _retry(
         group_id,
-        lambda tx: _chosen(tx, tx.children(), job_ids),
+        lambda tx: _choose(tx, tx.children(), job_ids),
         choice,
         run,
         by,
@@ -95,7 +95,7 @@ def child_retry(
     """
 
     def choose(tx: GroupTransaction) -> list[ChildJob]:
-        chosen = _named(_known(tx.children(pk=job_id), [job_id]))
+        chosen = _refuse_completed(_known_children(tx.children(pk=job_id), [job_id]))
         is_open = tx.group.completed_at is None
         if is_open and chosen[0].status not in CHILD_RETRIED_IN_RUN:
             raise JobNotFailed(job_id, chosen[0].status)
@@ -132,7 +132,7 @@ def _queue_again(
     waiting = [child for child in chosen if child.id not in results]
     if waiting:
         assets_use_again(tx.group, waiting)
-    pooled, assigned = _parted(tx.group, waiting, choice)
+    pooled, assigned = _part(tx.group, waiting, choice)
     assignment.check_pool(tx.group, pooled)
     bound: dict[str, str] = (
         assignment.assign_backends(tx.group, assigned, choice) if assigned else {}
@@ -177,7 +177,7 @@ def _queue_again(
     )
 
 
-def _parted(
+def _part(
     group: JobGroup, children: Sequence[ChildJob], choice: Choice
 ) -> tuple[list[ChildJob], list[ChildJob]]:
     """Return the children that wait in the pool again, and those that are assigned to a backend."""
@@ -189,15 +189,15 @@ def _parted(
     return [child for child in children if child not in assigned], assigned
 
 
-def _chosen(
+def _choose(
     tx: GroupTransaction, children: Sequence[ChildJob], job_ids: Sequence[str] | None
 ) -> list[ChildJob]:
-    named = None if job_ids is None else _known(children, job_ids)
+    named = None if job_ids is None else _known_children(children, job_ids)
     unfinished = sum(child.status not in CHILD_FINAL for child in children)
     if tx.group.completed_at is None:
         raise GroupNotFinished(tx.group.id, unfinished)
     if named is not None:
-        return _named(named)
+        return _refuse_completed(named)
     wanted = {ChildStatus.FAILED, ChildStatus.TIMEOUT}
     if tx.group.status == GroupStatus.CANCELLED:
         wanted.add(ChildStatus.CANCELLED)
@@ -207,7 +207,7 @@ def _chosen(
     return chosen
 
 
-def _known(children: Sequence[ChildJob], job_ids: Sequence[str]) -> list[ChildJob]:
+def _known_children(children: Sequence[ChildJob], job_ids: Sequence[str]) -> list[ChildJob]:
     """Return the named children, in the group's order."""
     known = {child.id for child in children}
     for job_id in job_ids:
@@ -216,7 +216,7 @@ def _known(children: Sequence[ChildJob], job_ids: Sequence[str]) -> list[ChildJo
     return [child for child in children if child.id in set(job_ids)]
 
 
-def _named(chosen: list[ChildJob]) -> list[ChildJob]:
+def _refuse_completed(chosen: list[ChildJob]) -> list[ChildJob]:
     completed = [child.id for child in chosen if child.status == ChildStatus.COMPLETED]
     if completed:
         raise JobCompleted(completed)

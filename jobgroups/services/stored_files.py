@@ -220,7 +220,7 @@ def content_store(
             move_into_storage({path: row.stored_name})
         if keep(row, False):
             return row
-    with marked(new.stored_name):
+    with mark_files(new.stored_name):
         move_into_storage({path: new.stored_name})
         try:
             if keep(new, True):
@@ -247,7 +247,7 @@ def delete_file(name: str) -> None:
 
 
 @contextlib.contextmanager
-def marked(*names: str) -> Iterator[None]:
+def mark_files(*names: str) -> Iterator[None]:
     """Mark files whose rows are being stored or deleted. After an unknown outcome the mark stays."""
     if not names:
         yield

@@ -12,7 +12,7 @@ from typing import Any, Final
 from django.db import connection
 from django.db.models import Field, Model
 
-from jobgroups.database.statements import adapted
+from jobgroups.database.statements import adapt
 
 _AT_ONCE: Final = 32  #: The most rows of a statement.
 
@@ -34,7 +34,7 @@ def update_rows(
     last = list(itertools.chain.from_iterable(allowed.values()))
     for names, keys in by_names.items():
         for some in _parts(keys):
-            values = [adapted(value) for key in some for value in (key, *rows[key].values())]
+            values = [adapt(value) for key in some for value in (key, *rows[key].values())]
             with connection.cursor() as cursor:
                 cursor.execute(
                     _updating(model, names, len(some), guards, connection.vendor), values + last

@@ -56,9 +56,9 @@ async def group_feed(
         if start.initial_state is not None:
             yield [Frame(start.initial_state, start.seq)]
         if start.events:
-            yield _stored(stream, start.events)
+            yield _stored_frames(stream, start.events)
         if len(start.events) == PAGE:
-            async for frames in _missed(group_id, stream):
+            async for frames in _missed_frames(group_id, stream):
                 yield frames
         yield []
         while not subscription.overflowed:
@@ -68,7 +68,7 @@ async def group_feed(
                 ):
                     raise GroupNotFound(group_id)
                 if isinstance(entry, EventFrame | SeqHint) and stream.misses_events(entry):
-                    async for frames in _missed(group_id, stream):
+                    async for frames in _missed_frames(group_id, stream):
                         yield frames
                 else:
                     yield _live(stream, entry)
@@ -76,17 +76,17 @@ async def group_feed(
         await hub.unsubscribe(subscription)
 
 
-async def _missed(group_id: str, stream: Stream) -> AsyncGenerator[list[Frame], None]:
+async def _missed_frames(group_id: str, stream: Stream) -> AsyncGenerator[list[Frame], None]:
     """Yield all stored events after the last sent one. Published events are committed, so they are
     stored.
     """
     while rows := await read(groups.group_events, group_id, since=stream.sent, limit=PAGE):
-        yield _stored(stream, rows)
+        yield _stored_frames(stream, rows)
         if len(rows) < PAGE:
             return
 
 
-def _stored(stream: Stream, rows: Iterable[tuple[int, str]]) -> list[Frame]:
+def _stored_frames(stream: Stream, rows: Iterable[tuple[int, str]]) -> list[Frame]:
     return [frame for seq, text in rows for frame in stream.event(seq, text)]
 
 

@@ -166,22 +166,22 @@ class _Export:
         inputs: dict[str, Any] = {}
         for name, widget in node.widgets.items():
             if widget.kind != "RESOLUTION_PREVIEW":
-                _set(inputs, name, self._sent(node, path, widget), widget.kind)
+                _set_value(inputs, name, self._sent_value(node, path, widget), widget.kind)
         for at, slot in enumerate(node.slots):
             source = self._source(_Input(path, node, at))
             if isinstance(source, _Value):
-                _set(inputs, slot.name, source.value)
+                _set_value(inputs, slot.name, source.value)
             elif source:
                 inputs[slot.name] = source
         for (node_id, name), value in path[-1].inside.items() if path else ():
             if node_id == node.id:
-                _set(inputs, name, value)
+                _set_value(inputs, name, value)
         meta = {
             "title": str(node.raw.get("title") or (node.known and node.known.title) or node.type)
         }
         self._workflow[_id(path, node)] = {"inputs": inputs, "class_type": node.type, "_meta": meta}
 
-    def _sent(self, node: Node, path: _Path, widget: Widget) -> Any:
+    def _sent_value(self, node: Node, path: _Path, widget: Widget) -> Any:
         value = widget.value
         if isinstance(value, str) and widget.is_dynamic_prompt:
             value = _COMMENTS.sub(lambda match: re.sub("//.*", "", match[1] or ""), value)
@@ -249,7 +249,7 @@ class _Export:
             if node is None or mode == _MUTED:
                 break
             if mode == _BYPASSED:
-                return _Input(path, node, _bypassed(node, slot, kind))
+                return _Input(path, node, _bypassed_slot(node, slot, kind))
             if node.subgraph is None:
                 if node.type in _EDITOR_ONLY:
                     return _Input(path, node, 0, kind) if node.type == _REROUTE else None
@@ -263,7 +263,7 @@ class _Export:
         return None
 
 
-def _bypassed(node: Node, slot: int, kind: Any) -> int:
+def _bypassed_slot(node: Node, slot: int, kind: Any) -> int:
     """Return the input in the place of an output of a bypassed node: the same slot, else the first
     that fits.
     """
@@ -289,7 +289,7 @@ def _fits(kind: Any, other: Any) -> bool:
     return not set(str(kind).lower().split(",")).isdisjoint(str(other).lower().split(","))
 
 
-def _set(inputs: dict[str, Any], name: str, value: Any, kind: str = "") -> None:
+def _set_value(inputs: dict[str, Any], name: str, value: Any, kind: str = "") -> None:
     """Set a value as the API format has it: a list alone would be a link."""
     if kind == "CURVE" and value is not None:
         inputs[name] = {"__type__": "CURVE", "__value__": value}

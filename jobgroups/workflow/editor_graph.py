@@ -170,7 +170,7 @@ def describe(node: Node, known: NodeClass) -> None:
     sockets_first = dict(
         sorted(known.inputs.items(), key=lambda named_input: is_widget(named_input[1]))
     )
-    for name, declared in _declared(sockets_first, "", node.widgets, saved):
+    for name, declared in _declared_inputs(sockets_first, "", node.widgets, saved):
         was = saved.get(name) or Slot(name, declared.type)
         kind = was.type if declared.type.startswith("COMFY_") else declared.type
         slots[name] = Slot(name, kind, was.link, name if name in node.widgets else "")
@@ -187,7 +187,7 @@ def describe(node: Node, known: NodeClass) -> None:
     node.slots = list(slots.values())
 
 
-def _declared(
+def _declared_inputs(
     inputs: Mapping[str, NodeInput],
     above: str,
     widgets_by_name: Mapping[str, Widget],
@@ -203,7 +203,7 @@ def _declared(
         elif declared.has_socket or name not in widgets_by_name:
             yield name, declared
         if declared.nested and name in widgets_by_name:
-            yield from _declared(
+            yield from _declared_inputs(
                 declared.nested.get(str(widgets_by_name[name].value), {}),
                 f"{name}.",
                 widgets_by_name,

@@ -45,7 +45,7 @@ _KINDS: Final[Mapping[type, type[Any]]] = {
 }
 
 
-def _marked(value: Any, *place: Any) -> Any:
+def _mark(value: Any, *place: Any) -> Any:
     if (kind := _KINDS.get(type(value))) is None:
         return value
     marked_value = kind(value)
@@ -56,11 +56,11 @@ def _marked(value: Any, *place: Any) -> Any:
 def with_mark_of(value: Any, text: str) -> str:
     """Return a text that the conversion made of a value, with the mark of the value's place."""
     others = () if text == value else (text,)
-    marked_text: str = _marked(text, *value.place, *others) if isinstance(value, _Mark) else text
+    marked_text: str = _mark(text, *value.place, *others) if isinstance(value, _Mark) else text
     return marked_text
 
 
-def marked(editor: Mapping[str, Any]) -> dict[str, Any]:
+def mark_values(editor: Mapping[str, Any]) -> dict[str, Any]:
     """Return a workflow of the editor's format whose values have marks; it shares all else."""
     first, *others = [
         {**graph, "nodes": _nodes(number, graph)} for number, graph in enumerate(_graphs(editor))
@@ -102,9 +102,9 @@ def _nodes(number: int, graph: Mapping[str, Any]) -> Any:
 
 def _values(values: Any, *place: Any) -> Any:
     if isinstance(values, dict):
-        return {key: _marked(value, *place, key) for key, value in values.items()}
+        return {key: _mark(value, *place, key) for key, value in values.items()}
     if isinstance(values, list):
-        return [_marked(value, *place, index) for index, value in enumerate(values)]
+        return [_mark(value, *place, index) for index, value in enumerate(values)]
     return values
 
 
@@ -121,7 +121,7 @@ def take_places(converted: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, 
     return places
 
 
-def filled(
+def fill_values(
     editor: dict[str, Any], places: Mapping[str, Mapping[str, Any]], sent: Workflow
 ) -> dict[str, Any]:
     """Write the values of a sent workflow into the editor's workflow where they are others than the

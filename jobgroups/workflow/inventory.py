@@ -209,14 +209,14 @@ def _missing_nodes(workflow: Workflow, classes: Mapping[str, NodeClass | None]) 
     for node_id, node in workflow.items():
         name = node["class_type"]
         if name in classes and classes[name] is None:
-            message = f"Node '{_shown(name)}' not found. The custom node may not be installed."
+            message = f"Node '{_short_text(name)}' not found. The custom node may not be installed."
             yield Reason(ReasonCode.NODE_MISSING, node_id, name, None, message)
 
 
 def _missing_sources(workflow: Workflow) -> Iterator[Reason]:
     for node_id, name, source in links(workflow):
         if source not in workflow:
-            message = f"{_shown(name)} is linked to node {_shown(source)}, which does not exist."
+            message = f"{_short_text(name)} is linked to node {_short_text(source)}, which does not exist."
             class_type = workflow[node_id]["class_type"]
             yield Reason(ReasonCode.INPUT_MISSING, node_id, class_type, name, message)
 
@@ -234,7 +234,7 @@ def _faults(
             if reason is not None:
                 yield name, reason
         elif declared.is_required:
-            message = f"Required input is missing: {_shown(name)}"
+            message = f"Required input is missing: {_short_text(name)}"
             yield name, Reason(ReasonCode.INPUT_MISSING, node_id, class_type, name, message)
 
 
@@ -276,7 +276,7 @@ def _code_of_choice(value: Any, declared: NodeInput, *, is_core: bool) -> Reason
 
 def _not_in_list(name: str, value: Any, choices: tuple[Any, ...]) -> str:
     listed = f"(list of length {len(choices)})" if len(choices) > _LONG_LIST else list(choices)
-    return f"Value not in list: {_shown(name)}: '{_shown(value)}' not in {_shown(listed)}"
+    return f"Value not in list: {_short_text(name)}: '{_short_text(value)}' not in {_short_text(listed)}"
 
 
 def _wrong_number(value: Any, declared: NodeInput) -> str:
@@ -286,7 +286,7 @@ def _wrong_number(value: Any, declared: NodeInput) -> str:
     try:
         number = int(value) if declared.type == "INT" else float(value)
     except (TypeError, ValueError, OverflowError):
-        return f"Failed to convert an input value to a {declared.type} value: {_shown(value)}"
+        return f"Failed to convert an input value to a {declared.type} value: {_short_text(value)}"
     if declared.low is not None and number < declared.low:
         return f"Value {number} smaller than min of {declared.low}"
     if declared.high is not None and number > declared.high:
@@ -294,6 +294,6 @@ def _wrong_number(value: Any, declared: NodeInput) -> str:
     return ""
 
 
-def _shown(value: Any) -> str:
+def _short_text(value: Any) -> str:
     text = " ".join(str(value).split())
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"

@@ -194,10 +194,10 @@ class Targets:
     def _target(self, node_id: str | None, name: str) -> Target:
         key = node_id, name
         if key not in self._of_input:
-            self._of_input[key] = self._made(node_id, name)
+            self._of_input[key] = self._make_target(node_id, name)
         return self._of_input[key]
 
-    def _made(self, node_id: str | None, given: str) -> Target:
+    def _make_target(self, node_id: str | None, given: str) -> Target:
         """Find the inputs by a name, or by the first alias that fits.
 
         A plain name sets that input of every node that has it as a literal.

@@ -63,7 +63,7 @@ class ProgressTracker:
         """Start at 0 percent with the workflow that is sent to ComfyUI."""
         self._classes = {node_id: str(node["class_type"]) for node_id, node in workflow.items()}
         self._weights = node_weights(workflow)
-        self._counted = _counted(workflow)
+        self._counted = _counted_nodes(workflow)
         self._cached: set[str] = set()
         self._fractions: dict[str, float] = {}
         self._reports: dict[str, _Report] = {}
@@ -222,7 +222,7 @@ class ProgressTracker:
         return min(round(100.0 * done / total, 2), CEILING) if total else CEILING
 
 
-def _counted(workflow: Workflow) -> set[str]:
+def _counted_nodes(workflow: Workflow) -> set[str]:
     linked = {
         end
         for node_id, _, source in links(workflow)
@@ -246,7 +246,7 @@ def position(workflow: Workflow, percent: float, current_step: str | None) -> Po
     The nodes are taken in an order in which ComfyUI can execute them, each with its weight. So the
     result is about right if ComfyUI took another order or had some of them cached.
     """
-    weights, counted = node_weights(workflow), _counted(workflow)
+    weights, counted = node_weights(workflow), _counted_nodes(workflow)
     sources: dict[str, set[str]] = {node_id: set() for node_id in workflow}
     for node_id, _, source in links(workflow):
         if source in workflow:

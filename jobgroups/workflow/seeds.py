@@ -46,7 +46,7 @@ def random_base() -> int:
     return secrets.randbelow(_MODULUS)
 
 
-def hashed(base: int, counter: int) -> int:
+def hash_seed(base: int, counter: int) -> int:
     """Return the seed of ``random`` for ``base`` at ``counter`` (1, 2, 3 …).
 
     It is the first 53 bits of the SHA-256 of the ASCII text ``"{base}:{counter}"``.
@@ -60,7 +60,7 @@ def _random(base: int) -> Iterator[int]:
     taken = [base]
     yield base
     for counter in count_from(1):
-        seed = hashed(base, counter)
+        seed = hash_seed(base, counter)
         if _is_far(seed, taken):
             insort(taken, seed)
             yield seed
@@ -74,7 +74,7 @@ def _is_far(seed: int, taken: list[int]) -> bool:
     return all(abs(seed - near) >= MIN_DISTANCE for near in taken[max(at - 1, 0) : at + 1])
 
 
-def _wrapped(numbers: Callable[[int], Iterator[int]]) -> Callable[[int], Iterator[int]]:
+def _wrap(numbers: Callable[[int], Iterator[int]]) -> Callable[[int], Iterator[int]]:
     """Turn a series of integers into seeds: modulo 2⁵³, and plus 1 until the seed is free."""
 
     def stream(base: int) -> Iterator[int]:
@@ -114,7 +114,7 @@ def _golden_ratio(base: int) -> Iterator[int]:
 
 _STREAMS: Final[dict[SeedStrategy, Callable[[int], Iterator[int]]]] = {
     SeedStrategy.RANDOM: _random,
-    SeedStrategy.SEQUENTIAL: _wrapped(count_from),
-    SeedStrategy.FIBONACCI: _wrapped(_fibonacci),
-    SeedStrategy.GOLDEN_RATIO: _wrapped(_golden_ratio),
+    SeedStrategy.SEQUENTIAL: _wrap(count_from),
+    SeedStrategy.FIBONACCI: _wrap(_fibonacci),
+    SeedStrategy.GOLDEN_RATIO: _wrap(_golden_ratio),
 }

@@ -10,7 +10,7 @@ from backends.states import LEFT_RUNNING
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, ChildJob, JobEvent, JobGroup
-from jobgroups.queries.groups import GroupFilter, filtered
+from jobgroups.queries.groups import GroupFilter, filter_groups
 from jobgroups.services import backends, cancellation
 from tests.api.conftest import GRAPH, Api, error_of, play, play_to_the_end, wrong_fields
 from tests.harness import factories
@@ -335,7 +335,9 @@ def test_lists_of_archived_and_of_other_groups_use_their_indexes() -> None:
     for archived, index in ((False, "group_listed"), (True, "group_archived")):
         assert (
             index
-            in filtered(GroupFilter(archived=archived)).order_by("-created_at", "-id").explain()
+            in filter_groups(GroupFilter(archived=archived))
+            .order_by("-created_at", "-id")
+            .explain()
         )
 
 

@@ -219,7 +219,7 @@ def test_error_of_a_stopped_attempt_does_not_blame_another_client(
     Attempt.objects.update(stop_requested_at=now(), stop_reason=reason)
     url = "http://localhost:8188"
     prompt = result.PromptInfo(prompt_id="p", workflow={}, base_url=url, group_id="g", child_id="j")
-    stopped = result.interrupted(prompt, {})
+    stopped = result.interrupted_result(prompt, {})
     assert attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=stopped)
     said = Attempt.objects.get().error_message
     assert said

@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from jobgroups.models import ChildJob, GroupLabel, JobGroup
-from jobgroups.queries.groups import GroupFilter, listed
+from jobgroups.queries.groups import GroupFilter, listed_page
 from jobgroups.services import group_times
 from jobgroups.services.group_times import group_times_fill
 from tests.harness import factories as make
@@ -45,14 +45,14 @@ def _pages(filters: GroupFilter, limit: int) -> list[list[str]]:
     found: list[list[str]] = []
     cursor: str | None = None
     while True:
-        page = listed(filters, lambda row: row.pk, cursor=cursor, limit=limit)
+        page = listed_page(filters, lambda row: row.pk, cursor=cursor, limit=limit)
         found.append(page.results)
         if page.next_cursor is None:
             break
         cursor = page.next_cursor
     back = [found[-1]]
     while page.previous_cursor is not None:
-        page = listed(filters, lambda row: row.pk, cursor=page.previous_cursor, limit=limit)
+        page = listed_page(filters, lambda row: row.pk, cursor=page.previous_cursor, limit=limit)
         if page.results:
             back.append(page.results)
     assert back[::-1] == found
@@ -120,7 +120,7 @@ def _plans(filters: GroupFilter) -> list[str]:
                 "enable_hashagg = off"
             )
         with CaptureQueriesContext(connection) as queries:
-            listed(filters, lambda row: row.pk, cursor=None, limit=3)
+            listed_page(filters, lambda row: row.pk, cursor=None, limit=3)
         explain = "EXPLAIN QUERY PLAN " if connection.vendor == "sqlite" else "EXPLAIN "
         plans = []
         for query in queries.captured_queries:

@@ -34,7 +34,7 @@ def test_values_of_a_job_are_written_into_the_widgets_of_templates() -> None:
     for name, workflow in templates():
         if name in EXCLUDED:
             continue
-        converted, _ = convert(embedded.marked(workflow), classes)
+        converted, _ = convert(embedded.mark_values(workflow), classes)
         places = embedded.take_places(converted)
         assert digest(converted) == HASHES[name]
         sent = copy.deepcopy(converted)
@@ -45,7 +45,7 @@ def test_values_of_a_job_are_written_into_the_widgets_of_templates() -> None:
                     sent[node_id]["inputs"][key] = value + 1
                 elif key in ("text", "prompt", "filename_prefix"):
                     sent[node_id]["inputs"][key] = f"{value} changed"
-        filled = embedded.filled(copy.deepcopy(dict(workflow)), places, sent)
+        filled = embedded.fill_values(copy.deepcopy(dict(workflow)), places, sent)
         assert (filled == workflow) is (sent == converted)
         assert digest(convert(filled, classes)[0]) == digest(sent), name
         written += sum(map(len, places.values()))

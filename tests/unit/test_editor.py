@@ -103,14 +103,14 @@ def test_subgraphs_are_expanded_with_the_values_of_their_nodes() -> None:
 
 def job_of(editor: dict[str, Any], **values: dict[str, Any]) -> dict[str, Any]:
     """Return the editor's workflow of a job that was sent with other inputs, ``n3`` for node 3."""
-    converted, _ = convert(embedded.marked(editor), CLASSES)
+    converted, _ = convert(embedded.mark_values(editor), CLASSES)
     places = json.loads(json.dumps(embedded.take_places(converted)))
     sent = {
         node_id: node
         | {"inputs": node["inputs"] | values.get(f"n{node_id.rpartition(':')[2]}", {})}
         for node_id, node in converted.items()
     }
-    return embedded.filled(copy.deepcopy(editor), places, sent)
+    return embedded.fill_values(copy.deepcopy(editor), places, sent)
 
 
 def widgets_of(editor: dict[str, Any], node_id: int) -> Any:
@@ -145,12 +145,12 @@ def test_values_of_a_job_are_in_the_widgets_of_subgraphs() -> None:
     twice = editor | {"nodes": [editor["nodes"][0], editor["nodes"][0] | {"id": 2}]}
     [inner] = job_of(twice, n3={"seed": 42})["definitions"]["subgraphs"]
     assert widgets_of(inner, 3)[0] == 42
-    converted, _ = convert(embedded.marked(twice), CLASSES)
+    converted, _ = convert(embedded.mark_values(twice), CLASSES)
     places = embedded.take_places(converted)
     sent = copy.deepcopy(converted)
     sent["1:3"]["inputs"]["seed"] = 42
     # One widget cannot show two seeds.
-    assert embedded.filled(copy.deepcopy(twice), places, sent) == twice
+    assert embedded.fill_values(copy.deepcopy(twice), places, sent) == twice
 
 
 def test_what_cannot_be_converted_is_named_by_node() -> None:

@@ -55,11 +55,11 @@ def stored_notice(kind: NoticeKind, title: str, urgency: Urgency = Urgency.NORMA
 
 def test_many_become_one_with_trouble_and_failures_first_and_one_stays() -> None:
     one = stored_notice(NoticeKind.GROUP_ENDED, "a: done")
-    assert notices.merged([one], "http://farm/") == Message(one.title, one.body)
+    assert notices.merge([one], "http://farm/") == Message(one.title, one.body)
     two = [
         stored_notice(NoticeKind.BACKEND_TROUBLE, f"gpu-{one} does not answer") for one in (1, 2)
     ]
-    assert notices.merged(two).title == "2 backends in trouble"
+    assert notices.merge(two).title == "2 backends in trouble"
     many = [
         stored_notice(NoticeKind.GROUP_ENDED, f"s{number} failed: done") for number in range(200)
     ]
@@ -68,7 +68,7 @@ def test_many_become_one_with_trouble_and_failures_first_and_one_stays() -> None
     )
     many.append(stored_notice(NoticeKind.BACKEND_TROUBLE, "gpu-2 is quarantined", Urgency.TROUBLE))
     many.append(stored_notice(NoticeKind.QUEUE_EMPTY, "The queue is empty"))
-    message = notices.merged(many, "http://farm/")
+    message = notices.merge(many, "http://farm/")
     assert message.title == "gpu-2 is quarantined, 201 groups ended, the queue is empty"
     lines = message.body.split("\n")
     assert lines[0].startswith("gpu-2 is quarantined")

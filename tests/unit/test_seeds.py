@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from jobgroups.workflow.seeds import MAX_SEED, MIN_DISTANCE, SeedStrategy, hashed, seeds
+from jobgroups.workflow.seeds import MAX_SEED, MIN_DISTANCE, SeedStrategy, hash_seed, seeds
 from tests.harness.cases import cases
 
 ALL = list(SeedStrategy)
@@ -42,13 +42,13 @@ def test_random_seeds_keep_their_distance_from_each_other(base: int, count: int)
 
 def test_the_hash_is_the_documented_one() -> None:
     bits = f"{int(sha256(b'42:7').hexdigest(), 16):0256b}"
-    assert hashed(42, 7) == int(bits[:53], 2)
+    assert hash_seed(42, 7) == int(bits[:53], 2)
 
 
 def test_random_seeds_are_the_hashes_in_order_of_the_counter() -> None:
     assert seeds(SeedStrategy.RANDOM, 42, 6) == [
         42,
-        *(hashed(42, counter) for counter in range(1, 6)),
+        *(hash_seed(42, counter) for counter in range(1, 6)),
     ]
 
 
@@ -61,7 +61,7 @@ FAR, NEAR, BETWEEN = 10 * MIN_DISTANCE, 5 * MIN_DISTANCE, 7 * MIN_DISTANCE
 def test_random_passes_over_a_hash_that_is_too_near(
     base: int, drawn: list[int], found: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobgroups.workflow.seeds.hashed", lambda _, counter: drawn[counter - 1])
+    monkeypatch.setattr("jobgroups.workflow.seeds.hash_seed", lambda _, counter: drawn[counter - 1])
     expected = [base, *(drawn[one] for one in found)]
     assert seeds(SeedStrategy.RANDOM, base, len(expected)) == expected
 

@@ -9,7 +9,7 @@ from backends.errors import FieldInvalid
 from director.pages.grid import grid_of
 from jobgroups.domain.sheet import CELL, MAX_CELLS, MAX_PIXELS, MAX_SIDE, Page, axes_of, pages
 from jobgroups.domain.text import value_text
-from jobgroups.outputs.sheet_page import wrapped
+from jobgroups.outputs.sheet_page import wrap_text
 from jobgroups.workflow import build_template
 from jobgroups.workflow.batch import sweep_of
 from tests.harness.cases import cases
@@ -108,7 +108,7 @@ def test_200_jobs_are_one_page() -> None:
 
 @pytest.mark.parametrize(("text", "lines", "found"), cases(__file__, "text_is_wrapped"))
 def test_text_is_wrapped(text: str, lines: int, found: list[str]) -> None:
-    assert wrapped(text, 10, lines, lambda _: 1.0) == found
+    assert wrap_text(text, 10, lines, lambda _: 1.0) == found
 
 
 def test_values_are_one_short_line() -> None:

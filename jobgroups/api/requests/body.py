@@ -90,7 +90,7 @@ def media_type(request: HttpRequest) -> tuple[str, dict[str, str]]:
 
 def parse(content: bytes) -> dict[str, Any]:
     """Return the JSON object in a body, or raise as :func:`json_body` does."""
-    body = _decoded(content)
+    body = _decode(content)
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
     for key, field in body.items():
@@ -111,7 +111,7 @@ def _check_media_type(request: HttpRequest) -> None:
         )
 
 
-def _decoded(content: bytes) -> object:
+def _decode(content: bytes) -> object:
     try:
         # Some editors write a byte order mark.
         return json.loads(

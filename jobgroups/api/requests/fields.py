@@ -171,20 +171,20 @@ class RequestSerializer(serializers.Serializer[Any]):
         """Return the values, or no values and the errors of the declared fields."""
         given = {name: value for name, value in body.items() if value is not None}
         try:
-            return _shared(cls).run_validation(given), []
+            return _shared_serializer(cls).run_validation(given), []
         except ValidationError as error:
             return {}, _flat(error.detail)
 
     @classmethod
     def unknown_fields(cls, body: Iterable[str]) -> list[str]:
-        return [shown_key(name) for name in body if not _shared(cls).is_known(name)]
+        return [shown_key(name) for name in body if not _shared_serializer(cls).is_known(name)]
 
     def is_known(self, name: str) -> bool:
         return name in self.fields
 
 
 @cache
-def _shared(kind: type[RequestSerializer]) -> RequestSerializer:
+def _shared_serializer(kind: type[RequestSerializer]) -> RequestSerializer:
     return kind()
 
 

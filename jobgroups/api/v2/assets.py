@@ -30,7 +30,7 @@ from jobgroups.queries.outputs import OutputFile
 from jobgroups.services.asset_records import record_delete, record_mint, record_store
 
 
-def _created(
+def _created_response(
     request: HttpRequest, asset_id: str, *, is_record_new: bool, is_content_new: bool
 ) -> HttpResponse:
     _, facts = named_asset(asset_id)
@@ -59,7 +59,7 @@ class UploadView(ApiView):
                 idempotency_key=key,
                 owner_id=principal_of(request).user_id,
             )
-        return _created(request, asset_id, is_record_new=is_new, is_content_new=is_new)
+        return _created_response(request, asset_id, is_record_new=is_new, is_content_new=is_new)
 
 
 class FromHashView(ApiView):
@@ -74,7 +74,7 @@ class FromHashView(ApiView):
             file_path=body.get("file_path"),
             owner_id=principal_of(request).user_id,
         )
-        return _created(request, asset_id, is_record_new=is_new, is_content_new=False)
+        return _created_response(request, asset_id, is_record_new=is_new, is_content_new=False)
 
 
 class ByHashView(ApiView):

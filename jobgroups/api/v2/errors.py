@@ -25,7 +25,7 @@ _UPSTREAM: Final = (
 )
 
 
-def enveloped(path: str, response: HttpResponseBase) -> HttpResponseBase:
+def envelope(path: str, response: HttpResponseBase) -> HttpResponseBase:
     """Return the response to a request for a path, an error of the Comfy API v2 in its shape;
     headers stay.
     """
@@ -34,14 +34,14 @@ def enveloped(path: str, response: HttpResponseBase) -> HttpResponseBase:
         return response
     body = json.loads(response.content)
     if "error" not in body:
-        response.status_code, error = _translated(response.status_code, body)
+        response.status_code, error = _translate(response.status_code, body)
         response.content = JsonResponse({"error": error}).content
         if "Content-Length" in response.headers:
             response.headers["Content-Length"] = str(len(response.content))
     return response
 
 
-def _translated(status: int, own: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def _translate(status: int, own: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Return the contract's status and error for an error in our own shape."""
     own_code, message = own.pop("code"), own.pop("detail")
     code = own_code

@@ -17,7 +17,7 @@ from jobgroups.api.v2.events import job_frames
 from jobgroups.api.v2.requests import base_url, idempotency_key
 from jobgroups.api.v2.submission import LABELS, is_label, submit_job
 from jobgroups.api.views.base import ApiView, json_response
-from jobgroups.api.views.groups import encoded
+from jobgroups.api.views.groups import encoded_response
 from jobgroups.domain.access import Right
 from jobgroups.errors import InvalidCursor, InvalidMetadataFilter
 from jobgroups.queries.single_jobs import SingleJob, single_jobs
@@ -70,7 +70,7 @@ def _labels_of(filters: dict[str, list[Any]]) -> dict[str, str]:
 
 class JobView(ApiView):
     async def get(self, request: HttpRequest, job_id: str) -> HttpResponseBase:
-        return encoded(request, await job_answer(job_id, base_url(request)))
+        return encoded_response(request, await job_answer(job_id, base_url(request)))
 
 
 class JobWorkflowView(ApiView):

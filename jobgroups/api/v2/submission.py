@@ -56,7 +56,7 @@ def submit_job(
             raise FieldInvalid(name, "Is reserved. Leave it out.")
     labels = {} if body.get("metadata") is None else _labels(body["metadata"])
     secret, editor, warnings = _extra_data(body.get("extra_data"))
-    graph = resolve(_checked(body.get("workflow")))
+    graph = resolve(_check_graph(body.get("workflow")))
     parameters, base_seed = _own_seeds(graph)
     fields = {
         "workflow_json": graph,
@@ -120,7 +120,7 @@ def _refusal(entries: list[dict[str, Any]], skipped: Mapping[str, str]) -> Inval
     return InvalidWorkflow(f"{entry['backend_id']}: {sentence}", nodes)
 
 
-def _checked(graph: Any) -> workflow.Workflow:
+def _check_graph(graph: Any) -> workflow.Workflow:
     """Return a graph that a ComfyUI can read."""
     if is_editor_format(graph):
         raise WorkflowFormatUi

@@ -27,7 +27,7 @@ from jobgroups.api.requests.query_params import (
 from jobgroups.api.sse import sse_frame, sse_response
 from jobgroups.api.submission import submit_body
 from jobgroups.api.views.base import ApiView, json_response
-from jobgroups.api.workflow_check import JobKinds, check, offered
+from jobgroups.api.workflow_check import JobKinds, check, offered_choices
 from jobgroups.database.pools import act, probe_threads
 from jobgroups.domain.access import Right
 from jobgroups.domain.shapes.backends import ConvertedWorkflow
@@ -58,7 +58,8 @@ class CheckView(ApiView):
         check_references(template.references)
         answer = check(JobKinds(template), values["backend_ids"], values["required_capabilities"])
         return json_response(
-            answer | offered(template, [backend["backend_id"] for backend in answer["backends"]])
+            answer
+            | offered_choices(template, [backend["backend_id"] for backend in answer["backends"]])
         )
 
 
@@ -122,11 +123,11 @@ class GroupView(ApiView):
             # has.
             return HttpResponseNotModified(headers={"Cache-Control": "no-cache"})
         if query.get("children") == "0":
-            return encoded(request, await answers.get(group_status.read_head, group_id))
+            return encoded_response(request, await answers.get(group_status.read_head, group_id))
         if after is None and limit is None:
             answer = await answers.get(group_status.read_status, group_id)
             if answer.jobs:
-                return encoded(request, answer)
+                return encoded_response(request, answer)
             return _with_next(
                 request, answer, request.build_absolute_uri(groups.children_path(group_id))
             )
@@ -145,7 +146,7 @@ class GroupView(ApiView):
     async def patch(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
         """Set the name of a group, archive it or end that; return the group without its jobs."""
         await act(group_change, group_id=group_id, **payloads.GroupRequest.read(json_body(request)))
-        return encoded(request, await answers.get(group_status.read_head, group_id))
+        return encoded_response(request, await answers.get(group_status.read_head, group_id))
 
     async def delete(self, _request: HttpRequest, group_id: str) -> HttpResponse:
         """Cancel all jobs of a group that are not final."""
@@ -215,7 +216,7 @@ async def _stream_frames(
 class JobView(ApiView):
     async def get(self, request: HttpRequest, group_id: str, job_id: str) -> HttpResponseBase:
         """Return a job with its attempts."""
-        return encoded(request, await answers.get(group_status.read_job, group_id, job_id))
+        return encoded_response(request, await answers.get(group_status.read_job, group_id, job_id))
 
     async def delete(self, _request: HttpRequest, group_id: str, job_id: str) -> HttpResponse:
         """Cancel one job; the response has the fields of a group's cancellation."""
@@ -232,10 +233,10 @@ class JobView(ApiView):
 
 
 def _with_next(request: HttpRequest, answer: Answer, following: str | None) -> HttpResponseBase:
-    return encoded(request, answer, f',"children_next":{to_json(following)}}}'.encode())
+    return encoded_response(request, answer, f',"children_next":{to_json(following)}}}'.encode())
 
 
-def encoded(request: HttpRequest, answer: Answer, end: bytes = b"") -> HttpResponseBase:
+def encoded_response(request: HttpRequest, answer: Answer, end: bytes = b"") -> HttpResponseBase:
     """Return an encoded answer with its ``ETag``, or 304 if the client has it.
 
     ``end`` replaces the end of its object; it must follow from the request and the answer.

@@ -229,7 +229,7 @@ class ZipView(ApiView):
         headers = {
             **media_types.GUARD_HEADERS,
             "Content-Type": "application/zip",
-            "Content-Disposition": f"attachment; {media_types.named(name)}",
+            "Content-Disposition": f"attachment; {media_types.filename_parameters(name)}",
         }
         return StreamingHttpResponse(body, headers=headers)
 
@@ -237,13 +237,13 @@ class ZipView(ApiView):
 class StarView(ApiView):
     def put(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
         """Star a child."""
-        return self._set(group_id, job_id, starred=True)
+        return self._set_star(group_id, job_id, starred=True)
 
     def delete(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
         """Remove a child's star."""
-        return self._set(group_id, job_id, starred=False)
+        return self._set_star(group_id, job_id, starred=False)
 
-    def _set(self, group_id: str, job_id: str, *, starred: bool) -> HttpResponse:
+    def _set_star(self, group_id: str, job_id: str, *, starred: bool) -> HttpResponse:
         child_star(group_id=group_id, job_id=job_id, starred=starred)
         return json_response({"job_id": job_id, "starred": starred})
 
@@ -302,7 +302,9 @@ class SheetView(ApiView):
         if all(isinstance(picture, bytes) for picture in pictures.values()):
             headers["ETag"] = tag
         headers["X-Sheet-Pages"] = str(sheet.page_count)
-        headers["Content-Disposition"] = f"inline; {media_types.named(f'{group_id}-sheet.webp')}"
+        headers["Content-Disposition"] = (
+            f"inline; {media_types.filename_parameters(f'{group_id}-sheet.webp')}"
+        )
         return HttpResponse(content, headers=headers)
 
     head = get

@@ -52,7 +52,7 @@ class Completion:
             origins={node: own[node] for node in executed if node in own},
             execution=await self._execution(end),
         )
-        return await self._dated(end)
+        return await self._set_time(end)
 
     async def _with_pictures(self, end: AttemptResult, prompt_id: str) -> AttemptResult:
         pictures, prompt = self.pictures, self.evidence.prompt
@@ -87,7 +87,7 @@ class Completion:
         if not replaced:
             return end
         marked_outputs = {
-            node: outputs.marked(output, self.context.backend_id, replaced.get(node, ()))
+            node: outputs.mark_missing(output, self.context.backend_id, replaced.get(node, ()))
             for node, output in end.node_outputs.items()
         }
         return replace(end, outputs=self.evidence.prompt.outputs(marked_outputs))
@@ -116,7 +116,7 @@ class Completion:
         }
         return {node: digests for node, digests in replaced.items() if digests}
 
-    async def _dated(self, end: AttemptResult) -> AttemptResult:
+    async def _set_time(self, end: AttemptResult) -> AttemptResult:
         """Return the end with its time by the clock that dates the backend's files."""
         context = self.context
         if context.files_ahead is None:
@@ -157,7 +157,7 @@ async def check_cached_files(
     warnings: list[str] = []
     for key, items in outputs.items():
         if isinstance(items, list):
-            outputs[key] = [await _checked(client, item, warnings) for item in items]
+            outputs[key] = [await _check_file(client, item, warnings) for item in items]
     end = replace(end, outputs=outputs, warnings=(*end.warnings, *warnings))
     if not all_missing(outputs):
         return end
@@ -211,7 +211,7 @@ def _first_output(end: AttemptResult) -> dict[str, Any] | None:
     )
 
 
-async def _checked(client: ComfyClient, item: Any, warnings: list[str]) -> Any:
+async def _check_file(client: ComfyClient, item: Any, warnings: list[str]) -> Any:
     if (
         not (isinstance(item, dict) and "url" in item and _names_a_file(item))
         or item["type"] == SENT

@@ -36,7 +36,7 @@ class PromptLookup:
     item: QueueItem | None = None
 
 
-def ended(entry: HistoryEntry) -> PromptLookup:
+def ended_lookup(entry: HistoryEntry) -> PromptLookup:
     return PromptLookup(PromptLocation.ENDED, entry, item=entry.item)
 
 
@@ -54,7 +54,7 @@ class Evidence:
         self.tracker = ProgressTracker(dict(spec.workflow))
         self.outputs: dict[str, Mapping[str, Any]] = dict(spec.node_outputs or {})
         self.warnings = list(spec.warnings)
-        self._stored = self._reported
+        self._stored = self._reported_counts
         #: The outputs that ComfyUI refused; None: not known.
         self.node_errors: Mapping[str, Any] | None = None
         if spec.node_errors is not None:
@@ -70,17 +70,17 @@ class Evidence:
         self.is_closed = False  #: Whether the frame came that follows the end.
 
     @property
-    def _reported(self) -> tuple[int, int]:
+    def _reported_counts(self) -> tuple[int, int]:
         return len(self.outputs), len(self.warnings)
 
     @property
     def is_stored(self) -> bool:
         """Whether the attempt's row has, or gets, all outputs and warnings."""
-        return self._reported == self._stored
+        return self._reported_counts == self._stored
 
     def to_store(self) -> dict[str, Any]:
         """Return the columns of outputs and warnings, which count as stored from now on."""
-        self._stored = self._reported
+        self._stored = self._reported_counts
         return {"node_outputs": dict(self.outputs), "warnings": list(self.warnings)}
 
     def apply(self, event: protocol.Event) -> bool:
@@ -106,7 +106,7 @@ class Evidence:
             case protocol.ExecutionError() if result.is_blocked(event):
                 # The other nodes go on. The history of ComfyUI 0.3.64 does not contain this
                 # message.
-                self.warn(result.blocked(event))
+                self.warn(result.blocked_warning(event))
             case (
                 protocol.ExecutionSuccess()
                 | protocol.ExecutionError()
@@ -159,7 +159,7 @@ class Evidence:
 
     def removed(self) -> AttemptResult:
         """Return the end of a prompt that was deleted from the queue."""
-        return result.interrupted(self.prompt, self.outputs, ran=False)
+        return result.interrupted_result(self.prompt, self.outputs, ran=False)
 
     @property
     def expected_nodes(self) -> Collection[str]:

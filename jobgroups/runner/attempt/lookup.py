@@ -10,7 +10,7 @@ from backends.comfyui.answers import Queue
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.refusals import answer_lost
 from backends.comfyui.versions import Feature, has
-from jobgroups.runner.attempt.evidence import PromptLocation, PromptLookup, ended
+from jobgroups.runner.attempt.evidence import PromptLocation, PromptLookup, ended_lookup
 from jobgroups.workflow.graph import Workflow, closure, links
 
 _OF_JOB: Final = {
@@ -49,13 +49,13 @@ async def look_up(
     ):
         return PromptLookup(location)
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
-        return ended(entry)
+        return ended_lookup(entry)
     if (
         lookup := in_queue(await client.queue(new_connection=new_connection), prompt_id, mark)
     ) is not None:
         return lookup
     if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
-        return ended(entry)
+        return ended_lookup(entry)
     return PromptLookup(PromptLocation.ABSENT)
 
 
@@ -97,7 +97,7 @@ async def omitted_outputs(
     """
     is_output: dict[str, bool] = {}
     omitted: dict[str, Any] = {}
-    for node_id in workflow.keys() - _needed(workflow, executed):
+    for node_id in workflow.keys() - _needed_nodes(workflow, executed):
         class_type = str(workflow[node_id]["class_type"])
         if class_type not in is_output:
             described = await client.object_info(class_type) or {}
@@ -107,7 +107,7 @@ async def omitted_outputs(
     return {node_id: omitted[node_id] for node_id in workflow if node_id in omitted}
 
 
-def _needed(workflow: Workflow, executed: Collection[str]) -> set[str]:
+def _needed_nodes(workflow: Workflow, executed: Collection[str]) -> set[str]:
     """Return the executed outputs and all nodes that they need.
 
     None of these was refused: ComfyUI refuses an output if any node that it needs is invalid.

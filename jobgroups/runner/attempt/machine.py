@@ -20,7 +20,7 @@ from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import ATTEMPT_ENDED, AttemptState
 from jobgroups.domain.stops import SentStop
 from jobgroups.runner.attempt import result
-from jobgroups.runner.attempt.evidence import Evidence, PromptLocation, PromptLookup, ended
+from jobgroups.runner.attempt.evidence import Evidence, PromptLocation, PromptLookup, ended_lookup
 from jobgroups.runner.attempt.limits import TimeLimits
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.workflow import dangling_link
@@ -517,7 +517,7 @@ class AttemptMachine:
     def _step(self) -> Steps[None]:
         """Do what is due, the most urgent first."""
         if self.evidence.has_started and self.state in _BEFORE_RUNNING:
-            yield from self._started()
+            yield from self._store_started()
         if self.evidence.is_closed and not self.is_done:
             yield from self._read_result()
         if self.is_done:
@@ -532,7 +532,7 @@ class AttemptMachine:
             self._now >= self._next_lookup_at
             and (lookup := (yield from self._look_up())) is not None
         ):
-            yield from self._located(lookup)
+            yield from self._apply_lookup(lookup)
 
     def _send(self) -> Steps[None]:
         if (loose := dangling_link(self.spec.workflow)) is not None:
@@ -548,10 +548,10 @@ class AttemptMachine:
             case Sent(prompt_id, node_errors, sent_at):
                 other = prompt_id if prompt_id != self.prompt_id else None
                 self.prompt_id = prompt_id
-                yield from self._accepted(other, node_errors)
+                yield from self._store_accepted(other, node_errors)
                 yield ExpectStatus(sent_at)
             case Refusal():
-                yield from self._refused(answer)
+                yield from self._end_refused(answer)
             case errors.ResponseLost():
                 self._answer = answer if isinstance(answer, errors.PromptUnconfirmed) else None
                 yield from self._uncertain()
@@ -566,7 +566,7 @@ class AttemptMachine:
         yield Store(write, fields or {}, is_remembered)
         self.is_done = True
 
-    def _refused(self, refusal: Refusal, *, is_remembered: bool = False) -> Steps[None]:
+    def _end_refused(self, refusal: Refusal, *, is_remembered: bool = False) -> Steps[None]:
         yield from self._end_as(Write.REFUSED, refusal._asdict(), is_remembered=is_remembered)
         yield RestClaims()
 
@@ -580,7 +580,7 @@ class AttemptMachine:
         )
         self._next_lookup_at = self._now
 
-    def _accepted(
+    def _store_accepted(
         self, other_id: str | None = None, node_errors: Mapping[str, Any] | None = None
     ) -> Steps[None]:
         stored = yield Store(Write.ACCEPTED, {"prompt_id": other_id, "node_errors": node_errors})
@@ -589,7 +589,7 @@ class AttemptMachine:
         yield from self._apply(stored)
         self._next_lookup_at = self._now + self._intervals.lookup_interval
 
-    def _started(self) -> Steps[None]:
+    def _store_started(self) -> Steps[None]:
         stored = yield Store(Write.STARTED)
         if self.stop_requested and not stored.stop_requested:
             # It was to be removed from the queue for a move or a recall, and has started: it runs
@@ -646,23 +646,23 @@ class AttemptMachine:
         self.unanswered_since = self.unanswered_since or self._now
         self.unanswered_reason = error.detail
 
-    def _located(self, lookup: PromptLookup) -> Steps[None]:
+    def _apply_lookup(self, lookup: PromptLookup) -> Steps[None]:
         if lookup.other_id is not None:
             self.prompt_id = lookup.other_id
-            yield from self._accepted(lookup.other_id)
+            yield from self._store_accepted(lookup.other_id)
         match lookup.location:
             case PromptLocation.ENDED:
-                yield from self._ended(lookup)
+                yield from self._end_by_history(lookup)
             case PromptLocation.ABSENT:
                 yield from self._absent()
             case PromptLocation.RUNNING:
                 self.evidence.has_started = True
                 if self.state in _BEFORE_RUNNING:
-                    yield from self._started()
+                    yield from self._store_started()
                 yield from self._find_refused(lookup)
             case PromptLocation.PENDING:
                 if self.state is AttemptState.UNCERTAIN:
-                    yield from self._accepted()
+                    yield from self._store_accepted()
                 yield from self._find_refused(lookup)
 
     def _find_refused(self, lookup: PromptLookup) -> Steps[None]:
@@ -697,7 +697,7 @@ class AttemptMachine:
         elif self._was_deleted and self.state is AttemptState.ACCEPTED:
             yield from self._end(self.evidence.removed())
         else:
-            yield from self._lost()
+            yield from self._end_lost()
 
     def _absent_uncertain(self, absent_for: float) -> Steps[None]:
         """End an uncertain prompt that was absent for long enough, or whose answer is a refusal.
@@ -714,11 +714,11 @@ class AttemptMachine:
             )
             message = result.unconfirmed_message(answer, self._backend_id)
             refusal = Refusal(message, result.unconfirmed_details(answer), kind)
-            yield from self._refused(refusal, is_remembered=not answer.raised)
+            yield from self._end_refused(refusal, is_remembered=not answer.raised)
         elif absent_for >= self._intervals.accept_timeout:
             yield from self._end_as(Write.NEVER_ACCEPTED, is_remembered=True)
 
-    def _lost(self) -> Steps[None]:
+    def _end_lost(self) -> Steps[None]:
         yield CloseProgress()
         reason = f"{self._backend_id} lost the prompt: it restarted, or another client removed it"
         yield from self._end_as(Write.LOST, {"reason": reason})
@@ -731,7 +731,7 @@ class AttemptMachine:
         while True:
             entry = yield ReadHistory(self.prompt_id)
             if isinstance(entry, HistoryEntry):
-                yield from self._ended(ended(entry))
+                yield from self._end_by_history(ended_lookup(entry))
                 return
             if self._now >= give_up_at:
                 break
@@ -744,10 +744,12 @@ class AttemptMachine:
         if (lookup := (yield from self._look_up())) is None:
             return
         yield from (
-            self._lost() if lookup.location is PromptLocation.ABSENT else self._located(lookup)
+            self._end_lost()
+            if lookup.location is PromptLocation.ABSENT
+            else self._apply_lookup(lookup)
         )
 
-    def _ended(self, lookup: PromptLookup) -> Steps[None]:
+    def _end_by_history(self, lookup: PromptLookup) -> Steps[None]:
         assert lookup.entry is not None  # noqa: S101 a sight of the history has its entry
         self._is_ending = True
         self.evidence.take_history(lookup.entry)
@@ -799,7 +801,7 @@ class AttemptMachine:
         """
         lookup = yield from self._look_up()
         if lookup is not None and lookup.location in (PromptLocation.ENDED, PromptLocation.ABSENT):
-            yield from self._located(lookup)
+            yield from self._apply_lookup(lookup)
             # Absent: once more after a moment, and then it is lost.
             self._limits.put_off(self._next_lookup_at)
             return
@@ -829,7 +831,7 @@ class AttemptMachine:
         yield from self._note_stalled()
         if (lookup := (yield from self._look_up())) is None:
             return
-        yield from self._located(lookup)
+        yield from self._apply_lookup(lookup)
         if not self.stop_pending or not self._at.lease_is_fresh:
             return
         location: PromptLocation | None = lookup.location
@@ -866,7 +868,7 @@ class AttemptMachine:
         if again.location is PromptLocation.ABSENT and not self.evidence.has_started:
             yield from self._end(self.evidence.removed())
             return None
-        yield from self._located(again)
+        yield from self._apply_lookup(again)
         return again.location  # type: ignore[no-any-return]
 
     def _interrupt(self) -> Steps[None]:

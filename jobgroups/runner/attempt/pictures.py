@@ -146,11 +146,13 @@ class SentPictures:
             if files:
                 node_outputs[node] = {"images": files}
             reasons = {result for result in results if isinstance(result, str)}
-            if lost := self._lost(node, len(files), node in cached, reasons):
+            if lost := self._lost_sentence(node, len(files), node in cached, reasons):
                 warnings.append(f"Node {node} ({CLASS}): {lost} ComfyUI has no file of them.")
         return node_outputs, rows, warnings
 
-    def _lost(self, node: str, count: int, is_cached: bool, reasons: Collection[str]) -> str:
+    def _lost_sentence(
+        self, node: str, count: int, is_cached: bool, reasons: Collection[str]
+    ) -> str:
         """Return which pictures of a node are lost, as a sentence; empty: none."""
         if is_cached:
             return "it sent no pictures, since ComfyUI's cache answered for it."

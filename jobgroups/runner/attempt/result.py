@@ -65,11 +65,11 @@ def from_history(
     """
     outputs = {**socket_outputs, **entry.outputs}
     if entry.outcome == "success":
-        end = replace(_success(prompt, outputs), warnings=tuple(map(blocked, entry.raised)))
+        end = replace(_success(prompt, outputs), warnings=tuple(map(blocked_warning, entry.raised)))
     elif entry.outcome == "interrupted":
-        end = interrupted(prompt, outputs)
+        end = interrupted_result(prompt, outputs)
     else:
-        end = _raised(prompt, outputs, entry.error)
+        end = _error_result(prompt, outputs, entry.error)
     return replace(end, backend_ended_at=_ended_at(entry))
 
 
@@ -88,7 +88,7 @@ def is_blocked(error: ExecutionError) -> bool:
     return error.exception_type == "ExecutionBlocked"
 
 
-def blocked(error: ExecutionError) -> str:
+def blocked_warning(error: ExecutionError) -> str:
     """Return the warning about a blocked node, on one line."""
     return not_executed(error.node_id, error.node_type, plain_error(error.exception_message))
 
@@ -101,9 +101,9 @@ def from_frame(
         case ExecutionSuccess():
             return _success(prompt, socket_outputs)
         case ExecutionInterrupted():
-            return interrupted(prompt, socket_outputs)
+            return interrupted_result(prompt, socket_outputs)
         case ExecutionError():
-            return _raised(prompt, socket_outputs, frame)
+            return _error_result(prompt, socket_outputs, frame)
         case _:
             return None
 
@@ -114,7 +114,9 @@ def _success(prompt: PromptInfo, outputs: NodeOutputs) -> AttemptResult:
     )
 
 
-def interrupted(prompt: PromptInfo, outputs: NodeOutputs, *, ran: bool = True) -> AttemptResult:
+def interrupted_result(
+    prompt: PromptInfo, outputs: NodeOutputs, *, ran: bool = True
+) -> AttemptResult:
     """Return the result of a stopped prompt; if we requested the stop, the attempt holds the
     reason.
     """
@@ -129,7 +131,7 @@ def interrupted(prompt: PromptInfo, outputs: NodeOutputs, *, ran: bool = True) -
     )
 
 
-def _raised(
+def _error_result(
     prompt: PromptInfo, outputs: NodeOutputs, error: ExecutionError | None
 ) -> AttemptResult:
     message = plain_error(error.exception_message) if error else ""

@@ -79,7 +79,7 @@ class AttemptSpec:
         if self.editor_json is not None:
             # An object or absent: a null lets ComfyUI answer every list of jobs with 500.
             stored = json.loads(self.editor_json)
-            written["workflow"] = embedded.filled(stored["workflow"], stored["places"], prompt)
+            written["workflow"] = embedded.fill_values(stored["workflow"], stored["places"], prompt)
         if marks_outputs:
             # Directly before the pixels: see ``MarkedPng``.
             written |= self.mark

@@ -94,7 +94,7 @@ class Notifier:
         stored = [
             StoredNotice(entry.kind, entry.title, entry.body, entry.urgency) for entry in missing
         ]
-        message = noticing.merged(stored, notices.link_to("/"))
+        message = noticing.merge(stored, notices.link_to("/"))
         error = await service.post(
             message,
             patience=self._pace.timeout,

@@ -42,7 +42,7 @@ class ActiveAttempts:
             self._start(AttemptSpec.from_row(row))
 
     async def resume(self, attempt_id: int) -> None:
-        row = await self._loaded(attempt_id)
+        row = await self._load(attempt_id)
         if attempt_id not in self.drivers:
             self._start(AttemptSpec.from_row(row))
 
@@ -94,7 +94,7 @@ class ActiveAttempts:
                 message = f"The Director failed at it ({type(error).__name__}); see its log."
                 await self._fail(attempt_id, message)
             await asyncio.sleep(context.intervals.restart_pause * min(errors, _MOST_PAUSES))
-            row = await self._loaded(attempt_id)
+            row = await self._load(attempt_id)
             current = (
                 None if row.ended_at is not None else self._new_driver(AttemptSpec.from_row(row))
             )
@@ -123,7 +123,7 @@ class ActiveAttempts:
             driver.pictures.discard()
         return None
 
-    async def _loaded(self, attempt_id: int) -> Attempt:
+    async def _load(self, attempt_id: int) -> Attempt:
         return await self.context.database.run_with_retry(work.attempt_with_group, attempt_id)
 
     async def _fail(self, attempt_id: int, message: str) -> None:

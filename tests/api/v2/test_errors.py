@@ -14,7 +14,7 @@ from django.db import OperationalError
 from django.http import HttpResponse
 
 from director.web.errors import exception_handler
-from jobgroups.api.v2.errors import enveloped
+from jobgroups.api.v2.errors import envelope
 from jobgroups.errors import BackendAway, ComfyApiError
 from tests.api.conftest import Api
 from tests.harness.processes import Served
@@ -79,7 +79,7 @@ def test_failure_of_a_service_names_no_detail_of_it(
 ) -> None:
     answer = exception_handler(error, {})
     assert isinstance(answer, HttpResponse)
-    enveloped(ASSET, answer)
+    envelope(ASSET, answer)
     assert error_of(answer.status_code, answer.content) == (status, "upstream_error", {"code": own})
     assert ("Retry-After" in answer.headers) == (status == 503)
     assert not any(one in answer.content for one in (b"db.studio", b"gpu-1", b"10.0.0.7"))

@@ -12,7 +12,7 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import AttemptState
 from jobgroups.domain.stops import SentStop
 from jobgroups.runner.attempt import machine as m
-from jobgroups.runner.attempt.evidence import PromptLocation, PromptLookup, ended
+from jobgroups.runner.attempt.evidence import PromptLocation, PromptLookup, ended_lookup
 from jobgroups.runner.attempt.machine import AttemptMachine, Moment, Output, Request, Stored, Write
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.intervals import Intervals
@@ -52,7 +52,7 @@ def history(outcome: str = "success") -> HistoryEntry:
 
 def seen(location: PromptLocation, *, other_id: str | None = None) -> PromptLookup:
     if location is PromptLocation.ENDED:
-        return ended(history())
+        return ended_lookup(history())
     item = None if location is PromptLocation.ABSENT else history().item
     return PromptLookup(location, other_id=other_id, item=item)
 
@@ -246,7 +246,7 @@ _ANSWERS: Final[dict[type[Request], Callable[[AttemptMachine, Any], Iterable[Any
         RUNNING,
         ENDED,
         ABSENT,
-        ended(history("interrupted")),
+        ended_lookup(history("interrupted")),
         LOST,
         seen(PromptLocation.PENDING, other_id="other"),
         errors.AnswerTooLarge("long", path="/queue"),

@@ -15,7 +15,7 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.states import AttemptState
 from jobgroups.domain.stops import SentStop
 from jobgroups.runner.attempt import machine as m
-from jobgroups.runner.attempt.evidence import PromptLocation, ended
+from jobgroups.runner.attempt.evidence import PromptLocation, ended_lookup
 from jobgroups.runner.attempt.machine import Phase, Stored, Write
 from tests.unit.attempt.play import (
     ABSENT,
@@ -413,7 +413,7 @@ def test_prompt_that_another_stop_interrupted_is_not_counted(was_other: bool) ->
 
 
 def test_interrupted_prompt_with_a_pending_stop_was_ended_by_it() -> None:
-    play = looked_up(stopping(), ended(history("interrupted")))
+    play = looked_up(stopping(), ended_lookup(history("interrupted")))
     assert isinstance(play.request, m.Complete)
     play.answer(play.request.end)
     play.stored(Write.ENDED)
