@@ -241,7 +241,7 @@ class JobGroup(models.Model):
             models.Index(name="group_newest", fields=["-created_at", "-id"]),
             models.Index(name="group_status_newest", fields=["status", "-created_at", "-id"]),
             models.Index(name="group_submitter_newest", fields=["submitter", "-created_at", "-id"]),
-            # The pool's line.
+            # The pool's queue.
             models.Index(
                 name="group_pool_open",
                 fields=["created_at", "id"],

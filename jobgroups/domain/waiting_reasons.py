@@ -52,7 +52,7 @@ class QueuedChild:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolLine:
+class PoolQueue:
     """What is known of the candidates of a job of the pool."""
 
     workers: Sequence[str]  #: The backends that work and can take it.
@@ -95,7 +95,7 @@ def waiting_reason(
         return held or _stopping(child)
     name = backend.backend_id
     held = _held_reason(child, backend, now)
-    return held or _in_line(child, f" on {name}", f"{name}{_others(backend)}", now)
+    return held or _queue_reason(child, f" on {name}", f"{name}{_others(backend)}", now)
 
 
 def _stopping(child: QueuedChild) -> str:
@@ -104,7 +104,9 @@ def _stopping(child: QueuedChild) -> str:
     return f"Its attempt at {child.stopping_at} is still being stopped."
 
 
-def pool_reason(child: QueuedChild, line: PoolLine, *, now: dt.datetime, runner_alive: bool) -> str:
+def pool_reason(
+    child: QueuedChild, queue: PoolQueue, *, now: dt.datetime, runner_alive: bool
+) -> str:
     """Return the sentence for a job of the pool that no backend has claimed.
 
     Its ``queue_position`` counts the jobs that its candidates take before it.
@@ -113,24 +115,24 @@ def pool_reason(child: QueuedChild, line: PoolLine, *, now: dt.datetime, runner_
         return "No runner is alive to send it."
     if child.stopping_at:
         return _stopping(child)
-    if not line.workers:
-        return _no_worker(child, line, now)
-    backend_id, count = line.workers[0], len(line.workers)
-    reason = _in_line(child, "", backend_id if count == 1 else f"any of {count} backends", now)
+    if not queue.workers:
+        return _no_worker(child, queue, now)
+    backend_id, count = queue.workers[0], len(queue.workers)
+    reason = _queue_reason(child, "", backend_id if count == 1 else f"any of {count} backends", now)
     is_due = child.not_before is None or child.not_before <= now
-    return f"{reason.rstrip('.')}; {line.next_free}." if line.next_free and is_due else reason
+    return f"{reason.rstrip('.')}; {queue.next_free}." if queue.next_free and is_due else reason
 
 
 _MOST_SHOWN: Final = 3  #: Reasons that are given.
 
 
-def _no_worker(child: QueuedChild, line: PoolLine, now: dt.datetime) -> str:
-    held = [_held_reason(child, backend, now) or "" for backend in line.held]
-    reasons = [reason for reason in (*held, *line.unfit) if reason]
+def _no_worker(child: QueuedChild, queue: PoolQueue, now: dt.datetime) -> str:
+    held = [_held_reason(child, backend, now) or "" for backend in queue.held]
+    reasons = [reason for reason in (*held, *queue.unfit) if reason]
     named = reasons[:_MOST_SHOWN] or ["None of its candidates is registered."]
     if len(reasons) > len(named):
         named.append(f"{pluralize(len(reasons) - len(named), 'more reason')}.")
-    return f"No backend can take it now. {' '.join(named)}{_given_up(line.gives_up_at, now)}"
+    return f"No backend can take it now. {' '.join(named)}{_given_up(queue.gives_up_at, now)}"
 
 
 def offline_reason(child: RunningNow, backend: QueueBackend, *, now: dt.datetime) -> str:
@@ -163,7 +165,7 @@ def left_running(attempt_state: str, status_reason: str, *, stopping: bool) -> s
     return f"It still renders: {status_reason.removeprefix(LEFT_RUNNING).rstrip('.')}."
 
 
-def _in_line(child: QueuedChild, on: str, backends: str, now: dt.datetime) -> str:
+def _queue_reason(child: QueuedChild, on: str, backends: str, now: dt.datetime) -> str:
     if child.not_before is not None and child.not_before > now:
         return f"Tried again{on} at {clock_time(child.not_before, now)}."
     if child.queue_position is None:

@@ -29,7 +29,7 @@ from jobgroups.domain.states import (
 )
 from jobgroups.domain.text import first_of
 from jobgroups.domain.waiting_reasons import (
-    PoolLine,
+    PoolQueue,
     QueueBackend,
     QueuedChild,
     RunningNow,
@@ -126,10 +126,10 @@ def _queued_reasons(
     """
     unsent = [child for child in queued if child.current_attempt_id is None]
     in_pool = [child for child in unsent if not child.is_bound]
-    lines = _pool_lines(group, etas.current, moment) if in_pool else {}
-    failed = _lines_of_failed(in_pool, lines)
-    for child_id, line in failed.items():
-        if not line.workers:
+    queues = _pool_queues(group, etas.current, moment) if in_pool else {}
+    failed = _queues_of_failed(in_pool, queues)
+    for child_id, queue in failed.items():
+        if not queue.workers:
             # It waits for a backend of which nothing is known.
             positions.pop(child_id, None)
     stopping = _stopping_attempts(group) if unsent else {}
@@ -160,8 +160,8 @@ def _queued_reasons(
             partly_refused=attempt is not None and attempt.stop_reason == StopReason.PARTLY_REFUSED,
         )
         if row.current_attempt_id is None and not row.is_bound:
-            line = failed.get(row.id) or lines[row.variant_id]
-            return pool_reason(child, line, now=moment, runner_alive=runner_alive)
+            queue = failed.get(row.id) or queues[row.variant_id]
+            return pool_reason(child, queue, now=moment, runner_alive=runner_alive)
         backend = known.get(row.backend_id or "")
         return waiting_reason(child, backend, now=moment, runner_alive=runner_alive)
 
@@ -169,7 +169,7 @@ def _queued_reasons(
 
 
 def _positions(unsent: Iterable[ChildJob], etas: Etas) -> dict[str, int]:
-    """Return the place of each unsent child of a group in its backend's line or in that of the
+    """Return the place of each unsent child of a group in its backend's queue or in that of the
     pool, from 1, if it is known.
 
     The children that were queued for one backend at one time, and those of a variant, follow each
@@ -178,20 +178,20 @@ def _positions(unsent: Iterable[ChildJob], etas: Etas) -> dict[str, int]:
     places: dict[object, int | None] = {}
     positions: dict[str, int] = {}
     for child in sorted(unsent, key=lambda child: child.position):
-        line = (child.backend_id, child.queued_at) if child.is_bound else child.variant_id
-        before = places[line] if line in places else etas.ahead_of(child)
-        places[line] = None if before is None else before + 1
+        queue = (child.backend_id, child.queued_at) if child.is_bound else child.variant_id
+        before = places[queue] if queue in places else etas.ahead_of(child)
+        places[queue] = None if before is None else before + 1
         if before is not None:
             positions[child.id] = before + 1
     return positions
 
 
-def _pool_lines(
+def _pool_queues(
     group: JobGroup, current: pool.CurrentPool, moment: dt.datetime
-) -> dict[int | None, PoolLine]:
+) -> dict[int | None, PoolQueue]:
     """Return what is known of the candidates of each variant of a group, by its id."""
     gives_up_after = dt.timedelta(seconds=settings.DIRECTOR_GIVE_UP_SECONDS)
-    lines: dict[int | None, PoolLine] = {}
+    queues: dict[int | None, PoolQueue] = {}
     for variant in group.variants.all():
         candidates = pool.candidate_reasons(variant, current.backends)
         fit = [candidate.row for candidate in candidates if candidate.unfit is None]
@@ -200,19 +200,19 @@ def _pool_lines(
         for candidate in candidates:
             if candidate.unfit:
                 unfit[candidate.unfit].append(candidate.row.id)
-        lines[variant.id] = PoolLine(
+        queues[variant.id] = PoolQueue(
             workers=[row.id for row in fit if is_working(row, now=moment)],
             held=[_backend_now(row, moment) for row in fit if not is_working(row, now=moment)],
             unfit=[f"{first_of(ids)}: {reason}" for reason, ids in unfit.items()],
             gives_up_at=None if since is None else since + gives_up_after,
             next_free=current.snapshot.next_free(variant.id),
         )
-    return lines
+    return queues
 
 
-def _lines_of_failed(
-    unsent: Iterable[ChildJob], lines: Mapping[int | None, PoolLine]
-) -> dict[str, PoolLine]:
+def _queues_of_failed(
+    unsent: Iterable[ChildJob], queues: Mapping[int | None, PoolQueue]
+) -> dict[str, PoolQueue]:
     """Return the candidates of each job of the pool that some of them do not take again, by its id."""
     variants = {child.id: child.variant_id for child in unsent if child.attempt_count}
     failed_at: dict[str, list[str]] = defaultdict(list)
@@ -220,17 +220,17 @@ def _lines_of_failed(
         failures = pool.barring_failures(child__in=variants).order_by("backend_id").distinct()
         for child_id, backend_id in failures.values_list("child_id", "backend_id"):
             failed_at[child_id].append(backend_id)
-    lines_by_child = {}
+    queues_by_child = {}
     for child_id, backends in failed_at.items():
-        line = lines[variants[child_id]]
-        lines_by_child[child_id] = replace(
-            line,
-            workers=[name for name in line.workers if name not in backends],
-            held=[backend for backend in line.held if backend.backend_id not in backends],
-            unfit=[f"{first_of(backends)}: This job failed there.", *line.unfit],
+        queue = queues[variants[child_id]]
+        queues_by_child[child_id] = replace(
+            queue,
+            workers=[name for name in queue.workers if name not in backends],
+            held=[backend for backend in queue.held if backend.backend_id not in backends],
+            unfit=[f"{first_of(backends)}: This job failed there.", *queue.unfit],
             next_free="",
         )
-    return lines_by_child
+    return queues_by_child
 
 
 def _backends_now(backend_ids: Collection[str], moment: dt.datetime) -> dict[str, QueueBackend]:
