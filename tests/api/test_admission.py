@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.harness.cases import cases
 from tests.harness.processes import Served
 
 if sys.platform == "linux":
@@ -67,7 +66,29 @@ def _stored_bytes(served: Served) -> int:
 
 @pytest.mark.parametrize("expects", [(), ("Expect: 100-continue",)], ids=["sends", "asks"])
 @pytest.mark.parametrize(
-    ("headers", "path", "refused"), cases(__file__, "body_is_refused_before_any_of_it_is_sent")
+    ("headers", "path", "refused"),
+    [
+        ([], "/api/job-group", [401, "sign_in_required"]),
+        ([], "/admin/login/", [401, "sign_in_required"]),
+        (["Authorization: Bearer wrong"], "/api/job-group", [401, "sign_in_required"]),
+        (
+            ["Authorization: Bearer correct-horse-battery", "Origin: https://evil.example"],
+            "/api/job-group",
+            [403, "origin_not_allowed"],
+        ),
+        (["Origin: https://evil.example"], "/sign-in", [403, "origin_not_allowed"]),
+        (
+            ["Authorization: Bearer correct-horse-battery"],
+            "/api/job-group",
+            [413, "payload_too_large"],
+        ),
+        ([], "/sign-in", [413, "payload_too_large"]),
+        (
+            ["Authorization: Bearer correct-horse-battery"],
+            "/api/workflow-from-png",
+            [413, "payload_too_large"],
+        ),
+    ],
 )
 def test_body_is_refused_before_any_of_it_is_sent(
     served: Served, headers: Sequence[str], path: str, refused: list[Any], expects: Sequence[str]
@@ -173,7 +194,13 @@ def test_admitted_client_is_told_to_continue(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "header", "status", "code"), cases(__file__, "request_with_long_headers_is_refused")
+    ("path", "header", "status", "code"),
+    [
+        ("/api/LONG", "", 414, "uri_too_long"),
+        ("/api/job-groups?metadata.scene=LONG", "", 414, "uri_too_long"),
+        ("/api/v2/jobs?LONG", "", 414, "uri_too_long"),
+        ("/api/backends", "x", 431, "headers_too_large"),
+    ],
 )
 def test_request_with_long_headers_is_refused(
     served: Served, path: str, header: str, status: int, code: str

@@ -17,7 +17,6 @@ from blake3 import blake3
 
 from director.client import AsyncDirector, Director
 from tests.harness.bucket import BucketServer
-from tests.harness.cases import cases
 from tests.harness.graphs import png
 from tests.harness.processes import Served
 from tests.harness.waits import until
@@ -157,7 +156,16 @@ def test_any_name_is_stored_as_data(served: Served, name: str, stored: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("headers", "status", "code"), cases(__file__, "upload_is_refused_before_it_is_read")
+    ("headers", "status", "code"),
+    [
+        ([], 401, "sign_in_required"),
+        (
+            ["Authorization: Bearer correct-horse-battery", "Origin: https://evil.example"],
+            403,
+            "origin_not_allowed",
+        ),
+        (["Authorization: Bearer correct-horse-battery"], 413, "payload_too_large"),
+    ],
 )
 def test_upload_is_refused_before_it_is_read(
     served: Served, headers: list[str], status: int, code: str

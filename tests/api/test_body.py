@@ -8,7 +8,6 @@ from pytest_django import Settings
 from jobgroups.api.requests.body import parse
 from jobgroups.models import JobGroup
 from tests.api.conftest import GRAPH, Api, error_of, wrong_fields
-from tests.harness.cases import cases
 
 PATH = "/api/job-group"
 pytestmark = pytest.mark.django_db
@@ -20,7 +19,28 @@ pytestmark = pytest.mark.django_db
         ('{"a": "ü"}'.encode("latin-1"), "is not UTF-8."),
         *(
             ("".join(body).encode(), says)
-            for body, says in cases(__file__, "invalid_json_is_described_in_a_sentence")
+            for body, says in [
+                ["   ", "it is empty."],
+                ["hello", "expecting value at line 1, column 1."],
+                ["{'a': 1}", "line 1, column 2."],
+                ['{"a": 1}}', "extra data at line 1, column 9."],
+                ['{"workflow_json": [Infinity]}', "NaN and Infinity are not numbers of JSON."],
+                [['{"a": ', "9" * 5000, "}"], "a number has too many digits."],
+                [['{"a": ', "[" * 200000, "]" * 200000, "}"], "is nested too deeply."],
+                [['{"a":' * 100000, "1", "}" * 100000], "is nested too deeply."],
+                ['{"a": {"b": 1, "c": 2, "b": 1}}', 'an object has the key "b" more than once.'],
+                [
+                    '{"\\ud800\\n": 1, "\\ud800\\n": 2}',
+                    'an object has the key "??" more than once.',
+                ],
+                [
+                    ['{"', "k" * 99, '": 1, "', "k" * 99, '": 2}'],
+                    'the key "kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk" more than once.',
+                ],
+                [['{"a": "\n"}'], "invalid control character at line 1, column 8."],
+                ['{"a": "', "unterminated string starting at line 1, column 7."],
+                ['{"a": "\\x"}', "invalid \\escape at line 1, column 8."],
+            ]
         ),
     ],
     ids=lambda value: repr(value[:24]),

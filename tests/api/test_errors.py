@@ -18,7 +18,6 @@ from jobgroups.models import JobGroup
 from jobgroups.queries import groups
 from jobgroups.services import submission
 from tests.api.conftest import GRAPH, Api, error_of
-from tests.harness.cases import cases
 
 pytestmark = pytest.mark.django_db
 
@@ -28,7 +27,21 @@ ODD = (
 )
 IDS = [*ODD.split("|"), "x" * 5000, "jg_ABC", "null"]
 
-PATHS = {path: (methods, code) for path, methods, code in cases(__file__, "paths")}
+PATHS = {
+    path: (methods, code)
+    for path, methods, code in [
+        ["/api/job-group", ["POST"], None],
+        ["/api/job-groups", ["GET"], None],
+        ["/api/job-groups/{}", ["GET", "PATCH", "DELETE"], "group_not_found"],
+        ["/api/job-groups/{}/workflow", ["GET"], "group_not_found"],
+        ["/api/job-groups/{}/events", ["GET"], "group_not_found"],
+        ["/api/job-groups/{}/jobs/j_1", ["GET", "DELETE"], "group_not_found"],
+        ["/api/backends", ["GET", "POST"], None],
+        ["/api/backends/{}", ["GET", "PATCH", "DELETE"], "backend_not_found"],
+        ["/api/backends/{}/status", ["GET"], "backend_not_found"],
+        ["/api/health", ["GET"], None],
+    ]
+}
 
 
 def _encoded(text: str) -> str:

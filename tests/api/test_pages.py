@@ -21,7 +21,6 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.models import ChildJob, Exclusion, JobGroup
 from jobgroups.services import attempts, cancellation, holds, runners
 from tests.harness import factories
-from tests.harness.cases import cases
 
 pytestmark = pytest.mark.django_db
 
@@ -41,7 +40,30 @@ def test_above_fifty_children_a_segment_stands_for_a_status() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "title"), cases(__file__, "a_group_is_called_by_its_name_metadata_prompt_or_file")
+    ("fields", "title"),
+    [
+        ({"name": "Mine", "metadata": {"name": "its"}}, "Mine"),
+        ({"metadata": {"name": " Two \n lines "}}, "Two lines"),
+        (
+            {"metadata": {"scene": "shot_1", "panel_id": 3}, "summary": {"prompt": "a cat"}},
+            "shot_1 · panel 3",
+        ),
+        ({"metadata": {"name": {"no": "text"}, "panel": 0}}, "panel 0"),
+        (
+            {"metadata": {"name": ""}, "summary": {"prompt": "a cat\n in a hat", "file": "x"}},
+            "a cat in a hat",
+        ),
+        (
+            {
+                "summary": {
+                    "prompt": "a lighthouse on a rock at dusk, seen from the sea in a storm of snow"
+                }
+            },
+            "a lighthouse on a rock at dusk, seen from the sea in a …",
+        ),
+        ({"summary": {"file": "shots/a"}}, "a"),
+        ({}, "jg_1"),
+    ],
 )
 def test_a_group_is_called_by_its_name_metadata_prompt_or_file(
     fields: dict[str, Any], title: str
@@ -73,7 +95,13 @@ def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: C
 
 
 @pytest.mark.parametrize(
-    ("outputs", "offered"), cases(__file__, "downloads_are_offered_where_there_are_files")
+    ("outputs", "offered"),
+    [
+        ({"images": []}, False),
+        ({"images": [], "text": ["a poem"]}, False),
+        ({"images": [{"filename": "a.png", "url": "http://gpu/a", "missing": True}]}, False),
+        ({"images": [{"filename": "a.png", "url": "http://gpu/a"}]}, True),
+    ],
 )
 def test_downloads_are_offered_where_there_are_files(
     client: Client, outputs: dict[str, Any], offered: bool
@@ -388,7 +416,26 @@ def test_older_pages_follow_without_a_gap(client: Client, monkeypatch: pytest.Mo
     assert set(seen) == made
 
 
-@pytest.mark.parametrize(("path", "status"), cases(__file__, "what_is_not_there_is_no_defect"))
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/groups/jg_000000000000", 404),
+        ("/groups/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", 404),
+        ("/groups/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", 404),
+        ("/groups/a%2Fb", 404),
+        ("/parts/groups/jg_000000000000", 404),
+        ("/groups/jg_000000000000/parts/head", 404),
+        ("/groups/jg_000000000000/parts/cards/j_0", 404),
+        ("/nowhere", 404),
+        ("/docs/settings.md", 404),
+        ("/docs/nowhere", 404),
+        ("/backends/gone.example", 404),
+        ("/backends/gone/parts/models", 404),
+        ("/submit?from=jg_000000000000&seed=x", 200),
+        ("/submit?from=%00&seed=%00&job=%00", 200),
+        ("/assets?cursor=%00", 200),
+    ],
+)
 def test_what_is_not_there_is_no_defect(client: Client, path: str, status: int) -> None:
     answer = client.get(path)
     assert answer.status_code == status

@@ -15,7 +15,6 @@ from jobgroups.domain.shapes.backends import Failures
 from jobgroups.models import ChildJob, JobGroup, Runner, Variant
 from tests.api.conftest import GRAPH, Api, Made, error_of, wrong_fields
 from tests.api.test_requests import submission_errors
-from tests.harness.cases import cases
 
 PATH = "/api/job-group"
 BODY: dict[str, Any] = {"workflow_json": GRAPH, "backend_ids": ["*"], "count": 2}
@@ -23,7 +22,21 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.mark.parametrize(
-    ("candidates", "count", "message"), cases(__file__, "wrong_candidates_are_refused")
+    ("candidates", "count", "message"),
+    [
+        (
+            ["gpu-1", "gpu-2", "gpu-1"],
+            3,
+            "gpu-1 is there twice; with count, name each candidate once.",
+        ),
+        (["tag:a", "tag:a"], 3, "tag:a is there twice; with count, name each candidate once."),
+        (["*", "*"], 3, "* is there twice; with count, name each candidate once."),
+        (["*", "gpu-1"], 3, "* is every backend; leave the other entries out."),
+        (["tag:a", "*"], 3, "* is every backend; leave the other entries out."),
+        (["tag:"], 3, "tag: needs the name of a tag behind it, as in tag:4090."),
+        (["*"], None, "* needs count, jobs or sweep."),
+        (["gpu-1", "tag:4090"], None, "tag:4090 needs count, jobs or sweep."),
+    ],
 )
 def test_wrong_candidates_are_refused(
     candidates: list[str], count: int | None, message: str
@@ -99,7 +112,12 @@ def test_candidates_that_can_take_no_job_are_listed_and_stay(
 
 @pytest.mark.parametrize(
     ("candidates", "reasons"),
-    cases(__file__, "submission_that_no_candidate_can_take_is_refused_with_all_reasons"),
+    [
+        (["tag:unknown"], {"tag:unknown": "No backend has this tag."}),
+        (["unknown"], {"unknown": "Unknown: no backend has this id."}),
+        (["off", "tag:red"], {"off": "Disabled.", "red": "Lacks 24gb."}),
+        (["*"], {"red": "Lacks 24gb."}),
+    ],
 )
 def test_submission_that_no_candidate_can_take_is_refused_with_all_reasons(
     api: Api, runner: Runner, make_backend: Made, candidates: list[str], reasons: dict[str, str]

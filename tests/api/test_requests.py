@@ -10,7 +10,6 @@ from jobgroups.api.requests import payloads, query_params
 from jobgroups.api.requests.fields import RequestSerializer
 from jobgroups.errors import TooManyChildren
 from tests.api.conftest import GRAPH
-from tests.harness.cases import cases
 
 SUBMISSION: dict[str, Any] = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"]}
 #: What each serializer requires.
@@ -25,7 +24,15 @@ IS_REQUIRED = "Is required."
 UNKNOWN = "Is not a parameter of this path."
 
 
-_NAMED: dict[str, list[Any]] = cases(__file__, "wrong_values")
+_NAMED: dict[str, list[Any]] = {
+    "not_texts": ["", 3, True, ["a"], {}],
+    "not_integers": ["300", 300.0, True, [], {}],
+    "not_objects": ["text", "", 3, True, [], False, 0],
+    "not_lists": ["gpu-1", 3, True, {}, {"0": "gpu-1"}],
+    "not_entries": [[1], [None], [["a"]], [""], ["x" * 201]],
+    "not_flags": ["true", 1, 0, [], {}],
+    "controls": ["a\nb", "a\tb", "a\x1bb", "a\x7fb", "a\x85b", "a\u2028b"],
+}
 
 
 def _values(values: list[Any]) -> Iterator[Any]:
@@ -56,13 +63,309 @@ def _read(serializer: type[RequestSerializer], fields: dict[str, Any]) -> dict[s
 
 _FIELDS = [
     (_read, getattr(payloads, name), {path.partition(".")[0]: value}, path, message)
-    for name, fields in cases(__file__, "wrong_fields").items()
+    for name, fields in {
+        "SubmissionRequest": [
+            ["workflow_json", [None], "Is required."],
+            ["workflow_json", ["$not_objects"], "Must be an object."],
+            [
+                "workflow_json.3.class_type",
+                [{"3": {"class_type": 7, "inputs": {}}}],
+                "Must be the name of the node's class.",
+            ],
+            ["backend_ids", [None], "Is required."],
+            ["backend_ids", [[]], "Must have at least one entry."],
+            ["backend_ids", ["$not_lists"], "Must be a list of strings."],
+            ["backend_ids.0", ["$not_entries"], "Must be a string of 1 to 200 characters."],
+            ["backend_ids.1", [["gpu-1", "x" * 201]], "Must be a string of 1 to 200 characters."],
+            [
+                "count",
+                ["$not_integers", "12", 0, -1, 10001, 1000000000000000000000000000000],
+                "Must be an integer from 1 to 10000.",
+            ],
+            ["parameters", ["$not_objects"], "Must be an object."],
+            [
+                "seed_strategy",
+                ["$not_texts", "Random", ["random"]],
+                "Must be one of random, sequential, fibonacci, golden_ratio.",
+            ],
+            [
+                "base_seed",
+                ["$not_integers", -1, 9007199254740992, 18446744073709551616],
+                "Must be an integer from 0 to 9007199254740991 (2⁵³−1), which every client reads exactly.",
+            ],
+            ["metadata", ["$not_objects"], "Must be an object."],
+            [
+                "metadata",
+                [{"n": "x" * 16377}, {"n": "ü" * 9000}],
+                "Must have at most 16384 bytes as JSON.",
+            ],
+            [
+                "timeout_seconds",
+                ["$not_integers", 29, 3601, 1000000000000000000000000000000],
+                "Must be an integer from 30 to 3600.",
+            ],
+            [
+                "stall_seconds",
+                ["$not_integers", 29, 86401, 1000000000000000000000000000000],
+                "Must be an integer from 30 to 86400.",
+            ],
+            [
+                "retention_days",
+                ["$not_integers", 0, -1, 36501, 1000000000000000000000000000000],
+                "Must be an integer from 1 to 36500.",
+            ],
+            ["required_capabilities", ["$not_lists"], "Must be a list of strings."],
+            [
+                "required_capabilities.0",
+                ["$not_entries"],
+                "Must be a string of 1 to 200 characters.",
+            ],
+            ["required_capabilities", [["x"] * 51], "Must have at most 50 entries."],
+            [
+                "max_attempts",
+                ["$not_integers", 0, 11, -1, 1000000000000000000000000000000],
+                "Must be an integer from 1 to 10.",
+            ],
+            [
+                "retry_elsewhere",
+                [3, 0, 1, 1.0, "", "Group", [], {}],
+                'Must be one of false, true, "group", "any".',
+            ],
+            ["retry_on", ["timeout", "$not_lists"], "Must be a list of strings."],
+            ["retry_on.0", ["$not_entries"], "Must be a string of 1 to 200 characters."],
+            ["retry_on", [[]], "Must have at least one entry; leave it out for all of them."],
+            [
+                "retry_on.1",
+                [["timeout", "oom"]],
+                "Is no failure class; use some of node_or_model_missing, out_of_memory, cuda_fatal, node_error, unreachable, backend_lost, stalled, timeout, output_gone.",
+            ],
+            [
+                "retry_on.0",
+                [["workflow_refused"], ["interrupted"], ["internal"]],
+                "Is never tried again; use some of node_or_model_missing, out_of_memory, cuda_fatal, node_error, unreachable, backend_lost, stalled, timeout, output_gone.",
+            ],
+            ["partial_outputs", ["$not_texts", "Fail"], "Must be one of accept, fail."],
+            ["stop_when", ["$not_objects"], "Must be an object."],
+            [
+                "stop_when",
+                [{}, {"failed": None}],
+                "Must have completed or failed, the number of jobs.",
+            ],
+            [
+                "stop_when.failed",
+                [
+                    {"failed": "300"},
+                    {"failed": 300.0},
+                    {"failed": True},
+                    {"failed": []},
+                    {"failed": {}},
+                    {"failed": 0},
+                    {"failed": 10001},
+                ],
+                "Must be an integer from 1 to 10000.",
+            ],
+            [
+                "stop_when.done",
+                [{"done": 1, "failed": 2}],
+                "Is no condition; use completed or failed.",
+            ],
+            ["webhook", ["$not_objects"], "Must be an object."],
+            ["webhook.url", [{}, {"url": None}], "Is required."],
+            [
+                "webhook.url",
+                [{"url": "studio.example"}],
+                "Must be a URL that begins with http:// or https://, in ASCII and without blanks.",
+            ],
+            [
+                "webhook.url",
+                [{"url": "http://10.0.0.1/"}, {"url": "http://[::1]:8188"}],
+                "Has no public address, which DIRECTOR_WEBHOOK_PRIVATE_ADDRESSES must allow.",
+            ],
+            [
+                "webhook.events",
+                [{"url": "https://a.example", "events": []}],
+                "Must have at least one entry.",
+            ],
+            [
+                "webhook.events.1",
+                [{"url": "https://a.example", "events": ["group_complete", "done"]}],
+                "Is no event; use some of group_created, group_started, group_reopened, child_started, child_requeued, child_retrying, child_completed, child_failed, child_timeout, child_cancelled, group_complete.",
+            ],
+            [
+                "webhook.event",
+                [{"url": "https://a.example", "event": "done"}],
+                "Is not a field of a webhook.",
+            ],
+            [
+                "submitter",
+                ["$not_texts", "  ", "x" * 151],
+                "Must be a string of 1 to 150 characters, blanks around it aside.",
+            ],
+            [
+                "submitter",
+                ["$controls"],
+                "Must not contain line breaks or other control characters.",
+            ],
+        ],
+        "GroupRetryRequest": [
+            ["job_ids", ["j_1"], "Must be a list of strings."],
+            ["job_ids", [[]], "Must have at least one entry; leave it out for all that failed."],
+            ["job_ids.0", [[1], [""], ["j" * 65]], "Must be a string of 1 to 64 characters."],
+            [
+                "retry_elsewhere",
+                [1, "elsewhere", []],
+                'Must be one of false, true, "group", "any".',
+            ],
+            ["run", [0, "1", True, 2147483648], "Must be an integer from 1 to 2147483647."],
+            ["where", ["elsewhere", True, ["other"]], 'Must be one of "same", "other", "auto".'],
+            ["backend_id", ["$not_texts", "b" * 65], "Must be a string of 1 to 64 characters."],
+            [
+                "by",
+                [5, "a" * 151],
+                "Must be a string of 1 to 150 characters, blanks around it aside.",
+            ],
+            ["by", ["$controls"], "Must not contain line breaks or other control characters."],
+            ["max_attempts", [3], "Is not a field of a retry."],
+        ],
+        "JobRetryRequest": [["job_ids", [["j_1"]], "Is not a field of a retry."]],
+        "MoveRequest": [
+            ["backend_id", [None], "Is required."],
+            ["backend_id", [["gpu-2"]], "Must be a string of 1 to 64 characters."],
+            ["by", [""], "Must be a string of 1 to 150 characters, blanks around it aside."],
+            ["where", ["other"], "Is not a field of a move."],
+        ],
+        "NewBackendRequest": [
+            ["url", [None], "Is required."],
+            ["url", ["$not_texts"], "Must be a string of 1 to 1000 characters."],
+        ],
+        "BackendRequest": [
+            ["backend_id", [8, "x" * 65], "Must be a string of 1 to 64 characters."],
+            ["name", [8, "x" * 201], "Must be a string of 1 to 200 characters."],
+            ["tags", ["flux"], "Must be a list of strings."],
+            ["tags", [["x"] * 51], "Must have at most 50 entries."],
+            ["tags.0", ["$not_entries"], "Must be a string of 1 to 200 characters."],
+            ["enabled", ["$not_flags"], "Must be true or false."],
+            ["headers", ["$not_objects"], "Must be an object."],
+            ["headers", [{"X-A": 1}], "Must be an object of names and strings."],
+            ["enable", [True, None], "Is not a field of a backend that can be set."],
+        ],
+        "AddressRequest": [["name", ["x"], "Is not a field of an address."]],
+        "HoldRequest": [
+            ["now", ["$not_flags"], "Must be true or false."],
+            [
+                "reason",
+                ["$not_texts", "  ", "x" * 501],
+                "Must be a string of 1 to 500 characters, blanks around it aside.",
+            ],
+            ["reason", ["$controls"], "Must not contain line breaks or other control characters."],
+            [
+                "by",
+                [["anna"], "x" * 151],
+                "Must be a string of 1 to 150 characters, blanks around it aside.",
+            ],
+            ["minutes", [5], "Is not a field of this."],
+        ],
+        "QuarantineRequest": [
+            ["minutes", [0, 10081, "5", 1.5], "Must be an integer from 1 to 10080."],
+            ["now", [True], "Is not a field of this."],
+        ],
+        "ByRequest": [
+            ["by", [1], "Must be a string of 1 to 150 characters, blanks around it aside."],
+            ["reason", ["x"], "Is not a field of this."],
+        ],
+    }.items()
     for path, values, message in fields
     for value in _values(values)
 ]
 _PARAMETERS = [
     (errors_of, getattr(query_params, name).read_query, QueryDict("".join(query)), field, message)
-    for name, parameters in cases(__file__, "wrong_parameters").items()
+    for name, parameters in {
+        "GroupListQuery": [
+            [
+                [
+                    "limit=0",
+                    "limit=201",
+                    "limit=-1",
+                    "limit=ten",
+                    "limit=1.0",
+                    "limit=true",
+                    "limit=999999999999999999999999999999",
+                    "limit=²",
+                    "limit=0x1",
+                ],
+                "limit",
+                "Must be an integer from 1 to 200.",
+            ],
+            [
+                ["status=done"],
+                "status",
+                "Must be one of pending, running, partial_complete, completed, failed, cancelled.",
+            ],
+            [
+                [
+                    "created_after=yesterday",
+                    "created_after=0001-01-01T00:00:00%2B23:59",
+                    "created_after=9999-12-31T23:59:59-23:59",
+                ],
+                "created_after",
+                "Must be a time such as 2026-02-01T07:00:00.000Z.",
+            ],
+            [["page=2"], "page", "Is not a parameter of this path."],
+            [["metadata=a"], "metadata", "Is not a parameter of this path."],
+            [["backend=%00"], "backend", "Must not contain NUL."],
+            [["cursor=%00"], "cursor", "Must not contain NUL."],
+            [["metadata.a=%00"], "metadata.a", "Must not contain NUL."],
+            [["metadata.%00=a", "%00=a"], "query", "Must not contain NUL."],
+            [["status=completed&status=failed"], "status", "Must not be given more than once."],
+            [
+                ["metadata.scene=a&metadata.scene=a"],
+                "metadata.scene",
+                "Must not be given more than once.",
+            ],
+            [["limit=&limit=7"], "limit", "Must not be given more than once."],
+            [
+                [
+                    "metadata.k0=1&metadata.k1=1&metadata.k2=1&metadata.k3=1&metadata.k4=1&metadata.k5=1&metadata.k6=1&metadata.k7=1&metadata.k8=1&metadata.k9=1&metadata.k10=1"
+                ],
+                "metadata",
+                "Must have at most 10 keys.",
+            ],
+            [
+                [["metadata.", "k" * 101, "=a"]],
+                "metadata.kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk",
+                "Cannot be searched for: only keys of up to 100 characters can.",
+            ],
+            [
+                [["metadata.scene=", "v" * 201]],
+                "metadata.scene",
+                "Cannot be searched for: only values of up to 200 characters can.",
+            ],
+        ],
+        "EventsQuery": [[["since=-1"], "since", "Must be an integer from 0 to 9007199254740991."]],
+        "OutputQuery": [[["redirect=maybe"], "redirect", "Must be one of yes, no."]],
+        "ZipQuery": [[["which=some"], "which", "Must be one of all, starred."]],
+        "SeedsQuery": [
+            [
+                ["strategy=lucky"],
+                "strategy",
+                "Must be one of random, sequential, fibonacci, golden_ratio.",
+            ],
+            [
+                ["base_seed=9007199254740992"],
+                "base_seed",
+                "Must be an integer from 0 to 9007199254740991.",
+            ],
+            [["count=0", "count=1001", "count=x"], "count", "Must be an integer from 1 to 1000."],
+        ],
+        "FailuresQuery": [
+            [["window=2d"], "window", "Must be one of 1h, 1d, 7d."],
+            [["since=now"], "since", "Is not a parameter of this path."],
+        ],
+        "FailedJobsQuery": [
+            [["failure_class=node_error"], "backend_id", "Is required."],
+            [["backend_id=gpu-1"], "failure_class", "Is required."],
+        ],
+    }.items()
     for queries, field, message in parameters
     for query in queries
 ]
@@ -144,7 +447,24 @@ def test_null_counts_as_absent_and_unknown_fields_are_warnings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "read"), cases(__file__, "value_at_the_limit_is_read"), ids=repr
+    ("fields", "read"),
+    [
+        ({"timeout_seconds": 30}, {}),
+        ({"timeout_seconds": 3600}, {}),
+        ({"stall_seconds": 30}, {"timeout_seconds": None}),
+        ({"stall_seconds": 86400, "timeout_seconds": 30}, {}),
+        ({"base_seed": 9007199254740991}, {}),
+        (
+            {
+                "submitter": " üüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüü "
+            },
+            {"submitter": "ü" * 150},
+        ),
+        ({"metadata": {"n": "x" * 16376}}, {}),
+        ({"retry_elsewhere": True}, {"retry_elsewhere": "group"}),
+        ({"retry_elsewhere": False}, {"retry_elsewhere": "never"}),
+    ],
+    ids=repr,
 )
 def test_value_at_the_limit_is_read(fields: dict[str, Any], read: dict[str, Any]) -> None:
     found = payloads.submission({**SUBMISSION, **fields}, None)

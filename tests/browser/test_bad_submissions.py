@@ -10,7 +10,6 @@ from playwright.sync_api import expect
 
 from director.demo.workflow import text_to_image
 from tests.browser.desk import Desk, bring_workflow
-from tests.harness.cases import cases
 from tests.harness.graphs import png
 
 STEPS = "label:has([data-error='parameters.3.steps']) input"
@@ -56,9 +55,30 @@ def send(page: Any) -> None:
 
 
 def test_an_invalid_value_is_reported_next_to_its_field(form: Any) -> None:
-    for kind, field, parts, place, message in cases(
-        __file__, "an_invalid_value_is_reported_next_to_its_field"
-    ):
+    for kind, field, parts, place, message in [
+        ["no picture", "#count", "0", "count", "from 1 to 10000"],
+        ["too many", "#count", "10001", "count", "from 1 to 10000"],
+        ["part of a picture", "#count", "1.5", "count", "from 1 to 10000"],
+        ["too long", "#timeout", "3601", "timeout_seconds", "from 30 to 3600"],
+        ["no number", "#base", "a lot", "base_seed", "0 to 9007199254740991"],
+        ["above all seeds", "#base", "9007199254740992", "base_seed", "9007199254740991"],
+        [
+            "no number of steps",
+            "label:has([data-error='parameters.3.steps']) input",
+            "many",
+            "parameters.3.steps",
+            "Must be a number",
+        ],
+        [
+            "half a step",
+            "label:has([data-error='parameters.3.steps']) input",
+            "7.5",
+            "parameters.3.steps",
+            "integer",
+        ],
+        ["no JSON", "#metadata", "scene: shot_001", "metadata", "Must be a JSON object"],
+        ["17 kB", "#metadata", ['{"long": "', "x" * 17000, '"}'], "metadata", "16"],
+    ]:
         value = "".join(parts)
         form.locator(field).fill(value)
         send(form)

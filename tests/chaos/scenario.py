@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,6 @@ import httpx
 
 from tests.chaos import checks
 from tests.chaos.farm import Farm, SqliteFarm, farm
-from tests.harness.cases import cases
 from tests.harness.graphs import picture
 from tests.harness.machines import Machine
 from tests.harness.processes import Launched, is_alive
@@ -29,11 +29,10 @@ from tests.harness.watcher import Watcher
 #: Kind of strike, what it hits, how often it comes in a round, the method, and its least and
 #: longest duration.
 KINDS: Final = {
-    database: {
-        kind: (what, often, method, lasts)
-        for kind, what, often, method, *lasts in cases(__file__, database)
-    }
-    for database in ("postgres", "sqlite")
+    database: {kind: (what, often, method, lasts) for kind, what, often, method, *lasts in strikes}
+    for database, strikes in tomllib.loads(
+        Path(__file__).with_name("strikes.toml").read_text(encoding="utf-8")
+    ).items()
 }
 #: Seconds in which the farm must come to rest after the last strike.
 _PEACE: Final = 240.0

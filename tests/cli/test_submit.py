@@ -9,7 +9,6 @@ from director.demo.workflow import text_to_image
 from jobgroups.outputs.png_workflow import workflow_in_png
 from tests.cli.conftest import Desk
 from tests.client.server import FakeDirector
-from tests.harness.cases import cases
 from tests.harness.graphs import EDITOR_FILE
 
 
@@ -86,7 +85,16 @@ def test_file_of_the_editor_is_in_the_images_as_it_was_drawn(desk: Desk) -> None
 
 
 @pytest.mark.parametrize(
-    ("words", "ids"), cases(__file__, "submit_sends_jobs_to_backends_or_to_the_pool")
+    ("words", "ids"),
+    [
+        (["--all"], ["gpu-1", "gpu-2", "gpu-3"]),
+        (["-b", "34gb,14gb"], ["gpu-3", "gpu-1"]),
+        ([], [None]),
+        (["-n", "2"], [None, None]),
+        (["--all", "--count", "2"], [None, None]),
+        (["-b", "gpu-1", "-b", "gpu-2", "-n", "2"], [None, None]),
+        (["--tag", "34gb"], [None]),
+    ],
 )
 def test_submit_sends_jobs_to_backends_or_to_the_pool(
     desk: Desk, words: list[str], ids: list[str | None]

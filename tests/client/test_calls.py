@@ -16,7 +16,6 @@ from director.client.errors import error_from_answer
 from director.client.transport import Address
 from tests.client.conftest import Driven
 from tests.client.server import FakeDirector
-from tests.harness.cases import cases
 
 WORKFLOW = {"3": {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 20}}}
 MOMENT = "2026-02-02T03:12:41.250Z"
@@ -107,7 +106,13 @@ def test_submit_sends_only_given_options(director: Director, server: FakeDirecto
 
 
 @pytest.mark.parametrize(
-    ("arguments", "count", "sent"), cases(__file__, "submit_names_backends_candidates_or_none")
+    ("arguments", "count", "sent"),
+    [
+        ([], None, {"backend_ids": ["*"], "count": 1}),
+        ([], 3, {"backend_ids": ["*"], "count": 3}),
+        ([["tag:4090", "gpu-7"]], 3, {"backend_ids": ["tag:4090", "gpu-7"], "count": 3}),
+        ([["gpu-7"]], None, {"backend_ids": ["gpu-7"]}),
+    ],
 )
 def test_submit_names_backends_candidates_or_none(
     director: Director, server: FakeDirector, arguments: Any, count: int | None, sent: Any

@@ -15,7 +15,6 @@ from director.client.stream import Stream
 from jobgroups.domain.shapes.events import GroupReopened
 from tests.client.conftest import Driven
 from tests.client.server import FakeDirector, child
-from tests.harness.cases import cases
 
 
 def numbers(events: list[Event]) -> list[int]:
@@ -240,7 +239,69 @@ def test_unknown_event_is_yielded(director: Director, server: FakeDirector) -> N
 AT = "2026-02-01T07:01:45.000Z"
 
 
-@pytest.mark.parametrize(("kind", "fields"), cases(__file__, "event_keeps_every_value"))
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (
+            "ChildCompleted",
+            {
+                "job_id": "j_001",
+                "backend_id": "gpu-1",
+                "seed": 42,
+                "outputs": {
+                    "images": [{"filename": "a.png", "url": "http://x/a.png", "type": "output"}]
+                },
+                "completed_at": "2026-02-01T07:01:45.000Z",
+            },
+        ),
+        (
+            "ChildFailed",
+            {
+                "job_id": "j_001",
+                "backend_id": "gpu-1",
+                "error": "e",
+                "error_type": "ComfyUIError",
+                "failed_at": "2026-02-01T07:01:45.000Z",
+            },
+        ),
+        (
+            "ChildTimeout",
+            {
+                "job_id": "j_001",
+                "backend_id": "gpu-1",
+                "timeout_seconds": 300,
+                "timed_out_at": "2026-02-01T07:01:45.000Z",
+            },
+        ),
+        (
+            "ChildCancelled",
+            {"job_id": "j_001", "backend_id": "gpu-1", "cancelled_at": "2026-02-01T07:01:45.000Z"},
+        ),
+        (
+            "ChildRetrying",
+            {
+                "job_id": "j_001",
+                "backend_id": "gpu-1",
+                "seed": 42,
+                "attempt": 1,
+                "next_backend_id": "gpu-2",
+                "failure_class": "timeout",
+                "reason": "r",
+                "not_before": "2026-02-01T07:01:45.000Z",
+            },
+        ),
+        ("ChildRequeued", {"job_id": "j_001", "backend_id": "gpu-1", "attempt": 2, "reason": "r"}),
+        (
+            "GroupComplete",
+            {
+                "total": 2,
+                "succeeded": 1,
+                "failed": 1,
+                "results": [{"job_id": "j_002", "status": "failed", "error": "CUDA out of memory"}],
+            },
+        ),
+    ],
+)
 def test_event_keeps_every_value(kind: str, fields: dict[str, Any]) -> None:
     name = re.sub("(?<!^)(?=[A-Z])", "_", kind).lower()
     frame = {"type": name, "seq": 4, "run": 1, **fields}

@@ -20,7 +20,6 @@ from backends.comfyui.client import ComfyClient
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.probe import attempt
 from backends.comfyui.protocol import ExecInfo, Executing, Preview, QueueLength, Status
-from tests.harness.cases import cases
 from tests.harness.servers import free_port
 
 MS = 0.001
@@ -206,7 +205,11 @@ async def test_accepted_prompt_carries_the_id_the_client_and_the_mark() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "reason"), cases(__file__, "prompt_without_a_connection_is_not_sent")
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:{}", "No connection: the connection was refused"),
+        ("http://no-such-host.invalid:{}", "no machine of this name is known"),
+    ],
 )
 async def test_prompt_without_a_connection_is_not_sent(url: str, reason: str) -> None:
     with pytest.raises(errors.BackendUnreachable, match=reason) as caught:
@@ -269,7 +272,18 @@ async def test_prompt_without_a_whole_answer_is_uncertain(handler: Handler) -> N
         ((b"500 Internal Server Error", 500), 'with 500: "500 Internal Server Error".'),
         ((b"<html>broken", 500), "with 500: a web page."),
         ((ACCEPTED, 201), "with 201"),
-        *cases(__file__, "deterministic_answer_is_unconfirmed_and_described"),
+        *[
+            [
+                ["", 307, {"Location": "https://me:pw@sso.test/in%0A?token=x"}],
+                "with a redirect (307) to https://sso.test/in%0A.",
+            ],
+            [["<html><body>hi", 200], "with 200 without a prompt_id: a web page."],
+            [["no\x1b[31m\r\nroute", 404], 'with 404: "no [31m route".'],
+            [["", 405], "with 405."],
+            [["", 403], "with 403."],
+            [[{"hello": []}, 200], "with 200 without a prompt_id"],
+            [["", 200], "with 200 without a prompt_id"],
+        ],
     ],
 )
 async def test_deterministic_answer_is_unconfirmed_and_described(answer: Any, detail: str) -> None:
@@ -392,7 +406,21 @@ async def test_prompt_is_not_sent_when_its_lease_is_lost_while_it_connects() -> 
 BAD_ANSWERS: list[tuple[Handler, type[errors.BackendError]]] = [
     *(
         (answering(body, status, **headers), getattr(errors, error))
-        for body, status, headers, error in cases(__file__, "bad_answer")
+        for body, status, headers, error in [
+            ["<html><body>router", 200, {"Content-Type": "text/html"}, "NotComfyUI"],
+            [[1, 2], 200, {}, "NotComfyUI"],
+            ["hello", 200, {}, "NotComfyUI"],
+            ["", 200, {}, "NotComfyUI"],
+            ["", 301, {"Location": "/queue/"}, "NotComfyUI"],
+            ["", 301, {"Location": "http://xn--8hb/"}, "NotComfyUI"],
+            ["", 404, {}, "NotComfyUI"],
+            ["", 204, {}, "NotComfyUI"],
+            ["", 401, {}, "AccessDenied"],
+            ["", 403, {}, "AccessDenied"],
+            ["boom", 500, {}, "ResponseLost"],
+            ["", 503, {}, "ResponseLost"],
+            [" " * 200000, 200, {}, "AnswerTooLarge"],
+        ]
     ),
     (
         answering(gzip.compress(b" " * 10**6), 200, **{"Content-Encoding": "gzip"}),

@@ -23,7 +23,6 @@ from backends.comfyui.destinations import (
     is_refused,
 )
 from backends.comfyui.errors import BackendUnreachable
-from tests.harness.cases import cases
 from tests.harness.simulator_thread import SimulatorThread
 
 
@@ -34,7 +33,24 @@ def refused() -> Iterator[None]:
     allow_link_local(False)
 
 
-@pytest.mark.parametrize("address", cases(__file__, "link_local_address_is_refused_unless_allowed"))
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "169.254.0.0",
+        "::ffff:169.254.169.254",
+        "::ffff:a9fe:a9fe",
+        "fe80::1",
+        "fe80::1%eth0",
+        "febf::1",
+        "fd00:ec2::254",
+        "64:ff9b::169.254.169.254",
+        "64:ff9b:1::169.254.169.254",
+        "64:ff9b:1:7:a9:fea9:fe00:0",
+        "64:ff9b:1:a9:fe:a9fe::",
+        "64:ff9b:1:a9fe:a9:fe00::",
+    ],
+)
 def test_link_local_address_is_refused_unless_allowed(address: str) -> None:
     assert is_refused(address)
     allow_link_local(True)
@@ -61,7 +77,35 @@ def test_other_address_is_not_refused(address: str) -> None:
     assert not is_refused(address)
 
 
-@pytest.mark.parametrize(("address", "public"), cases(__file__, "webhook_needs_a_public_address"))
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("64:ff9b::8.8.8.8", True),
+        ("127.0.0.1", False),
+        ("10.0.0.1", False),
+        ("172.16.0.1", False),
+        ("192.168.1.7", False),
+        ("100.64.0.1", False),
+        ("169.254.169.254", False),
+        ("0.0.0.0", False),
+        ("224.0.1.1", False),
+        ("255.255.255.255", False),
+        ("::1", False),
+        ("::", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("fec0::1", False),
+        ("ff02::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("64:ff9b::10.0.0.1", False),
+        ("fd00:ec2::254", False),
+        ("64:ff9b:1::1", False),
+        ("2002:a00:1::1", False),
+        ("::10.0.0.1", False),
+    ],
+)
 def test_webhook_needs_a_public_address(address: str, public: bool) -> None:
     assert is_not_public(address) is not public
 

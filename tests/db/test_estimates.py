@@ -19,7 +19,6 @@ from jobgroups.queries.groups import group_snapshot
 from jobgroups.services import runners
 from jobgroups.services.timings import timings_store
 from tests.harness import factories
-from tests.harness.cases import cases
 from tests.harness.factories import online
 
 pytestmark = pytest.mark.django_db
@@ -45,7 +44,15 @@ def estimate(group: JobGroup) -> str | None:
 
 
 @pytest.mark.parametrize(
-    "stands", cases(__file__, "estimate_is_missing_when_the_backend_is_not_schedulable")
+    "stands",
+    [
+        {"hold": "pause"},
+        {"hold": "drain"},
+        {"quarantined_at": dt.datetime(2026, 2, 1, 7, 0, tzinfo=dt.UTC)},
+        {"enabled": False},
+        {"reachability": "offline"},
+        {"last_seen_at": dt.datetime(2026, 2, 1, 7, 0, tzinfo=dt.UTC)},
+    ],
 )
 def test_estimate_is_missing_when_the_backend_is_not_schedulable(
     waits: JobGroup, stands: dict[str, Any]

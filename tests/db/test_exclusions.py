@@ -25,7 +25,6 @@ from jobgroups.workflow import build_template
 from jobgroups.workflow.batch import sweep_of
 from tests.db.test_pool import claim, fail
 from tests.harness import factories
-from tests.harness.cases import cases
 from tests.harness.factories import finish, online, start, submit_to_pool
 from tests.harness.races import race
 
@@ -124,7 +123,11 @@ def test_a_missing_picture_is_of_the_job_alone_if_its_variation_names_it(
 
 @pytest.mark.parametrize(
     ("error", "everywhere"),
-    cases(__file__, "an_error_that_does_not_name_a_model_excludes_the_group_alone"),
+    [
+        (["FileNotFoundError", "No such file: 'shot.png'"], False),
+        (["FileNotFoundError", "Model in folder 'loras' with filename 'x' not found."], True),
+        (["ModuleNotFoundError", "No module named 'insightface'"], True),
+    ],
 )
 def test_an_error_that_does_not_name_a_model_excludes_the_group_alone(
     error: tuple[str, str], everywhere: bool

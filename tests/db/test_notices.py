@@ -17,7 +17,6 @@ from jobgroups.models import JobEvent, JobGroup, Notice
 from jobgroups.services import cancellation, outbox
 from jobgroups.services.retries import group_retry
 from tests.harness import factories
-from tests.harness.cases import cases
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -60,7 +59,11 @@ def test_end_of_a_group_is_notified_once_with_its_link(group: JobGroup) -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "text"), cases(__file__, "notice_of_a_group_names_failures_and_cancel")
+    ("last", "text"),
+    [
+        ("error", "1 of 2 done, 1 failed (node error on gpu-1), took "),
+        (None, "cancelled, 1 of 2 done, took "),
+    ],
 )
 def test_notice_of_a_group_names_failures_and_cancel(
     group: JobGroup, last: str | None, text: str
@@ -135,7 +138,14 @@ def test_absent_backend_with_waiting_jobs_is_notified_once_each_time(group: JobG
 
 
 @pytest.mark.parametrize(
-    ("until", "then"), cases(__file__, "quarantined_backend_is_notified_with_reason_and_end")
+    ("until", "then"),
+    [
+        (None, "It gets no"),
+        (
+            dt.datetime(2026, 2, 1, 21, 14, tzinfo=dt.UTC),
+            "It gets no jobs until 2026-02-01 21:14 UTC. If it answers then, it gets one at a time until one succeeds.\n",
+        ),
+    ],
 )
 def test_quarantined_backend_is_notified_with_reason_and_end(
     group: JobGroup, until: dt.datetime | None, then: str

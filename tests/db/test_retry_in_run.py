@@ -17,7 +17,6 @@ from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, cancellation, candidates, claims, expiry
 from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.harness import factories
-from tests.harness.cases import cases
 from tests.harness.factories import begin, fail, farm, idle, lose, online, only, stall, time_out
 from tests.harness.races import race
 
@@ -151,7 +150,19 @@ def test_retry_elsewhere_limits_the_backends() -> None:
     assert only(nowhere).status == "failed"
 
 
-@pytest.mark.parametrize("unfit", cases(__file__, "retry_avoids_unschedulable_and_unfit_backends"))
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        {"enabled": False},
+        {"hold": "pause"},
+        {"hold": "drain"},
+        {"quarantined_at": dt.datetime(2026, 1, 1, 0, 0, tzinfo=dt.UTC)},
+        {"reachability": "offline"},
+        {"reachability": "unknown"},
+        {"last_seen_at": dt.datetime(2026, 1, 1, 0, 0, tzinfo=dt.UTC)},
+        {"tags": []},
+    ],
+)
 def test_retry_avoids_unschedulable_and_unfit_backends(unfit: dict[str, Any]) -> None:
     fence = online("gpu-1", tags=["lora"])
     online("gpu-2", tags=["lora"])

@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from director.server.listen import display_hosts
-from tests.harness.cases import cases
 from tests.harness.processes import Served, refused, serving
 
 NAMES = "farm.example,.studio.example,192.0.2.7,[2001:db8::7]"
@@ -47,7 +46,13 @@ def test_port_in_use_is_refused(served: Served, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("port", "variables", "text"), cases(__file__, "serve_refuses_invalid_settings_with_a_sentence")
+    ("port", "variables", "text"),
+    [
+        ("0", {"DIRECTOR_GIVE_UP_SECONDS": "soon"}, "DIRECTOR_GIVE_UP_SECONDS is 'soon'; it must"),
+        ("0", {"DIRECTOR_BACKENDS": "localhost:8188,ftp://x"}, "Address 2"),
+        ("0", {"DIRECTOR_DATABASE_URL": "sqlite:////nowhere/at/all.sqlite3"}, "does not open"),
+        ("99999", {}, "--port 99999 is not a port"),
+    ],
 )
 def test_serve_refuses_invalid_settings_with_a_sentence(
     tmp_path: Path, port: str, variables: dict[str, str], text: str

@@ -164,7 +164,7 @@ async def test_large_pictures_are_drawn_one_at_a_time_and_delay_no_small_one(
 @posix_only
 @pytest.mark.ffmpeg
 @pytest.mark.parametrize("name", ["a.png", "a.webm"])
-async def test_request_for_a_picture_whose_decoder_hangs_gets_an_error_and_the_next_one_its_thumbnail(
+async def test_picture_whose_decoder_hangs_gets_an_error_and_the_next_one_its_thumbnail(
     gallery: Gallery, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PIL import Image

@@ -12,7 +12,6 @@ import pytest
 from backends.models import Backend
 from jobgroups.models import AbandonedPrompt, JobGroup
 from jobgroups.runner.intervals import Intervals
-from tests.harness.cases import cases
 from tests.harness.factories import allow_writes
 from tests.harness.farm import SCALE, SOON_STUCK, Farm, both_versions, in_thread, until, until_row
 from tests.harness.graphs import text_to_image
@@ -34,7 +33,48 @@ async def completes_once(farm: Farm, group: JobGroup, *states: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "faults", "changes", "states"),
-    cases(__file__, "prompt_with_an_odd_or_lost_answer_is_rendered_once"),
+    [
+        (0.3, {"lose_answer": {}}, {}, ["success"]),
+        (0.3, {"prompt_500": {}}, {}, ["success"]),
+        (0.3, {"delay_answer": {"seconds": 1.0}}, {}, ["success"]),
+        (0.3, {"late_history_entry": {"seconds": 0.3}}, {}, ["success"]),
+        (0.1, {"late_post": {"seconds": 1.2}}, {}, ["success"]),
+        (
+            0.1,
+            {
+                "late_post": {"seconds": 4.2},
+                "reset_http": {"count": 5, "after": 2, "route": "/history"},
+            },
+            {},
+            ["success"],
+        ),
+        (
+            0.2,
+            {
+                "prompt_500": {},
+                "status": {"status": 503, "route": "/history", "method": "GET", "count": 2},
+            },
+            {},
+            ["success"],
+        ),
+        (
+            0.0,
+            {
+                "status": {
+                    "status": 502,
+                    "body": "Bad Gateway",
+                    "route": "/prompt",
+                    "method": "POST",
+                    "count": 2,
+                }
+            },
+            {"accept_timeout": 1.0},
+            ["never_accepted", "never_accepted", "success"],
+        ),
+        (0.2, {"other_500": {"queued": True}}, {}, ["success"]),
+        (0.2, {"other_500": {}}, {"accept_timeout": 1.0}, ["never_accepted", "success"]),
+        (1.0, {"other_prompt_id": {}}, {"accept_timeout": 1.0}, ["success"]),
+    ],
 )
 async def test_prompt_with_an_odd_or_lost_answer_is_rendered_once(
     farm: Farm,

@@ -16,7 +16,6 @@ import pytest
 from backends.simulator import Simulator
 from backends.simulator.cli import add_arguments, main, simulators
 from backends.simulator.config import COMMON_CHECKPOINTS, DEFAULT_CHECKPOINTS, RECORDED_VERSIONS
-from tests.harness.cases import cases
 from tests.harness.graphs import strangers_picture
 from tests.harness.processes import ROOT
 from tests.harness.servers import free_port
@@ -102,7 +101,19 @@ def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), cases(__file__, "wrong_arguments_are_refused_with_the_reason")
+    ("arguments", "message"),
+    [
+        (["--port", "65536"], "'65536' is no whole number from 0 to 65535"),
+        (["--count", "0"], "'0' is no whole number from 1"),
+        (["--seconds", "nan"], "'nan' is no number from 0 up"),
+        (["--fault", "flood"], "There is no fault 'flood'. Known:"),
+        (["--fault", "slow:seconds=x"], "seconds='x' is no float"),
+        (
+            ["--comfyui-version", "foo"],
+            "'foo' is no version: two or three numbers, such as 0.3.64 or 0.33.0",
+        ),
+        (["--comfyui-version", "0.33.0-dev"], "'0.33.0-dev' is no version"),
+    ],
 )
 def test_wrong_arguments_are_refused_with_the_reason(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
@@ -121,7 +132,16 @@ def test_audit_log_that_cannot_be_written_is_reported(
 
 
 @pytest.mark.parametrize(
-    ("host", "origin", "status"), cases(__file__, "foreign_page_may_not_reach_a_loopback_host")
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1:8188", "http://127.0.0.1:8188", 200),
+        ("127.0.0.1:8188", "http://127.0.0.1:9999", 403),
+        ("127.0.0.1:8188", "http://evil.example", 403),
+        ("127.0.0.1:8188", "http://127.0.0.1", 200),
+        ("127.0.0.1:8188", "null", 200),
+        ("comfy.example:8188", "http://evil.example", 200),
+        ("[::1]:8188", "http://evil.example", 403),
+    ],
 )
 async def test_foreign_page_may_not_reach_a_loopback_host(
     host: str, origin: str, status: int, sim: Simulator

@@ -12,7 +12,6 @@ import pytest
 
 from backends.simulator import Simulator
 from backends.simulator.faults import Fault, FaultError, Faults, parse_fault
-from tests.harness.cases import cases
 from tests.harness.graphs import plain_image, sampler, text_to_image
 from tests.simulator.artist import PATIENCE, Artist, artist, soon, steps, the, types
 
@@ -23,7 +22,27 @@ NOTHING = {"queue_running": [], "queue_pending": []}
 
 @pytest.mark.parametrize(
     ("name", "options", "graph", "error"),
-    cases(__file__, "failing_node_is_the_chosen_one_and_fails_once"),
+    [
+        (
+            "node_error",
+            {"type": "torch.OutOfMemoryError", "message": "no", "step": 2},
+            "sampler",
+            {"node_id": "3", "node_type": "KSampler", "exception_type": "torch.OutOfMemoryError"},
+        ),
+        (
+            "node_error",
+            {"node": "VAEDecode", "type": "ValueError", "message": "bad"},
+            "sampler",
+            {"node_id": "8", "exception_message": "bad\n"},
+        ),
+        ("node_error", {}, "picture", {}),
+        (
+            "out_of_memory",
+            {},
+            "sampler",
+            {"node_id": "3", "exception_type": "torch.OutOfMemoryError"},
+        ),
+    ],
 )
 async def test_failing_node_is_the_chosen_one_and_fails_once(
     name: str, options: Any, graph: str, error: dict[str, Any], sim: Simulator, me: Artist
@@ -46,7 +65,12 @@ async def test_small_card_fails_at_large_images_only(sim: Simulator, me: Artist)
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "end"), cases(__file__, "interrupt_comes_too_early_too_late_or_never")
+    ("name", "options", "end"),
+    [
+        ("interrupt_lost", {}, "execution_success"),
+        ("slow_start", {"seconds": 0.3}, "execution_success"),
+        ("uninterruptible", {}, "execution_interrupted"),
+    ],
 )
 async def test_interrupt_comes_too_early_too_late_or_never(
     name: str, options: dict[str, Any], end: str, sim: Simulator, me: Artist
@@ -90,7 +114,13 @@ async def test_history_entry_comes_after_all_frames_or_never(sim: Simulator, me:
 
 @pytest.mark.parametrize(
     ("name", "options", "answer", "before"),
-    cases(__file__, "prompt_is_executed_although_its_answer_is_late_or_wrong"),
+    [
+        ("lose_answer", {}, None, "accepted"),
+        ("late_post", {"seconds": 0.3}, None, None),
+        ("prompt_500", {}, 500, "accepted"),
+        ("other_500", {"queued": True, "workflow": "TestSampler"}, 500, "accepted"),
+        ("delay_answer", {"seconds": 0.3}, 200, "ended"),
+    ],
 )
 async def test_prompt_is_executed_although_its_answer_is_late_or_wrong(
     name: str, options: Any, answer: int | None, before: str | None, sim: Simulator, me: Artist
@@ -104,7 +134,16 @@ async def test_prompt_is_executed_although_its_answer_is_late_or_wrong(
     await sim.wait_for("ended", prompt_id="mine", outcome="success")
 
 
-@pytest.mark.parametrize(("name", "status", "kind"), cases(__file__, "wrong_answer_of_one_route"))
+@pytest.mark.parametrize(
+    ("name", "status", "kind"),
+    [
+        ("html", 200, "text/html"),
+        ("nonsense", 200, "application/json"),
+        ("wrong_json", 200, "application/json"),
+        ("redirect", 302, "application/octet-stream"),
+        ("status", 503, "text/plain"),
+    ],
+)
 async def test_wrong_answer_of_one_route(
     name: str, status: int, kind: str, sim: Simulator, me: Artist
 ) -> None:
@@ -236,7 +275,15 @@ def test_order_is_taken_so_often(
 
 @pytest.mark.parametrize(
     ("options", "other", "facts"),
-    cases(__file__, "order_waits_for_the_prompt_that_its_filter_selects"),
+    [
+        ({"prompt_id": "p"}, {"prompt_id": "q"}, {"prompt_id": "p"}),
+        ({"client_id": "c"}, {}, {"client_id": "c"}),
+        (
+            {"mark": "child-7"},
+            {"extra_data": {"director": {"child": "child-8"}}},
+            {"extra_data": {"director": {"child": "child-7"}}},
+        ),
+    ],
 )
 def test_order_waits_for_the_prompt_that_its_filter_selects(
     faults: Faults, options: dict[str, Any], other: dict[str, Any], facts: dict[str, Any]

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from backends.simulator import Simulator
-from tests.harness.cases import cases
 from tests.harness.graphs import Graph, plain_image, sampler, text_to_image
 from tests.simulator.artist import Artist, artist, the, types
 
@@ -23,7 +22,12 @@ async def status(me: Artist, prompt_id: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("version", "job", "cancelled"), cases(__file__, "routes_exist_since_the_version_that_has_them")
+    ("version", "job", "cancelled"),
+    [
+        ("0.3.64", [404, "application/octet-stream"], [405, "text/plain"]),
+        ("0.6.0", [404, "application/json"], [405, "text/plain"]),
+        ("0.26.0", [404, "application/json"], [200, "application/json"]),
+    ],
 )
 async def test_routes_exist_since_the_version_that_has_them(
     version: str, job: list[Any], cancelled: list[Any]

@@ -7,7 +7,6 @@ import pytest
 from jobgroups.workflow import WorkflowTemplate, build_template, varied, with_seed
 from jobgroups.workflow.batch import Batch, BatchInvalid, jobs_of, sweep_of
 from jobgroups.workflow.seeds import SeedStrategy, seeds
-from tests.harness.cases import cases
 from tests.harness.graphs import text_to_image
 
 MODELS = ["a.safetensors", "b.safetensors"]
@@ -70,7 +69,172 @@ def test_variation_is_applied_after_the_parameters_of_the_group_and_fixes_a_seed
 
 
 @pytest.mark.parametrize(
-    ("axes", "fields", "path", "message"), cases(__file__, "wrong_sweep_is_refused_with_a_path")
+    ("axes", "fields", "path", "message"),
+    [
+        (
+            [{"input": "3.model", "values": [1]}],
+            {},
+            "sweep.axes.0.input",
+            "The input is a link, which is never overwritten.",
+        ),
+        (
+            [{"input": "nope", "values": [1, 2]}],
+            {},
+            "sweep.axes.0.input",
+            "It matches no input of the workflow.",
+        ),
+        (
+            [{"input": "noise_seed", "values": [1]}],
+            {},
+            "sweep.axes.0.input",
+            "Every job has a seed of its own",
+        ),
+        (
+            [{"input": "cfg", "values": [1]}, {"input": "steps", "values": [2, 3.5]}],
+            {},
+            "sweep.axes.1.values.1",
+            "Must be an integer",
+        ),
+        (
+            [{"input": "seed", "values": [1, True]}],
+            {},
+            "sweep.axes.0.values.1",
+            "Must be an integer from 0",
+        ),
+        (
+            [{"input": "cfg", "values": []}],
+            {},
+            "sweep.axes.0.values",
+            "Must have at least one entry.",
+        ),
+        ([{"input": "cfg", "values": 3}], {}, "sweep.axes.0.values", "Must be a list of values."),
+        ([{"input": 3, "values": [3]}], {}, "sweep.axes.0.input", "Must be the name of an input."),
+        ([{"input": "cfg", "count": 3}], {}, "sweep.axes.0.count", "Is for the axis seed alone"),
+        (
+            [{"input": "seed", "count": 0}],
+            {},
+            "sweep.axes.0.count",
+            "Must be an integer from 1 to 10000.",
+        ),
+        (
+            [{"input": "cfg", "values": [1], "step": 1}],
+            {},
+            "sweep.axes.0.step",
+            "Is not a field of an axis.",
+        ),
+        ([], {}, "sweep.axes", "Must be a list of 1 to 10 axes."),
+        (
+            [
+                {"input": "cfg", "values": [1]},
+                {"input": "cfg", "values": [1]},
+                {"input": "cfg", "values": [1]},
+                {"input": "cfg", "values": [1]},
+                {"input": "cfg", "values": [1]},
+                {"input": "cfg", "values": [1]},
+                {"input": "cfg", "values": [1]},
+                {"input": "cfg", "values": [1]},
+                {"input": "cfg", "values": [1]},
+                {"input": "cfg", "values": [1]},
+                {"input": "cfg", "values": [1]},
+            ],
+            {},
+            "sweep.axes",
+            "Must be a list of 1 to 10 axes.",
+        ),
+        (
+            [{"input": "cfg", "values": [1]}],
+            {"mode": "sum"},
+            "sweep.mode",
+            "Must be one of product, zip.",
+        ),
+        (
+            [{"input": "cfg", "values": [1]}, {"input": "3.cfg", "values": [2]}],
+            {},
+            "sweep.axes.1.input",
+            "Axis 0 sets this input, too: cfg of node 3. Remove one of them.",
+        ),
+        (
+            [{"input": "cfg", "values": [1]}, {"input": "cfg_scale", "values": [2]}],
+            {},
+            "sweep.axes.1.input",
+            "Axis 0 sets this input, too: cfg",
+        ),
+        (
+            [{"input": "seed", "values": [1]}, {"input": "3.seed", "values": [2]}],
+            {},
+            "sweep.axes.1.input",
+            "Axis 0 sets this input, too: seed",
+        ),
+        (
+            [{"input": "cfg", "values": [1, 2]}, {"input": "steps", "values": [1]}],
+            {"mode": "zip"},
+            "sweep.axes",
+            "Must be equally long with zip",
+        ),
+        (
+            [
+                {"input": "cfg", "values": [0, 1, 2, 3, 4, 5, 6]},
+                {
+                    "input": "steps",
+                    "values": [
+                        0,
+                        1,
+                        2,
+                        3,
+                        4,
+                        5,
+                        6,
+                        7,
+                        8,
+                        9,
+                        10,
+                        11,
+                        12,
+                        13,
+                        14,
+                        15,
+                        16,
+                        17,
+                        18,
+                        19,
+                        20,
+                        21,
+                        22,
+                        23,
+                        24,
+                        25,
+                        26,
+                        27,
+                        28,
+                        29,
+                        30,
+                        31,
+                        32,
+                        33,
+                        34,
+                        35,
+                        36,
+                        37,
+                        38,
+                        39,
+                    ],
+                },
+                {"input": "seed", "count": 50},
+            ],
+            {},
+            "sweep.axes",
+            "7 × 40 × 50 = 14,000 jobs; at most 10,000.",
+        ),
+        (
+            [
+                {"input": "6.text", "values": ["x" * 2000000]},
+                {"input": "seed", "values": [0, 1, 2, 3, 4, 5, 6, 7, 8]},
+            ],
+            {},
+            "sweep.axes",
+            "The variations have 18,000,",
+        ),
+    ],
 )
 def test_wrong_sweep_is_refused_with_a_path(
     axes: list[Any], fields: dict[str, Any], path: str, message: str
@@ -81,7 +245,25 @@ def test_wrong_sweep_is_refused_with_a_path(
 
 
 @pytest.mark.parametrize(
-    ("entry", "path", "message"), cases(__file__, "wrong_job_is_refused_with_a_path")
+    ("entry", "path", "message"),
+    [
+        ({"parameters": {"3": {"model": 1}}}, "jobs.1.parameters.3.model", "The input is a link"),
+        ({"parameters": {"3.nope": 1}}, "jobs.1.parameters.3.nope", "It matches no input"),
+        ({"parameters": {"cfg": "high"}}, "jobs.1.parameters.cfg", "Must be a number"),
+        ({"parameters": [1]}, "jobs.1.parameters", "Must be an object."),
+        ({"seed": -1}, "jobs.1.seed", "Must be an integer from 0"),
+        (
+            {
+                "metadata": {
+                    "a": "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+                }
+            },
+            "jobs.1.metadata",
+            "Must have at most 100 bytes as JSON.",
+        ),
+        ({"count": 2}, "jobs.1.count", "Is not a field of a job."),
+        (7, "jobs.1", "Must be an object."),
+    ],
 )
 def test_wrong_job_is_refused_with_a_path(entry: Any, path: str, message: str) -> None:
     ((where, said),) = errors_of(jobs, {}, entry)

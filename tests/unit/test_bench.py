@@ -4,11 +4,20 @@ import pytest
 
 from tests.bench import throughput
 from tests.bench.figures import Figure, table
-from tests.harness.cases import cases
 
 
 @pytest.mark.parametrize(
-    ("value", "limits", "verdict"), cases(__file__, "figure_is_judged_by_its_gate_and_its_goal")
+    ("value", "limits", "verdict"),
+    [
+        (2.9, {"gate": 8, "goal": 3}, "pass, goal"),
+        (3.1, {"gate": 8, "goal": 3}, "pass"),
+        (8.1, {"gate": 8, "goal": 3}, "MISS"),
+        (8.1, {"gate": 3, "goal": 8, "more_is_better": True}, "pass, goal"),
+        (2.9, {"gate": 3, "goal": 8, "more_is_better": True}, "MISS"),
+        (3.9, {"gate": 2, "goal": 1.3, "floor": 2.0, "of_floor": True}, "pass"),
+        (4.1, {"gate": 2, "goal": 1.3, "floor": 2.0, "of_floor": True}, "MISS"),
+        (10.0, {"floor": 4.0}, ""),
+    ],
 )
 def test_figure_is_judged_by_its_gate_and_its_goal(
     value: float, limits: dict[str, float], verdict: str

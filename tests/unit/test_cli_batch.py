@@ -9,7 +9,6 @@ from director.cli import batch
 from director.cli.exit_status import CommandError
 from director.demo.workflow import text_to_image
 from jobgroups.workflow import build_template
-from tests.harness.cases import cases
 
 _LOAD = {"class_type": "LoadImage", "inputs": {"image": "a.png"}, "_meta": {"title": "First"}}
 _GRAPH = {**text_to_image(), "10": _LOAD}
@@ -39,7 +38,18 @@ def _csv(content: str | bytes, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("text", "values"), cases(__file__, "values_of_a_sweep_have_the_type_of_the_input")
+    ("text", "values"),
+    [
+        ("3.cfg=5,7.5, 9", [5, 7.5, 9]),
+        ("cfg=5..9", [5, 6, 7, 8, 9]),
+        ("3.cfg=0.2..0.8:0.2,1", [0.2, 0.4, 0.6, 0.8, 1]),
+        ("3.steps=30..10:15", [30, 15]),
+        ('6.text="a, b",c,7,,1..3', ["a, b", "c", "7", "", "1..3"]),
+        ("6.text=@@home,x", ["@home", "x"]),
+        ("6.text=@lines.txt", ["a, red fox", "7"]),
+        ("seed=1,5..6", [1, 5, 6]),
+        ("First.image=a.png", ["a.png"]),
+    ],
 )
 def test_values_of_a_sweep_have_the_type_of_the_input(text: str, values: list[Any]) -> None:
     Path("lines.txt").write_bytes(b"\xef\xbb\xbfa, red fox\r\n\r\n7\n")

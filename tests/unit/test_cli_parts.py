@@ -14,11 +14,22 @@ from director.cli.exit_status import CommandError
 from director.client import Backend, Group
 from director.client.events import parse_event
 from director.client.groups import parse_group
-from tests.harness.cases import cases
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), cases(__file__, "parameter_is_parsed_as_json_if_it_is_json")
+    ("text", "value"),
+    [
+        ("cfg=7", 7),
+        ("cfg=7.50", 7.5),
+        ("on=true", True),
+        ('text="7"', "7"),
+        ("text=a = b", "a = b"),
+        ("text=", ""),
+        ("text=NaN", "NaN"),
+        ("text=Infinity", "Infinity"),
+        ("text=@@home", "@home"),
+        ('3={"steps": 20}', {"steps": 20}),
+    ],
 )
 def test_parameter_is_parsed_as_json_if_it_is_json(text: str, value: Any) -> None:
     assert list(option_types.parameters([text]).values()) == [value]
@@ -71,7 +82,14 @@ def test_each_backend_gets_one_job() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "tags", "candidates"), cases(__file__, "candidates_are_ids_and_tags_each_once")
+    ("names", "tags", "candidates"),
+    [
+        ([], [], ["*"]),
+        (["b"], [], ["b"]),
+        (["big"], [], ["tag:big"]),
+        (["a,big"], ["small", "big"], ["a", "tag:big", "tag:small"]),
+        (["a", "a"], [], ["a"]),
+    ],
 )
 def test_candidates_are_ids_and_tags_each_once(
     names: list[str], tags: list[str], candidates: list[str]

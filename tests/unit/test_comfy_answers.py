@@ -23,7 +23,6 @@ from backends.comfyui.texts import one_line
 from backends.comfyui.versions import Feature, Limitation, has, keeps_prompt_id, limitations
 from backends.comfyui.wire_json import WireDecoder
 from jobgroups.runner.attempt import result
-from tests.harness.cases import cases
 
 RECORDED = json.loads((Path(__file__).parent / "frames" / "answers.json").read_text())
 
@@ -282,7 +281,18 @@ def test_references_example_comes_out_as_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("filename", "subfolder", "kind", "query"), cases(__file__, "urls_are_percent_encoded")
+    ("filename", "subfolder", "kind", "query"),
+    [
+        ("a.png", "", "output", "filename=a.png"),
+        ("a.png", "", "temp", "filename=a.png&type=temp"),
+        ("a.png", "job 1/x", "output", "filename=a.png&subfolder=job%201%2Fx"),
+        (
+            "ü &?#%.png",
+            "a\\b",
+            "temp",
+            "filename=%C3%BC%20%26%3F%23%25.png&subfolder=a%5Cb&type=temp",
+        ),
+    ],
 )
 def test_urls_are_percent_encoded(filename: str, subfolder: str, kind: str, query: str) -> None:
     url = view_url(URL, filename=filename, subfolder=subfolder, type=kind)

@@ -16,11 +16,37 @@ from director.demo.workflow import text_to_image
 from jobgroups.workflow import embedded
 from jobgroups.workflow.editor import MAX_NODES, class_types, convert
 from jobgroups.workflow.editor_graph import ConversionFailed
-from tests.harness.cases import cases
 from tests.harness.graphs import EDITOR_FILE
 
 EDITOR = json.loads(EDITOR_FILE.read_text(encoding="utf-8"))
-DESCRIBED: dict[str, Any] = dict(cases(__file__, "described_nodes"))
+DESCRIBED: dict[str, Any] = dict(
+    [
+        [
+            "KSampler",
+            {
+                "model": ["MODEL"],
+                "seed": ["INT", {"default": 0, "control_after_generate": True}],
+                "steps": ["INT", {"default": 20}],
+                "cfg": ["FLOAT", {"default": 8.0}],
+                "sampler_name": [["euler"]],
+                "scheduler": [["normal"]],
+                "positive": ["CONDITIONING"],
+                "negative": ["CONDITIONING"],
+                "latent_image": ["LATENT"],
+                "denoise": ["FLOAT", {"default": 1.0}],
+            },
+        ],
+        ["CheckpointLoaderSimple", {"ckpt_name": [["tiny_sd15.safetensors"]]}],
+        [
+            "EmptyLatentImage",
+            {"width": ["INT", {}], "height": ["INT", {}], "batch_size": ["INT", {}]},
+        ],
+        ["CLIPTextEncode", {"text": ["STRING", {"dynamicPrompts": True}], "clip": ["CLIP"]}],
+        ["VAEDecode", {"samples": ["LATENT"], "vae": ["VAE"]}],
+        ["SaveImage", {"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "ComfyUI"}]}],
+        ["Camera", {"image": ["WEBCAM", {}]}],
+    ]
+)
 CLASSES = {
     name: node_class(
         {"input": {"required": inputs}, "output_node": False, "python_module": "nodes"}

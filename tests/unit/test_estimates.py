@@ -27,7 +27,6 @@ from jobgroups.domain.estimates import (
 from jobgroups.domain.plan import Plan, Plannable, Worker
 from jobgroups.domain.waiting_reasons import QueueBackend, QueuedChild, waiting_reason
 from jobgroups.runner.attempt.timer import PromptTimer
-from tests.harness.cases import cases
 from tests.harness.graphs import text_to_image
 
 _MOMENT: Final = dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
@@ -219,7 +218,19 @@ def said(child: QueuedChild, backend: QueueBackend | None, *, alive: bool = True
 
 
 @pytest.mark.parametrize(
-    ("queue_position", "begins"), cases(__file__, "its_place_in_the_line_is_said")
+    ("queue_position", "begins"),
+    [
+        (1, "1st"),
+        (2, "2nd"),
+        (3, "3rd"),
+        (4, "4th"),
+        (11, "11th"),
+        (12, "12th"),
+        (13, "13th"),
+        (21, "21st"),
+        (112, "112th"),
+        (1000, "1000th"),
+    ],
 )
 def test_its_place_in_the_line_is_said(queue_position: int, begins: str) -> None:
     assert said(QueuedChild(queue_position=queue_position), gpu()) == f"{begins} in line for gpu-2."

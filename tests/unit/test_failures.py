@@ -10,7 +10,6 @@ from backends.comfyui.outputs import plain_error
 from jobgroups.domain import text
 from jobgroups.domain.failures import TAXONOMY, FailureClass, class_of_error, class_of_refusal
 from tests.contract.recording import load_events
-from tests.harness.cases import cases
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = json.loads((ROOT / "docs/failure_examples.json").read_text(encoding="utf-8"))
@@ -147,7 +146,29 @@ def node_errors(*errors: tuple[str, str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("errors", "expected"),
-    cases(__file__, "a_file_that_a_backend_lacks_is_told_from_a_wrong_graph"),
+    [
+        ([["value_not_in_list", "ckpt_name", "a.safetensors"]], "node_or_model_missing"),
+        ([["value_not_in_list", "vae_name", "taesd"]], "node_or_model_missing"),
+        ([["value_not_in_list", "lora", "styles/a.pt"]], "node_or_model_missing"),
+        (
+            [
+                ["value_not_in_list", "ckpt_name", "a.ckpt"],
+                ["value_not_in_list", "lora_name", "b.pt"],
+            ],
+            "node_or_model_missing",
+        ),
+        ([["value_not_in_list", "sampler_name", "nope"]], "workflow_refused"),
+        ([["value_not_in_list", "scheduler", "nope"]], "workflow_refused"),
+        ([["value_not_in_list", "ckpt_name", 3]], "workflow_refused"),
+        (
+            [
+                ["value_not_in_list", "ckpt_name", "a.ckpt"],
+                ["required_input_missing", "steps", None],
+            ],
+            "workflow_refused",
+        ),
+        ([], "workflow_refused"),
+    ],
 )
 def test_a_file_that_a_backend_lacks_is_told_from_a_wrong_graph(
     errors: list[Any], expected: str

@@ -10,7 +10,6 @@ from jobgroups.domain.file_names import (
     TemplateInvalid,
     facts,
 )
-from tests.harness.cases import cases
 
 FILE: dict[str, Any] = {
     "index": 7,
@@ -54,7 +53,27 @@ _DEFAULT = (DEFAULT_TEMPLATE, "42_gpu-1_a.webp")
 
 
 @pytest.mark.parametrize(
-    ("template", "expected"), [_DEFAULT, *cases(__file__, "template_is_filled")]
+    ("template", "expected"),
+    [
+        _DEFAULT,
+        *[
+            ["{index}_{number}_{job}_{group}", "0007_2_j_1_jg_1.webp"],
+            ["{shot}_{3.cfg}_{steps}_{seed}", "a_.._b_7.5_20_42.webp"],
+            ["{cfg}_{text}_{5.text}_{ckpt}_{n}", "own__a_sd_x.safetensors_[1].webp"],
+            [
+                "{index:02}_{3.cfg:.2f}_{steps:03d}_{3.cfg:03d}_{cfg:.1f}",
+                "07_7.50_020_7.5_own.webp",
+            ],
+            ["{name}.png", "a.webp"],
+            ["{seed}.PNG", "42.webp"],
+            ["v1.0", "v1.0.webp"],
+            ["{3.cfg}", "7.5.webp"],
+            ["/x//../{scene}/{absent}/{seed}", "x/_/_/_/42.webp"],
+            ["C:\\{{x}}\u202e?/NUL.png", "C__{x}__/_NUL.webp"],
+            ["con/aux. /lpt1.x /com¹", "_con/_aux/_lpt1.x/_com¹.webp"],
+            ["{seed}_é_雪", "42_é_雪.webp"],
+        ],
+    ],
 )
 def test_template_is_filled(template: str, expected: str) -> None:
     assert named(template) == expected
@@ -75,7 +94,27 @@ def test_no_name_leaves_the_folder_or_is_too_long(template: str, name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("template", "message"), cases(__file__, "template_of_another_form_is_refused")
+    ("template", "message"),
+    [
+        ("{}", "has no name"),
+        ("{0}", "has no name"),
+        ("{seed.__class__}", "plain name"),
+        ("{x[0]}", "plain name"),
+        ("{seed!r}", "plain name"),
+        ("{name.x}", "plain name"),
+        ("{seed:999999999}", "must be one of a number"),
+        ("{seed:{index}}", "must be one of a number"),
+        ("{seed:c}", "must be one of a number"),
+        ("{seed:x<9}", "must be one of a number"),
+        ("{seed:099d0}", "must be one of a number"),
+        ("{", "is wrong"),
+        ("}", "is wrong"),
+        ("{seed", "is wrong"),
+        ("", "end with the name"),
+        ("/", "end with the name"),
+        ("a/", "end with the name"),
+        ("a/b/c/d/e/f/g/h/i", "at most 7 folders"),
+    ],
 )
 def test_template_of_another_form_is_refused(template: str, message: str) -> None:
     with pytest.raises(TemplateInvalid, match=message):

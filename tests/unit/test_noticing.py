@@ -14,7 +14,6 @@ from jobgroups.domain.notices import (
     Urgency,
 )
 from jobgroups.runner.notices import channels
-from tests.harness.cases import cases
 from tests.harness.processes import python
 
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -30,7 +29,39 @@ def end(completed: int, failed: int = 0, cancelled: int = 0, **fields: Any) -> G
 
 @pytest.mark.parametrize(
     ("counts", "reasons", "fields", "title", "more"),
-    cases(__file__, "a_group_is_told_in_one_plain_sentence"),
+    [
+        ([12], [], {}, "all 12 done", ", took 14 min"),
+        ([1], [], {}, "done", ", took 14 min"),
+        (
+            [11, 1],
+            [["out_of_memory", "gpu-2", 1]],
+            {},
+            "11 of 12 done, 1 failed",
+            " (out of memory on gpu-2), took 14 min",
+        ),
+        ([5], [], {"late": 1, "seconds": 61}, "all 5 done", " (1 on a later try), took 1 min"),
+        ([1], [], {"late": 1, "seconds": 61}, "done", " (on a later try), took 1 min"),
+        (
+            [2, 10],
+            [
+                ["timeout", "gpu-1", 5],
+                ["node_error", "gpu-2", 2],
+                ["stalled", "gpu-3", 2],
+                ["", "gpu-4", 1],
+            ],
+            {},
+            "2 of 12 done, 10 failed",
+            " (5 timed out on gpu-1, 2 node error on gpu-2, 2 stalled on gpu-3, 1 for other reasons), took 14 min",
+        ),
+        (
+            [3],
+            [],
+            {"cancelled": 9, "is_cancelled": True, "seconds": 5},
+            "cancelled, 3 of 12 done",
+            ", took 5 s",
+        ),
+        ([11], [], {"cancelled": 1}, "11 of 12 done, 1 cancelled", ", took 14 min"),
+    ],
 )
 def test_a_group_is_told_in_one_plain_sentence(
     counts: Any, reasons: Any, fields: Any, title: str, more: str
@@ -82,7 +113,14 @@ def test_pauses_double_up_to_the_longest() -> None:
     assert found == [60, 60, 120, 240, 3600, 3600]
 
 
-@pytest.mark.parametrize(("url", "text"), cases(__file__, "a_reason_has_no_part_of_the_url"))
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("mailto://ann:p%40ss!w0rd@mail.example", "535 for ann with p@ss!w0rd (p%40ss!w0rd)"),
+        ("tgram://123456:AAbbCC/987", "404 at /bot123456:AAbbCC/sendMessage"),
+        ("json://u:hunter22@10.0.0.9:99/hook?key=tok-1", "no route to 10.0.0.9/hook?key=tok-1"),
+    ],
+)
 def test_a_reason_has_no_part_of_the_url(url: str, text: str) -> None:
     shown = channels.without_secrets(text, url)
     for secret in ("p@ss", "p%40ss", "AAbbCC", "123456", "hunter22", "10.0.0.9", "tok-1", "ann"):

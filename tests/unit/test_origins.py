@@ -6,7 +6,6 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
 from director.security.origins import OriginMiddleware, is_allowed
-from tests.harness.cases import cases
 
 LOOPBACK = (
     "http://localhost http://localhost:5173 https://localhost:9820 http://LOCALHOST:3000"
@@ -39,7 +38,17 @@ def test_strangers_are_refused(origin: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("origin", "allowed"), cases(__file__, "listed_origins_are_allowed_with_scheme_and_port")
+    ("origin", "allowed"),
+    [
+        ("https://pipeline.example", True),
+        ("https://pipeline.example:443", True),
+        ("HTTPS://Pipeline.Example", True),
+        ("http://pipeline.example", False),
+        ("https://pipeline.example:8443", False),
+        ("https://sub.pipeline.example", False),
+        ("http://tools.example:8080", True),
+        ("http://tools.example", False),
+    ],
 )
 def test_listed_origins_are_allowed_with_scheme_and_port(origin: str, allowed: bool) -> None:
     assert is_allowed(origin, "localhost:9820") is allowed
@@ -47,7 +56,17 @@ def test_listed_origins_are_allowed_with_scheme_and_port(origin: str, allowed: b
 
 @pytest.mark.parametrize(
     ("origin", "host", "allowed"),
-    cases(__file__, "the_directors_own_pages_are_allowed_under_its_own_names"),
+    [
+        ("http://farm.example:9820", "farm.example:9820", True),
+        ("https://farm.example", "farm.example", True),
+        ("https://farm.example", "farm.example:443", True),
+        ("http://art.studio.example", "art.studio.example", True),
+        ("http://farm.example:9821", "farm.example:9820", False),
+        ("http://farm.example", None, False),
+        ("http://farm.example", "localhost:9820", False),
+        ("http://farm.example:9820", "not a host", False),
+        ("http://evil.example:9820", "evil.example:9820", False),
+    ],
 )
 def test_the_directors_own_pages_are_allowed_under_its_own_names(
     origin: str, host: str | None, allowed: bool

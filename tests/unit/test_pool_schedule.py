@@ -25,7 +25,6 @@ from jobgroups.domain.pool import (
     order_key,
 )
 from jobgroups.domain.schedule import Backlog, Choice, Schedule
-from tests.harness.cases import cases
 from tests.harness.schedules import shortest_time
 
 NOON: Final = dt.datetime(2026, 2, 1, 12, tzinfo=dt.UTC)
@@ -383,7 +382,16 @@ def takes(schedule: Schedule, name: str, *, prompts: int = 0) -> bool:
 
 @pytest.mark.parametrize(
     ("candidates", "required", "is_fit"),
-    cases(__file__, "a_backend_fits_by_name_or_tag_and_by_what_it_has"),
+    [
+        (["*"], [], True),
+        (["gpu-1"], [], True),
+        (["tag:fast"], [], True),
+        (["gpu-2", "tag:fast"], [], True),
+        (["gpu-2"], [], False),
+        (["fast"], [], False),
+        (["*"], ["gpu:rtx-4090", "comfyui:0.3"], True),
+        (["*"], ["gpu:3060", "fast"], False),
+    ],
 )
 def test_a_backend_fits_by_name_or_tag_and_by_what_it_has(
     candidates: list[str], required: list[str], is_fit: bool

@@ -14,7 +14,6 @@ from hypothesis import given, strategies as st
 from backends.comfyui.protocol import NodeState
 from jobgroups.domain.states import CHILD_FINAL, ChildStatus, Counts, GroupStatus, group_status
 from jobgroups.workflow.progress import CEILING, MAX_WEIGHT, ProgressTracker, node_weights, position
-from tests.harness.cases import cases
 from tests.harness.graphs import node
 
 
@@ -97,7 +96,29 @@ def test_run_with_both_kinds_of_frames_advances_by_the_weights() -> None:
         ({"1": node(steps=10**400)}, {"1": MAX_WEIGHT}),
         *(
             ({one: node(*of[:-1], **of[-1]) for one, of in nodes.items()}, found)
-            for nodes, found in cases(__file__, "node_weight")
+            for nodes, found in [
+                [{"1": [{}]}, {"1": 1}],
+                [{"1": [{"steps": 0}]}, {"1": 1}],
+                [{"1": [{"steps": -5}]}, {"1": 1}],
+                [{"1": [{"steps": True}]}, {"1": 1}],
+                [{"1": [{"steps": "20"}]}, {"1": 1}],
+                [{"1": [{"steps": 20, "start_at_step": 5, "end_at_step": 15}]}, {"1": 10}],
+                [{"1": [{"steps": 20, "start_at_step": 12, "end_at_step": 10000}]}, {"1": 8}],
+                [
+                    {"1": [{"steps": ["2", 0]}], "2": ["PrimitiveInt", {"value": 9}]},
+                    {"1": 9, "2": 1},
+                ],
+                [{"1": [{"steps": ["2", 0]}]}, {"1": 1}],
+                [
+                    {
+                        "1": ["SamplerCustomAdvanced", {"sigmas": ["2", 1]}],
+                        "2": ["SplitSigmas", {"sigmas": ["3", 0], "step": 4}],
+                        "3": ["BasicScheduler", {"steps": 30}],
+                    },
+                    {"1": 30, "2": 1, "3": 1},
+                ],
+                [{"1": [{"sigmas": ["2", 0]}], "2": [{"sigmas": ["2", 0]}]}, {"1": 1, "2": 1}],
+            ]
         ),
     ],
 )
@@ -113,7 +134,16 @@ def test_huge_number_of_steps_does_not_hide_other_nodes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "maximum", "steps"), cases(__file__, "invalid_numbers_in_a_frame_are_ignored")
+    ("value", "maximum", "steps"),
+    [
+        (5, 0, [1, 1]),
+        (-5, 20, [0, 20]),
+        (5, -1, [1, 1]),
+        (float("nan"), 20, [0, 20]),
+        (5, float("nan"), [1, 1]),
+        (float("inf"), float("inf"), [0, 1]),
+        (0.0, 1.0, [0, 1]),
+    ],
 )
 def test_invalid_numbers_in_a_frame_are_ignored(
     value: float, maximum: float, steps: list[int]

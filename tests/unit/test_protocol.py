@@ -1,6 +1,6 @@
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, strategies as st
 
 from backends.comfyui import protocol
-from tests.harness.cases import cases
 
 FRAMES = Path(__file__).parent / "frames"
 RECORDINGS = sorted(path for path in FRAMES.glob("*.json") if path.name != "answers.json")
@@ -101,9 +100,8 @@ def test_every_recorded_binary_frame_is_read() -> None:
                 raise AssertionError(f"a recorded binary frame of an unforeseen type: {other}")
 
 
-def frames(test: str) -> list[str | bytes]:
-    """The frames of ``test``: text as it stands, binary ones by their type and the rest."""
-    given = cases(__file__, test)
+def frames(given: Iterable[str | dict[str, Any]]) -> list[str | bytes]:
+    """Return text frames as they stand, binary ones by their type and the rest."""
     return [
         one
         if isinstance(one, str)
@@ -112,13 +110,43 @@ def frames(test: str) -> list[str | bytes]:
     ]
 
 
-@pytest.mark.parametrize("frame", frames("unknown_types_are_no_error"))
+@pytest.mark.parametrize(
+    "frame",
+    frames(
+        [
+            '{"type":"crystools.monitor","data":{"cpu_utilization":3}}',
+            '{"type":"notification"}',
+            '{"type":"","data":null}',
+            '{"data":{},"type":"progress_text","more":[1]}',
+            {"type": 2, "rest": "unencoded"},
+            {"type": 77, "rest": ""},
+        ]
+    ),
+)
 def test_unknown_types_are_no_error(frame: str | bytes) -> None:
     assert protocol.parse(frame) is None
 
 
 @pytest.mark.parametrize(
-    ("frame", "kind", "fields"), cases(__file__, "unusual_frames_of_known_types_are_read")
+    ("frame", "kind", "fields"),
+    [
+        (
+            '{"type":"execution_start","new":1,"data":{"prompt_id":"p","more":{"a":[]}}}',
+            "ExecutionStart",
+            {"prompt_id": "p"},
+        ),
+        (
+            '{"data":{"value":1,"max":4,"prompt_id":"p","node":"1"},"type":"progress"}',
+            "Progress",
+            {"value": 1, "max": 4, "prompt_id": "p", "node": "1"},
+        ),
+        ('{"type":"progress","data":{"value":1,"max":2}}', "Progress", {"value": 1, "max": 2}),
+        (
+            '{"type":"executed","data":{"prompt_id":"p","node":"1","display_node":"1","output":null}}',
+            "Executed",
+            {"prompt_id": "p", "node": "1"},
+        ),
+    ],
 )
 def test_unusual_frames_of_known_types_are_read(
     frame: str, kind: str, fields: dict[str, Any]
@@ -146,7 +174,33 @@ DEEPER = '{"type":"executed","data":{"prompt_id":"p","node":"1","output":{"x":' 
 
 @pytest.mark.parametrize(
     "frame",
-    [*frames("broken_frame_is_an_error"), b"", b"\0\0\0", pytest.param(DEEPER, id="deeply nested")],
+    [
+        *frames(
+            [
+                '{"type":"executing","data":{"prompt_id":"p"}}',
+                "",
+                "nonsense",
+                "<html>",
+                "[]",
+                "7",
+                "null",
+                '"status"',
+                '{"type":1}',
+                "{}",
+                "{",
+                {"type": 1, "rest": ""},
+                {"type": 1, "rest": "\x00\x00\x00\timage"},
+                {"type": 4, "rest": "\x00\x00\x00d{}"},
+                {"type": 4, "rest": "\x00\x00\x00\x02[]image"},
+                {"type": 4, "rest": "\x00\x00\x00\x02{]image"},
+                {"type": 4, "rest": "\x00\x00\x00\x02{}image"},
+                {"type": 4, "rest": '\x00\x00\x00\x1b{"image_type":"image/webp"}'},
+            ]
+        ),
+        b"",
+        b"\0\0\0",
+        pytest.param(DEEPER, id="deeply nested"),
+    ],
 )
 def test_broken_frame_is_an_error(frame: str | bytes) -> None:
     with pytest.raises(protocol.ProtocolError):
@@ -165,7 +219,17 @@ def test_frames_above_the_caps_are_refused_unread(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("sent", "read"), cases(__file__, "nan_lone_surrogates_and_nul_never_come_through")
+    ("sent", "read"),
+    [
+        (
+            '{"score":[NaN,-Infinity,1.5],"text":["a\\ud800b","\\ud83d\\ude00"]}',
+            {"score": [None, None, 1.5], "text": ["a?b", "😀"]},
+        ),
+        (
+            '{"text":["a\\u0000b","c\\\\u0000d","e\\\\\\u0000f"]}',
+            {"text": ["a�b", "c\\u0000d", "e\\�f"]},
+        ),
+    ],
 )
 def test_nan_lone_surrogates_and_nul_never_come_through(sent: str, read: dict[str, Any]) -> None:
     head = '{"type":"executed","data":{"prompt_id":"p","node":"1","display_node":"1","output":'

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from jobgroups.workflow.seeds import MAX_SEED, MIN_DISTANCE, SeedStrategy, hash_seed, seeds
-from tests.harness.cases import cases
 
 ALL = list(SeedStrategy)
 strategies = st.sampled_from(ALL)
@@ -56,7 +55,12 @@ FAR, NEAR, BETWEEN = 10 * MIN_DISTANCE, 5 * MIN_DISTANCE, 7 * MIN_DISTANCE
 
 
 @pytest.mark.parametrize(
-    ("base", "drawn", "found"), cases(__file__, "random_passes_over_a_hash_that_is_too_near")
+    ("base", "drawn", "found"),
+    [
+        (42, [1000041, 1000042, 1000043, 0, 9007199254740991], [1, 4]),
+        (0, [10000000, 5000000, 5000001, 4999999, 10000001, 7000000], [0, 1, 5]),
+        (0, [9007199254740991], [0]),
+    ],
 )
 def test_random_passes_over_a_hash_that_is_too_near(
     base: int, drawn: list[int], found: list[int], monkeypatch: pytest.MonkeyPatch
@@ -66,7 +70,18 @@ def test_random_passes_over_a_hash_that_is_too_near(
     assert seeds(SeedStrategy.RANDOM, base, len(expected)) == expected
 
 
-@pytest.mark.parametrize(("strategy", "base", "expected"), cases(__file__, "known_values"))
+@pytest.mark.parametrize(
+    ("strategy", "base", "expected"),
+    [
+        ("sequential", 42, [42, 43, 44, 45]),
+        ("sequential", 9007199254740990, [9007199254740990, 9007199254740991, 0, 1]),
+        ("fibonacci", 42, [42, 1042, 2042, 4042, 7042, 12042, 20042, 33042]),
+        ("fibonacci", 9007199254740991, [9007199254740991, 999, 1999, 3999]),
+        ("golden_ratio", 42, [42, 67, 109, 177, 287]),
+        ("golden_ratio", 0, [0, 1, 2, 4, 6, 11, 17]),
+        ("golden_ratio", 1, [1, 2, 3, 4, 6, 11, 17]),
+    ],
+)
 def test_known_values(strategy: SeedStrategy, base: int, expected: list[int]) -> None:
     assert seeds(strategy, base, len(expected)) == expected
 

@@ -12,7 +12,6 @@ from jobgroups.domain.text import value_text
 from jobgroups.outputs.sheet_page import wrap_text
 from jobgroups.workflow import build_template
 from jobgroups.workflow.batch import sweep_of
-from tests.harness.cases import cases
 from tests.harness.graphs import text_to_image
 
 
@@ -35,7 +34,15 @@ def _rows(page: Page) -> list[list[int]]:
     return [[position for _, position in sorted(rows[y])] for y in sorted(rows)]
 
 
-@pytest.mark.parametrize(("named", "rows"), cases(__file__, "axes_are_columns_rows_and_blocks"))
+@pytest.mark.parametrize(
+    ("named", "rows"),
+    [
+        ([], [[0, 6], [2, 8], [4, 10], [1, 7], [3, 9], [5, 11]]),
+        (["4.ckpt_name", "3.cfg"], [[0, 2, 4], [6, 8, 10], [1, 3, 5], [7, 9, 11]]),
+        (["seed"], [[0, 1], [6, 7], [2, 3], [8, 9], [4, 5], [10, 11]]),
+        (["ckpt_name", "seed"], [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11]]),
+    ],
+)
 def test_axes_are_columns_rows_and_blocks(named: list[str], rows: list[list[int]]) -> None:
     [page] = pages(12, axes_of(_sweep(2, 3, 2), named))
     assert _rows(page) == rows
@@ -106,7 +113,15 @@ def test_200_jobs_are_one_page() -> None:
     assert len(pages(200, [])) == len(pages(200, axes_of(_sweep(10, 20)))) == 1
 
 
-@pytest.mark.parametrize(("text", "lines", "found"), cases(__file__, "text_is_wrapped"))
+@pytest.mark.parametrize(
+    ("text", "lines", "found"),
+    [
+        ("", 2, []),
+        ("a cat on a red mat", 2, ["a cat on a", "red mat"]),
+        ("a cat on a red mat in the sun", 2, ["a cat on a", "red mat…"]),
+        ("juggernautXL_v9", 3, ["juggernaut", "XL_v9"]),
+    ],
+)
 def test_text_is_wrapped(text: str, lines: int, found: list[str]) -> None:
     assert wrap_text(text, 10, lines, lambda _: 1.0) == found
 
@@ -142,7 +157,14 @@ def test_other_axes_and_seeds_are_chosen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "query", "shape"), cases(__file__, "a_page_has_at_most_four_hundred_cells")
+    ("lengths", "query", "shape"),
+    [
+        ({"cfg": 5, "seed": 2}, {}, [5, 2, 1]),
+        ({"cfg": 20, "steps": 30}, {}, [20, 20, 2]),
+        ({"cfg": 20, "steps": 30}, {"page": "99"}, [20, 10, 2]),
+        ({"cfg": 500, "steps": 3}, {}, [3, 133, 4]),
+        ({"cfg": 100, "steps": 100}, {"page": "-1"}, [100, 4, 25]),
+    ],
 )
 def test_a_page_has_at_most_four_hundred_cells(
     lengths: dict[str, int], query: dict[str, str], shape: list[int]

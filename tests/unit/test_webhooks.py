@@ -12,7 +12,6 @@ from jobgroups.domain import webhooks
 from jobgroups.domain.clock import now
 from jobgroups.domain.shapes import events as shapes
 from jobgroups.events import log
-from tests.harness.cases import cases
 
 
 def test_events_are_those_of_the_log() -> None:
@@ -25,7 +24,25 @@ def test_events_are_those_of_the_log() -> None:
     assert sorted(made) == sorted(webhooks.EVENTS)
 
 
-@pytest.mark.parametrize(("url", "problem"), cases(__file__, "url_of_a_webhook_is_checked"))
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("https://studio.example/hooks/1?token=a%20b", ""),
+        ("http://[2001:db8::1]:8080/", ""),
+        ("ftp://studio.example/", "begins with http"),
+        ("studio.example", "begins with http"),
+        ("https://", "begins with http"),
+        ("https://studio.example:0/", "begins with http"),
+        ("https://studio.example:x/", "Is not a URL"),
+        ("http://[::1", "Is not a URL"),
+        ("https://studio.example/a b", "without blanks"),
+        ("https://stüdio.example/", "in ASCII"),
+        ("https://ann:hunter22@studio.example/", "no user name"),
+        ("https://studio.example/#a", "fragment"),
+        ("https://studio.example\\@10.0.0.1/", "begins with http"),
+        ("https://studio.example" * 50, "at most 1000"),
+    ],
+)
 def test_url_of_a_webhook_is_checked(url: str, problem: str) -> None:
     found = webhooks.url_problem(url)
     assert bool(found) is bool(problem)

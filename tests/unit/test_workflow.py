@@ -21,7 +21,6 @@ from jobgroups.workflow import (
 )
 from jobgroups.workflow.seed_inputs import NO_SEED
 from jobgroups.workflow.validation import MAX_DEPTH, shown_key
-from tests.harness.cases import cases
 from tests.harness.graphs import node
 
 SEED_INPUTS = json.loads(Path(__file__).with_name("seed_inputs.json").read_text())
@@ -37,7 +36,64 @@ _ODD_KEY = ({"\x00\ud800" + "k" * 500: 1}, ".??" + "k" * 62, "")
 
 @pytest.mark.parametrize(
     ("workflow", "field", "message"),
-    [_ODD_KEY, *cases(__file__, "invalid_workflow_is_refused_with_its_path")],
+    [
+        _ODD_KEY,
+        *[
+            [None, "", "an object of node ids"],
+            [[], "", "an object of node ids"],
+            ["{}", "", "an object of node ids"],
+            [3, "", "an object of node ids"],
+            [True, "", "an object of node ids"],
+            [[["3", {}]], "", "an object of node ids"],
+            [{}, "", "at least one node"],
+            [
+                {
+                    "last_node_id": 9,
+                    "nodes": [{"id": 3, "type": "KSampler"}],
+                    "links": [],
+                    "version": 0.4,
+                },
+                "",
+                "POST /api/workflows/convert",
+            ],
+            [{"nodes": [], "links": []}, "", "POST /api/workflows/convert"],
+            [{"nodes": {}, "links": {}}, "", "POST /api/workflows/convert"],
+            [
+                {"prompt": {"3": {"class_type": "KSampler", "inputs": {}}}, "client_id": "a"},
+                "",
+                'inside "prompt"',
+            ],
+            [
+                {"3": {"class_type": "KSampler", "inputs": {}}, "7": "KSampler"},
+                ".7",
+                "must be an object",
+            ],
+            [{"3": {"class_type": "KSampler", "inputs": {}}, "7": None}, ".7", "must be an object"],
+            [{"3": {"class_type": "KSampler", "inputs": {}}, "7": []}, ".7", "must be an object"],
+            [{"7": {"inputs": {}}}, ".7.class_type", "the name of the node's class"],
+            [
+                {"7": {"class_type": ["KSampler"], "inputs": {}}},
+                ".7.class_type",
+                "the name of the node's class",
+            ],
+            [
+                {"7": {"class_type": "", "inputs": {}}},
+                ".7.class_type",
+                "the name of the node's class",
+            ],
+            [{"7": {"class_type": "KSampler"}}, ".7.inputs", "Must be an object, empty"],
+            [
+                {"7": {"class_type": "KSampler", "inputs": None}},
+                ".7.inputs",
+                "Must be an object, empty",
+            ],
+            [
+                {"7": {"class_type": "KSampler", "inputs": []}},
+                ".7.inputs",
+                "Must be an object, empty",
+            ],
+        ],
+    ],
 )
 def test_invalid_workflow_is_refused_with_its_path(
     workflow: object, field: str, message: str

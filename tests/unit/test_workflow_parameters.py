@@ -14,7 +14,6 @@ from jobgroups.workflow import ParameterInvalid, build_template
 from jobgroups.workflow.digest import CONTENT_INPUTS
 from jobgroups.workflow.parameters import INTEGER_INPUTS
 from jobgroups.workflow.template import MAX_WARNINGS
-from tests.harness.cases import cases
 from tests.harness.graphs import node
 
 WORKFLOW: dict[str, Any] = {
@@ -55,7 +54,27 @@ def refusal(parameters: object) -> ParameterInvalid:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "expected"), [(None, {}), *cases(__file__, "parameters_set_what_they_name")]
+    ("parameters", "expected"),
+    [
+        (None, {}),
+        *[
+            [{}, {}],
+            [{"steps": 30}, {"3.steps": 30, "4.steps": 30, "3.1.steps": 30}],
+            [{"cfg": 5.0}, {"3.cfg": 5.0}],
+            [{"3.steps": 30}, {"3.steps": 30}],
+            [{"3.1.steps": 30}, {"3.1.steps": 30}],
+            [{"3": {"steps": 30, "cfg": 5.0}}, {"3.steps": 30, "3.cfg": 5.0}],
+            [{"3.1": {"steps": 30}}, {"3.1.steps": 30}],
+            [{"First pass.steps": 30}, {"3.steps": 30}],
+            [{"First pass": {"steps": 30}}, {"3.steps": 30}],
+            [{"Blend v1.5.on": False}, {"6.on": False}],
+            [{"Blend v1.5": {"on": False}}, {"6.on": False}],
+            [{"time_embed.": 0.7}, {"8.time_embed.": 0.7}],
+            [{"box": {"x": 2}}, {"6.box": {"x": 2}}],
+            [{"6.box": {"x": 2}}, {"6.box": {"x": 2}}],
+            [{"6": {}}, {}],
+        ],
+    ],
 )
 def test_parameters_set_what_they_name(parameters: object, expected: dict[str, Any]) -> None:
     assert changes(parameters) == expected
@@ -80,7 +99,19 @@ def test_a_link_is_never_overwritten(parameters: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "parameters", cases(__file__, "what_matches_nothing_comes_back_as_a_warning")
+    "parameters",
+    [
+        {"stepz": 3},
+        {"3.stepz": 3},
+        {"99.steps": 3},
+        {"": 3},
+        {".": 3},
+        {"3.": 3},
+        {".steps": 3},
+        {"Steps": 3},
+        {"99": {"steps": 3}},
+        {"3": 20},
+    ],
 )
 def test_what_matches_nothing_comes_back_as_a_warning(parameters: dict[str, Any]) -> None:
     assert changes(parameters) == {}
@@ -90,7 +121,14 @@ def test_what_matches_nothing_comes_back_as_a_warning(parameters: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("parameters", "expected"), cases(__file__, "names_used_elsewhere_are_understood")
+    ("parameters", "expected"),
+    [
+        ({"cfg_scale": 5.0}, {"3.cfg": 5.0}),
+        ({"guidance_scale": 5.0}, {"3.cfg": 5.0}),
+        ({"sampler": "dpmpp_2m"}, {"3.sampler_name": "dpmpp_2m"}),
+        ({"3.cfg_scale": 5.0}, {"3.cfg": 5.0}),
+        ({"3": {"num_inference_steps": 5}}, {"3.steps": 5}),
+    ],
 )
 def test_names_used_elsewhere_are_understood(parameters: object, expected: dict[str, Any]) -> None:
     assert changes(parameters) == expected
@@ -106,7 +144,27 @@ def test_the_exact_name_goes_before_what_it_means_elsewhere_unless_it_is_a_link(
     assert made["2"]["inputs"]["sampler_name"] == "heun"
 
 
-@pytest.mark.parametrize(("name", "value"), cases(__file__, "a_value_of_another_kind_is_refused"))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("3.steps", "20"),
+        ("3.steps", 20.0),
+        ("3.steps", 20.5),
+        ("3.steps", True),
+        ("3.steps", None),
+        ("3.steps", ["8", 0]),
+        ("3.steps", {"value": 20}),
+        ("3.cfg", "7"),
+        ("3.cfg", False),
+        ("6.on", 1),
+        ("6.on", "true"),
+        ("3.seed", 1.5),
+        ("text", 5),
+        ("6.box", "x"),
+        ("8.value", ["3", 0]),
+        ("8.ratio", "7"),
+    ],
+)
 def test_a_value_of_another_kind_is_refused(name: str, value: object) -> None:
     refused = refusal({name: value})
     assert refused.field == f"parameters.{name}"
@@ -121,7 +179,8 @@ def test_the_refusal_names_the_kind_and_the_node_but_not_the_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), cases(__file__, "a_value_of_a_like_kind_is_taken_as_it_is")
+    ("name", "value"),
+    [("3.cfg", 5), ("8.ratio", 7.5), ("8.value", 5), ("8.value", "x"), ("8.value", None)],
 )
 def test_a_value_of_a_like_kind_is_taken_as_it_is(name: str, value: object) -> None:
     key, _, inner = name.rpartition(".")
@@ -179,7 +238,16 @@ def test_it_is_16_hex_digits_that_stay_the_same_from_release_to_release() -> Non
 
 
 @pytest.mark.parametrize(
-    ("node_id", "name", "value"), cases(__file__, "seeds_and_content_do_not_count")
+    ("node_id", "name", "value"),
+    [
+        ("3", "seed", 7),
+        ("11", "value", 4),
+        ("6", "text", "another prompt"),
+        ("9", "filename_prefix", "shot_002"),
+        ("3", "cfg", 7),
+        ("9", "note", "of several\nlines"),
+        ("9", "wildcards", "long " * 60),
+    ],
 )
 def test_seeds_and_content_do_not_count(node_id: str, name: str, value: Any) -> None:
     graph = copy.deepcopy(GRAPH)
@@ -190,7 +258,17 @@ def test_seeds_and_content_do_not_count(node_id: str, name: str, value: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("node_id", "name", "value"), cases(__file__, "what_decides_how_long_it_takes_counts")
+    ("node_id", "name", "value"),
+    [
+        ("3", "steps", 21),
+        ("3", "cfg", 7.5),
+        ("3", "sampler_name", "heun"),
+        ("3", "model", ["4", 2]),
+        ("3", "tiled", True),
+        ("4", "ckpt_name", "sd15.safetensors"),
+        ("5", "width", 1024),
+        ("12", "noise_seed", ["3", 0]),
+    ],
 )
 def test_what_decides_how_long_it_takes_counts(node_id: str, name: str, value: Any) -> None:
     assert _digest(_with(node_id, name, value)) != _digest()
