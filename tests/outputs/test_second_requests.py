@@ -131,7 +131,7 @@ async def without_tags(gallery: Gallery) -> AsyncIterator[list[str]]:
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        await in_thread(Backend.objects.update)(url=f"http://localhost:{runner.addresses[0][1]}")
+        await in_thread(Backend.objects.update)(url=f"http://127.0.0.1:{runner.addresses[0][1]}")
         yield methods
     finally:
         await runner.cleanup()

@@ -62,7 +62,7 @@ async def test_thumbnail_is_made_once_for_concurrent_requests(gallery: Gallery) 
 async def test_silent_backend_does_not_delay_thumbnails_of_others(gallery: Gallery) -> None:
     url = await gallery.one("a.png", picture())
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
-        address = f"http://localhost:{silent.getsockname()[1]}"
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         await in_thread(factories.backend)("gpu-9", url=address)
         mute = Gallery(gallery.sim, gallery.folder, backend_id="gpu-9")
         group, jobs = await mute.done({"images": [file(f"{n}.png") for n in range(12)]})
@@ -98,7 +98,7 @@ async def test_slow_original_times_out(gallery: Gallery, monkeypatch: pytest.Mon
         gone.set()
 
     async with await asyncio.start_server(dribble, "127.0.0.1", 0) as server:
-        address = f"http://localhost:{server.sockets[0].getsockname()[1]}"
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         await in_thread(factories.backend)("gpu-9", url=address)
         slow = Gallery(gallery.sim, gallery.folder, backend_id="gpu-9")
         answer = await slow.get(f"{await slow.one('a.png')}?w=160")
