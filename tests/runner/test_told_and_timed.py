@@ -90,23 +90,25 @@ async def test_a_backend_that_speaks_is_not_asked_how_long_its_queue_is(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says so itself, whenever that changes; once it is silent it is asked again."""
-    asked: list[float] = []
+    was_active: list[bool] = []
     ask = ComfyClient.queue_remaining
 
     async def noted(client: ComfyClient, **options: Any) -> int:
-        asked.append(time.monotonic())
+        is_available = session.context.availability.is_available
+        was_active.append(session.sockets.is_active and is_available)
         return await ask(client, **options)
 
-    monkeypatch.setattr(ComfyClient, "queue_remaining", noted)
     await farm.backend("gpu-1", seconds=3.0)
-    # An event each 0.08 s; a loaded machine delays some.
-    await farm.runner(intervals=replace(Intervals.scaled(SCALE), probe=1.5))
+    service = await farm.runner()
+    session = await session_of(service)
+    monkeypatch.setattr(ComfyClient, "queue_remaining", noted)
     group = await farm.running("gpu-1", workflow=text_to_image(steps=40))
-    began = time.monotonic()
+    await until(lambda: session.sockets.is_active)
     assert (await farm.finished(group, within=20)).status == "completed"
-    ended = time.monotonic()
-    assert [moment for moment in asked if began + 0.1 < moment < ended] == []
-    await until(lambda: any(moment > ended for moment in asked))
+    await until(lambda: not session.sockets.is_active)
+    before = len(was_active)
+    await until(lambda: len(was_active) > before)
+    assert not any(was_active)
 
 
 async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_group(
