@@ -194,6 +194,14 @@ if DIRECTOR_ACCOUNTS and DIRECTOR_TOKEN:
         " remove DIRECTOR_TOKEN, and make tokens by `manage.py tokens create`."
     )
 
+#: Whether people see their own work alone; operators and administrators see all.
+DIRECTOR_PRIVATE = _flag("DIRECTOR_PRIVATE", default=False)
+if DIRECTOR_PRIVATE and not DIRECTOR_ACCOUNTS:
+    raise ImproperlyConfigured(
+        "DIRECTOR_PRIVATE needs accounts, by which it is known whose a group is: set "
+        "DIRECTOR_ACCOUNTS=1 too, or remove DIRECTOR_PRIVATE."
+    )
+
 # --- backends, jobs and limits ----------------------------------------------------------------
 
 #: Backends that are registered at start if they are missing: ``host:port`` or a URL each.

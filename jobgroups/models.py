@@ -22,6 +22,7 @@ from django.db.models import F, Q
 
 from backends.capabilities import needed_capabilities
 from backends.models import Backend, time_or_null
+from jobgroups.domain.access import Visibility
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.retry_policy import RetryPolicy
@@ -152,6 +153,7 @@ class JobGroup(models.Model):
     submitter = models.CharField(max_length=150, blank=True, default="")
     #: The account that submitted it; null: there were no accounts.
     owner = _owner()
+    shared_at = time_or_null()  #: When every account was permitted to see it; null: it is private.
     #: Whether each child was submitted to a backend, or waits for any candidate.
     placement = models.CharField(
         max_length=8,
@@ -241,6 +243,13 @@ class JobGroup(models.Model):
             models.Index(name="group_newest", fields=["-created_at", "-id"]),
             models.Index(name="group_status_newest", fields=["status", "-created_at", "-id"]),
             models.Index(name="group_submitter_newest", fields=["submitter", "-created_at", "-id"]),
+            # The lists of an account that sees its own work and what is shared.
+            models.Index(name="group_owner_newest", fields=["owner", "-created_at", "-id"]),
+            models.Index(
+                name="group_shared",
+                fields=["-created_at", "-id"],
+                condition=Q(shared_at__isnull=False),
+            ),
             # The pool's queue.
             models.Index(
                 name="group_pool_open",
@@ -251,6 +260,11 @@ class JobGroup(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+    @property
+    def visibility(self) -> Visibility:
+        """Return who sees it where people see their own work alone."""
+        return Visibility.PRIVATE if self.shared_at is None else Visibility.SHARED
 
     @property
     def title(self) -> str:
@@ -788,6 +802,32 @@ class Asset(models.Model):
         upload.
         """
         return f"assets/{self.hash}-{self.id}"
+
+
+class AssetOwner(models.Model):
+    """An upload of an account: its own name and time over content that others may have, too."""
+
+    id = models.BigAutoField(primary_key=True)
+    # As of ``Exclusion.backend``.
+    asset = models.ForeignKey(
+        Asset, on_delete=models.CASCADE, db_constraint=False, related_name="owners"
+    )
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
+    )
+    name = models.CharField(max_length=255)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        constraints = [models.UniqueConstraint(name="asset_owner_once", fields=["owner", "asset"])]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class AssetRecord(models.Model):

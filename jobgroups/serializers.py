@@ -193,6 +193,7 @@ def serialize_group(row: JobGroup, eta_seconds: float | None = None) -> dict[str
         row,
         job_group_id=row.id,
         eta_seconds=eta_seconds and round(eta_seconds, 1),
+        visibility=row.visibility.value,
         timeout_seconds=row.time_limit,
         expires_at=expires_at(row),
         retry_elsewhere=False if row.retry_elsewhere == RetryScope.NEVER else row.retry_elsewhere,

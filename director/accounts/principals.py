@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final, TypeAlias
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.core import signing
 from django.db.models import Q
@@ -16,7 +17,7 @@ from django.utils.crypto import constant_time_compare
 from director.accounts.models import Token
 from director.accounts.people import role_of
 from director.accounts.tokens import digest_of, valid_tokens
-from jobgroups.domain.access import ROLE_RIGHTS, SCOPE_RIGHTS, Principal, Scope
+from jobgroups.domain.access import OVERSEERS, ROLE_RIGHTS, SCOPE_RIGHTS, Principal, Scope
 from jobgroups.domain.clock import now
 
 SESSION_SECONDS: Final = 30 * 86_400
@@ -126,4 +127,7 @@ def _by_session(value: str) -> Principal | None:
 
 def _of(user: User) -> Principal | None:
     role = role_of(user)
-    return None if role is None else Principal(ROLE_RIGHTS[role], user.pk, user.username, role)
+    if role is None:
+        return None
+    sees_all = not settings.DIRECTOR_PRIVATE or role in OVERSEERS
+    return Principal(ROLE_RIGHTS[role], user.pk, user.username, role, sees_all=sees_all)

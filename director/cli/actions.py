@@ -1,4 +1,4 @@
-"""Commands that change groups: ``retry``, ``move``, ``cancel``, ``rename``, ``archive``,
+"""Commands that change groups: ``retry``, ``move``, ``cancel``, ``rename``, ``archive``, ``share``,
 ``delete``; and ``open``.
 """
 
@@ -168,6 +168,19 @@ def archive(connection: Connection, group_ids: Sequence[str], undo: bool) -> Non
     with connection.results() as done:
         for name in group_ids:
             group = connection.director.archive(name, archived=not undo)
+            done.append((group.raw, f"{group.job_group_id} is {state}."))
+
+
+@click.command
+@option_types.group_ids_argument
+@click.option("--undo", is_flag=True, help="Let their own accounts alone see them again.")
+@with_connection
+def share(connection: Connection, group_ids: Sequence[str], undo: bool) -> None:
+    """Let every account see groups, where people see their own work alone."""
+    state = "private" if undo else "shared"
+    with connection.results() as done:
+        for name in group_ids:
+            group = connection.director.share(name, shared=not undo)
             done.append((group.raw, f"{group.job_group_id} is {state}."))
 
 

@@ -188,6 +188,7 @@ def _group_lines(group: Group) -> Iterator[str]:
     yield text.summary(group)
     facts = {
         "Title": group.title if group.title != group.job_group_id else "",
+        "Shared": "with every account" if group.visibility == "shared" else "",
         "Archived": text.local(group.archived_at) if group.archived_at else "",
         "Submitted": f"{text.local(group.created_at)} {group.submitter or ''}".rstrip(),
         "Expected to end": "" if group.eta_seconds is None else f"in {duration(group.eta_seconds)}",

@@ -61,6 +61,12 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
 @click.option(
     "--title", "name", metavar="TEXT", help="Name of the group (default: its scene, or its prompt)."
 )
+@click.option(
+    "--shared",
+    "visibility",
+    flag_value="shared",
+    help="Let every account see it, where people see their own work alone.",
+)
 @option_types.metadata_option("Metadata of the group; a filter of director list.")
 @click.option(
     "--timeout",

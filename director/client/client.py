@@ -315,6 +315,16 @@ class _Client(Endpoints):
         )
 
     @method
+    async def share(self, group_id: str, shared: bool = True) -> Group:
+        """Let every account see a group, or its own account alone (``shared=False``), where people
+        see their own work alone. Returns the group without its jobs.
+        """
+        visibility = "shared" if shared else "private"
+        return await self._call(
+            post("job-groups", group_id, method="PATCH", visibility=visibility), parse_group
+        )
+
+    @method
     async def deletion(self, group_id: str) -> Deletion:
         """Return what ``delete`` would remove, or raise as it does."""
         return await self._read(Deletion, get("job-groups", group_id, "delete"))

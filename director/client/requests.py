@@ -64,6 +64,8 @@ class SubmitOptions(TypedDict, total=False):
         submitter: Who submits it, up to 150 characters: a filter of the list of groups.
         name: What the group is called, up to 200 characters; else its metadata or its prompt names
             it.
+        visibility: ``private`` (default), or ``shared``: where people see their own work alone,
+            every account sees it.
         idempotency_key: Submissions with one key within 24 h make one group. A new key for each
             call if left out.
     """
@@ -86,6 +88,7 @@ class SubmitOptions(TypedDict, total=False):
     webhook: Mapping[str, Any] | None
     submitter: str | None
     name: str | None
+    visibility: str | None
     idempotency_key: str | None
 
 

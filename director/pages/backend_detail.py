@@ -13,9 +13,11 @@ from backends.inventory import FRESH_SECONDS, node_classes
 from backends.models import Backend
 from backends.queries import backend_find
 from director.pages.backends import backend_rows, device_texts
+from jobgroups.domain.access import Principal
 from jobgroups.errors import BackendNotFound
 from jobgroups.models import TITLE, Attempt
 from jobgroups.queries.failures import failure_report
+from jobgroups.queries.visibility import visible
 
 _ATTEMPTS: Final = 20  #: Newest attempts that are shown.
 _WINDOW: Final = "7d"  #: Period of the failures.
@@ -30,17 +32,19 @@ _LOADERS: Final = {
 }
 
 
-def backend_page(backend_id: str) -> dict[str, Any]:
-    """Return what the page of a backend shows without its models. Raises ``BackendNotFound``."""
+def backend_page(backend_id: str, principal: Principal) -> dict[str, Any]:
+    """Return what the page of a backend shows a principal without its models. Raises
+    ``BackendNotFound``.
+    """
     backend = _backend(backend_id)
-    (row,) = backend_rows([backend])
+    (row,) = backend_rows([backend], principal)
     return {
         "row": row,
         "devices": [
             device_texts(device) for device in backend.devices if isinstance(device, Mapping)
         ],
-        "attempts": _attempts(backend_id),
-        "failures": _failures(backend_id),
+        "attempts": _attempts(backend_id, principal),
+        "failures": _failures(backend_id, principal),
         "window": _WINDOW,
     }
 
@@ -52,7 +56,7 @@ def _backend(backend_id: str) -> Backend:
     return backend
 
 
-def _attempts(backend_id: str) -> QuerySet[Attempt]:
+def _attempts(backend_id: str, principal: Principal) -> QuerySet[Attempt]:
     """Return the newest attempts at a backend; ``lasted`` is how long one ran."""
     wanted = (
         "state",
@@ -64,13 +68,14 @@ def _attempts(backend_id: str) -> QuerySet[Attempt]:
         "ended_at",
     )
     names = [*wanted, "child__position", *(f"child__group__{name}" for name in TITLE)]
-    rows = Attempt.objects.filter(backend_id=backend_id).select_related("child__group").only(*names)
+    seen = Attempt.objects.filter(visible(principal, "child__group"), backend_id=backend_id)
+    rows = seen.select_related("child__group").only(*names)
     return rows.annotate(lasted=F("ended_at") - F("started_at")).order_by("-id")[:_ATTEMPTS]
 
 
-def _failures(backend_id: str) -> list[tuple[str, int]]:
+def _failures(backend_id: str, principal: Principal) -> list[tuple[str, int]]:
     """Return the failures at a backend by class, the most first."""
-    report = failure_report(_WINDOW, backend_id)
+    report = failure_report(principal, _WINDOW, backend_id)
     counts: Counter[str] = Counter()
     for row in [*report.results, *report.recovered]:
         counts[row.failure_class] += row.failures

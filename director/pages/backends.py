@@ -17,18 +17,22 @@ from backends.models import Backend, Reachability
 from backends.queries import backend_list
 from backends.states import ATTENTION_ORDER, TAKES_CHILDREN, BackendState, Hold
 from director.pages import text
+from jobgroups.domain.access import Owned, Principal, sees
 from jobgroups.domain.clock import now
 from jobgroups.domain.pool import PoolSnapshot
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope
+from jobgroups.domain.text import duration
 from jobgroups.models import TITLE, Attempt, ChildJob, JobGroup, Variant
 from jobgroups.queries import backends
 from jobgroups.queries.backends import backend_loads
-from jobgroups.queries.exclusions import active_exclusions, ends_at, reason_of
+from jobgroups.queries.etas import current_etas
+from jobgroups.queries.exclusions import ends_at, reason_of, visible_exclusions
 from jobgroups.queries.pool import open_variants, pool_backends
+from jobgroups.queries.visibility import visible
 
 _WORK: Final = (
     *("backend_id", "state", "stop_requested_at", "child__progress", "child__current_step"),
-    *(f"child__group__{name}" for name in TITLE),
+    *(f"child__group__{name}" for name in (*TITLE, "owner_id", "shared_at")),
 )
 _DAY: Final = dt.timedelta(days=1)
 _SORTS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any]], Any]]]] = {
@@ -47,11 +51,11 @@ _SORTS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any]], Any]]]] = {
 _HIGHEST_FIRST: Final = frozenset({"queued", "memory", "completed", "failed"})
 
 
-def backend_list_page(sort: str = "") -> dict[str, Any]:
+def backend_list_page(principal: Principal, sort: str = "") -> dict[str, Any]:
     """Return every backend, problems first, or by a column; ``-`` before the column's name reverses
-    the order.
+    the order. Of the work of others, which the principal may not see, only where it is.
     """
-    rows = backend_rows(backend_list())
+    rows = backend_rows(backend_list(), principal)
     rows.sort(key=lambda row: (ATTENTION_ORDER.index(row["status"]), _natural(row["id"])))
     key = sort.removeprefix("-")
     if key in _SORTS:
@@ -82,14 +86,14 @@ def _natural(name: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)]
 
 
-def backend_rows(shown_backends: Collection[Backend]) -> list[dict[str, Any]]:
+def backend_rows(shown_backends: Collection[Backend], principal: Principal) -> list[dict[str, Any]]:
     """Return what the pages show of these backends."""
     loads, ends, snapshot = (
         backend_loads(),
         _results_of_day(),
         PoolSnapshot(open_variants(), pool_backends()),
     )
-    work, movable, cannot_run = _work(), _movable(), _exclusions()
+    work, movable, cannot_run = _work(principal), _movable(), _exclusions(principal)
     rows = []
     for backend in shown_backends:
         load = loads.get(backend.id, backends.NO_LOAD)
@@ -173,22 +177,28 @@ def found_servers() -> list[dict[str, Any]]:
     return sorted(comfyuis, key=lambda comfyui: (comfyui["ignored"], comfyui["url"]))
 
 
-def _work() -> dict[str, list[dict[str, Any]]]:
+def _work(principal: Principal) -> dict[str, list[dict[str, Any]]]:
+    ends = {} if principal.sees_all else current_etas().attempt_ends
     rows = Attempt.objects.filter(ended_at__isnull=True).select_related("child__group").only(*_WORK)
     active_jobs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     # What runs comes before what is pending.
     for attempt in sorted(rows.order_by("id"), key=lambda row: row.state != AttemptState.RUNNING):
         child, group = attempt.child, attempt.child.group
         runs = attempt.state == AttemptState.RUNNING
+        is_seen = sees(
+            principal, Owned(frozenset({group.owner_id or 0}), group.shared_at is not None)
+        )
+        left = None if is_seen else ends.get(attempt.id)
         active_jobs[attempt.backend_id].append(
             {
-                "group_id": group.id,
-                "job_id": child.id,
-                "name": group.title,
+                "group_id": group.id if is_seen else "",
+                "job_id": child.id if is_seen else "",
+                "name": group.title if is_seen else "A job of another account",
+                "estimate": "" if left is None else f"about {duration(left)} left",
                 "is_running": runs,
                 "is_stopping": attempt.stop_requested_at is not None,
                 "progress": child.progress if runs else 0.0,
-                "step": child.current_step or "",
+                "step": (child.current_step or "") if is_seen else "",
             }
         )
     return active_jobs
@@ -211,21 +221,21 @@ def _results_of_day() -> dict[str, Counter[str]]:
     return counts
 
 
-def _exclusions() -> dict[str, list[dict[str, Any]]]:
+def _exclusions(principal: Principal) -> dict[str, list[dict[str, Any]]]:
     """Return the workflows that each backend cannot run, each with its newest group, if there is
     one.
     """
     exclusions_by_backend: dict[str, list[dict[str, Any]]] = defaultdict(list)
     variants = Variant.objects.filter(pk=OuterRef("variant_id"))
     groups = JobGroup.objects.filter(
-        workflow_digest=OuterRef("workflow_digest"), workflow_digest__gt=""
+        visible(principal), workflow_digest=OuterRef("workflow_digest"), workflow_digest__gt=""
     )
     newest = Coalesce(
         Subquery(variants.values("group_id")[:1]),
         Subquery(groups.order_by("-created_at").values("id")[:1]),
         output_field=CharField(),
     )
-    rows = list(active_exclusions().annotate(group_id=newest))
+    rows = list(visible_exclusions(principal).annotate(group_id=newest))
     named = JobGroup.objects.filter(pk__in={row.group_id for row in rows}).only(*TITLE)
     names = {group.id: group.title for group in named}
     for exclusion in rows:

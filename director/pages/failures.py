@@ -6,18 +6,19 @@ from typing import Any, Final
 from backends.models import Backend
 from backends.queries import backends_by_id
 from backends.states import Hold
+from jobgroups.domain.access import Principal
 from jobgroups.domain.shapes.backends import FailureRow
 from jobgroups.queries import failures as failing
 
 _WINDOW_LABELS: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 
 
-def failures_page(given: str, backend_id: str) -> dict[str, Any]:
-    """Return the causes of failures in a window, by number of failed jobs, of one backend if it is
-    named.
+def failures_page(principal: Principal, given: str, backend_id: str) -> dict[str, Any]:
+    """Return the causes of failures that a principal sees in a window, by number of failed jobs, of
+    one backend if it is named.
     """
     window = given if given in failing.WINDOWS else failing.DEFAULT_WINDOW
-    report = failing.failure_report(window, backend_id)
+    report = failing.failure_report(principal, window, backend_id)
     known = backends_by_id(row.backend_id or "" for row in [*report.results, *report.recovered])
     return {
         "window": window,
@@ -34,9 +35,9 @@ def failures_page(given: str, backend_id: str) -> dict[str, Any]:
     }
 
 
-def tally() -> str:
+def tally(principal: Principal) -> str:
     """Return the number of jobs that failed in the last day and are still failed, empty for 0."""
-    count = failing.lost_count()
+    count = failing.lost_count(principal)
     if count >= failing.MAX_COUNT:
         return f"{failing.MAX_COUNT - 1}+"
     return str(count or "")

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from django.http import QueryDict
 
 from backends.errors import InvalidRequest
+from jobgroups.domain.access import Principal
 from jobgroups.domain.states import GroupStatus
 from jobgroups.queries.groups import GroupFilter, Page, listed_page
 
@@ -54,9 +55,10 @@ def parse_filters(query: QueryDict) -> Filters:
     )
 
 
-def filtered_page(filters: Filters) -> Page:
-    """Return a page of the groups that match, newest first."""
+def filtered_page(filters: Filters, principal: Principal) -> Page:
+    """Return a page of the groups that match and that a principal sees, newest first."""
     wanted = GroupFilter(
+        principal=principal,
         status=filters.state,
         backend=filters.backend,
         submitter=filters.submitter,

@@ -9,11 +9,13 @@ from django.db.models import Count, F
 
 from director.pages import filters, text
 from director.pages.outputs import outputs_of
+from jobgroups.domain.access import Principal
 from jobgroups.domain.states import CHILD_FINAL, ChildStatus, GroupStatus
 from jobgroups.domain.text import duration
 from jobgroups.errors import GroupNotFound
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import etas
+from jobgroups.queries.visibility import visible
 
 _THUMBNAILS: Final = 8  #: Thumbnails in a row.
 MAX_SEGMENTS: Final = 50  #: Above this many children a segment stands for a status.
@@ -23,11 +25,11 @@ _ORDER: Final = ("completed", "failed", "timeout", "cancelled", "running", "queu
 _CHILD: Final = ("group_id", "id", "status", "progress", "attempt_count", "stopped_by", "starred")
 
 
-def group_list(chosen: filters.Filters) -> dict[str, Any]:
+def group_list(chosen: filters.Filters, principal: Principal) -> dict[str, Any]:
     """Return a page of groups, newest first, and the query of the next one; empty on the last."""
-    page = filters.filtered_page(chosen)
+    page = filters.filtered_page(chosen, principal)
     older = chosen.query(before=page.next_cursor) if page.next_cursor else ""
-    has_groups = bool(page.results) or JobGroup.objects.exists()
+    has_groups = bool(page.results) or JobGroup.objects.filter(visible(principal)).exists()
     return {"rows": rows_of(page.results), "older": older, "has_groups": has_groups}
 
 
@@ -39,8 +41,8 @@ def group_row(group_id: str) -> dict[str, Any]:
     return rows_of([group])[0]
 
 
-def submitters() -> list[str]:
-    rows = JobGroup.objects.exclude(submitter="").order_by("submitter")
+def submitters(principal: Principal) -> list[str]:
+    rows = JobGroup.objects.filter(visible(principal)).exclude(submitter="").order_by("submitter")
     return list(rows.values_list("submitter", flat=True).distinct()[:200])
 
 

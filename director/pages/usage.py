@@ -9,6 +9,7 @@ from django.http import QueryDict
 
 from backends.errors import InvalidRequest
 from jobgroups.api.requests.query_params import UsageQuery
+from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import iso_or_none
 from jobgroups.queries import usage
 
@@ -16,7 +17,7 @@ _DEFAULT: Final = ["submitter", "backend"]
 _ROWS: Final = 200
 
 
-def usage_page(given: QueryDict) -> dict[str, Any]:
+def usage_page(principal: Principal, given: QueryDict) -> dict[str, Any]:
     """Return the usage by the dimensions and days in a URL; if they are invalid, the default with
     the error.
     """
@@ -32,7 +33,7 @@ def usage_page(given: QueryDict) -> dict[str, Any]:
     except InvalidRequest as wrong:
         error, query = wrong.detail, UsageQuery.read_query(QueryDict(f"by={','.join(_DEFAULT)}"))
     by, first, last = query["by"], query["from"], query["to"]
-    report = usage.usage(by, first, last, offset=0, limit=_ROWS)
+    report = usage.usage(principal, by, first, last, offset=0, limit=_ROWS)
     heads = [name.removeprefix(usage.METADATA) for name in by]
     days = {"from": first.isoformat(), "to": last.isoformat()}
     return {

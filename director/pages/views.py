@@ -33,6 +33,7 @@ from jobgroups.errors import BackendNotFound, GroupNotFound
 from jobgroups.queries.assets import asset_list
 from jobgroups.queries.provenance import job_provenance
 from jobgroups.queries.retention import retention_text
+from jobgroups.queries.visibility import sees_group
 from jobgroups.queries.webhooks import STATES, delivery_list
 from jobgroups.workflow import summary
 from jobgroups.workflow.assets import FILE_INPUTS
@@ -47,17 +48,30 @@ _DIRECTIONS: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
 def _page(
     request: HttpRequest, name: str, context: Mapping[str, object], status: int = 200
 ) -> HttpResponse:
-    values = {"version": settings.DIRECTOR_VERSION, "failed_day": failure_pages.tally, **context}
+    values = {
+        "version": settings.DIRECTOR_VERSION,
+        "failed_day": partial(failure_pages.tally, principal_of(request)),
+        "is_private": settings.DIRECTOR_PRIVATE,
+        **context,
+    }
     html = render_to_string(f"director/{name}.html", values, request)
     return HttpResponse(_DIRECTIONS.sub("\ufffd", html), status=status)
 
 
+def _check_group(request: HttpRequest, group_id: str) -> None:
+    """Raise ``GroupNotFound`` unless a group exists for the person."""
+    principal = principal_of(request)
+    if not principal.sees_all and not sees_group(principal, group_id):
+        raise GroupNotFound(group_id)
+
+
 def groups(request: HttpRequest, template: str) -> HttpResponse:
     """The list of groups, or its rows."""
+    principal = principal_of(request)
     chosen = filters.parse_filters(request.GET)
     context = {
         "filters": chosen,
-        "listing": group_list.group_list(chosen),
+        "listing": group_list.group_list(chosen, principal),
         "query": chosen.query(),
         "offered": [server for server in backend_pages.found_servers() if not server["ignored"]],
         "backends": backend_list,  # Read where a template needs it: a reloaded list with groups does not.
@@ -67,7 +81,7 @@ def groups(request: HttpRequest, template: str) -> HttpResponse:
             "states": [
                 (status.value, text.status_label(status, ended=True)) for status in GroupStatus
             ],
-            "submitters": group_list.submitters(),
+            "submitters": group_list.submitters(principal),
             "retention": retention_text(),
         }
     return _page(request, template, context)
@@ -75,6 +89,7 @@ def groups(request: HttpRequest, template: str) -> HttpResponse:
 
 def row_part(request: HttpRequest, group_id: str) -> HttpResponse:
     """A group's row in the list."""
+    _check_group(request, group_id)
     return _page(request, "parts/row", {"row": group_list.group_row(group_id)})
 
 
@@ -83,11 +98,12 @@ def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
     exist.
     """
     try:
+        _check_group(request, group_id)
         group_context = group_detail.group_page(
             group_id, request.GET.dict(), with_cards=template != "parts/head"
         )
     except GroupNotFound:
-        newest = group_list.group_list(filters.Filters())["rows"][:5]
+        newest = group_list.group_list(filters.Filters(), principal_of(request))["rows"][:5]
         status = HTTPStatus.NOT_FOUND
         return _page(request, "no_group", {"group_id": group_id[:64], "newest": newest}, status)
     return _page(request, template, {"shown": group_context, "row": group_context["row"]})
@@ -95,6 +111,7 @@ def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
 
 def card_part(request: HttpRequest, group_id: str, job_id: str, template: str) -> HttpResponse:
     """One job's card, its cell in the grid of a sweep, or what the viewer shows of it."""
+    _check_group(request, group_id)
     context = {"card": group_detail.child_card(group_id, job_id)}
     if template == "parts/info":
         context["made"] = text.summary_values(summary(job_provenance(group_id, job_id)["workflow"]))
@@ -103,20 +120,19 @@ def card_part(request: HttpRequest, group_id: str, job_id: str, template: str) -
 
 def backends(request: HttpRequest, template: str) -> HttpResponse:
     """The backends, or their table alone."""
-    return _page(
-        request,
-        template,
-        {"listing": backend_pages.backend_list_page(str(request.GET.get("sort", "")))},
-    )
+    sort = str(request.GET.get("sort", ""))
+    listing = backend_pages.backend_list_page(principal_of(request), sort)
+    return _page(request, template, {"listing": listing})
 
 
 def backend(request: HttpRequest, backend_id: str, template: str) -> HttpResponse:
     """A backend's page, what of it changes, or its models."""
-    read = (
-        backend_detail.backend_models if template == "parts/models" else backend_detail.backend_page
-    )
+    backend_context: object
     try:
-        backend_context = read(backend_id)
+        if template == "parts/models":
+            backend_context = backend_detail.backend_models(backend_id)
+        else:
+            backend_context = backend_detail.backend_page(backend_id, principal_of(request))
     except BackendNotFound:
         return _page(request, "no_backend", {"backend_id": backend_id}, HTTPStatus.NOT_FOUND)
     return _page(request, template, {"shown": backend_context, "backend_id": backend_id})
@@ -125,13 +141,14 @@ def backend(request: HttpRequest, backend_id: str, template: str) -> HttpRespons
 def failures(request: HttpRequest, template: str) -> HttpResponse:
     """The page of failures, or its list alone."""
     backend_id = str(request.GET.get("backend", "")).replace("\0", "")[:64]
-    failures_context = failure_pages.failures_page(str(request.GET.get("window", "")), backend_id)
+    window = str(request.GET.get("window", ""))
+    failures_context = failure_pages.failures_page(principal_of(request), window, backend_id)
     return _page(request, template, {"shown": failures_context})
 
 
 def usage(request: HttpRequest) -> HttpResponse:
     """The usage by the dimensions and days of the URL."""
-    return _page(request, "usage", {"shown": usage_page(request.GET)})
+    return _page(request, "usage", {"shown": usage_page(principal_of(request), request.GET)})
 
 
 def account(request: HttpRequest) -> HttpResponse:
@@ -152,9 +169,8 @@ def people(request: HttpRequest) -> HttpResponse:
 def assets(request: HttpRequest) -> HttpResponse:
     """The uploaded files, newest first."""
     given = str(request.GET.get("cursor", ""))[:200]
-    page = filters.page_after(
-        given, lambda cursor: asset_list(cursor=cursor, limit=filters.PAGE_SIZE)
-    )
+    read = partial(asset_list, principal_of(request), limit=filters.PAGE_SIZE)
+    page = filters.page_after(given, lambda cursor: read(cursor=cursor))
     return _page(request, "assets", {"page": page})
 
 
@@ -165,7 +181,11 @@ def webhooks(request: HttpRequest) -> HttpResponse:
         for name in ("group", "state", "cursor")
     }
     read = partial(
-        delivery_list, group=given["group"], state=given["state"], limit=filters.PAGE_SIZE
+        delivery_list,
+        principal_of(request),
+        group=given["group"],
+        state=given["state"],
+        limit=filters.PAGE_SIZE,
     )
     page = filters.page_after(given["cursor"], lambda cursor: read(cursor=cursor))
     states = [("", "All"), *((name, capfirst(name.replace("_", " "))) for name in STATES)]
@@ -187,7 +207,8 @@ def submit(request: HttpRequest) -> HttpResponse:
     group_id, seed, job_id = (
         str(request.GET.get(name, "")).replace("\0", "")[:64] for name in ("from", "seed", "job")
     )
-    listing = backend_pages.backend_list_page()
+    principal = principal_of(request)
+    listing = backend_pages.backend_list_page(principal)
     has_none = (settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE) == (
         1,
         RetryScope.NEVER,
@@ -195,7 +216,9 @@ def submit(request: HttpRequest) -> HttpResponse:
     context = {
         "listing": listing,
         "tags": new_group.tagged_backends(listing["rows"]),
-        "source": new_group.from_group(group_id, seed, job_id),
+        "source": new_group.from_group(group_id, seed, job_id)
+        if principal.sees_all or sees_group(principal, group_id)
+        else None,
         "quick": (1, 4, 12),
         "strategies": [
             (strategy.value, strategy.value.replace("_", " ")) for strategy in SeedStrategy

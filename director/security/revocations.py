@@ -1,4 +1,5 @@
-"""Ends WebSockets, event streams and long polls whose token or session is no longer valid.
+"""Ends WebSockets, event streams and long polls whose token or session is no longer valid, or whose
+account may not see the work of others any more.
 
 Each process reads the credentials of its open connections every ``CHECK_SECONDS``, once for all
 connections of the same ones: a revocation needs no message between processes. While the database
@@ -19,6 +20,7 @@ from director.web.asgi_types import Application, Receive, Scope, Send
 from jobgroups.api.sse import sse_frame
 from jobgroups.database.pools import read
 from jobgroups.database.threads import TRANSIENT
+from jobgroups.domain.access import PRINCIPAL_KEY, Principal
 from jobgroups.streams.feed import error_frame
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ CODE: Final = "sign_in_required"
 #: The key of a scope that holds the credentials of its request.
 CREDENTIALS_KEY: Final = "director.credentials"
 _ENDED_FRAME: Final = error_frame(
-    CODE, "The token was revoked or has expired, or the session or the account has ended."
+    CODE, "The token was revoked or has expired, or the session, the account or its role has ended."
 )
 _EVENT_STREAM: Final = b"text/event-stream"
 _CLOSE_SECONDS: Final = 1.0  #: For the last frame, for the close, and for the client's answer.
@@ -37,11 +39,16 @@ _CLOSE_SECONDS: Final = 1.0  #: For the last frame, for the close, and for the c
 class _Connection:
     """A connection that its task serves. ``can_end``: it may be cancelled now."""
 
-    def __init__(self, credentials: Credentials) -> None:
-        self.credentials = credentials
+    def __init__(self, scope: Scope) -> None:
+        self.credentials: Credentials = scope[CREDENTIALS_KEY]
+        self._sees_all = getattr(scope.get(PRINCIPAL_KEY), "sees_all", False)
         self.can_end = True
         self.is_ended = False
         self._task = asyncio.current_task()
+
+    def is_valid(self, principal: Principal | None) -> bool:
+        """Return whether it may go on, by the principal that its credentials have now."""
+        return principal is not None and principal.sees_all >= self._sees_all
 
     def end(self) -> None:
         if self._task is not None and self.can_end and not self.is_ended:
@@ -57,9 +64,9 @@ class _Watch:
         self._checking: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def connection(self, credentials: Credentials) -> AsyncIterator[_Connection]:
+    async def connection(self, scope: Scope) -> AsyncIterator[_Connection]:
         """Watch the connection of this task. Its end is no error: the body is left early."""
-        connection = _Connection(credentials)
+        connection = _Connection(scope)
         self._open.add(connection)
         if self._checking is None or self._checking.done():
             self._checking = asyncio.get_running_loop().create_task(self._check(), name="accounts")
@@ -83,7 +90,8 @@ class _Watch:
                 logger.warning("Accounts: database unavailable (%s)", error)
                 continue
             for connection in list(self._open):
-                if principals.get(connection.credentials, connection) is None:
+                known = connection.credentials in principals
+                if known and not connection.is_valid(principals[connection.credentials]):
                     connection.end()
 
 
@@ -97,7 +105,7 @@ async def serve_socket(
     if not settings.DIRECTOR_ACCOUNTS:
         await application(scope, receive, send)
         return
-    async with _watch.connection(scope[CREDENTIALS_KEY]) as connection:
+    async with _watch.connection(scope) as connection:
         await application(scope, receive, send)
     if not connection.is_ended:
         return
@@ -133,7 +141,7 @@ async def serve_request(
             connection.can_end = kind.startswith(_EVENT_STREAM)
         await send(message)
 
-    async with _watch.connection(scope[CREDENTIALS_KEY]) as connection:
+    async with _watch.connection(scope) as connection:
         await application(scope, receive, send_noted)
     if not connection.is_ended:
         return

@@ -51,7 +51,7 @@ from director.web.middleware import middleware
 from jobgroups.api.permissions import refusal_text
 from jobgroups.database.pools import read
 from jobgroups.database.threads import TRANSIENT
-from jobgroups.domain.access import EVERYBODY, Principal, Right, may
+from jobgroups.domain.access import EVERYBODY, PRINCIPAL_KEY, Principal, Right, may
 from jobgroups.domain.audit import Action, Actor, actor
 from jobgroups.services.audit import record_alone
 from jobgroups.streams.feed import error_frame
@@ -116,9 +116,6 @@ class Refused(Enum):
     UNAVAILABLE = "unavailable"  #: the database with the accounts does not answer
 
 
-#: The key of a scope that holds the principal of its request, or None if the credentials are
-#: invalid.
-PRINCIPAL_KEY: Final = "director.principal"
 #: What a scope has when its credentials have ended during the request.
 ENDED: Final[Scope] = {PRINCIPAL_KEY: Refused.UNAUTHENTICATED}
 
@@ -388,8 +385,8 @@ def guard_sockets(application: Application) -> Application:
             detail = "Sign in, or connect with Authorization: Bearer TOKEN or X-API-Key: TOKEN."
             code, frame = SIGN_IN_REQUIRED, error_frame("sign_in_required", detail)
         else:
-            if CREDENTIALS_KEY in found:
-                scope[CREDENTIALS_KEY] = found[CREDENTIALS_KEY]
+            for key in {PRINCIPAL_KEY, CREDENTIALS_KEY} & found.keys():
+                scope[key] = found[key]
             await serve_socket(application, scope, receive, send, code=SIGN_IN_REQUIRED)
             return
         if (await receive())["type"] == "websocket.connect":

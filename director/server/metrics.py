@@ -26,7 +26,8 @@ class _Handler(WSGIRequestHandler):
 
 def _is_permitted(token: str) -> bool:
     if settings.DIRECTOR_ACCOUNTS:
-        return principal_of(token, None) is not None
+        principal = principal_of(token, None)
+        return principal is not None and principal.sees_all
     return not settings.DIRECTOR_TOKEN or is_token(token)
 
 

@@ -16,7 +16,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from director.web.errors import error_response
 from director.web.health import DATABASE_SECONDS, CheckedPart
+from jobgroups.api.permissions import principal_of
 from jobgroups.database.pools import write_threads
 from jobgroups.metrics import TABLES, ProcessesCollector
 from jobgroups.queries.metrics import Rows, farm_gauges
@@ -73,6 +75,9 @@ ProcessCollector(registry=registry)
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
     """``GET /metrics``: all metrics, in the format that the client accepts."""
+    if not principal_of(request).sees_all:
+        detail = "Metrics are about all accounts: use a token of an operator, with the scope read."
+        return error_response(403, detail, "not_allowed")
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     return HttpResponse(encode(registry), content_type=content_type)
 

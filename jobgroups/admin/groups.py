@@ -24,6 +24,7 @@ from jobgroups.admin.base import (
     action,
     register_rows,
 )
+from jobgroups.domain.access import Visibility
 from jobgroups.domain.shapes.groups import Deletion, RetryResult
 from jobgroups.domain.states import Where
 from jobgroups.domain.text import pluralize
@@ -93,7 +94,7 @@ class JobGroupAdmin(ReadOnlyAdmin):
     noun = ("group is", "groups are")
     listed_columns = (
         "id title status placement completed_count failed_count cancelled_count total_count run "
-        "created_at stopped_at completed_at archived_at jobs log"
+        "created_at stopped_at completed_at archived_at shared_at jobs log"
     )
     list_filter = (
         *(
@@ -105,9 +106,10 @@ class JobGroupAdmin(ReadOnlyAdmin):
             "created_at",
         ),
         ("archived_at", admin.EmptyFieldListFilter),
+        ("shared_at", admin.EmptyFieldListFilter),
     )
     search_fields = ("id", "name", "prompt", "labels__value", "submitter", "idempotency_key")
-    actions = ("cancel", "retry", "archive", "unarchive", "delete")
+    actions = ("cancel", "retry", "archive", "unarchive", "share", "unshare", "delete")
     inlines = (VariantInline,)
 
     jobs = ListLink("jobs", "group__id__exact", models.ChildJob)
@@ -125,6 +127,12 @@ class JobGroupAdmin(ReadOnlyAdmin):
         "Archive: leave them out of the lists", "archived", group_change, archived=True
     )
     unarchive = action("Show them in the lists again", "in the lists", group_change, archived=False)
+    share = action(
+        "Share: every account sees them", "shared", group_change, visibility=Visibility.SHARED
+    )
+    unshare = action(
+        "Make them private again", "private", group_change, visibility=Visibility.PRIVATE
+    )
 
     @admin.action(description="Retry the failed jobs", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[models.JobGroup]) -> None:

@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from rest_framework.request import Request
 
 from backends.errors import FieldInvalid
-from jobgroups.domain.access import EVERYBODY, ROLE_RIGHTS, Principal, Right, Role, Scope
+from jobgroups.domain.access import EVERYBODY, ROLE_RIGHTS, Principal, Right, Role, Scope, may
 from jobgroups.errors import NotAllowed
 
 #: Characters of ``JobGroup.submitter``.
@@ -66,6 +66,12 @@ def identity(request: HttpRequest | Request, sent: object = "") -> dict[str, Any
             "A token with the scope delegate may name a customer."
         )
     return {"submitter": submitter, "owner_id": principal.user_id}
+
+
+def deleting_owner(request: HttpRequest | Request) -> int | None:
+    """Return the account whose part of shared content a request deletes; None: it deletes all of it."""
+    principal = principal_of(request)
+    return None if may(principal, Right.OPERATE) else principal.user_id
 
 
 def signed(request: HttpRequest | Request, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jobgroups.api.submission import choose
 from jobgroups.api.workflow_check import JobKinds, check
+from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import now
 from jobgroups.domain.pool import Needs, OpenVariant, PoolSnapshot
 from jobgroups.domain.states import Placement
@@ -17,11 +18,11 @@ from jobgroups.services.submission import Submission, jobs_of, warnings_of
 from jobgroups.workflow.seeds import random_base
 
 
-def plan(submission: Submission) -> dict[str, Any]:
+def plan(submission: Submission, principal: Principal) -> dict[str, Any]:
     """Return the plan of a submission, as the API's JSON object; raise what the submission would."""
     base = random_base() if submission.base_seed is None else submission.base_seed
     kinds, is_pool = JobKinds(submission.template, submission.batch), submission.count is not None
-    chosen = choose(replace(submission, base_seed=base), kinds)
+    chosen = choose(replace(submission, base_seed=base), principal, kinds)
     jobs, batch = jobs_of(chosen, base), submission.batch
     named = list(dict.fromkeys(submission.backend_ids))
     backends = check(kinds, named, submission.required_capabilities)["backends"]

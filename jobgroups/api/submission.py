@@ -12,6 +12,7 @@ from jobgroups.api.backend_selection import Selection, select_backends, select_c
 from jobgroups.api.conversion import converted_body
 from jobgroups.api.requests import payloads
 from jobgroups.api.workflow_check import JobKinds, has_partner_nodes
+from jobgroups.domain.access import Principal
 from jobgroups.domain.states import PartialOutputs
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
 from jobgroups.queries import leases
@@ -23,10 +24,13 @@ from jobgroups.services.write_start import check_until
 _CHECK_SECONDS: Final = 2.0
 
 
-def submit_body(body: dict[str, Any], key: str | None, owner: Mapping[str, Any]) -> Submitted:
+def submit_body(
+    body: dict[str, Any], key: str | None, owner: Mapping[str, Any], principal: Principal
+) -> Submitted:
     """Store the group of a body; with a known idempotency key, return the group of that key.
 
-    ``owner`` has the fields of the submission that say whose it is; empty without accounts.
+    ``owner`` has the fields of the submission that say whose it is; empty without accounts. It may
+    refer to what ``principal`` sees.
 
     The result of the first request is returned also if no runner is alive now, or none of the
     backends that described the node classes of a workflow in the editor's format.
@@ -39,14 +43,18 @@ def submit_body(body: dict[str, Any], key: str | None, owner: Mapping[str, Any])
     if key:
         digest = payloads.digest(body)
         submitter = owner.get("submitter") or str(body.get("submitter") or "").strip()
-        if (made := group_replay(submitter=submitter, key=key, digest=digest)) is not None:
+        made = group_replay(
+            submitter=submitter, owner_id=owner.get("owner_id"), key=key, digest=digest
+        )
+        if made is not None:
             return made
     converted, warnings, editor = converted_body(body)
     submission = payloads.submission(converted, key, warnings=warnings)
-    return submit(replace(submission, editor_json=editor, idempotency_digest=digest, **owner))
+    whole = replace(submission, editor_json=editor, idempotency_digest=digest, **owner)
+    return submit(whole, principal)
 
 
-def submit(submission: Submission) -> Submitted:
+def submit(submission: Submission, principal: Principal) -> Submitted:
     """Store the group of a submission whose idempotency key is not known.
 
     1. The runner: without one nothing is stored, unless a setting allows it.
@@ -59,22 +67,24 @@ def submit(submission: Submission) -> Submitted:
         RunnerAbsent: no runner is alive.
         NoOnlineBackends: none of the named backends can take a child, or one of the jobs of a
             batch.
-        InvalidRequest: an asset that the workflow refers to does not exist.
+        InvalidRequest: an asset that the workflow refers to does not exist for the principal.
     """
     alive = leases.runner_alive()
     if not (alive or settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER):
         raise RunnerAbsent
-    return group_submit(submission=choose(submission), runner_alive=alive)
+    return group_submit(submission=choose(submission, principal), runner_alive=alive)
 
 
-def choose(submission: Submission, kinds: JobKinds | None = None) -> Submission:
+def choose(
+    submission: Submission, principal: Principal, kinds: JobKinds | None = None
+) -> Submission:
     """Return the submission with the backends that were selected and skipped.
 
     Raises ``NoOnlineBackends`` or, for an asset that does not exist, ``InvalidRequest``. ``kinds``
     are those of its jobs, if the caller has them.
     """
     until = check_until(_CHECK_SECONDS)
-    check_references(submission.references)
+    check_references(submission.references, principal)
     if submission.count is None:
         selection, is_paid = _select_named(submission, until)
     else:

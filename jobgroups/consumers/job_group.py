@@ -44,6 +44,7 @@ class JobGroupConsumer(Socket):
         feed = group_feed(
             group_id,
             _since_of(query),
+            principal=self.principal,
             previews=query.get("previews") == ["1"],
             on_overflow=lambda: self.request_close(TOO_SLOW),
         )

@@ -23,6 +23,7 @@ from django.conf import settings
 from backends.discovery import found_list
 from backends.queries import backend_list
 from jobgroups.consumers.socket import TOO_SLOW, Socket
+from jobgroups.domain.access import Principal
 from jobgroups.events.hub import Subscription, hub
 from jobgroups.events.messages import (
     ChangedFrame,
@@ -35,11 +36,13 @@ from jobgroups.events.messages import (
 )
 from jobgroups.queries import backends, failures, groups, leases
 from jobgroups.queries.exclusions import active_exclusions
+from jobgroups.queries.visibility import seen_groups
 from jobgroups.services import stored_files
 from jobgroups.streams.reads import read, read_seqs
 
 POLL_SECONDS: Final = 1.0  #: Seconds between two reads of a page.
 _SHARED_SECONDS: Final = 0.8  #: The maximum age of a shared result.
+_KEPT_SECONDS: Final = 10.0  #: After which the state of an account without pages is dropped.
 
 
 class MonitorState(msgspec.Struct, frozen=True):
@@ -52,13 +55,14 @@ class MonitorState(msgspec.Struct, frozen=True):
     disk_full: bool
 
 
-def _read() -> MonitorState:
-    newest = groups.group_list(filters=groups.GroupFilter(), cursor=None, limit=1).results
+def _read(principal: Principal) -> MonitorState:
+    filters = groups.GroupFilter(principal=principal)
+    newest = groups.group_list(filters=filters, cursor=None, limit=1).results
     return MonitorState(
         runner=leases.runner_alive(),
         newest=newest[0]["job_group_id"] if newest else "",
         backends=_backends(),
-        failed=failures.lost_count(),
+        failed=failures.lost_count(principal),
         disk_full=stored_files.free_bytes() < settings.DIRECTOR_MIN_FREE_BYTES,
     )
 
@@ -89,16 +93,26 @@ def _backends() -> str:
 
 
 class MonitorPoller:
-    """The process's newest state. Used from one event loop."""
+    """The process's newest states: one for all who see all, and one for each account that sees its
+    own work alone. Used from one event loop.
+    """
 
     def __init__(self) -> None:
-        self._newest: tuple[float, MonitorState] | None = None
+        self._newest: dict[int | None, tuple[float, MonitorState]] = {}
 
-    async def current(self) -> MonitorState:
-        """Return a state that is less than a second old."""
-        if self._newest is None or time.monotonic() - self._newest[0] > _SHARED_SECONDS:
-            self._newest = (time.monotonic(), await read(_read))
-        return self._newest[1]
+    async def current(self, principal: Principal) -> MonitorState:
+        """Return the state for a principal, less than a second old."""
+        key = None if principal.sees_all else principal.user_id
+        moment = time.monotonic()
+        newest = self._newest.get(key)
+        if newest is None or moment - newest[0] > _SHARED_SECONDS:
+            newest = (moment, await read(_read, principal))
+            # Without those that no page reads any more.
+            kept = {
+                user: one for user, one in self._newest.items() if moment - one[0] < _KEPT_SECONDS
+            }
+            self._newest = kept | {key: newest}
+        return newest[1]
 
 
 monitor_poller = MonitorPoller()
@@ -134,12 +148,13 @@ class MonitorConsumer(Socket):
         self._progressed = asyncio.Event()
         subscriptions: list[Subscription] = []
         query = self.scope.get("query_string", b"")
-        group_ids = groups_of(query)
+        group_ids = await self._seen(groups_of(query))
+        starred = await self._seen(groups_of(query, "stars"))
         try:
             # One by one, so that a cancellation removes those that exist.
             for group_id in group_ids:
                 subscriptions.append(await hub.subscribe(group_id, self._lag))  # noqa: PERF401
-            for group_id in groups_of(query, "stars"):
+            for group_id in starred:
                 subscriptions.append(await hub.subscribe(group_id, self._lag, only=_MARKS))  # noqa: PERF401
             state = await self._snapshot(group_ids)
             self.mark_ready()
@@ -154,6 +169,13 @@ class MonitorConsumer(Socket):
             for subscription in subscriptions:
                 await hub.unsubscribe(subscription)
 
+    async def _seen(self, group_ids: list[str]) -> list[str]:
+        """Return those of the groups that the page may follow, in their order."""
+        if self.principal.sees_all or not group_ids:
+            return group_ids
+        seen = await read(seen_groups, self.principal, group_ids)
+        return [group_id for group_id in group_ids if group_id in seen]
+
     def _lag(self) -> None:
         self.request_close(TOO_SLOW)
 
@@ -161,7 +183,7 @@ class MonitorConsumer(Socket):
         await self.send_text(msgspec.json.encode({"type": kind, **fields}).decode())
 
     async def _snapshot(self, group_ids: list[str]) -> MonitorState:
-        state = await monitor_poller.current()
+        state = await monitor_poller.current(self.principal)
         seqs = await read_seqs(group_ids) if group_ids else {}
         version = settings.DIRECTOR_VERSION
         await self._send_json("snapshot", version=version, seqs=seqs, **msgspec.to_builtins(state))
@@ -170,6 +192,9 @@ class MonitorConsumer(Socket):
     async def _follow(self, subscription: Subscription) -> None:
         while True:
             for entry in await subscription.take():
+                is_changed = isinstance(entry, ChangedFrame)
+                if is_changed and not await self._seen([subscription.group_id]):
+                    return  # it is not shared any more
                 await self._forward(subscription.group_id, entry)
 
     async def _forward(self, group_id: str, entry: Entry) -> None:
@@ -210,7 +235,7 @@ class MonitorConsumer(Socket):
     async def _poll_state(self, last: MonitorState) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            state = await monitor_poller.current()
+            state = await monitor_poller.current(self.principal)
             if state != last:
                 last = state
                 await self._send_json("pulse", **msgspec.to_builtins(state))

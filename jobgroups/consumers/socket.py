@@ -13,7 +13,9 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 from autobahn.exception import Disconnected  # daphne's, where others raise OSError
 from channels.consumer import AsyncConsumer
+from django.conf import settings
 
+from jobgroups.domain.access import EVERYBODY, PRINCIPAL_KEY, Principal
 from jobgroups.metrics import open_sockets
 from jobgroups.streams.feed import TOO_SLOW_FRAME, error_frame
 
@@ -98,6 +100,13 @@ class Socket(AsyncConsumer):
         finally:
             _open.discard(self)
             open_sockets.labels(self.kind).dec()
+
+    @property
+    def principal(self) -> Principal:
+        """Return who has opened the connection."""
+        scope: dict[str, Any] = dict(self.scope)
+        found: Principal = scope[PRINCIPAL_KEY] if settings.DIRECTOR_ACCOUNTS else EVERYBODY
+        return found
 
     async def write(self) -> None:
         """Send the frames of the stream; call :meth:`mark_ready` after the first ones."""

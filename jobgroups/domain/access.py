@@ -25,6 +25,13 @@ class Role(StrEnum):
     SERVICE = "service"  #: Has tokens and no password.
 
 
+class Visibility(StrEnum):
+    """Who sees a group where people see their own work alone (``DIRECTOR_PRIVATE``)."""
+
+    PRIVATE = "private"  #: Its account, operators and administrators.
+    SHARED = "shared"  #: Every account.
+
+
 class Scope(StrEnum):
     """What a token may do at most. ``includes`` has their order."""
 
@@ -71,6 +78,7 @@ class Principal:
         name: the name of the account; empty without accounts.
         token_id: the token of the request; empty: it has a session, or there are no accounts.
         scope: of that token; None: there is none.
+        sees_all: whether it sees the work of others. Its role decides, also of its tokens.
     """
 
     right: Right
@@ -79,6 +87,7 @@ class Principal:
     role: Role | None = None
     token_id: str = ""
     scope: Scope | None = None
+    sees_all: bool = True
 
     # For templates.
     @property
@@ -90,13 +99,40 @@ class Principal:
         return self.right >= Right.OPERATE
 
 
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """Whose an object is.
+
+    Attributes:
+        owner_ids: the accounts; empty: it was made before there were accounts.
+        is_shared: whether every account sees it.
+    """
+
+    owner_ids: frozenset[int] = frozenset()
+    is_shared: bool = False
+
+
+#: The key of an ASGI scope that holds the principal of its request, or why it has none.
+PRINCIPAL_KEY: Final = "director.principal"
+
 #: Everybody who may use a Director without accounts, where all may do everything.
 EVERYBODY: Final = Principal(Right.ADMINISTER)
 
 
-def may(principal: Principal, right: Right, *, owner_id: int | None = None) -> bool:
-    """Return whether a principal may do something. ``owner_id``: the account whose object is to be
-    changed.
-    """
-    is_own = owner_id is not None and owner_id == principal.user_id
-    return principal.right >= (Right.SUBMIT if is_own else right)
+#: Who sees the work of others where people see their own alone.
+OVERSEERS: Final = frozenset({Role.OPERATOR, Role.ADMINISTRATOR})
+
+
+def sees(principal: Principal, owned: Owned) -> bool:
+    """Return whether an object exists for a principal."""
+    return principal.sees_all or owned.is_shared or principal.user_id in owned.owner_ids
+
+
+def may(principal: Principal, right: Right, owned: Owned | None = None) -> bool:
+    """Return whether a principal may do something. ``owned``: whose the object is; None: nobody's."""
+    if owned is None:
+        return principal.right >= right
+    is_own = principal.user_id in owned.owner_ids
+    return sees(principal, owned) and principal.right >= (
+        min(right, Right.SUBMIT) if is_own else right
+    )

@@ -8,14 +8,18 @@ from collections.abc import Collection
 from typing import Any, Final, TypeAlias
 
 from django.conf import settings
+from django.db.models import Exists, OuterRef
 
+from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.media_types import media_type
 from jobgroups.domain.output_ids import parse_output_uuid
 from jobgroups.domain.states import Placement
 from jobgroups.errors import AssetNotFound, BlobNotFound, OutputNotFound
-from jobgroups.models import Asset, AssetRecord, ChildJob, StoredFile
+from jobgroups.models import Asset, AssetRecord, Capture, ChildJob, StoredFile
+from jobgroups.queries.assets import assets_of, name_of
 from jobgroups.queries.outputs import OutputFile, child_output
+from jobgroups.queries.visibility import visible, visible_records
 from jobgroups.serializers import expires_at
 
 _URL_VALID_FOR: Final = dt.timedelta(hours=1)
@@ -25,32 +29,31 @@ _URL_VALID_FOR: Final = dt.timedelta(hours=1)
 NamedAsset: TypeAlias = tuple[Asset | OutputFile, dict[str, Any]]
 
 
-def named_asset(asset_id: str) -> NamedAsset:
+def named_asset(asset_id: str, principal: Principal) -> NamedAsset:
     """Return an asset by its id of the Comfy API v2, or raise ``AssetNotFound``."""
-    record = AssetRecord.objects.filter(pk=asset_id).select_related("asset").first()
-    asset = (
-        record.asset
-        if record
-        else Asset.objects.filter(pk=asset_id, is_recorded_only=False).first()
-    )
+    records = AssetRecord.objects.filter(visible_records(principal), pk=asset_id)
+    record = records.select_related("asset").first()
+    rows = assets_of(principal).filter(pk=asset_id, is_recorded_only=False)
+    asset = record.asset if record else rows.first()
     if asset is None:
-        return _output(asset_id)
+        return _output(asset_id, principal)
     days = settings.DIRECTOR_ASSET_DAYS
     return asset, {
         "id": asset_id,
         "hash": f"blake3:{asset.hash}",
         "size_bytes": asset.size_bytes,
         "content_type": asset.content_type,
-        "file_path": record.file_path if record else asset.name,
+        "file_path": record.file_path if record else name_of(asset),
         **_times(
             (record or asset).created_at, asset.used_at + dt.timedelta(days=days) if days else None
         ),
     }
 
 
-def _output(asset_id: str) -> NamedAsset:
+def _output(asset_id: str, principal: Principal) -> NamedAsset:
     job_id, number = parse_output_uuid(asset_id) or ("", 0)
-    child = ChildJob.objects.filter(pk=job_id).select_related("group").first()
+    rows = ChildJob.objects.filter(visible(principal, "group"), pk=job_id)
+    child = rows.select_related("group").first()
     if child is None:
         raise AssetNotFound(asset_id)
     group = child.group
@@ -86,22 +89,32 @@ def url_expiry(until: dt.datetime | None) -> str:
     return iso(min(url_until, until or url_until))
 
 
-def content_by_hash(text: str) -> Asset | StoredFile:
-    """Return the content with a hash of the form ``blake3:…``, uploaded or made by a job, or raise
-    ``BlobNotFound``.
+def content_by_hash(text: str, principal: Principal) -> Asset | StoredFile:
+    """Return the content with a hash of the form ``blake3:…`` that a principal sees, uploaded or
+    made by a job, or raise ``BlobNotFound``.
     """
     matched = re.fullmatch(r"blake3:([0-9a-f]{64})", text.lower())
     digest = matched[1] if matched else ""
-    content = (
-        Asset.objects.filter(hash=digest).first()
-        or StoredFile.objects.filter(blake3=digest).first()
-    )
+    content = assets_of(principal).filter(hash=digest).first() or _made_by_job(digest, principal)
     if content is None:
         raise BlobNotFound
     return content
 
 
-def assets_by_path(paths: Collection[str]) -> dict[str, str]:
-    """Return the id of the asset that was uploaded last under each of these paths."""
-    rows = AssetRecord.objects.filter(file_path__in=paths).order_by("created_at", "id")
-    return dict(rows.values_list("file_path", "asset_id"))
+def _made_by_job(digest: str, principal: Principal) -> StoredFile | None:
+    rows = StoredFile.objects.filter(blake3=digest)
+    if not principal.sees_all:
+        captures = Capture.objects.filter(visible(principal, "child__group"), file=OuterRef("pk"))
+        rows = rows.filter(Exists(captures))
+    return rows.first()
+
+
+def assets_by_path(paths: Collection[str], principal: Principal) -> dict[str, str]:
+    """Return the id of the asset that was uploaded last under each of these paths: of those that a
+    principal uploaded itself, else of those of others that it sees.
+    """
+    rows = AssetRecord.objects.filter(visible_records(principal), file_path__in=paths)
+    in_order = rows.order_by("created_at", "id").values_list("file_path", "asset_id", "owner_id")
+    found = list(in_order)
+    own = {path: asset_id for path, asset_id, owner in found if owner == principal.user_id}
+    return {path: asset_id for path, asset_id, _ in found} | own

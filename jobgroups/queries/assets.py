@@ -4,32 +4,56 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from django.db.models import F, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+
 from backends.errors import InvalidRequest
+from jobgroups.domain.access import Principal
 from jobgroups.domain.shapes.assets import StoredAsset
 from jobgroups.errors import AssetNotFound
-from jobgroups.models import Asset
+from jobgroups.models import Asset, AssetOwner
 from jobgroups.queries.groups import Page, read_page
+from jobgroups.queries.visibility import visible_assets
 from jobgroups.serializers import shape
 from jobgroups.workflow.assets import input_name
 
 
 def serialize_asset(asset: Asset) -> dict[str, Any]:
-    return shape(StoredAsset, asset, hash=f"blake3:{asset.hash}")
+    return shape(StoredAsset, asset, hash=f"blake3:{asset.hash}", name=name_of(asset))
 
 
-def asset_list(*, cursor: str | None, limit: int) -> Page:
-    return read_page(Asset.objects.all(), serialize_asset, cursor=cursor, limit=limit)
+def name_of(asset: Asset) -> str:
+    """Return the name of an asset, as the account gave it by which it was read."""
+    return getattr(asset, "own_name", asset.name)
 
 
-def asset_by_id(asset_id: str) -> Asset:
-    return _require_asset(Asset.objects.filter(pk=asset_id).first(), asset_id)
+def asset_list(principal: Principal, *, cursor: str | None, limit: int) -> Page:
+    """Return a page of the assets that a principal sees, newest first."""
+    return read_page(assets_of(principal), serialize_asset, cursor=cursor, limit=limit)
 
 
-def asset_by_hash(text: str) -> Asset:
+def assets_of(principal: Principal) -> QuerySet[Asset]:
+    """Return the assets that a principal sees. Its own ones have the name that it gave them."""
+    if principal.sees_all:
+        return Asset.objects.all()
+    own = AssetOwner.objects.filter(asset=OuterRef("pk"), owner=principal.user_id)
+    name = Coalesce(Subquery(own.values("name")[:1]), F("name"))
+    return Asset.objects.filter(visible_assets(principal)).annotate(own_name=name)
+
+
+def asset_by_id(asset_id: str, principal: Principal) -> Asset:
+    return _require_asset(assets_of(principal).filter(pk=asset_id).first(), asset_id)
+
+
+def has_content(digest: str, principal: Principal) -> bool:
+    """Return whether a principal sees an asset with this BLAKE3."""
+    return assets_of(principal).filter(hash=digest).exists()
+
+
+def asset_by_hash(text: str, principal: Principal) -> Asset:
     matched = re.fullmatch(r"blake3:([0-9a-f]{64})", text)
-    return _require_asset(
-        matched and Asset.objects.filter(hash=matched[1]).first(), "with this hash"
-    )
+    rows = assets_of(principal)
+    return _require_asset(matched and rows.filter(hash=matched[1]).first(), "with this hash")
 
 
 def assets_by_id(asset_ids: Collection[str]) -> dict[str, Asset]:
@@ -42,12 +66,13 @@ def input_names(asset_ids: Collection[str]) -> dict[str, str]:
     return {asset.id: input_name(asset.hash, asset.name, asset.content_type) for asset in assets}
 
 
-def check_references(references: Sequence[tuple[str, str]]) -> None:
+def check_references(references: Sequence[tuple[str, str]], principal: Principal) -> None:
     """Raise ``InvalidRequest``, which names each path, if some references are to assets that do not
-    exist.
+    exist for a principal.
     """
     asset_ids = {asset_id for _, asset_id in references}
-    if asset_ids and (gone := asset_ids - assets_by_id(asset_ids).keys()):
+    rows = Asset.objects.filter(visible_assets(principal))
+    if asset_ids and (gone := asset_ids - rows.in_bulk(asset_ids).keys()):
         raise references_unknown(references, gone)
 
 

@@ -4,7 +4,7 @@ ahead.
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -77,6 +77,11 @@ class Etas:
 
     def has_groups(self, group_ids: Collection[str]) -> bool:
         return all(group_id in self._of_group for group_id in group_ids)
+
+    @property
+    def attempt_ends(self) -> Mapping[int, float | None]:
+        """The seconds until each prompt at a backend ends, by the id of its attempt; None: not known."""
+        return self._prompts
 
     def of_group(self, group_id: str) -> float | None:
         """Return the seconds until the last open job of a group ends; None: not known, or no job is

@@ -7,6 +7,7 @@ from typing import Any, Final
 from django.db.models import Q, QuerySet
 
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery
+from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import monotonic_now
 from jobgroups.domain.exclusions import (
     CLASS_OF,
@@ -17,7 +18,8 @@ from jobgroups.domain.exclusions import (
 )
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.shapes import backends as shapes
-from jobgroups.models import Exclusion, Variant
+from jobgroups.models import Exclusion, JobGroup, Variant
+from jobgroups.queries.visibility import visible
 from jobgroups.serializers import shape
 
 
@@ -91,8 +93,21 @@ def ends_at(row: Exclusion) -> dt.datetime:
     return row.last_at + LIFETIME[ExclusionKind(row.kind)]
 
 
-def exclusions_json(backend_id: str) -> list[dict[str, Any]]:
-    rows = list(active_exclusions(backend_id))
+def visible_exclusions(principal: Principal, backend_id: str | None = None) -> QuerySet[Exclusion]:
+    """Return the active exclusions of workflows that a principal sees: a reason may name files."""
+    rows = active_exclusions(backend_id)
+    if principal.sees_all:
+        return rows
+    groups = JobGroup.objects.filter(visible(principal))
+    of_variant = Variant.objects.filter(group__in=groups)
+    return rows.filter(
+        Q(variant_id=0, workflow_digest__in=groups.values("workflow_digest"))
+        | Q(variant_id__in=of_variant.values("pk"))
+    )
+
+
+def exclusions_json(backend_id: str, principal: Principal) -> list[dict[str, Any]]:
+    rows = list(visible_exclusions(principal, backend_id))
     groups = dict(
         Variant.objects.filter(pk__in=[row.variant_id for row in rows]).values_list(
             "id", "group_id"

@@ -16,10 +16,12 @@ from typing import Any, Final
 from django.db.models import Case, Count, F, Max, Min, Q, QuerySet, Value, When
 from django.db.models.functions import Coalesce
 
+from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import now
 from jobgroups.domain.shapes.backends import FailedGroup, FailureExample, FailureRow, Failures
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus
 from jobgroups.models import TITLE, Attempt, ChildJob, JobGroup
+from jobgroups.queries.visibility import visible
 from jobgroups.serializers import truncate
 
 #: The periods of the report, by their name in the URL.
@@ -43,10 +45,14 @@ _DECIDED_ITS_CHILD: Final = Q(child__status__in=_LOST, child__current_attempt_id
 _BY_ATTEMPT: Final = Q(current_attempt__failure_class__gt="")
 
 
-def failure_report(window: str = DEFAULT_WINDOW, backend_id: str = "") -> Failures:
-    """Return the failures within a period of ``WINDOWS``, of one backend if it is named."""
+def failure_report(
+    principal: Principal, window: str = DEFAULT_WINDOW, backend_id: str = ""
+) -> Failures:
+    """Return the failures that a principal sees within a period of ``WINDOWS``, of one backend if it
+    is named.
+    """
     since = now() - WINDOWS[window]
-    sources = _sources(since)
+    sources = _sources(principal, since)
     if backend_id:
         sources = [source.filter(at_backend=backend_id) for source in sources]
     parts: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
@@ -82,14 +88,14 @@ def failure_report(window: str = DEFAULT_WINDOW, backend_id: str = "") -> Failur
     )
 
 
-def lost_count() -> int:
-    """Return the number of children that failed within a day and are failed now, at most
-    ``MAX_COUNT``.
+def lost_count(principal: Principal) -> int:
+    """Return the number of children that failed within a day and are failed now, as far as a
+    principal sees them, at most ``MAX_COUNT``.
 
     Every page shows this number, which is that of ``Failures.failed_jobs``. The query reads at most
     ``MAX_COUNT`` entries of the index ``child_failed``.
     """
-    return _lost(now() - WINDOWS[DEFAULT_WINDOW])[:MAX_COUNT].count()
+    return _lost(principal, now() - WINDOWS[DEFAULT_WINDOW])[:MAX_COUNT].count()
 
 
 def _row(
@@ -108,29 +114,31 @@ def _row(
     )
 
 
-def _sources(since: dt.datetime) -> list[QuerySet[Any]]:
+def _sources(principal: Principal, since: dt.datetime) -> list[QuerySet[Any]]:
     """Return the failed children, and the other failed attempts: those that ended, and those with a
     pending stop.
     """
-    stopping = _attempts("stop_requested_at").filter(
+    stopping = _attempts(principal, "stop_requested_at").filter(
         ended_at__isnull=True, stop_requested_at__gte=since
     )
-    return [_lost_children(since), _attempts("ended_at").filter(ended_at__gte=since), stopping]
+    ended = _attempts(principal, "ended_at").filter(ended_at__gte=since)
+    return [_lost_children(principal, since), ended, stopping]
 
 
 # Columns of the three sources: cause, at_backend, digest, in_group, job, attempt_number, error, at,
 # done, is_lost, is_open.
 
 
-def _lost(since: dt.datetime) -> QuerySet[ChildJob]:
+def _lost(principal: Principal, since: dt.datetime) -> QuerySet[ChildJob]:
     """Return the children that failed since a moment and are failed or timed out now."""
     # exclude: SQLite uses a partial index only if the query has its condition literally.
     rows = ChildJob.objects.exclude(failure_class="").order_by()
+    rows = rows.filter(visible(principal, "group"))
     return rows.filter(status__in=_LOST, completed_at__gte=since)
 
 
-def _lost_children(since: dt.datetime) -> QuerySet[Any]:
-    return _lost(since).annotate(
+def _lost_children(principal: Principal, since: dt.datetime) -> QuerySet[Any]:
+    return _lost(principal, since).annotate(
         cause=Case(
             When(_BY_ATTEMPT, then="current_attempt__failure_class"), default="failure_class"
         ),
@@ -150,11 +158,12 @@ def _lost_children(since: dt.datetime) -> QuerySet[Any]:
     )
 
 
-def _attempts(moment: str) -> QuerySet[Any]:
+def _attempts(principal: Principal, moment: str) -> QuerySet[Any]:
     """Return the failed attempts that did not end a child which is failed now; ``moment`` is the
     column with the time.
     """
     rows = Attempt.objects.exclude(failure_class="").exclude(_DECIDED_ITS_CHILD).order_by()
+    rows = rows.filter(visible(principal, "child__group"))
     return rows.annotate(
         cause=F("failure_class"),
         at_backend=F("backend_id"),
@@ -229,10 +238,10 @@ def _name(row: FailureRow, group: JobGroup) -> str:
 
 
 def failed_jobs(
-    window: str, *, failure_class: str, backend_id: str, workflow: str | None
+    principal: Principal, window: str, *, failure_class: str, backend_id: str, workflow: str | None
 ) -> list[FailedGroup]:
     """Return the children of a row that are failed or timed out now, by group, newest first."""
-    rows = _lost_children(now() - WINDOWS[window]).filter(
+    rows = _lost_children(principal, now() - WINDOWS[window]).filter(
         cause=failure_class, at_backend=backend_id
     )
     if workflow is not None:

@@ -16,6 +16,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from backends.errors import FieldInvalid
 from backends.models import Backend
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery
+from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import iso
 from jobgroups.domain.states import CHILD_OPEN, GroupStatus, Placement
 from jobgroups.domain.waiting_reasons import left_running
@@ -24,6 +25,7 @@ from jobgroups.models import Attempt, ChildJob, GroupLabel, JobEvent, JobGroup
 from jobgroups.queries.etas import group_etas
 from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.outputs import known_files
+from jobgroups.queries.visibility import visible
 from jobgroups.queries.waiting_reasons import outlooks
 from jobgroups.serializers import (
     MAX_FRAME_BYTES,
@@ -312,8 +314,9 @@ def submitted_backends(group: JobGroup) -> dict[str, str | None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFilter:
-    """Filters of the list of groups; None and empty match every group."""
+    """Filters of the list of groups; None and empty match every group that the principal sees."""
 
+    principal: Principal
     status: str | None = None
     backend: str | None = None
     submitter: str | None = None
@@ -435,7 +438,7 @@ def filter_groups(filters: GroupFilter, *, is_filled: bool = False) -> QuerySet[
 
     ``is_filled``: all jobs of the backend have the time of their group.
     """
-    rows = JobGroup.objects.defer(*_LONG)
+    rows = JobGroup.objects.filter(visible(filters.principal)).defer(*_LONG)
     if filters.status:
         rows = rows.filter(status=filters.status)
     if filters.backend:

@@ -9,11 +9,13 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from jobgroups import workflow
+from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import iso
 from jobgroups.domain.shapes.groups import JobOfFile
 from jobgroups.errors import ChildNotFound, GroupNotFound, ProvenanceUnknown
 from jobgroups.models import Capture, ChildJob, JobGroup
 from jobgroups.queries.assets import input_names
+from jobgroups.queries.visibility import visible
 from jobgroups.serializers import serialize_attempt
 from jobgroups.workflow.assets import asset_references, with_file_names
 
@@ -83,8 +85,10 @@ def job_provenance(group_id: str, job_id: str) -> dict[str, Any]:
     }
 
 
-def job_of_mark(mark: Mapping[str, Any] | None) -> JobOfFile:
-    """Return group, job and attempt of the mark in a file; raise ``ProvenanceUnknown``."""
+def job_of_mark(mark: Mapping[str, Any] | None, principal: Principal) -> JobOfFile:
+    """Return group, job and attempt of the mark in a file, if a principal sees them; raise
+    ``ProvenanceUnknown``.
+    """
     if mark is None:
         raise ProvenanceUnknown(
             "The PNG has no mark of a job: another client made it, its metadata were removed, "
@@ -98,7 +102,8 @@ def job_of_mark(mark: Mapping[str, Any] | None) -> JobOfFile:
     )
     if not is_ours:
         raise ProvenanceUnknown("The mark in the PNG is not one of the Director.")
-    if not ChildJob.objects.filter(pk=job_id, group_id=group_id).exists():
+    jobs = ChildJob.objects.filter(visible(principal, "group"), pk=job_id, group_id=group_id)
+    if not jobs.exists():
         raise ProvenanceUnknown(
             f"The PNG was made by job {job_id} of group {group_id}, which is not known here: it "
             "was deleted, or it"
@@ -107,10 +112,10 @@ def job_of_mark(mark: Mapping[str, Any] | None) -> JobOfFile:
     return JobOfFile(job_group_id=group_id, job_id=job_id, attempt=int(number))
 
 
-def job_of_content(digest: str) -> JobOfFile | None:
-    """Return group and job of the first captured file with a content, by its BLAKE3; None if there
-    is none.
+def job_of_content(digest: str, principal: Principal) -> JobOfFile | None:
+    """Return group and job of the first captured file with a content, by its BLAKE3, that a principal
+    sees; None if there is none.
     """
-    captured = Capture.objects.filter(file__blake3=digest).order_by("id")
-    job = captured.values_list("child__group_id", "child_id").first()
+    rows = Capture.objects.filter(visible(principal, "child__group"), file__blake3=digest)
+    job = rows.order_by("id").values_list("child__group_id", "child_id").first()
     return job and JobOfFile(job_group_id=job[0], job_id=job[1], found_by="hash")

@@ -6,12 +6,14 @@ from typing import Final, Self
 
 from django.db.models import Prefetch, QuerySet
 
+from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import ChildStatus, Placement
 from jobgroups.errors import ChildNotFound
 from jobgroups.models import Capture, ChildJob, JobGroup, StoredFile
 from jobgroups.queries.groups import Page, read_page
 from jobgroups.queries.pool import current_pool
+from jobgroups.queries.visibility import visible
 
 #: For so long a completed job is open while its files are copied, and a cancelled one while its
 #: prompt is stopped.
@@ -80,12 +82,19 @@ def _groups() -> QuerySet[JobGroup]:
     return rows.prefetch_related(Prefetch("children", children), captures)
 
 
-def single_jobs(*, metadata: Mapping[str, str], cursor: str | None, limit: int) -> Page:
-    """Return a page of :class:`SingleJob`, newest first; those whose group has these labels.
+def single_jobs(
+    principal: Principal, *, metadata: Mapping[str, str], cursor: str | None, limit: int
+) -> Page:
+    """Return a page of :class:`SingleJob` that a principal sees, newest first; those whose group has
+    these labels.
 
     Raises ``InvalidRequest`` for a cursor that no page gave.
     """
-    rows = _groups().defer("workflow_json", "parameters_json", "editor_json")
+    rows = (
+        _groups()
+        .filter(visible(principal))
+        .defer("workflow_json", "parameters_json", "editor_json")
+    )
     for key, value in metadata.items():
         rows = rows.filter(labels__key=key, labels__value=value)
     return read_page(rows, SingleJob, cursor=cursor, limit=limit)

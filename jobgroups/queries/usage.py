@@ -31,7 +31,9 @@ from django.db.models import (
 )
 from django.db.models.functions import Coalesce
 
+from jobgroups.domain.access import Principal
 from jobgroups.models import Attempt, JobGroup, UsageDay, UsageSum
+from jobgroups.queries.visibility import visible
 
 #: The beginning of a dimension that is a key of the metadata of groups.
 METADATA: Final = "metadata."
@@ -75,13 +77,22 @@ class Usage:
     since: dt.datetime | None  #: The creation of the oldest stored group; None: there is no group.
 
 
-def usage(by: Sequence[str], first: dt.date, last: dt.date, *, offset: int, limit: int) -> Usage:
+def usage(
+    principal: Principal,
+    by: Sequence[str],
+    first: dt.date,
+    last: dt.date,
+    *,
+    offset: int,
+    limit: int,
+) -> Usage:
     """Return the attempts that ended from the first to the last day (UTC), by one or more
-    dimensions.
+    dimensions; of a principal that does not see all, those of its own groups.
     """
     begin, end = midnight(first), midnight(last) + DAY
     names = dimensions(by)
-    days = _days(names, begin, end)
+    # The stored sums are those of all accounts.
+    days = _days(names, begin, end) if principal.sees_all else []
     if "day" in by:
         # The newest days come first: older ones than the page needs are not read.
         missing = offset + limit
@@ -90,7 +101,8 @@ def usage(by: Sequence[str], first: dt.date, last: dt.date, *, offset: int, limi
             if missing < 0:
                 days, begin = days[: number + 1], day.begins_at
                 break
-    others = Attempt.objects.filter(_between(begin, end, days)).order_by()
+    own = visible(principal, "child__group", with_shared=False)
+    others = Attempt.objects.filter(own).filter(_between(begin, end, days)).order_by()
     stored = UsageSum.objects.filter(day__in=[day.pk for day in days])
     columns = [f"by_{number}" for number in range(len(names))]
     sums = stored.filter(by=",".join(names)).values("day_id", *columns, *MEASURES)
@@ -118,7 +130,8 @@ def usage(by: Sequence[str], first: dt.date, last: dt.date, *, offset: int, limi
             "gpu_seconds": float(row["gpu_seconds"]),
             **{name: int(row[name]) for name in MEASURES[1:]},
         }
-    since = JobGroup.objects.aggregate(since=Min("created_at"))["since"]
+    groups = JobGroup.objects.filter(visible(principal, with_shared=False))
+    since = groups.aggregate(since=Min("created_at"))["since"]
     return Usage(rows[:limit], len(rows) > limit, since)
 
 

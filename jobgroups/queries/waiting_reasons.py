@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from django.conf import settings
-from django.db.models import Count, F, Q
+from django.db.models import Count, F, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
 
 from backends.eligibility import is_working
 from backends.models import Backend
@@ -37,7 +38,7 @@ from jobgroups.domain.waiting_reasons import (
     pool_reason,
     waiting_reason,
 )
-from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.models import AssetOwner, Attempt, ChildJob, JobGroup
 from jobgroups.queries import pool
 from jobgroups.queries.etas import Etas, current_etas
 
@@ -111,6 +112,12 @@ def _offline_reasons(
     return reasons
 
 
+def _file_name(group: JobGroup) -> Any:
+    """Return the name of an asset that a group uses, as the account of the group gave it."""
+    own = AssetOwner.objects.filter(asset=OuterRef("asset"), owner=group.owner_id)
+    return Coalesce(Subquery(own.values("name")[:1]), F("asset__name"))
+
+
 def _queued_reasons(
     group: JobGroup,
     queued: Sequence[ChildJob],
@@ -141,7 +148,7 @@ def _queued_reasons(
     }
     is_sent = AttemptState.INTENT in states.values()
     files = (
-        list(group.asset_uses.order_by("id").values_list("asset__name", flat=True))
+        list(group.asset_uses.order_by("id").values_list(_file_name(group), flat=True))
         if is_sent
         else []
     )

@@ -3,9 +3,11 @@
 from typing import Any, Final
 
 from backends.errors import FieldInvalid
+from jobgroups.domain.access import Principal
 from jobgroups.domain.shapes.webhooks import Delivery
 from jobgroups.models import WebhookDelivery
 from jobgroups.queries.groups import Page, read_page
+from jobgroups.queries.visibility import visible
 from jobgroups.serializers import shape
 
 #: The states of a delivery, by the null columns ``due_at`` and ``delivered_at``.
@@ -29,11 +31,14 @@ def serialize_delivery(row: WebhookDelivery) -> dict[str, Any]:
     )
 
 
-def delivery_list(*, group: str | None, state: str | None, cursor: str | None, limit: int) -> Page:
-    """Return up to ``limit`` deliveries, newest first, after ``cursor``; raise ``InvalidRequest``
-    if no page gave it.
+def delivery_list(
+    principal: Principal, *, group: str | None, state: str | None, cursor: str | None, limit: int
+) -> Page:
+    """Return up to ``limit`` deliveries that a principal sees, newest first, after ``cursor``; raise
+    ``InvalidRequest`` if no page gave it.
     """
-    rows = WebhookDelivery.objects.filter(**STATES.get(state or "", {}))
+    own = visible(principal, "group", with_shared=False)  # an address may have a secret
+    rows = WebhookDelivery.objects.filter(own, **STATES.get(state or "", {}))
     if group:
         rows = rows.filter(group_id=group)
     try:

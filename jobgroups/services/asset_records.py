@@ -12,6 +12,7 @@ from typing import Any, Final
 from django.db import IntegrityError
 
 from jobgroups.database.retry import retried_transaction
+from jobgroups.domain.access import Principal
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.media_types import media_type
@@ -25,8 +26,15 @@ from jobgroups.errors import (
 )
 from jobgroups.models import Asset, AssetRecord, Capture, DeletedSubmission, StoredFile
 from jobgroups.queries.asset_records import assets_by_path, content_by_hash, named_asset
+from jobgroups.queries.assets import assets_of, name_of
 from jobgroups.services import audit, stored_files
-from jobgroups.services.assets import ReceivedFile, asset_store, locked_delete, records_delete
+from jobgroups.services.assets import (
+    ReceivedFile,
+    asset_store,
+    locked_delete,
+    locked_disown,
+    records_delete,
+)
 from jobgroups.services.submission import IDEMPOTENCY_TTL
 from jobgroups.workflow.assets import FILE_INPUTS, REFERENCE_TYPE, asset_references
 from jobgroups.workflow.graph import Workflow, WorkflowCopy
@@ -80,17 +88,17 @@ def _require_unused(key: str | None) -> None:
 
 
 def record_mint(
-    *, content_hash: str, file_path: str | None, owner_id: int | None = None
+    *, content_hash: str, file_path: str | None, principal: Principal
 ) -> tuple[str, bool]:
-    """Return the id of a record of known content and whether it is new: one with the same path is
+    """Return the id of a record of content that a principal sees, and whether it is new: one with the same path is
     used again.
 
     Raises ``BlobNotFound``. ``file_path`` None: the name of the first upload of the content.
     """
-    content = content_by_hash(content_hash)
+    content = content_by_hash(content_hash, principal)
     if isinstance(content, StoredFile):
         content = _asset_of(content, file_path or "file")
-    return _mint(content.pk, file_path or content.name, owner_id)
+    return _mint(content.pk, file_path or name_of(content), principal.user_id)
 
 
 @retried_transaction
@@ -109,18 +117,19 @@ def _mint(asset_id: str, file_path: str, owner_id: int | None) -> tuple[str, boo
     return AssetRecord.objects.create(asset_id=asset_id, **new).pk, True
 
 
-def record_delete(*, asset_id: str) -> None:
-    """Delete an asset by its id; its content stays while another asset has it.
+def record_delete(*, asset_id: str, principal: Principal, owner_id: int | None = None) -> None:
+    """Delete an asset by its id; its content stays while another asset has it. ``owner_id``: the
+    account whose upload is deleted; None: all of them are.
 
     Raises ``AssetNotFound``, or ``AssetHeld`` if an open group needs the content, or if it is the
     output of a job.
     """
-    content, _ = named_asset(asset_id)
+    content, _ = named_asset(asset_id, principal)
     if not isinstance(content, Asset):
         raise AssetHeld(asset_id)
     with stored_files.mark_files(content.stored_name):
         try:
-            is_last = _delete(content.pk, asset_id)
+            is_last = _delete(content.pk, asset_id, owner_id)
         except AssetInUse:
             raise AssetHeld(asset_id) from None
         if is_last:
@@ -128,13 +137,15 @@ def record_delete(*, asset_id: str) -> None:
 
 
 @retried_transaction
-def _delete(content_id: str, asset_id: str) -> bool:
+def _delete(content_id: str, asset_id: str, owner_id: int | None) -> bool:
     """Delete the rows of an asset; return whether those of its content are among them."""
     content = Asset.objects.select_for_update().filter(pk=content_id).first()
     record, is_own = AssetRecord.objects.filter(pk=asset_id), content_id == asset_id
     if content is None or (content.is_recorded_only if is_own else not record.exists()):
         raise AssetNotFound(asset_id)
     audit.record(Action.ASSET_DELETED, asset_id)
+    if is_own and owner_id is not None and locked_disown(content, owner_id):
+        return False
     if (is_own or content.is_recorded_only) and not content.records.exclude(pk=asset_id).exists():
         locked_delete(content)
         return True
@@ -145,9 +156,9 @@ def _delete(content_id: str, asset_id: str) -> bool:
     return False
 
 
-def resolve(graph: Workflow) -> Workflow:
+def resolve(graph: Workflow, principal: Principal) -> Workflow:
     """Return a workflow whose references name assets of our own API, and with them the names of
-    uploaded files.
+    uploaded files, as far as a principal sees them.
 
     A name is that of a file if the input takes one and a record has it as its whole path; the
     newest one counts.
@@ -157,13 +168,13 @@ def resolve(graph: Workflow) -> Workflow:
     copy = WorkflowCopy(graph)
     for node_id, name, asset_id in asset_references(graph):
         try:
-            copy.set(node_id, name, _reference(_content_of(asset_id).pk))
+            copy.set(node_id, name, _reference(_content_of(asset_id, principal).pk))
         except AssetNotFound:
             raise MissingAsset(node_id, name, "There is no asset with this id.") from None
         except BlobNotFound:
             reason = "The output is not stored here. Download it, and upload it as an asset."
             raise MissingAsset(node_id, name, reason) from None
-    known = assets_by_path([value for *_, value in _file_names(graph)])
+    known = assets_by_path([value for *_, value in _file_names(graph)], principal)
     for node_id, name, value in _file_names(graph):
         if value in known:
             copy.set(node_id, name, _reference(known[value]))
@@ -187,15 +198,15 @@ def _reference(asset_id: str) -> dict[str, Any]:
     return {"__type": REFERENCE_TYPE, "info": {"id": asset_id}}
 
 
-def _content_of(asset_id: str) -> Asset:
+def _content_of(asset_id: str, principal: Principal) -> Asset:
     """Return the content of an asset; raise ``AssetNotFound``, or ``BlobNotFound`` if an output is
     not stored.
     """
     # Its own id, also if records alone name it: the workflow of a job has that id.
-    if (own := Asset.objects.filter(pk=asset_id).first()) is not None:
+    if (own := assets_of(principal).filter(pk=asset_id).first()) is not None:
         return own
     until = time.monotonic() + _CAPTURE_SECONDS
-    while not isinstance(content := named_asset(asset_id)[0], Asset):
+    while not isinstance(content := named_asset(asset_id, principal)[0], Asset):
         if content.stored is not None:
             return _asset_of(content.stored, content.filename)
         pending = Capture.objects.filter(child=content.job_id, due_at__isnull=False)

@@ -19,7 +19,15 @@ from jobgroups.database.statements import insert
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.errors import AssetDeleted, AssetInUse, AssetNotFound
-from jobgroups.models import Asset, AssetRecord, AssetUse, ChildJob, DeletedSubmission, JobGroup
+from jobgroups.models import (
+    Asset,
+    AssetOwner,
+    AssetRecord,
+    AssetUse,
+    ChildJob,
+    DeletedSubmission,
+    JobGroup,
+)
 from jobgroups.queries.assets import references_unknown
 from jobgroups.services import stored_files
 from jobgroups.services.audit import record
@@ -47,8 +55,8 @@ def asset_store(
     """Store a received file, unless there is an asset with its content; return the asset and
     whether it is new.
 
-    A new ``record`` is stored with it, and gets its asset. Content that several accounts stored has
-    no owner.
+    A new ``record`` is stored with it, and gets its asset; without one, the account of ``owner_id``
+    gets an upload of its own. Content that several accounts stored has no single owner.
     """
     moment = now()
     facts = asdict(received)
@@ -62,13 +70,16 @@ def asset_store(
         **facts,
     )
     known = Asset.objects.filter(hash=asset.hash).first
+    name = received.name
     stored = stored_files.content_store(
-        path, asset, known=known, keep=partial(_keep, record, owner_id)
+        path, asset, known=known, keep=partial(_keep, record, owner_id, name)
     )
     return stored, stored is asset
 
 
-def _keep(record: AssetRecord | None, owner_id: int | None, asset: Asset, is_new: bool) -> bool:
+def _keep(
+    record: AssetRecord | None, owner_id: int | None, name: str, asset: Asset, is_new: bool
+) -> bool:
     changes: dict[str, Any] = {"used_at": now()} | ({} if record else {"is_recorded_only": False})
     if asset.owner_id != owner_id:
         changes["owner"] = None
@@ -77,10 +88,20 @@ def _keep(record: AssetRecord | None, owner_id: int | None, asset: Asset, is_new
             asset.save(force_insert=True)
         elif not Asset.objects.filter(pk=asset.pk).update(**changes):
             return False
+        if asset.owner_id not in (None, owner_id) and not asset.is_recorded_only:
+            _own(asset, asset.owner_id, asset.name, asset.created_at)
         if record is not None:
             record.asset = asset
             record.save(force_insert=True)
+        elif owner_id is not None:
+            _own(asset, owner_id, name, now())
     return True
+
+
+def _own(asset: Asset, owner_id: int | None, name: str, moment: dt.datetime) -> None:
+    AssetOwner.objects.get_or_create(
+        asset=asset, owner_id=owner_id, defaults={"name": name, "created_at": moment}
+    )
 
 
 def assets_use(group: JobGroup, references: Sequence[tuple[str, str]]) -> None:
@@ -128,8 +149,15 @@ def _use(asset_ids: Collection[str], moment: dt.datetime) -> list[str]:
     return missing
 
 
-def asset_delete(*, asset_id: str, unused_since: dt.datetime | None = None) -> None:
-    """Delete an asset and its file. ``unused_since``: only if it was not used since then.
+def asset_delete(
+    *, asset_id: str, unused_since: dt.datetime | None = None, owner_id: int | None = None
+) -> None:
+    """Delete an asset and its file.
+
+    Args:
+        unused_since: only if it was not used since then.
+        owner_id: the account whose upload is deleted; the content goes with the last one. None: the
+            content is deleted, whosever it is.
 
     Raises ``AssetNotFound``, also if it was used since then, or ``AssetInUse`` if an open group
     refers to it.
@@ -141,17 +169,42 @@ def asset_delete(*, asset_id: str, unused_since: dt.datetime | None = None) -> N
     if asset is None:
         raise AssetNotFound(asset_id)
     with stored_files.mark_files(asset.stored_name):
-        _delete_row(rows, asset_id)
-        stored_files.delete_file(asset.stored_name)
+        if _delete_row(rows, asset_id, owner_id):
+            stored_files.delete_file(asset.stored_name)
 
 
 @retried_transaction
-def _delete_row(rows: QuerySet[Asset], asset_id: str) -> None:
+def _delete_row(rows: QuerySet[Asset], asset_id: str, owner_id: int | None) -> bool:
     asset = rows.select_for_update().first()
     if asset is None:
         raise AssetNotFound(asset_id)
-    locked_delete(asset)
     record(Action.ASSET_DELETED, asset_id)
+    if owner_id is not None and locked_disown(asset, owner_id):
+        return False
+    locked_delete(asset)
+    return True
+
+
+def locked_disown(asset: Asset, owner_id: int) -> bool:
+    """Delete what an account has of a locked asset, in the caller's transaction; return whether the
+    content stays: others have it, or their open groups need it.
+
+    Raises ``AssetInUse`` if an open group of the account needs it.
+    """
+    needing = asset.uses.filter(group__completed_at__isnull=True)
+    if (own := needing.filter(group__owner=owner_id).first()) is not None:
+        raise AssetInUse(asset.pk, own.group_id)
+    asset.owners.filter(owner=owner_id).delete()
+    records_delete(asset.records.filter(owner=owner_id))
+    is_uploaded = asset.owners.exists() or asset.owner_id not in (None, owner_id)
+    has_records = asset.records.exists()
+    if not (is_uploaded or has_records or needing.exists()):
+        return False
+    changes: dict[str, Any] = {"is_recorded_only": has_records and not is_uploaded}
+    if asset.owner_id == owner_id:
+        changes["owner"] = None
+    Asset.objects.filter(pk=asset.pk).update(**changes)
+    return True
 
 
 def locked_delete(asset: Asset) -> None:
@@ -161,6 +214,7 @@ def locked_delete(asset: Asset) -> None:
         raise AssetInUse(asset.pk, needing.group_id)
     records_delete(asset.records.all())
     asset.uses.all().delete()
+    asset.owners.all().delete()
     asset.delete()
 
 

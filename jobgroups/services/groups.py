@@ -9,6 +9,7 @@ from django.db.models import Value
 from django.db.models.functions import Coalesce
 
 from jobgroups.database.retry import retried_transaction
+from jobgroups.domain.access import Visibility
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.outputs import SENT, reported_files
@@ -23,11 +24,18 @@ from jobgroups.services.revisions import groups_revise
 
 
 @retried_transaction
-def group_change(*, group_id: str, name: str | None = None, archived: bool | None = None) -> None:
-    """Set the name of a group (empty: none), and archive it or end that; None leaves either as it
-    is.
+def group_change(
+    *,
+    group_id: str,
+    name: str | None = None,
+    archived: bool | None = None,
+    visibility: str | None = None,
+) -> None:
+    """Set the name of a group (empty: none) and its visibility, and archive it or end that; None
+    leaves each as it is.
 
-    Open pages are notified. Raises ``GroupNotFound``.
+    Open pages are notified; who may not see the group any more is not sent more of it. Raises
+    ``GroupNotFound``.
     """
     if not groups_revise([group_id]):
         raise GroupNotFound(group_id)
@@ -35,8 +43,11 @@ def group_change(*, group_id: str, name: str | None = None, archived: bool | Non
     if archived is not None:
         # A group that is archived already keeps the time.
         fields["archived_at"] = Coalesce("archived_at", Value(now())) if archived else None
+    if visibility is not None:
+        is_shared = visibility == Visibility.SHARED
+        fields["shared_at"] = Coalesce("shared_at", Value(now())) if is_shared else None
     JobGroup.objects.filter(pk=group_id).update(**fields)
-    record(Action.GROUP_CHANGED, group_id, name=name, archived=archived)
+    record(Action.GROUP_CHANGED, group_id, name=name, archived=archived, visibility=visibility)
     log.publish_changed(group_id)
 
 

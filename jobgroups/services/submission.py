@@ -24,6 +24,7 @@ from jobgroups.database.statements import (
     insert,
     update_where,
 )
+from jobgroups.domain.access import Visibility
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus, PartialOutputs, Placement, RetryScope
@@ -88,6 +89,7 @@ class Submission:
     submitter: str = ""
     owner_id: int | None = None  #: The account that submits; None: there are no accounts.
     name: str = ""
+    visibility: str = Visibility.PRIVATE  #: One of ``Visibility``.
     idempotency_key: str | None = None
     idempotency_digest: str = ""
     #: A key of Comfy.org for its partner nodes, which is stored nowhere; empty: that of the
@@ -113,15 +115,18 @@ _variant_ids: Final = PreparedValues(
 )
 
 
-def group_replay(*, submitter: str, key: str, digest: str) -> Submitted | None:
+def group_replay(
+    *, submitter: str, owner_id: int | None, key: str, digest: str
+) -> Submitted | None:
     """Return the group that this idempotency key made within 24 h, if any.
 
-    Raises ``IdempotencyConflict`` if it made one out of another body, ``GroupDeleted`` if that
-    group was deleted.
+    Raises ``IdempotencyConflict`` if it made one out of another body, or of no account and of the
+    same submitter, ``GroupDeleted`` if that group was deleted.
     """
     stored: list[JobGroup | DeletedSubmission] = [*_with_key(_groups, submitter, key)]
     for row in stored or _with_key(_deleted, submitter, key):
-        if row.idempotency_digest != digest:
+        is_foreign = owner_id is not None and getattr(row, "owner_id", owner_id) != owner_id
+        if is_foreign or row.idempotency_digest != digest:
             raise IdempotencyConflict(
                 "This Idempotency-Key was used within 24 h with another body; use a new key."
             )
@@ -195,6 +200,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         # Two requests with one key at the same moment: the other one was first.
         replay = submission.idempotency_key and group_replay(
             submitter=submission.submitter,
+            owner_id=submission.owner_id,
             key=submission.idempotency_key,
             digest=submission.idempotency_digest,
         )
@@ -248,9 +254,10 @@ def _store(
 
 
 def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> JobGroup:
+    moment = now()
     return JobGroup(
         id=f"jg_{secrets.token_hex(6)}",
-        created_at=now(),
+        created_at=moment,
         status=(GroupStatus.RUNNING if runner_alive else GroupStatus.PENDING).value,
         accepted_without_runner=not runner_alive,
         workflow_json=to_json(submission.workflow),
@@ -276,6 +283,7 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         webhook_json=_json_or_none(submission.webhook),
         submitter=submission.submitter,
         owner_id=submission.owner_id,
+        shared_at=moment if submission.visibility == Visibility.SHARED else None,
         name=submission.name,
         placement=(Placement.BOUND if submission.count is None else Placement.POOL).value,
         skipped_backends_json=to_json(list(submission.skipped_backends)),

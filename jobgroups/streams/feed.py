@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Final
 
+from jobgroups.domain.access import Principal
 from jobgroups.errors import GroupNotFound
 from jobgroups.events.hub import hub
 from jobgroups.events.messages import (
@@ -20,6 +21,7 @@ from jobgroups.events.messages import (
     SeqHint,
 )
 from jobgroups.queries import groups
+from jobgroups.queries.visibility import sees_group
 from jobgroups.streams.reads import PAGE, read, stream_start
 from jobgroups.streams.stream import Frame, Stream
 
@@ -39,6 +41,7 @@ async def group_feed(
     group_id: str,
     since: int | None,
     *,
+    principal: Principal,
     previews: bool,
     on_overflow: Callable[[], None] | None = None,
 ) -> AsyncGenerator[list[Frame], None]:
@@ -47,11 +50,11 @@ async def group_feed(
     ``since`` is the last event that the client has; None, or a number that the group has not
     reached: the snapshot comes first. The feed ends if the client reads too slowly; ``on_overflow``
     is called before that, also while the client reads nothing. Raises ``GroupNotFound``, also when
-    the group is deleted.
+    the group is deleted, or ``principal`` may not see it any more.
     """
     subscription = await hub.subscribe(group_id, on_overflow, previews=previews)
     try:
-        start = await read(stream_start, group_id, since)
+        start = await read(stream_start, group_id, since, principal)
         stream = Stream(start.seq, start.children)
         if start.initial_state is not None:
             yield [Frame(start.initial_state, start.seq)]
@@ -64,7 +67,7 @@ async def group_feed(
         while not subscription.overflowed:
             for entry in await subscription.take():
                 if isinstance(entry, ChangedFrame) and not await read(
-                    groups.group_exists, group_id
+                    sees_group, principal, group_id
                 ):
                     raise GroupNotFound(group_id)
                 if isinstance(entry, EventFrame | SeqHint) and stream.misses_events(entry):

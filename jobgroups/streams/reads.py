@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from jobgroups.database.threads import DatabaseThreads
+from jobgroups.domain.access import Principal
+from jobgroups.errors import GroupNotFound
 from jobgroups.queries import groups
+from jobgroups.queries.visibility import sees_group
 from jobgroups.streams.stream import ChildHead
 
 PAGE: Final = 200  #: Events per read.
@@ -37,10 +40,12 @@ async def read_seqs(group_ids: list[str]) -> dict[str, int]:
     return await _database.run(groups.group_seqs, group_ids)
 
 
-def stream_start(group_id: str, since: int | None) -> StreamStart:
+def stream_start(group_id: str, since: int | None, principal: Principal) -> StreamStart:
     """Read the start of a stream, in a database thread; raise ``GroupNotFound`` if there is no such
-    group.
+    group for a principal.
     """
+    if not principal.sees_all and not sees_group(principal, group_id):
+        raise GroupNotFound(group_id)
     seq, text = groups.group_stream_start(group_id, since)
     children = [ChildHead(*state) for state in groups.child_states(group_id)]
     # Read last, so that they include every event that the children reflect.

@@ -12,6 +12,7 @@ from backends.models import Backend
 from backends.services import backend_observed
 from director.cli.failures import failure_lines
 from director.client.decode import parser
+from jobgroups.domain.access import EVERYBODY
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
@@ -132,7 +133,7 @@ def test_job_that_was_never_sent_is_counted(api: Api) -> None:
     assert keys([row]) == [(FailureClass.UNREACHABLE, "gpu-1", 1, 1)]
     assert row["example"]["attempt"] is None
     assert row["example"]["message"] == "away too long"
-    assert failing.lost_count() == 1
+    assert failing.lost_count(EVERYBODY) == 1
 
 
 def test_failure_without_a_message_is_listed_by_its_group(api: Api) -> None:
@@ -190,7 +191,7 @@ def test_navigation_counts_failed_jobs_up_to_a_limit(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(failing, "MAX_COUNT", 2)
     for child, count in zip(group(*["gpu-1"] * 3), (1, 2, 2), strict=True):
         lose(child, FailureClass.NODE_ERROR)
-        assert failing.lost_count() == count
+        assert failing.lost_count(EVERYBODY) == count
 
 
 def test_each_query_of_failures_uses_its_index() -> None:
@@ -200,7 +201,7 @@ def test_each_query_of_failures_uses_its_index() -> None:
     lose(child, FailureClass.NODE_ERROR)
     since = now() - dt.timedelta(days=1)
     indexes = ("child_failed", "attempt_failed_newest", "attempt_failed_newest")
-    for rows, index in zip(failing._sources(since), indexes, strict=True):
+    for rows, index in zip(failing._sources(EVERYBODY, since), indexes, strict=True):
         assert index in rows.explain()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from backends.models import Backend
+from jobgroups.domain.access import EVERYBODY
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
@@ -99,7 +100,7 @@ def test_a_missing_picture_excludes_the_backend_from_this_group_alone() -> None:
     group, same = submit_to_pool(1), submit_to_pool(1)
     refuse(claim(fence, group), fence, "image", "mask")
     assert Exclusion.objects.get().variant_id == Variant.objects.get(group=group).id
-    assert exclusions_json("gpu-1")[0]["group_id"] == group.id
+    assert exclusions_json("gpu-1", EVERYBODY)[0]["group_id"] == group.id
     assert claim(fence, group).in_vain
     assert claim(fence, same).claim is not None
 
@@ -320,7 +321,7 @@ def test_second_500_of_a_workflow_excludes_the_backend_and_is_not_counted() -> N
     assert excluded() == []
     assert answer_500(factories.claim_from_pool(first, same), first) == "refused"
     assert excluded() == [("gpu-1", "missing", 1)]
-    assert exclusions_json("gpu-1")[0]["reason"] == ANSWERED
+    assert exclusions_json("gpu-1", EVERYBODY)[0]["reason"] == ANSWERED
     assert not Attempt.objects.filter(is_counted=True).exists()
     assert [factories.only(one).status for one in (group, same)] == ["queued"] * 2
     assert claim(first, group).in_vain

@@ -8,6 +8,7 @@ import pytest
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
+from jobgroups.domain.access import EVERYBODY
 from jobgroups.models import ChildJob, GroupLabel, JobGroup
 from jobgroups.queries.groups import GroupFilter, listed_page
 from jobgroups.services import group_times
@@ -17,9 +18,11 @@ from tests.harness import factories as make
 pytestmark = pytest.mark.django_db
 
 FILTERS: Final = {
-    "backend": GroupFilter(backend="gpu-1"),
-    "metadata": GroupFilter(metadata={"scene": "shot_1"}),
-    "both": GroupFilter(backend="gpu-1", metadata={"scene": "shot_1", "take": "2"}),
+    "backend": GroupFilter(principal=EVERYBODY, backend="gpu-1"),
+    "metadata": GroupFilter(principal=EVERYBODY, metadata={"scene": "shot_1"}),
+    "both": GroupFilter(
+        principal=EVERYBODY, backend="gpu-1", metadata={"scene": "shot_1", "take": "2"}
+    ),
 }
 each_filter = pytest.mark.parametrize("name", FILTERS)
 
@@ -152,6 +155,6 @@ def test_groups_are_read_in_order_as_far_as_the_page_needs(
 def test_groups_of_a_submitter_are_read_in_order() -> None:
     make.farm(1)
     make.submit("gpu-1", submitter="ann")
-    (plan,) = _plans(GroupFilter(submitter="ann"))
+    (plan,) = _plans(GroupFilter(principal=EVERYBODY, submitter="ann"))
     assert "group_submitter_newest" in plan
     assert not any(word in plan for word in ("TEMP B-TREE", "Sort", "Seq Scan"))

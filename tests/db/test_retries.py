@@ -10,6 +10,7 @@ import pytest
 from backends.models import Backend
 from director.pages import group_list
 from director.pages.filters import Filters
+from jobgroups.domain.access import EVERYBODY
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, RetryScope
@@ -72,12 +73,12 @@ def test_retry_requeues_failed_jobs_and_keeps_completed_ones(fence: FencingToken
     row = group_list.group_row(group.id)
     shown = ("queued", "completed", "failed", "ended", "to_retry")
     assert [row[name] for name in shown] == [2, 1, 0, False, 0]
-    assert group_list.group_list(Filters(hide="finished"))["rows"][0]["id"] == group.id
+    assert group_list.group_list(Filters(hide="finished"), EVERYBODY)["rows"][0]["id"] == group.id
 
 
 def listed(**narrowed: str) -> list[str]:
     page = groups.group_list(
-        filters=groups.GroupFilter(**narrowed),  # type: ignore[arg-type]
+        filters=groups.GroupFilter(principal=EVERYBODY, **narrowed),  # type: ignore[arg-type]
         cursor=None,
         limit=10,
     )

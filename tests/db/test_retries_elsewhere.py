@@ -191,7 +191,7 @@ def test_concurrent_retry_and_backend_deletion_are_serialized() -> None:
 
 
 def replay(group: JobGroup) -> list[str]:
-    found = submission.group_replay(submitter="", key="k", digest="d")
+    found = submission.group_replay(submitter="", owner_id=None, key="k", digest="d")
     assert found is not None
     answer = serialize_submission(found.group, found.children)
     return [child["backend_id"] for child in answer["child_jobs"]]

@@ -12,6 +12,7 @@ from django.db import transaction
 from django.db.models import F
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from jobgroups.domain.access import EVERYBODY
 from jobgroups.domain.clock import now
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup, UsageDay, UsageSum
 from jobgroups.queries.usage import DAY, midnight, usage
@@ -122,12 +123,15 @@ def _expected(by: Sequence[str], first: dt.date, last: dt.date) -> list[tuple[An
 
 
 def _check(by: Sequence[str], first: dt.date, last: dt.date) -> None:
-    found = [tuple(row.values()) for row in usage(by, first, last, offset=0, limit=100).rows]
+    found = [
+        tuple(row.values()) for row in usage(EVERYBODY, by, first, last, offset=0, limit=100).rows
+    ]
     assert sorted(found) == _expected(by, first, last)
     order = [(row[by.index("day")] if "day" in by else "", row[len(by)]) for row in found]
     assert order == sorted(order, reverse=True)
     pages = [
-        usage(by, first, last, offset=offset, limit=2) for offset in range(0, len(found) + 1, 2)
+        usage(EVERYBODY, by, first, last, offset=offset, limit=2)
+        for offset in range(0, len(found) + 1, 2)
     ]
     assert [tuple(row.values()) for page in pages for row in page.rows] == found
 
@@ -199,7 +203,7 @@ def test_days_that_are_over_are_read_from_their_sums_while_their_attempts_are_th
     def seconds() -> list[float]:
         return [
             row["gpu_seconds"]
-            for row in usage(["day"], today - 2 * DAY, today, offset=0, limit=9).rows
+            for row in usage(EVERYBODY, ["day"], today - 2 * DAY, today, offset=0, limit=9).rows
         ]
 
     assert seconds() == [4, 1_004, 1_004]
@@ -235,6 +239,6 @@ def test_old_pages_of_days_read_no_older_day_than_they_need(django_assert_num_qu
     Attempt.objects.filter(ended_at__lt=midnight(today - DAY)).update(started_at=None)
     UsageSum.objects.filter(day=str(today - 2 * DAY)).delete()
     with django_assert_num_queries(3):
-        page = usage(["day"], today - 300 * DAY, today - DAY, offset=0, limit=1)
+        page = usage(EVERYBODY, ["day"], today - 300 * DAY, today - DAY, offset=0, limit=1)
     assert [row["day"] for row in page.rows] == [str(today - DAY)]
     assert page.has_more

@@ -205,7 +205,7 @@ def fail(
     assert attempts.attempt_ended(attempt_id=claimed.pk, fence=fence, end=failed)
 
 
-def asset(content: bytes = b"cat", name: str = "cat.png") -> Asset:
+def asset(content: bytes = b"cat", name: str = "cat.png", owner_id: int | None = None) -> Asset:
     """Store a file that a user uploads."""
     path = stored_files.incoming_folder() / "received"
     path.write_bytes(content)
@@ -216,7 +216,7 @@ def asset(content: bytes = b"cat", name: str = "cat.png") -> Asset:
         size_bytes=len(content),
         hash=blake3(content).hexdigest(),
     )
-    return assets.asset_store(received)[0]
+    return assets.asset_store(received, owner_id=owner_id)[0]
 
 
 def only(group: JobGroup) -> ChildJob:

@@ -239,6 +239,12 @@ onClick("[data-act]", async (button) => {
     }
     if (act === "rename") rename(true);
     if (act === "rename-end") rename(false);
+    if (act === "share") {
+      const visibility = button.dataset.shared === "yes" ? "private" : "shared";
+      await call("PATCH", `/api/job-groups/${group}`, { visibility });
+      refresh($("head"));
+      toast(visibility === "shared" ? "Every account sees the group." : "The group is private.");
+    }
     if (act === "archive") {
       const archived = button.dataset.archived !== "yes";
       await call("PATCH", `/api/job-groups/${group}`, { archived });

@@ -490,6 +490,7 @@ function body() {
   const stop = { completed: number("stop-completed"), failed: number("stop-failed") };
   if (stop.completed !== undefined || stop.failed !== undefined) rest.stop_when = stop;
   if ($("name").value.trim()) rest.name = $("name").value.trim();
+  if ($("shared")?.checked) rest.visibility = "shared";
   const submitter = $("submitter");
   // It is disabled if the account counts.
   if (!submitter.disabled && submitter.value.trim()) rest.submitter = submitter.value.trim();

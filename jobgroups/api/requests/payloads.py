@@ -18,7 +18,7 @@ from jobgroups.api.requests import fields
 from jobgroups.api.requests.fields import RequestSerializer
 from jobgroups.api.requests.path_params import check_id
 from jobgroups.api.requests.query_params import Moment
-from jobgroups.domain.access import Role, Scope
+from jobgroups.domain.access import Role, Scope, Visibility
 from jobgroups.domain.failures import RETRIED, FailureClass
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 from jobgroups.domain.states import PartialOutputs, RetryScope, Where
@@ -198,6 +198,7 @@ class SubmissionRequest(RequestSerializer):
     webhook = _Webhook(default=None)
     submitter = fields.Line(_MAX_BY, default="")
     name = fields.Line(_MAX_WORD, default="")
+    visibility = fields.Choice(Visibility, default=Visibility.PRIVATE)
 
     def validate_metadata(self, metadata: dict[str, Any]) -> dict[str, Any]:
         limit = settings.DIRECTOR_MAX_METADATA_BYTES
@@ -380,10 +381,11 @@ class GroupRequest(RequestSerializer):
 
     name = fields.Line(_MAX_WORD, allow_blank=True, default=None)
     archived = fields.Flag(default=None)
+    visibility = fields.Choice(Visibility, default=None)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if set(attrs.values()) == {None}:
-            raise ValidationError({"name": "Set name, archived, or both."})
+            raise ValidationError({"name": "Set name, archived or visibility."})
         return attrs
 
 

@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
-from jobgroups.api.permissions import principal_of
+from jobgroups.api.permissions import deleting_owner, principal_of
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.upload import received_upload, stored_name, stored_type
 from jobgroups.api.v2.requests import (
@@ -26,6 +26,7 @@ from jobgroups.models import Asset
 from jobgroups.outputs.download import open_file
 from jobgroups.outputs.stored import file_response
 from jobgroups.queries.asset_records import content_by_hash, named_asset
+from jobgroups.queries.assets import has_content
 from jobgroups.queries.outputs import OutputFile
 from jobgroups.services.asset_records import record_delete, record_mint, record_store
 
@@ -33,7 +34,7 @@ from jobgroups.services.asset_records import record_delete, record_mint, record_
 def _created_response(
     request: HttpRequest, asset_id: str, *, is_record_new: bool, is_content_new: bool
 ) -> HttpResponse:
-    _, facts = named_asset(asset_id)
+    _, facts = named_asset(asset_id, principal_of(request))
     body = {**facts, "url": content_url(base_url(request), asset_id), "created_new": is_content_new}
     return json_response(body, status=201 if is_record_new else 200)
 
@@ -53,13 +54,16 @@ class UploadView(ApiView):
             named = replace(
                 file, name=name, content_type=stored_type(form["content_type"].lower(), name)
             )
+            is_known = has_content(file.hash, principal_of(request))
             asset_id, is_new = record_store(
                 received=named,
                 file_path=form["file_path"],
                 idempotency_key=key,
                 owner_id=principal_of(request).user_id,
             )
-        return _created_response(request, asset_id, is_record_new=is_new, is_content_new=is_new)
+        # That another account has the content is not told.
+        created = is_new if principal_of(request).sees_all else not is_known
+        return _created_response(request, asset_id, is_record_new=created, is_content_new=created)
 
 
 class FromHashView(ApiView):
@@ -72,34 +76,35 @@ class FromHashView(ApiView):
         asset_id, is_new = record_mint(
             content_hash=body["hash"],
             file_path=body.get("file_path"),
-            owner_id=principal_of(request).user_id,
+            principal=principal_of(request),
         )
         return _created_response(request, asset_id, is_record_new=is_new, is_content_new=False)
 
 
 class ByHashView(ApiView):
     def head(self, request: Request, asset_hash: str) -> HttpResponse:
-        content_by_hash(asset_hash)
+        content_by_hash(asset_hash, principal_of(request))
         return HttpResponse()
 
 
 class AssetView(ApiView):
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponse:
         """Return an asset; the size of an output that is not stored yet is that of its backend."""
-        content, facts = await read(named_asset, asset_id)
+        content, facts = await read(named_asset, asset_id, principal_of(request))
         if isinstance(content, OutputFile) and content.stored is None:
             async with noting_replaced(content), open_file(content) as answer:
                 facts["size_bytes"] = answer.length or 0
         return json_response({**facts, "url": content_url(base_url(request), asset_id)})
 
     async def delete(self, request: HttpRequest, asset_id: str) -> HttpResponse:
-        await act(record_delete, asset_id=asset_id)
+        principal, owner_id = principal_of(request), deleting_owner(request)
+        await act(record_delete, asset_id=asset_id, principal=principal, owner_id=owner_id)
         return no_content()
 
 
 class ContentView(ApiView):
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponseBase:
-        content, facts = await read(named_asset, asset_id)
+        content, facts = await read(named_asset, asset_id, principal_of(request))
         if isinstance(content, Asset):
             name, size, tag = stored_name(facts["file_path"]), content.size_bytes, content.hash
             return await file_response(request, content.stored_name, name=name, size=size, tag=tag)

@@ -13,9 +13,12 @@ from typing import Any, Final
 
 from jobgroups.api.sse import sse_frame
 from jobgroups.api.v2.answers import ENDED, job_answer
+from jobgroups.database.pools import read
+from jobgroups.domain.access import Principal
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.events.hub import Subscription, hub
-from jobgroups.events.messages import Entry, PreviewFrame, ProgressFrame
+from jobgroups.events.messages import ChangedFrame, Entry, PreviewFrame, ProgressFrame
+from jobgroups.queries.visibility import sees_group
 from jobgroups.serializers import to_json
 
 _GAP_SECONDS: Final = 0.5  #: Between two readings for progress.
@@ -23,9 +26,11 @@ _GAP_SECONDS: Final = 0.5  #: Between two readings for progress.
 _LONGEST_GAP_SECONDS: Final = 1.0
 
 
-async def job_frames(group_id: str, base_url: str) -> AsyncGenerator[str, None]:
-    """Yield the frames of a job from its present state to its end; stop if it is deleted or the
-    client is too slow.
+async def job_frames(
+    group_id: str, base_url: str, principal: Principal
+) -> AsyncGenerator[str, None]:
+    """Yield the frames of a job from its present state to its end; stop if it is deleted, the client
+    is too slow, or ``principal`` may not see it any more.
     """
     subscription = await hub.subscribe(group_id, previews=True)
     sent: dict[str, Any] = {}
@@ -41,6 +46,8 @@ async def job_frames(group_id: str, base_url: str) -> AsyncGenerator[str, None]:
             kinds = set(map(type, entries)) - {PreviewFrame}
             if entries and not kinds:
                 continue
+            if ChangedFrame in kinds and not await read(sees_group, principal, group_id):
+                return
             if kinds == {ProgressFrame}:
                 await asyncio.sleep(max(0.0, read_at + _GAP_SECONDS - time.monotonic()))
             read_at = time.monotonic()

@@ -8,7 +8,7 @@ from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
 from backends.errors import InvalidRequest
-from jobgroups.api.permissions import identity
+from jobgroups.api.permissions import identity, principal_of
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.query_params import AssetListQuery
 from jobgroups.api.sse import sse_response
@@ -32,14 +32,16 @@ class JobListView(ApiView):
     starts_jobs = True
 
     def post(self, request: Request) -> HttpResponse:
-        group = submit_job(json_body(request), idempotency_key(request, "v2"), identity(request))
+        key, owner = idempotency_key(request, "v2"), identity(request)
+        group = submit_job(json_body(request), key, owner, principal_of(request))
         return json_response(serialize_job(SingleJob.read(group.pk), base_url(request)), status=201)
 
     def get(self, request: Request) -> HttpResponse:
         given = request.GET.copy()
         filters = {name: given.pop(name) for name in list(given) if name.startswith("metadata")}
         try:
-            page = single_jobs(metadata=_labels_of(filters), **AssetListQuery.read_query(given))
+            query, labels = AssetListQuery.read_query(given), _labels_of(filters)
+            page = single_jobs(principal_of(request), metadata=labels, **query)
         except InvalidRequest as error:
             if any(
                 field_error["field"] == "cursor" for field_error in error.extra.get("errors", ())
@@ -92,4 +94,4 @@ class JobEventsView(ApiView):
     async def get(self, request: HttpRequest, job_id: str) -> HttpResponseBase:
         base = base_url(request)
         await job_answer(job_id, base)  # an unknown job is an error, not a stream
-        return sse_response(job_frames(job_id, base))
+        return sse_response(job_frames(job_id, base, principal_of(request)))

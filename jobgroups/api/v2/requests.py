@@ -7,6 +7,7 @@ from typing import Any, Final
 from django.http import HttpRequest
 
 from backends.errors import FieldInvalid
+from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests import fields
 from jobgroups.api.requests.payloads import idempotency_key_problem
 from jobgroups.api.requests.upload import Upload
@@ -65,4 +66,6 @@ def idempotency_key(request: HttpRequest, kind: str) -> str | None:
         return None
     if problem := idempotency_key_problem(given):
         raise FieldInvalid("Idempotency-Key", problem)
-    return f"{kind}:{hashlib.sha256(given.encode()).hexdigest()}"
+    user_id = principal_of(request).user_id  # an account cannot use the key of another one
+    own = given if user_id is None else f"{user_id}:{given}"
+    return f"{kind}:{hashlib.sha256(own.encode()).hexdigest()}"

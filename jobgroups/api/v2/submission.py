@@ -12,6 +12,7 @@ from jobgroups.api.conversion import editor_json
 from jobgroups.api.requests import payloads
 from jobgroups.api.submission import submit
 from jobgroups.api.workflow_check import JobKinds, check
+from jobgroups.domain.access import Principal
 from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.errors import (
     GroupDeleted,
@@ -43,10 +44,13 @@ _STALL_SECONDS: Final = 3_600
 
 
 def submit_job(
-    body: Mapping[str, Any], idempotency_key: str | None, owner: Mapping[str, Any]
+    body: Mapping[str, Any],
+    idempotency_key: str | None,
+    owner: Mapping[str, Any],
+    principal: Principal,
 ) -> JobGroup:
     """Check a submission and store it. ``idempotency_key`` is the one to store, ``owner`` says
-    whose the job is.
+    whose the job is; it may refer to what ``principal`` sees.
 
     Raises ``InvalidWorkflow``, ``WorkflowFormatUi``, ``MissingAsset``, ``MetadataInvalid``,
     ``InvalidRequest``, ``IdempotencyKeyReuse`` or ``RunnerAbsent``.
@@ -56,7 +60,7 @@ def submit_job(
             raise FieldInvalid(name, "Is reserved. Leave it out.")
     labels = {} if body.get("metadata") is None else _labels(body["metadata"])
     secret, editor, warnings = _extra_data(body.get("extra_data"))
-    graph = resolve(_check_graph(body.get("workflow")))
+    graph = resolve(_check_graph(body.get("workflow")), principal)
     parameters, base_seed = _own_seeds(graph)
     fields = {
         "workflow_json": graph,
@@ -80,18 +84,19 @@ def submit_job(
         if idempotency_key:
             group_replay(
                 submitter=submission.submitter,
+                owner_id=submission.owner_id,
                 key=idempotency_key,
                 digest=submission.idempotency_digest,
             )
-        return _submit(submission)
+        return _submit(submission, principal)
     except (IdempotencyConflict, GroupDeleted):
         raise IdempotencyKeyReuse from None
 
 
-def _submit(submission: Submission) -> JobGroup:
+def _submit(submission: Submission, principal: Principal) -> JobGroup:
     """Store a job unless backends that answer refuse it; one waits for backends that are all away."""
     try:
-        return submit(submission).group
+        return submit(submission, principal).group
     except NoOnlineBackends as refused:
         skipped = refused.extra["skipped_backends"]
     entries = check(JobKinds(submission.template), submission.backend_ids, ())["backends"]

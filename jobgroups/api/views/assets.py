@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
-from jobgroups.api.permissions import principal_of
+from jobgroups.api.permissions import deleting_owner, principal_of
 from jobgroups.api.requests.query_params import AssetListQuery
 from jobgroups.api.requests.upload import received_upload
 from jobgroups.api.views.base import ApiView, json_response, no_content
@@ -25,14 +25,19 @@ class AssetListView(ApiView):
     def get(self, request: Request) -> HttpResponse:
         """List assets, newest first."""
         query = AssetListQuery.read_query(request.GET)
-        return page_response(request, assets.asset_list(**query))
+        return page_response(request, assets.asset_list(principal_of(request), **query))
 
     def post(self, request: Request) -> HttpResponse:
         """Store an uploaded file."""
+        principal = principal_of(request)
         with received_upload(request) as upload:
-            asset, created = asset_store(upload.received(), owner_id=principal_of(request).user_id)
-        body = {**assets.serialize_asset(asset), "created_new": created}
-        return json_response(body, status=201 if created else 200)
+            received = upload.received()
+            is_known = assets.has_content(received.hash, principal)
+            asset, is_new = asset_store(received, owner_id=principal.user_id)
+        stored = assets.serialize_asset(assets.asset_by_id(asset.pk, principal))
+        # That another account has the content is not told.
+        created = is_new if principal.sees_all else not is_known
+        return json_response({**stored, "created_new": created}, status=201 if created else 200)
 
 
 class AssetView(ApiView):
@@ -40,12 +45,12 @@ class AssetView(ApiView):
 
     def get(self, request: Request, asset_id: str) -> HttpResponse:
         """Return an asset."""
-        asset = assets.asset_by_id(asset_id)
+        asset = assets.asset_by_id(asset_id, principal_of(request))
         return json_response(assets.serialize_asset(asset))
 
     def delete(self, request: Request, asset_id: str) -> HttpResponse:
         """Delete an asset that no open group needs."""
-        asset_delete(asset_id=asset_id)
+        asset_delete(asset_id=asset_id, owner_id=deleting_owner(request))
         return no_content()
 
 
@@ -54,15 +59,20 @@ class AssetByHashView(ApiView):
 
     def get(self, request: Request, asset_hash: str) -> HttpResponse:
         """Return the asset with a hash."""
-        return json_response(assets.serialize_asset(assets.asset_by_hash(asset_hash)))
+        asset = assets.asset_by_hash(asset_hash, principal_of(request))
+        return json_response(assets.serialize_asset(asset))
 
 
 class AssetContentView(ApiView):
     async def get(self, request: HttpRequest, asset_id: str) -> HttpResponseBase:
         """Return the file, or the part of it that ``Range`` names."""
-        asset = await read(assets.asset_by_id, asset_id)
+        asset = await read(assets.asset_by_id, asset_id, principal_of(request))
         return await file_response(
-            request, asset.stored_name, name=asset.name, size=asset.size_bytes, tag=asset.hash
+            request,
+            asset.stored_name,
+            name=assets.name_of(asset),
+            size=asset.size_bytes,
+            tag=asset.hash,
         )
 
     head = get

@@ -23,7 +23,7 @@ from backends.comfyui.probe import attempt, attempt_all
 from backends.errors import FieldInvalid
 from backends.models import Backend, FoundBackend
 from backends.states import Hold
-from jobgroups.api.permissions import signed
+from jobgroups.api.permissions import principal_of, signed
 from jobgroups.api.requests.body import json_body, optional_json_body
 from jobgroups.api.requests.fields import RequestSerializer
 from jobgroups.api.requests.path_params import number
@@ -144,7 +144,7 @@ class ExclusionsView(ApiView):
     def get(self, request: Request, backend_id: str) -> HttpResponse:
         """Return the active exclusions of a backend."""
         row = _get_backend(backend_id)
-        return json_response({"exclusions": exclusions_json(row.id)})
+        return json_response({"exclusions": exclusions_json(row.id, principal_of(request))})
 
     def delete(self, request: Request, backend_id: str) -> HttpResponse:
         """Lift all exclusions of a backend."""

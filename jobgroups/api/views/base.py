@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Mapping
 from inspect import isawaitable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -15,9 +15,9 @@ from jobgroups.api.permissions import principal_of, refusal_text
 from jobgroups.api.requests.path_params import check_id
 from jobgroups.database.pools import read, read_threads, write_threads
 from jobgroups.database.threads import DatabaseThreads
-from jobgroups.domain.access import Right, may
+from jobgroups.domain.access import Owned, Principal, Right, may, sees
 from jobgroups.errors import MethodNotAllowed, NotAllowed
-from jobgroups.queries.owners import owner_of
+from jobgroups.queries.owners import not_found, object_name, owned_of
 from jobgroups.serializers import to_json
 
 
@@ -49,8 +49,7 @@ class ApiView(APIView):
     ) -> HttpResponseBase:
         try:
             self._check(request, kwargs)
-            if not self._is_permitted(request):
-                self._permit(request, await read(owner_of, kwargs))
+            await self.permit(request, kwargs)
             handler = getattr(self, str(request.method).lower())
             answer: HttpResponseBase | Awaitable[HttpResponseBase] = handler(
                 request, *args, **kwargs
@@ -68,20 +67,38 @@ class ApiView(APIView):
         """Check the method and the ids of the path before the handler is called."""
         super().initial(request, *args, **kwargs)
         self._check(request, kwargs)
-        if not self._is_permitted(request):
-            self._permit(request, owner_of(kwargs))
+        if not self._is_permitted(request, kwargs):
+            self._decide(request, kwargs, owned_of(kwargs))
 
     def _right(self, request: HttpRequest | Request) -> Right:
         return self.reads if request.method in SAFE_METHODS else self.changes
 
-    def _is_permitted(self, request: HttpRequest | Request) -> bool:
-        """Return whether the request is permitted whose ever the object is."""
-        return may(principal_of(request), self._right(request))
+    async def permit(self, request: HttpRequest, ids: Mapping[str, Any]) -> None:
+        """Raise ``NotAllowed``, or the error of an object that does not exist, unless the request is
+        permitted now.
+        """
+        if not self._is_permitted(request, ids):
+            self._decide(request, ids, await read(owned_of, ids))
 
-    def _permit(self, request: HttpRequest | Request, owner_id: int | None) -> None:
+    def _is_permitted(self, request: HttpRequest | Request, ids: Mapping[str, Any]) -> bool:
+        """Return whether the request is permitted, as far as that is known without the database."""
         principal, right = principal_of(request), self._right(request)
-        if not may(principal, right, owner_id=owner_id):
+        if _is_own(principal, ids):
+            return may(principal, min(right, Right.SUBMIT))
+        return may(principal, right) and (principal.sees_all or object_name(ids) is None)
+
+    def _decide(
+        self, request: HttpRequest | Request, ids: Mapping[str, Any], owned: Owned | None
+    ) -> None:
+        principal, right = principal_of(request), self._right(request)
+        # What does not exist is not found, either where a principal sees its own alone.
+        is_unseen = owned is None or not sees(principal, owned)
+        if is_unseen and not principal.sees_all and object_name(ids) is not None:
+            raise not_found(ids)
+        if not may(principal, right, owned):
             raise NotAllowed(refusal_text(principal, right))
+        if owned is not None and principal.user_id in owned.owner_ids:
+            _keep_own(principal, ids)
 
     def _check(self, request: HttpRequest | Request, ids: Mapping[str, Any]) -> None:
         if request.method not in self.allowed_methods:
@@ -98,6 +115,27 @@ class ApiView(APIView):
 
     def options(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
         return no_content({"Allow": ", ".join(self.allowed_methods)})
+
+
+#: Accounts with the groups that were found to be theirs, which never changes: a status needs no
+#: query for it.
+_own: Final[set[tuple[int | None, str]]] = set()
+_MAX_OWN: Final = 50_000
+
+
+def _is_own(principal: Principal, ids: Mapping[str, Any]) -> bool:
+    return principal.user_id is not None and (principal.user_id, _group_of(ids)) in _own
+
+
+def _keep_own(principal: Principal, ids: Mapping[str, Any]) -> None:
+    if group_id := _group_of(ids):
+        if len(_own) >= _MAX_OWN:
+            _own.clear()
+        _own.add((principal.user_id, group_id))
+
+
+def _group_of(ids: Mapping[str, Any]) -> str:
+    return str(ids.get("group_id") or ids.get("job_id") or "")
 
 
 def json_response(

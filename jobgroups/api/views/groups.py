@@ -13,7 +13,7 @@ from jobgroups import workflow
 from jobgroups.api.answers import answers
 from jobgroups.api.conversion import converted_body
 from jobgroups.api.long_polls import long_polls
-from jobgroups.api.permissions import identity
+from jobgroups.api.permissions import identity, principal_of
 from jobgroups.api.plan import plan
 from jobgroups.api.requests import payloads
 from jobgroups.api.requests.body import json_body, optional_json_body
@@ -41,6 +41,7 @@ from jobgroups.serializers import serialize_submission, to_json
 from jobgroups.services import cancellation
 from jobgroups.services.groups import group_change, group_delete, group_deletion
 from jobgroups.streams.feed import TOO_SLOW_FRAME, error_frame, group_feed
+from jobgroups.streams.stream import Frame
 
 EVENTS_PAGE: Final = 500  #: Events per page. Most have some hundred bytes, a few up to 1 MiB.
 
@@ -55,7 +56,7 @@ class CheckView(ApiView):
         """
         values = payloads.check(converted_body(json_body(request)).body)
         template = values["template"]
-        check_references(template.references)
+        check_references(template.references, principal_of(request))
         answer = check(JobKinds(template), values["backend_ids"], values["required_capabilities"])
         return json_response(
             answer
@@ -81,7 +82,8 @@ class PlanView(ApiView):
     def post(self, request: Request) -> HttpResponse:
         """Return what a submission would make."""
         body, warnings, _ = converted_body(json_body(request))
-        return json_response(plan(payloads.submission(body, None, warnings=warnings)))
+        submission = payloads.submission(body, None, warnings=warnings)
+        return json_response(plan(submission, principal_of(request)))
 
 
 class SubmitView(ApiView):
@@ -91,7 +93,8 @@ class SubmitView(ApiView):
     def post(self, request: Request) -> HttpResponse:
         """Submit a group."""
         body, key = json_body(request), request.headers.get("Idempotency-Key")
-        made = submit_body(body, key, identity(request, body.get("submitter")))
+        owner = identity(request, body.get("submitter"))
+        made = submit_body(body, key, owner, principal_of(request))
         headers = {"Idempotency-Replayed": "true"} if made.replayed else None
         answer = serialize_submission(made.group, made.children)
         if not made.children:
@@ -106,7 +109,8 @@ class GroupListView(ApiView):
         """List groups, newest first."""
         query = GroupListQuery.read_query(request.GET)
         cursor, limit = query.pop("cursor"), query.pop("limit")
-        page = groups.group_list(filters=groups.GroupFilter(**query), cursor=cursor, limit=limit)
+        filters = groups.GroupFilter(principal=principal_of(request), **query)
+        page = groups.group_list(filters=filters, cursor=cursor, limit=limit)
         return page_response(request, page)
 
 
@@ -122,6 +126,8 @@ class GroupView(ApiView):
             # Without the ETag of this moment: progress may have changed the answer that the client
             # has.
             return HttpResponseNotModified(headers={"Cache-Control": "no-cache"})
+        if since is not None:
+            await self.permit(request, {"group_id": group_id})  # it may not be shared any more
         if query.get("children") == "0":
             return encoded_response(request, await answers.get(group_status.read_head, group_id))
         if after is None and limit is None:
@@ -196,14 +202,15 @@ class EventStreamView(ApiView):
             given["since"] = last
         query = EventStreamQuery.read_query(given)
         await answers.version(group_id)  # 404 rather than a stream that ends
-        return sse_response(_stream_frames(group_id, query["since"], previews=query["previews"]))
+        feed = group_feed(
+            group_id, query["since"], principal=principal_of(request), previews=query["previews"]
+        )
+        return sse_response(_sse_frames(feed))
 
 
-async def _stream_frames(
-    group_id: str, since: int | None, *, previews: bool
-) -> AsyncGenerator[str, None]:
+async def _sse_frames(feed: AsyncGenerator[list[Frame], None]) -> AsyncGenerator[str, None]:
     try:
-        async with aclosing(group_feed(group_id, since, previews=previews)) as feed:
+        async with aclosing(feed):
             async for frames in feed:
                 for frame in frames:
                     yield sse_frame(frame.text, seq=frame.seq)

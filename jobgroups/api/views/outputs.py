@@ -28,6 +28,7 @@ from backends.comfyui.outputs import view_url
 from backends.errors import FieldInvalid
 from jobgroups.api.answers import answers
 from jobgroups.api.conversion import converted_body
+from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.body import UnsupportedMediaType, media_type, read_body
 from jobgroups.api.requests.query_params import OutputQuery, SeedsQuery, SheetQuery, ZipQuery
 from jobgroups.api.requests.upload import received_upload
@@ -332,9 +333,9 @@ class ProvenanceSearchView(ApiView):
             with file.path.open("rb") as content:
                 head = content.read(_HEAD_BYTES)
         try:
-            return json_response(job_of_mark(mark_in_png(head)))
+            return json_response(job_of_mark(mark_in_png(head), principal_of(request)))
         except ProvenanceUnknown as unknown:
-            if (job := job_of_content(file.hash)) is None:
+            if (job := job_of_content(file.hash, principal_of(request))) is None:
                 raise ProvenanceUnknown(
                     f"{unknown.detail} No captured file has this content."
                 ) from None

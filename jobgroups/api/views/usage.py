@@ -7,6 +7,7 @@ from typing import Final
 from django.http import HttpResponse
 from rest_framework.request import Request
 
+from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.query_params import UsageQuery
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.views.groups import with_query
@@ -22,7 +23,9 @@ class UsageView(ApiView):
         """Return GPU time, jobs, failures and retries by one to three dimensions."""
         query = UsageQuery.read_query(request.GET)
         by, first, last, offset = query["by"], query["from"], query["to"], query["offset"]
-        page = usage.usage(by, first, last, offset=offset, limit=query["limit"])
+        page = usage.usage(
+            principal_of(request), by, first, last, offset=offset, limit=query["limit"]
+        )
         following = (
             with_query(request, offset=str(offset + query["limit"])) if page.has_more else None
         )

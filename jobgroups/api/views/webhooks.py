@@ -7,6 +7,7 @@ from asgiref.sync import async_to_sync
 from django.http import HttpResponse
 from rest_framework.request import Request
 
+from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.body import json_body, optional_json_body
 from jobgroups.api.requests.path_params import number
 from jobgroups.api.requests.payloads import ReplayRequest, WebhookTestRequest
@@ -27,7 +28,8 @@ from jobgroups.services.webhooks import delivery_replay
 class DeliveryListView(ApiView):
     def get(self, request: Request) -> HttpResponse:
         """List the deliveries of events to webhooks, newest first."""
-        return page_response(request, delivery_list(**DeliveryListQuery.read_query(request.GET)))
+        query = DeliveryListQuery.read_query(request.GET)
+        return page_response(request, delivery_list(principal_of(request), **query))
 
 
 class ReplayView(ApiView):

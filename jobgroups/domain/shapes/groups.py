@@ -163,6 +163,8 @@ class GroupRow(Parsed):
         title: What users read: the name, else what its metadata, its prompt or its files name, else
             the id.
         archived_at: When a user moved it out of the lists; None: it is in the lists.
+        visibility: ``private``, or ``shared``: where people see their own work alone, every account
+            sees it.
         summary: What its workflow makes, as far as that is known: ``prompt``, ``negative``,
             ``model``, ``width``, ``height``, ``steps``, ``cfg``, ``sampler_name``, ``scheduler``,
             ``denoise``, ``file``.
@@ -186,6 +188,7 @@ class GroupRow(Parsed):
     name: str | None = None
     title: str = ""
     archived_at: Moment | None = None
+    visibility: str = "private"
     summary: dict[str, Any] = field(default_factory=dict, hash=False)
     metadata: dict[str, Any] = field(default_factory=dict, hash=False)
     warnings: tuple[str, ...] = ()

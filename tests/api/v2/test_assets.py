@@ -16,6 +16,7 @@ from blake3 import blake3
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
+from jobgroups.domain.access import EVERYBODY
 from jobgroups.domain.clock import now
 from jobgroups.domain.output_ids import output_uuid
 from jobgroups.errors import MissingAsset
@@ -199,7 +200,7 @@ def _reference(asset_id: str) -> dict[str, Any]:
 def test_asset_of_an_open_job_stays(client: Client) -> None:
     record = upload(client).json()["id"]
     fence = factories.online()
-    group = factories.submit(workflow=asset_records.resolve(_graph(_reference(record))))
+    group = factories.submit(workflow=asset_records.resolve(_graph(_reference(record)), EVERYBODY))
     refused = client.delete(f"{ASSETS}/{record}")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "asset_in_use")
     assert factories.finish(factories.begin(fence), fence)
@@ -214,20 +215,22 @@ def test_reference_without_an_asset_is_refused_with_its_input(
     client: Client, wrong: object
 ) -> None:
     with pytest.raises(MissingAsset) as refused:
-        asset_records.resolve(_graph(wrong))
+        asset_records.resolve(_graph(wrong), EVERYBODY)
     assert [one["field"] for one in refused.value.extra["node_errors"]["1"]] == ["image"]
 
 
 def test_name_of_an_uploaded_file_is_that_of_the_newest(client: Client) -> None:
     upload(client, b"old")
     newest = upload(client).json()["id"]
-    graph = asset_records.resolve(_graph("photo.png"))
+    graph = asset_records.resolve(_graph("photo.png"), EVERYBODY)
     content = AssetRecord.objects.get(pk=newest).asset_id
     assert graph["1"]["inputs"] == {
         "image": {"__type": "core/ASSET", "info": {"id": content}},
         "upload": "image",
     }
-    assert asset_records.resolve(_graph("photo.png [output]")) == _graph("photo.png [output]")
+    assert asset_records.resolve(_graph("photo.png [output]"), EVERYBODY) == _graph(
+        "photo.png [output]"
+    )
 
 
 @pytest.mark.django_db(transaction=True)
@@ -240,7 +243,7 @@ async def test_output_of_a_job_is_an_asset(
     gallery.put("a.png", CONTENT)
     _, [job] = await gallery.done({"images": [file("a.png")]})
     output = output_uuid(job, 0)
-    resolve = in_thread(lambda: asset_records.resolve(_graph(_reference(output))))
+    resolve = in_thread(lambda: asset_records.resolve(_graph(_reference(output)), EVERYBODY))
 
     async def shown() -> dict[str, Any]:
         return (await gallery.get(f"{ASSETS}/{output}")).json()
