@@ -130,7 +130,7 @@ def node_classes(
 def _not_kept(
     wanted: Mapping[Backend, Collection[str]], since: float, known: Mapping[str, Classes]
 ) -> dict[Backend, list[str]]:
-    """Take kept answers into ``found``, and return the classes without one."""
+    """Take kept answers into ``known``, and return the classes without one."""
     missing: dict[Backend, list[str]] = {}
     for backend, class_types in wanted.items():
         for class_type in sorted(class_types)[:MAX_CLASSES]:

@@ -30,7 +30,6 @@ def main() -> None:
 
 
 def _manage(argv: Sequence[str]) -> None:
-    """Run a management command."""
     if "--inherited" in argv and sys.platform != "win32":
         # Before the imports: a process of a ``serve`` that was just killed would have the ports for
         # seconds.

@@ -277,7 +277,6 @@ def claimed_captures(ids: Collection[int]) -> dict[str, list[tuple[int, OutputFi
 
 
 def _located_captures(rows: Iterable[Capture]) -> dict[str, list[tuple[int, OutputFile]]]:
-    """Return the files of captures by their backends."""
     captures_by_backend: dict[str, list[Capture]] = defaultdict(list)
     for row in rows:
         captures_by_backend[row.backend_id].append(row)

@@ -258,7 +258,6 @@ class Capturer:
                 self._known.discard(capture_id)
 
     async def _store_failure(self, capture_id: int, file: OutputFile, error: Exception) -> None:
-        """Store why a file was not copied."""
         store = self._threads.run_with_retry
         if isinstance(error, OutputGone):
             if isinstance(error, OutputReplaced):

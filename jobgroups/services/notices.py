@@ -62,7 +62,6 @@ def enqueue_group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
 
 
 def _seconds(group: JobGroup) -> float:
-    """Return how long the group's run took."""
     ended = group.completed_at or now()
     began = group.created_at
     if group.run > 1:

@@ -132,7 +132,6 @@ def _laid_out(
 
 
 def _of_input(name: str, declared: NodeInput) -> Iterator[Widget]:
-    """Yield the widgets that the editor adds for one input."""
     kind, default = declared.widget, declared.default
     if declared.nested or kind == COMBO:
         default = default or next(iter(declared.nested or declared.choices or ()), MISSING)
