@@ -169,7 +169,9 @@ class PoolSnapshot:
         by_needs: dict[Needs, frozenset[str]] = {}
         for needs in {variant.needs for variant in self.variants}:
             able = (
-                frozenset[str]().union(*(named.get(one, ()) for one in needs.candidates))
+                frozenset[str]().union(
+                    *(named.get(candidate, ()) for candidate in needs.candidates)
+                )
                 - needs.excluded
             )
             if needs.required:
@@ -188,32 +190,38 @@ class PoolSnapshot:
                 variants[variant.needs, variant.models_digest].append(variant)
         return {
             (needs, models): VariantClass(
-                self.able[needs], models, same, sum(one.unsent for one in same)
+                self.able[needs], models, same, sum(variant.unsent for variant in same)
             )
             for (needs, models), same in variants.items()
         }
 
     def _fitting(self, backend_id: str) -> Sequence[VariantClass]:
         """Return the classes whose jobs a backend may take."""
-        return [one for one in self.classes.values() if backend_id in one.able]
+        return [
+            variant_class
+            for variant_class in self.classes.values()
+            if backend_id in variant_class.able
+        ]
 
     def unsent_for(self, backend_id: str) -> int:
-        return sum(one.unsent for one in self.fitting(backend_id))
+        return sum(variant_class.unsent for variant_class in self.fitting(backend_id))
 
     def unplaced(self) -> set[int]:
         """Return the variants with unsent jobs that no candidate can take now or soon."""
         possible = {name for name, backend in self.backends.items() if backend.is_possible}
         return {
             variant.variant_id
-            for one in self.classes.values()
-            if possible.isdisjoint(one.able)
-            for variant in one.variants
+            for variant_class in self.classes.values()
+            if possible.isdisjoint(variant_class.able)
+            for variant in variant_class.variants
         }
 
     def overdue(self, before: dt.datetime) -> list[int]:
         """Return the variants with unsent jobs that were queued before a time."""
         return [
-            one.variant_id for one in self.variants if one.unsent > 0 and one.queued_at < before
+            variant.variant_id
+            for variant in self.variants
+            if variant.unsent > 0 and variant.queued_at < before
         ]
 
     def ahead_of(self, variant_id: int) -> int:
@@ -229,8 +237,8 @@ class PoolSnapshot:
             for needs, other in self.able.items()
             if needs == own.needs or not able.isdisjoint(other)
         }
-        before = itertools.takewhile(lambda one: one is not own, self.variants)
-        return sum(one.unsent for one in before if one.needs in shares)
+        before = itertools.takewhile(lambda variant: variant is not own, self.variants)
+        return sum(variant.unsent for variant in before if variant.needs in shares)
 
     @cached_property
     def working(self) -> frozenset[str]:
@@ -311,8 +319,8 @@ class PoolSnapshot:
             self.estimates,
             (Worker(name, self.free_in(name)[0], self.models[name]) for name in names),
         )
-        for one in self.variants:
-            plan.add(one, one.unsent, self.able[one.needs])
+        for variant in self.variants:
+            plan.add(variant, variant.unsent, self.able[variant.needs])
         return plan
 
     def ends(self, variant_id: int) -> Ends | None:

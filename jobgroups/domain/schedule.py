@@ -65,7 +65,10 @@ class Backlog:
             self._overlooked[variant_id].add(name)
         self._plan: Plan | None = None
         if (
-            sum(len(one.able) * len(one.variants) + one.unsent for one in snapshot.classes.values())
+            sum(
+                len(variant_class.able) * len(variant_class.variants) + variant_class.unsent
+                for variant_class in snapshot.classes.values()
+            )
             > _SHORT_PLAN
         ):
             self.plan()
@@ -82,7 +85,9 @@ class Backlog:
 
     @property
     def has_unsent(self) -> bool:
-        return any(self.unsent(one) > 0 for one in self.snapshot.classes.values())
+        return any(
+            self.unsent(variant_class) > 0 for variant_class in self.snapshot.classes.values()
+        )
 
     def count(self, variant: OpenVariant, backend_id: str, change: int) -> None:
         """Count jobs of a variant as sent to a backend; a negative number: as unsent again."""
@@ -109,8 +114,8 @@ class Backlog:
 
     def note_working(self, free: Iterable[str]) -> None:
         """Note that backends with a free slot work: their rows may be older."""
-        if found := (self.snapshot.backends.keys() & free) - self._working:
-            self._working |= found
+        if newly_working := (self.snapshot.backends.keys() & free) - self._working:
+            self._working |= newly_working
             self._plan = None
 
     def plan(self) -> Plan:
@@ -118,8 +123,8 @@ class Backlog:
             names = self.snapshot.planned(self._working)
             workers = (Worker(name, self._free_in(name), self._models[name]) for name in names)
             self._plan = Plan(self.snapshot.estimates, workers)
-            for one in self.snapshot.variants:
-                self._plan.add(one, self.unsent(one), self.able(one))
+            for variant in self.snapshot.variants:
+                self._plan.add(variant, self.unsent(variant), self.able(variant))
         return self._plan
 
     def _free_in(self, backend_id: str) -> float:
@@ -150,8 +155,8 @@ class Backlog:
         """Return the first variant of each class of which a backend may take a job now."""
         return [
             head
-            for one in classes
-            if self.unsent(one) > 0 and (head := self._head(one, backend_id))
+            for variant_class in classes
+            if self.unsent(variant_class) > 0 and (head := self._head(variant_class, backend_id))
         ]
 
     def _head(self, of_class: VariantClass, backend_id: str) -> OpenVariant | None:
@@ -179,22 +184,22 @@ class Backlog:
     def has_loaded_work(self, backend_id: str) -> bool:
         models = self._models.get(backend_id)
         return any(
-            one.models == models and self.unsent(one) > 0
-            for one in self.snapshot.fitting(backend_id)
+            variant_class.models == models and self.unsent(variant_class) > 0
+            for variant_class in self.snapshot.fitting(backend_id)
         )
 
     def with_most_work(self, heads: Iterable[OpenVariant]) -> OpenVariant:
         """Return the head whose models have the most work for each backend that has them loaded."""
         having = Counter(self._models[name] for name in self._working)
         work = Counter[str]()
-        for one in self.snapshot.classes.values():
-            work[one.models] += self.unsent(one)
+        for variant_class in self.snapshot.classes.values():
+            work[variant_class.models] += self.unsent(variant_class)
 
         return min(
             heads,
-            key=lambda one: (
-                having[one.models_digest] / max(work[one.models_digest], 1),
-                order_key(one),
+            key=lambda variant: (
+                having[variant.models_digest] / max(work[variant.models_digest], 1),
+                order_key(variant),
             ),
         )
 
@@ -211,9 +216,9 @@ class Backlog:
         able = self.snapshot.able
         return next(
             (
-                one
-                for one in self.snapshot.variants
-                if self.unsent(one) > 0 and backend_id in able[one.needs]
+                variant
+                for variant in self.snapshot.variants
+                if self.unsent(variant) > 0 and backend_id in able[variant.needs]
             ),
             None,
         )
@@ -323,7 +328,12 @@ class Schedule:
             return None
         fitting = snapshot.fitting(backend_id)
         loaded = backlog.heads(
-            (one for one in fitting if backlog.is_loaded(one.models, backend_id)), backend_id
+            (
+                variant_class
+                for variant_class in fitting
+                if backlog.is_loaded(variant_class.models, backend_id)
+            ),
+            backend_id,
         )
         if loaded and not any(map(self._is_overdue, snapshot.bypassed)):
             best = min(loaded, key=order_key)
@@ -405,9 +415,9 @@ class Schedule:
         )
         self.backlog.is_held_back |= bool(idle and unstarted)
         late = (waiting[2].attempt_id for waiting in unstarted if self._is_late(*waiting, idle))
-        found = list(itertools.islice(late, _MAX_RECALLS))
-        self._recalled.update(found)
-        return found
+        recalls = list(itertools.islice(late, _MAX_RECALLS))
+        self._recalled.update(recalls)
+        return recalls
 
     def _unstarted(self) -> Iterator[tuple[float, str, ActivePrompt, OpenVariant]]:
         """Yield the prompts of jobs of the pool that wait at a backend, with the seconds until

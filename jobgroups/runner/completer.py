@@ -44,12 +44,12 @@ class _Set:
         self._guard = threading.Lock()
         self._is_closed = False
 
-    def add(self, one: _Waiting) -> bool:
+    def add(self, waiter: _Waiting) -> bool:
         """Add a write, and return whether the set still took it."""
         with self._guard:
             if self._is_closed or len(self.waiting) == _MOST:
                 return False
-            self.waiting.append(one)
+            self.waiting.append(waiter)
             return True
 
     def close(self) -> list[AttemptWrite]:
@@ -57,9 +57,9 @@ class _Set:
         with self._guard:
             self._is_closed = True
         return [
-            one.write
-            for one in self.waiting
-            if not one.done.cancelled() and may_be_plain(one.write)
+            waiter.write
+            for waiter in self.waiting
+            if not waiter.done.cancelled() and may_be_plain(waiter.write)
         ]
 
 
@@ -108,10 +108,10 @@ class Completer:
         for task in self._tasks:
             task.cancel()
 
-    def _put(self, one: _Waiting) -> None:
-        if not self._next.add(one):
+    def _put(self, waiter: _Waiting) -> None:
+        if not self._next.add(waiter):
             some = _Set()
-            some.add(one)
+            some.add(waiter)
             self._start(self._store_set(some), "store")
             self._next = some
 
@@ -137,11 +137,11 @@ class Completer:
             ):  # each write runs again by itself and gets its own error
                 results = await self._database.run_with_retry(self._store, some)
             some.close()
-            for one in some.waiting:
-                if one.write in results:
-                    _answer(one, results[one.write])
-                elif not one.done.cancelled():
-                    self._store_apart(one)
+            for waiter in some.waiting:
+                if waiter.write in results:
+                    _answer(waiter, results[waiter.write])
+                elif not waiter.done.cancelled():
+                    self._store_apart(waiter)
         except BaseException:
             some.close()
             _cancel(*some.waiting)
@@ -152,41 +152,41 @@ class Completer:
             writes = some.close()
             return attempts_store(writes=writes) if writes else {}
 
-    def _store_apart(self, one: _Waiting) -> None:
-        group_id = one.write.group_id
+    def _store_apart(self, waiter: _Waiting) -> None:
+        group_id = waiter.write.group_id
         if group_id not in self._groups:
             self._groups[group_id] = _Group()
             self._start(self._store_alone(group_id), f"store {group_id}")
-        self._groups[group_id].alone.append(one)
+        self._groups[group_id].alone.append(waiter)
 
     async def _store_alone(self, group_id: str) -> None:
         group = self._groups[group_id]
-        one: _Waiting | None = None
+        waiter: _Waiting | None = None
         try:
             while group.alone:
-                one = group.alone.popleft()
+                waiter = group.alone.popleft()
                 try:
-                    result = await self._database.run_with_retry(one.write.store_alone)
+                    result = await self._database.run_with_retry(waiter.write.store_alone)
                 except Exception as error:  # noqa: BLE001 raised where the result is awaited
                     result = error
-                _answer(one, result)
+                _answer(waiter, result)
             del self._groups[group_id]
             for later in group.later:
                 self._put(later)
         except BaseException:
-            _cancel(*group.alone, *group.later, *([one] if one else []))
+            _cancel(*group.alone, *group.later, *([waiter] if waiter else []))
             raise
 
 
-def _answer(one: _Waiting, result: Any) -> None:
-    if one.done.done():
+def _answer(waiter: _Waiting, result: Any) -> None:
+    if waiter.done.done():
         return
     if isinstance(result, Exception):
-        one.done.set_exception(result)
+        waiter.done.set_exception(result)
     else:
-        one.done.set_result(result)
+        waiter.done.set_result(result)
 
 
 def _cancel(*waiting: _Waiting) -> None:
-    for one in waiting:
-        one.done.cancel()
+    for waiter in waiting:
+        waiter.done.cancel()

@@ -212,19 +212,19 @@ def _oldest(withheld: int) -> PreparedQuery[ChildJob]:
     """
 
     def rows() -> QuerySet[ChildJob]:
-        found = (
+        claimable = (
             _claimable(backend_id=KEY)
             .order_by("queued_at", "group_id", "position")
             .only("group_id", "queued_at")
         )
         if withheld:
-            found = found.alias(
+            claimable = claimable.alias(
                 workflow=Coalesce("variant__workflow_digest", "group__workflow_digest")
             )
-            found = found.exclude(
+            claimable = claimable.exclude(
                 workflow__in=[Parameter(f"withheld_{number}") for number in range(withheld)]
             )
-        return found[:1]
+        return claimable[:1]
 
     return PreparedQuery(rows)
 

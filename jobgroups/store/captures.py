@@ -60,12 +60,12 @@ def contents(blake3s: Collection[str], *, lock: bool = False) -> dict[str, str]:
     """Return the keys of the stored files with these contents; locked as a reference locks them,
     against deletion.
     """
-    found = _execute(
+    rows = _execute(
         f"SELECT blake3, id FROM {_FILES} WHERE blake3 IN ({_list(blake3s)}) ORDER BY id"  # noqa: S608
         f"{_lock('KEY SHARE') if lock else ''}",
         blake3s,
     )
-    return dict(found)
+    return dict(rows)
 
 
 def insert_files(files: Sequence[StoredFile]) -> dict[str, str]:
@@ -133,8 +133,8 @@ def _execute(sql: str, values: Iterable[Any]) -> list[Any]:
         return []
     with connection.cursor() as cursor:
         cursor.execute(sql, values)
-        found: list[Any] = cursor.fetchall()
-    return found
+        rows: list[Any] = cursor.fetchall()
+    return rows
 
 
 def _ids(sql: str, values: Iterable[Any]) -> list[int]:
