@@ -251,7 +251,10 @@ def test_owner_and_operator_see_a_group_and_others_when_it_is_shared(api: Api, w
     assert api.get(path, **olga).status_code == 200
     error_of(api.get(path, if_none_match=etag, **boris), 404, "group_not_found")
     error_of(api.patch(path, {"visibility": "shared"}, **boris), 404, "group_not_found")
+    page = f"/groups/{group}"
+    assert "Share with every account" in text_of(api.client.get(page, headers=_sent(anna)))
     assert api.patch(path, {"visibility": "shared"}, **anna).json()["visibility"] == "shared"
+    assert "Make private" in text_of(api.client.get(page, headers=_sent(anna)))
     etag = api.get(path, **boris).headers["ETag"]
     listed = api.get("/api/job-groups", **boris).json()["results"]
     assert [row["job_group_id"] for row in listed] == [group]

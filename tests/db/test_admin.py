@@ -57,6 +57,10 @@ def group() -> models.JobGroup:
         id="a", hash="0", name="cat.png", content_type="image/png", size_bytes=1, **moments
     )
     models.StoredFile.objects.create(id="s", blake3="1", sha256="2", size_bytes=1, created_at=now())
+    owner = User.objects.create(username="anna")
+    models.AssetOwner.objects.create(
+        asset_id="a", owner_id=owner.pk, name="cat.png", created_at=now()
+    )
     models.AssetRecord.objects.create(id="r", asset_id="a", file_path="cat.png", created_at=now())
     group.asset_uses.create(asset_id="a")
     group.webhook_deliveries.create(
@@ -68,6 +72,7 @@ def group() -> models.JobGroup:
     models.Timing.objects.create(
         backend_id="gpu-1", workflow_digest="d", seconds=4, updated_at=now()
     )
+    models.AuditEntry.objects.create(created_at=now(), actor="anna", action="sign_in")
     Discovery.objects.create(adopts_until=now())
     day = models.UsageDay.objects.create(day="2026-11-29", begins_at=now(), ends_at=now(), id_sum=1)
     models.UsageSum.objects.create(day=day, by="backend", by_0="gpu-1")
