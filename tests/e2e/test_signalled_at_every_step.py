@@ -59,7 +59,8 @@ def test_signalled_over_prompts_that_never_arrived(step: Step, tmp_path: Path) -
 
 @each_step("cancel")
 def test_signalled_in_cancels_every_stop_is_done(step: Step, tmp_path: Path) -> None:
-    with scene(tmp_path, seconds=30.0) as play:
+    # No prompt ends by itself while its Director starts again.
+    with scene(tmp_path, seconds=120.0) as play:
         play.start_signalled(step)
         play.begin(children=12)
         play.gpus.wait_seen(one_runs_and_one_waits)
