@@ -11,14 +11,19 @@ from typing import Any, Final
 
 import pytest
 from django.apps import apps
+from django.contrib.auth.models import User
 from django.core.management import call_command
-from django.db import connection, connections
+from django.db import IntegrityError, connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.state import StateApps
 from django.db.models import Field, ForeignKey, Model
 
+from director.accounts.models import Token
 from director.management.commands import migrate
+from jobgroups.domain.access import Scope
+from jobgroups.models import JobGroup
 from tests.harness.migration_rules import APPS, every_migration, loader_of
 
 _MOMENT: Final = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
@@ -225,6 +230,33 @@ def test_database_of_an_earlier_release_keeps_its_rows(scratch: Scratch, number:
         for model in apps.get_app_config(app).get_models():
             for row in model._default_manager.using(ALIAS):
                 row.save(using=ALIAS, force_update=True)
+
+
+def test_database_from_before_accounts_gets_them_and_its_groups_no_owner(scratch: Scratch) -> None:
+    state = STATES[: _number_of("0038_child_changed") + 1]
+    database = _open_state(scratch, len(state) - 1)
+    graph = MigrationLoader(database)
+    applied = [node for node in graph.graph.nodes if node in graph.applied_migrations]
+    earlier = graph.project_state(applied).apps.get_model("jobgroups", "JobGroup")
+    call_command("migrate", database=ALIAS, verbosity=0)
+    # The release before still inserts beside this one.
+    beside = earlier._default_manager.using(ALIAS).get()
+    beside.pk, beside.submitter, beside.idempotency_key = "jg_beside", "anna", None
+    beside.save(using=ALIAS, force_insert=True)
+    groups = JobGroup.objects.using(ALIAS)
+    assert {group.pk: group.owner_id for group in groups} == dict.fromkeys(
+        (group.pk for group in groups), None
+    )
+    assert len(groups) == 2
+    anna = User.objects.using(ALIAS).create(username="anna")
+    for scope in (*Scope, "all"):
+        token = Token(id=f"t_{scope}", digest=f"{scope}", scope=scope, owner=anna)
+        token.name, token.created_at = "test", _MOMENT
+        if scope in list(Scope):
+            token.save(using=ALIAS)
+        else:
+            with pytest.raises(IntegrityError):
+                token.save(using=ALIAS)
 
 
 def test_fresh_database_has_the_same_schema_by_squashed_migrations(scratch: Scratch) -> None:
