@@ -110,7 +110,7 @@ site: $(DEV)/.installed ## build the documentation as a site, in the folder site
 
 requirements: $(DEV)/.installed ## pin the newest allowed versions of packages (UPGRADE=--upgrade)
 	$(COMPILE) $(UPGRADE) --output-file requirements.txt pyproject.toml
-	$(COMPILE) $(UPGRADE) --extra dev --extra mcp --extra s3 --constraint requirements.txt \
+	$(COMPILE) $(UPGRADE) --extra dev --extra mcp --extra oidc --extra s3 --constraint requirements.txt \
 		--output-file requirements-dev.txt pyproject.toml
 
 clean: ## remove environments, caches and demo data

@@ -186,6 +186,8 @@ DIRECTOR_TOKEN = _text(
 )
 
 #: People and tokens with roles and scopes, instead of the one secret.
+_PEOPLE = "viewer|artist|operator|administrator"
+_PEOPLE_RULE = "must be viewer, artist, operator or administrator"
 DIRECTOR_ACCOUNTS = _flag("DIRECTOR_ACCOUNTS", default=False)
 if DIRECTOR_ACCOUNTS and DIRECTOR_TOKEN:
     raise ImproperlyConfigured(
@@ -201,6 +203,36 @@ if DIRECTOR_PRIVATE and not DIRECTOR_ACCOUNTS:
         "DIRECTOR_PRIVATE needs accounts, by which it is known whose a group is: set "
         "DIRECTOR_ACCOUNTS=1 too, or remove DIRECTOR_PRIVATE."
     )
+
+# --- sign-in by a provider of OpenID Connect (director.security.oidc) ---------------------------
+
+DIRECTOR_OIDC_ISSUER = _text("DIRECTOR_OIDC_ISSUER", r"https?://\S+", "must be an address").rstrip(
+    "/"
+)
+#: What the button of the sign-in page calls it.
+DIRECTOR_OIDC_NAME = _text("DIRECTOR_OIDC_NAME") or "OpenID Connect"
+DIRECTOR_OIDC_CLIENT_ID = _text("DIRECTOR_OIDC_CLIENT_ID")
+DIRECTOR_OIDC_CLIENT_SECRET = _text("DIRECTOR_OIDC_CLIENT_SECRET")
+#: Who may sign in: domains of verified addresses, and ``claim=value``.
+DIRECTOR_OIDC_ALLOW = _words("DIRECTOR_OIDC_ALLOW")
+#: ``value=role`` for values of the claim, which is read at each sign-in; without them roles stay.
+DIRECTOR_OIDC_ROLE_CLAIM = _text("DIRECTOR_OIDC_ROLE_CLAIM") or "groups"
+DIRECTOR_OIDC_ROLES = _words("DIRECTOR_OIDC_ROLES")
+DIRECTOR_OIDC_DEFAULT_ROLE = (
+    _text("DIRECTOR_OIDC_DEFAULT_ROLE", f"(?:{_PEOPLE})", _PEOPLE_RULE) or "viewer"
+)
+if any(not re.fullmatch(f".+=(?:{_PEOPLE})", entry) for entry in DIRECTOR_OIDC_ROLES):
+    raise ImproperlyConfigured(
+        f"Each value of DIRECTOR_OIDC_ROLES is value=role; a role {_PEOPLE_RULE}."
+    )
+if DIRECTOR_OIDC_ISSUER:
+    for _name in ("DIRECTOR_ACCOUNTS", "DIRECTOR_OIDC_CLIENT_ID", "DIRECTOR_OIDC_ALLOW"):
+        if not globals()[_name]:
+            raise ImproperlyConfigured(f"DIRECTOR_OIDC_ISSUER needs {_name}; see docs/accounts.md.")
+    if importlib.util.find_spec("allauth") is None:
+        raise ImproperlyConfigured(
+            "DIRECTOR_OIDC_ISSUER needs the package django-allauth: pip install '.[oidc]'."
+        )
 
 # --- backends, jobs and limits ----------------------------------------------------------------
 
@@ -469,11 +501,21 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
+if DIRECTOR_OIDC_ISSUER:
+    INSTALLED_APPS += [
+        "allauth",
+        "allauth.account",
+        "allauth.socialaccount",
+        "allauth.socialaccount.providers.openid_connect",
+    ]
+    MIDDLEWARE.append("allauth.account.middleware.AccountMiddleware")
 #: The part of them for the API: see ``director.web.handlers``.
 DIRECTOR_API_MIDDLEWARE = [
     name
     for name in MIDDLEWARE
-    if not name.startswith(("servestatic.", "django.contrib.", "django.middleware.csrf.", "axes."))
+    if not name.startswith(
+        ("servestatic.", "django.contrib.", "django.middleware.csrf.", "axes.", "allauth.")
+    )
 ]
 ROOT_URLCONF = "director.urls"
 ASGI_APPLICATION = "director.asgi.application"
@@ -533,6 +575,25 @@ AXES_RESET_ON_SUCCESS = True
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
+SOCIALACCOUNT_ADAPTER = "director.security.oidc.Adapter"
+# The sign-in page has a link: its policy (form-action) forbids a form that leads to another host.
+SOCIALACCOUNT_LOGIN_ON_GET = True
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = False
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_PROVIDERS = {
+    "openid_connect": {
+        "OAUTH_PKCE_ENABLED": True,
+        "APPS": [
+            {
+                "provider_id": "oidc",
+                "name": DIRECTOR_OIDC_NAME,
+                "client_id": DIRECTOR_OIDC_CLIENT_ID,
+                "secret": DIRECTOR_OIDC_CLIENT_SECRET,
+                "settings": {"server_url": DIRECTOR_OIDC_ISSUER},
+            }
+        ],
+    }
+}
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"

@@ -1,5 +1,6 @@
 """Every HTTP path of the Director."""
 
+from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
@@ -26,6 +27,7 @@ urlpatterns = [
     path("sign-in/", sign_in),
     path("sign-in/password/<str:uid>/<str:code>", set_password),
     path("sign-in/first/<str:code>", first_administrator),
+    *([path("", include("director.security.oidc"))] if settings.DIRECTOR_OIDC_ISSUER else []),
     path("sign-out", sign_out),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),

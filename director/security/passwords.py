@@ -71,10 +71,11 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     user = authenticate(request, username=name, password=password)
     if not isinstance(user, User) or role_of(user) in (None, Role.SERVICE):
         return shared.form(request, wanted, "Name or password is wrong.", status=403)
-    return _signed_in(request, user, wanted)
+    return signed_in(request, user, wanted)
 
 
-def _signed_in(request: HttpRequest, user: User, wanted: str) -> HttpResponse:
+def signed_in(request: HttpRequest, user: User, wanted: str) -> HttpResponse:
+    """Return the answer that gives a browser the session of an account, and leads to a page."""
     # Notes the time, with which a link ends, and resets the count of wrong passwords.
     user_logged_in.send(sender=User, request=request, user=user)
     response = HttpResponseRedirect(wanted)
@@ -102,7 +103,7 @@ def set_password(request: HttpRequest, uid: str, code: str) -> HttpResponse:
             status=400,
         )
     password_set(user, password)
-    return _signed_in(request, user, "/")
+    return signed_in(request, user, "/")
 
 
 @never_cache
@@ -125,7 +126,7 @@ def first_administrator(request: HttpRequest, code: str) -> HttpResponse:
         context: dict[str, Any] = {"is_first": True, "name": name, "problems": problems}
         return render(request, "director/password.html", context, status=400)
     password_set(user, password)
-    return _signed_in(request, user, "/")
+    return signed_in(request, user, "/")
 
 
 def _problems(password: str, again: str, user: User) -> list[str]:

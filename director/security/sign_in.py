@@ -250,9 +250,11 @@ _PAGE_RIGHTS: Final = {
 
 
 def _refusal(request: HttpRequest) -> HttpResponseBase | None:
-    if request.method not in SAFE_METHODS:
+    is_sign_in = request.path.rstrip("/") == PATH or request.path.startswith(f"{PATH}/")
+    # A browser comes back from a provider of OpenID Connect by GET.
+    if is_sign_in or request.method not in SAFE_METHODS:
         actor.set(Actor(address=address_of(request)))
-    if request.path.rstrip("/") == PATH or request.path.startswith(f"{PATH}/"):
+    if is_sign_in:
         return None
     match authenticate(request, changes=request.method not in SAFE_METHODS):
         case Principal() as principal:
@@ -348,14 +350,24 @@ def set_session(request: HttpRequest, response: HttpResponse, value: str) -> Non
 
 def next_page(request: HttpRequest) -> str:
     """Return the requested page; never a page of another site."""
-    wanted = request.POST.get("next") or request.GET.get("next") or "/"
+    return local_page(request.POST.get("next") or request.GET.get("next") or "/")
+
+
+def local_page(wanted: str) -> str:
+    """Return a path, or that of the first page instead of another site's."""
     is_here = wanted.startswith("/") and url_has_allowed_host_and_scheme(wanted, allowed_hosts=None)
     return wanted if is_here and not wanted.startswith(PATH) else "/"
 
 
 def form(request: HttpRequest, wanted: str, error: str = "", *, status: int = 200) -> HttpResponse:
     """Return the sign-in page, with what is wrong with the last try."""
-    context = {"next": wanted, "error": error, "accounts": settings.DIRECTOR_ACCOUNTS}
+    provider = settings.DIRECTOR_OIDC_NAME if settings.DIRECTOR_OIDC_ISSUER else ""
+    context = {
+        "next": wanted,
+        "error": error,
+        "accounts": settings.DIRECTOR_ACCOUNTS,
+        "provider": provider,
+    }
     return render(request, "director/sign_in.html", context, status=status)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -18,6 +19,7 @@ from jobgroups.domain.clock import now
 from jobgroups.models import AuditEntry
 from jobgroups.services.audit import audit_forget
 from jobgroups.services.cancellation import group_cancel
+from jobgroups.services.sessions import sessions_forget
 from tests.api.conftest import GRAPH, Api, Made, error_of
 from tests.api.test_accounts import PASSWORD, accounts, bearer, browser, cookie, token_of  # noqa: F401 fixtures among them
 
@@ -194,6 +196,13 @@ def test_old_entries_are_deleted(settings: Any) -> None:
     settings.DIRECTOR_AUDIT_DAYS = 30
     assert audit_forget() is False
     assert [target for _, _, target in entries()] == ["1", "29"]
+
+
+def test_expired_sessions_are_deleted() -> None:
+    for name, days in (("old", -1), ("new", 1)):
+        Session.objects.create(session_key=name, expire_date=now() + dt.timedelta(days=days))
+    assert sessions_forget() is False
+    assert [row.session_key for row in Session.objects.all()] == ["new"]
 
 
 def test_submission_of_many_jobs_is_one_entry_and_one_statement(
