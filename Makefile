@@ -29,7 +29,7 @@ PYTEST ?= pytest
 WORKERS ?= 4
 SPREAD = -n $(WORKERS) --dist worksteal
 # Tests that also run on PostgreSQL: each write, and the queries, locks and outages that depend on the database.
-POSTGRES_TESTS = tests/db tests/api/test_accounts.py tests/api/test_private.py \
+POSTGRES_TESTS = tests/db tests/api/test_accounts.py tests/api/test_audit.py tests/api/test_private.py \
 	tests/api/test_failures.py tests/api/test_found.py tests/api/test_groups.py \
 	tests/api/test_metrics.py tests/api/test_threaded_handler.py tests/api/test_usage.py \
 	tests/api/v2/test_assets.py tests/api/v2/test_jobs.py tests/ws/test_stream.py tests/runner/test_outages.py \
