@@ -220,6 +220,9 @@ def content_store(
             move_into_storage({path: row.stored_name})
         if keep(row, False):
             return row
+        if not path.exists():
+            # It replaced the lost file of a row that is gone, or that nothing refers to any more.
+            take_back(row.stored_name, path, has_row=known() is not None)
     with mark_files(new.stored_name):
         move_into_storage({path: new.stored_name})
         try:

@@ -16,7 +16,7 @@ from blake3 import blake3
 from django.conf import settings as django_settings
 from django.db import connection, transaction
 from django.test import override_settings
-from hypothesis import HealthCheck, Phase, given, settings, strategies as st
+from hypothesis import HealthCheck, Phase, example, given, settings, strategies as st
 
 from jobgroups.models import Attempt, Capture, ChildJob, JobGroup, ReportedFile, StoredFile
 from jobgroups.services import captures, files, stored_files
@@ -200,6 +200,15 @@ def _after(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(events=st.lists(_events, min_size=4, max_size=12))
+@example(  # A copy takes the place of a lost file, and its output is another file's by then.
+    events=[
+        ("job", "gpu-1", {"a.png"}, False),
+        ("job", "gpu-1", {"a.png"}, False),
+        ("copies", [(1, "owl", "")]),
+        ("lost", 1),
+        ("copies", [(0, "owl", "")]),
+    ]
+)
 def test_histories_leave_the_same_rows_and_files_together_as_one_by_one(
     events: list[tuple[Any, ...]],
 ) -> None:
