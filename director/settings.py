@@ -248,6 +248,13 @@ DIRECTOR_DEPTH = _number("DIRECTOR_DEPTH", int, 2, 1, 16)
 #: A queued child fails if its backend was unreachable for this long without interruption.
 DIRECTOR_GIVE_UP_SECONDS = _number("DIRECTOR_GIVE_UP_SECONDS", int, 600, 5, 86_400)
 #: A child that has not started times out after this long.
+#: Whether submitters share the farm by their use and weights; else the order is first come, first
+#: served within a level.
+DIRECTOR_FAIR_SHARE = _flag("DIRECTOR_FAIR_SHARE", True)
+#: Seconds after which what a submitter has used of the farm counts half.
+DIRECTOR_SHARE_HALF_LIFE = _number("DIRECTOR_SHARE_HALF_LIFE", int, 3600, 60, 2_592_000)
+#: A waiting group rises by one level after so many minutes; 0: it does not.
+DIRECTOR_AGING_MINUTES = _number("DIRECTOR_AGING_MINUTES", float, 10.0, 0.0, 43_200.0)
 DIRECTOR_QUEUED_LIMIT_SECONDS = _number("DIRECTOR_QUEUED_LIMIT_SECONDS", int, 86_400, 60, 2_592_000)
 #: Retry policy of submissions without one: counted attempts of a child within a run,
 DIRECTOR_MAX_ATTEMPTS = _number("DIRECTOR_MAX_ATTEMPTS", int, 1, 1, 10)

@@ -193,6 +193,11 @@ class GroupOpen(Conflict, code="group_open"):
     text = "Job group {} has not ended. Cancel it or wait for its end, then delete it."
 
 
+class GroupEnded(Conflict, code="group_ended"):
+    def __init__(self, group_id: str) -> None:
+        super().__init__(f"Job group {group_id} has ended: no job of it waits.")
+
+
 class GroupStopping(Conflict, code="group_stopping"):
     text = "A prompt of job group {} may still run at {}. Delete the group after its end there."
 

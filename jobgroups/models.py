@@ -154,6 +154,22 @@ class JobGroup(models.Model):
     #: The account that submitted it; null: there were no accounts.
     owner = _owner()
     shared_at = time_or_null()  #: When every account was permitted to see it; null: it is private.
+
+    # Its turn in the queue, see ``domain.turns``.
+    #: Null in rows of the previous release: the default. Such a column is added without making the
+    #: table again on SQLite.
+    priority = models.SmallIntegerField(null=True, blank=True)
+    #: Whose share of the farm it uses: its submitter, else the address of the client. Null in rows
+    #: of the previous release: the submitter.
+    share_of = models.CharField(max_length=150, blank=True, null=True)  # noqa: DJ001 see priority
+    #: What counts instead of the queueing time in the order of the submitter; null: nothing does.
+    ordered_at = time_or_null()
+    #: When an operator brought it to the front of its level; null: no operator did.
+    front_at = time_or_null()
+    #: Since when no backend has a job of it, from which its level rises; null: a backend has one,
+    #: or had one a moment ago.
+    waiting_since = time_or_null()
+
     #: Whether each child was submitted to a backend, or waits for any candidate.
     placement = models.CharField(
         max_length=8,
@@ -621,6 +637,36 @@ class Attempt(models.Model):
     @property
     def is_stopping(self) -> bool:
         return self.stop_requested_at is not None and self.ended_at is None
+
+
+class Submitter(models.Model):
+    """What a submitter may use of the farm, and has used of it lately.
+
+    The seconds of backends until ``ShareCount.counted_until`` are counted here, each with half the
+    weight for each half-life that passes.
+    """
+
+    name = models.CharField(primary_key=True, max_length=150)
+    weight = models.FloatField(default=1.0, db_default=1.0)
+    used_seconds = models.FloatField(default=0.0, db_default=0.0, editable=False)
+    used_at = models.DateTimeField(null=True, blank=True, editable=False)  #: When they counted so.
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.CheckConstraint(name="submitter_weight", condition=Q(weight__gt=0))]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ShareCount(models.Model):
+    """The one row that says until when the attempts that have ended are counted in ``Submitter``."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    counted_until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.counted_until.isoformat()
 
 
 class UsageDay(models.Model):

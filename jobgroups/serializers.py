@@ -14,11 +14,12 @@ from typing import Any, Final, NamedTuple, cast, get_type_hints
 from django.conf import settings
 from django.db.models import Model
 
-from jobgroups.domain.clock import iso, iso_or_none
+from jobgroups.domain.clock import iso, iso_or_none, now
 from jobgroups.domain.media_types import media_kind
 from jobgroups.domain.outputs import output_url, reported_files
 from jobgroups.domain.shapes import groups
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus, Placement, RetryScope
+from jobgroups.domain.turns import DEFAULT_PRIORITY, level_of
 from jobgroups.models import Attempt, ChildJob, JobGroup
 
 MAX_TEXT_BYTES = 2048  #: Maximum length of a text in an event, in bytes of UTF-8.
@@ -187,6 +188,16 @@ def expires_at(row: JobGroup) -> dt.datetime | None:
     return row.completed_at + dt.timedelta(days=days) if row.completed_at and days else None
 
 
+def group_level(row: JobGroup) -> int:
+    """Return the level that counts now of a group that has not ended."""
+    waited = (now() - row.waiting_since).total_seconds() if row.waiting_since else 0.0
+    return level_of(group_priority(row), waited, settings.DIRECTOR_AGING_MINUTES * 60)
+
+
+def group_priority(row: JobGroup) -> int:
+    return DEFAULT_PRIORITY if row.priority is None else row.priority
+
+
 def serialize_group(row: JobGroup, eta_seconds: float | None = None) -> dict[str, Any]:
     return shape(
         groups.GroupRow,
@@ -196,6 +207,8 @@ def serialize_group(row: JobGroup, eta_seconds: float | None = None) -> dict[str
         visibility=row.visibility.value,
         timeout_seconds=row.time_limit,
         expires_at=expires_at(row),
+        priority=group_priority(row),
+        level=group_level(row) if row.completed_at is None else group_priority(row),
         retry_elsewhere=False if row.retry_elsewhere == RetryScope.NEVER else row.retry_elsewhere,
     )
 

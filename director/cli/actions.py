@@ -1,5 +1,5 @@
-"""Commands that change groups: ``retry``, ``move``, ``cancel``, ``rename``, ``archive``, ``share``,
-``delete``; and ``open``.
+"""Commands that change groups: ``retry``, ``move``, ``cancel``, ``rename``, ``priority``, ``next``,
+``archive``, ``share``, ``delete``; and ``weight``, ``open``.
 """
 
 import webbrowser
@@ -156,6 +156,46 @@ def rename(connection: Connection, group_id: str, name: str) -> None:
     """Set the name of the group ID. An empty NAME removes it: the prompt names the group again."""
     group = connection.director.rename(group_id, name)
     connection.show(group.raw, [f"{group_id} is called {text.plain_line(group.title)}."])
+
+
+@click.command
+@option_types.group_id_argument
+@click.argument("level", metavar="PRIORITY", type=click.IntRange(0, 100))
+@with_connection
+def priority(connection: Connection, group_id: str, level: int) -> None:
+    """Set the priority of the group ID, from 0 to 100: of waiting groups, a higher one is first."""
+    group = connection.director.prioritize(group_id, level)
+    connection.show(group.raw, [f"{group_id} has the priority {group.priority}."])
+
+
+@click.command("next")
+@option_types.group_ids_argument
+@with_connection
+def next_(connection: Connection, group_ids: Sequence[str]) -> None:
+    """Have groups start next: the jobs of the first one come first.
+
+    Before your other groups; if you are an operator or the Director has no accounts, before all
+    groups of the same level.
+    """
+    with connection.results() as done:
+        # The last one that is brought forward is first.
+        for name in reversed(group_ids):
+            group = connection.director.bring_forward(name)
+            done.append((group.raw, f"{group.job_group_id} is next."))
+
+
+@click.command
+@click.argument("name", metavar="NAME")
+@click.argument("value", metavar="[WEIGHT]", type=click.FloatRange(0.01, 100), required=False)
+@with_connection
+def weight(connection: Connection, name: str, value: float | None) -> None:
+    """Show the weight of the submitter NAME and its use, or set the WEIGHT (1: as all others)."""
+    director = connection.director
+    submitter = director.submitter(name) if value is None else director.weigh(name, value)
+    used = f"{submitter.used_seconds:.0f} s used lately"
+    connection.show(
+        submitter.raw, [f"{text.plain_line(name)}: weight {submitter.weight:g}, {used}."]
+    )
 
 
 @click.command

@@ -192,6 +192,9 @@ def _group_lines(group: Group) -> Iterator[str]:
         "Archived": text.local(group.archived_at) if group.archived_at else "",
         "Submitted": f"{text.local(group.created_at)} {group.submitter or ''}".rstrip(),
         "Expected to end": "" if group.eta_seconds is None else f"in {duration(group.eta_seconds)}",
+        "Priority": ""
+        if (group.priority, group.level) == (50, 50)
+        else f"{group.priority}, counts as {group.level}",
         "Kept until": ""
         if group.expires_at is None
         else f"{text.local(group.expires_at)}, unless a job has a star",

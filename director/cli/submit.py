@@ -67,6 +67,11 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
     flag_value="shared",
     help="Let every account see it, where people see their own work alone.",
 )
+@click.option(
+    "--priority",
+    type=click.IntRange(0, 100),
+    help="Of waiting groups, a higher one is first (default: 50).",
+)
 @option_types.metadata_option("Metadata of the group; a filter of director list.")
 @click.option(
     "--timeout",

@@ -93,5 +93,6 @@ from jobgroups.domain.shapes.groups import (
     MoveResult as MoveResult,
     RetryResult as RetryResult,
     SkippedBackend as SkippedBackend,
+    Submitter as Submitter,
 )
 from jobgroups.domain.shapes.webhooks import Delivery as Delivery, WebhookTest as WebhookTest

@@ -57,6 +57,7 @@ from jobgroups.domain.shapes.groups import (
     JobOfFile,
     MoveResult,
     RetryResult,
+    Submitter,
 )
 
 
@@ -323,6 +324,38 @@ class _Client(Endpoints):
         return await self._call(
             post("job-groups", group_id, method="PATCH", visibility=visibility), parse_group
         )
+
+    @method
+    async def prioritize(self, group_id: str, priority: int) -> Group:
+        """Set the priority of a group, 0 to 100. Returns the group without its jobs.
+
+        Raises:
+            BadRequest: The priority is above the highest of your role.
+        """
+        return await self._call(
+            post("job-groups", group_id, method="PATCH", priority=priority), parse_group
+        )
+
+    @method
+    async def bring_forward(self, group_id: str) -> Group:
+        """Have the jobs of a group start next: before the other groups of its submitter, or, if you
+        are an operator or the Director has no accounts, before all groups of its level. Returns
+        the group without its jobs.
+
+        Raises:
+            Conflict: It has ended (``group_ended``).
+        """
+        return await self._call(post("job-groups", group_id, "next"), parse_group)
+
+    @method
+    async def submitter(self, name: str) -> Submitter:
+        """Return the weight of a submitter, and what it has used of the farm."""
+        return await self._read(Submitter, get("submitters", name))
+
+    @method
+    async def weigh(self, name: str, weight: float) -> Submitter:
+        """Set the weight of a submitter, 0.01 to 100: its share of a busy farm is in proportion."""
+        return await self._read(Submitter, post("submitters", name, method="PUT", weight=weight))
 
     @method
     async def deletion(self, group_id: str) -> Deletion:

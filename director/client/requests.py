@@ -66,6 +66,7 @@ class SubmitOptions(TypedDict, total=False):
             it.
         visibility: ``private`` (default), or ``shared``: where people see their own work alone,
             every account sees it.
+        priority: 0 to 100 (default 50): of waiting groups, a higher one is first.
         idempotency_key: Submissions with one key within 24 h make one group. A new key for each
             call if left out.
     """
@@ -89,6 +90,7 @@ class SubmitOptions(TypedDict, total=False):
     submitter: str | None
     name: str | None
     visibility: str | None
+    priority: int | None
     idempotency_key: str | None
 
 

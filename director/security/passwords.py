@@ -29,6 +29,7 @@ from director.accounts.people import (
 )
 from director.accounts.principals import new_session
 from director.security import sign_in as shared
+from jobgroups.api.permissions import client_address
 from jobgroups.domain.access import Role
 from jobgroups.errors import Conflict
 
@@ -37,7 +38,7 @@ def client_network(request: HttpRequest) -> str:
     """Return the address by which ``axes`` counts: of IPv6 the network, all of which one host may
     use.
     """
-    name = shared.network_of(shared.address_of(request))
+    name = shared.network_of(client_address(request))
     try:
         return str(ipaddress.ip_network(name, strict=False).network_address)
     except ValueError:

@@ -48,7 +48,7 @@ from director.security.revocations import CREDENTIALS_KEY, serve_socket
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response, is_api
 from director.web.middleware import middleware
-from jobgroups.api.permissions import refusal_text
+from jobgroups.api.permissions import client_address, refusal_text
 from jobgroups.database.pools import read
 from jobgroups.database.threads import TRANSIENT
 from jobgroups.domain.access import EVERYBODY, PRINCIPAL_KEY, Principal, Right, may
@@ -148,7 +148,7 @@ def authenticate(request: HttpRequest, *, changes: bool) -> Principal | Refused:
         return EVERYBODY
     has_token = sent_token(request.headers) is not None
     principal = (
-        _identify_throttled(address_of(request), request) if has_token else _identify(request)
+        _identify_throttled(client_address(request), request) if has_token else _identify(request)
     )
     if principal is None:
         return Refused.UNAUTHENTICATED
@@ -227,20 +227,6 @@ def _identify_throttled(address: str, request: HttpRequest) -> Principal | Refus
     return principal
 
 
-def address_of(request: HttpRequest) -> str:
-    """Return the address for the throttle: behind a trusted proxy the client's that the proxy
-    names.
-
-    Otherwise one program with an old token would block all clients of the proxy. Each proxy appends
-    the address of its client to the header.
-    """
-    peer = str(request.META.get("REMOTE_ADDR") or "")
-    forwarded = request.headers.get("X-Forwarded-For")
-    if forwarded is None or peer not in settings.DIRECTOR_TRUSTED_PROXIES:
-        return peer
-    return forwarded.rpartition(",")[2].strip() or peer
-
-
 #: Pages that need more than the right to see, by the beginning of their paths.
 _PAGE_RIGHTS: Final = {
     "/admin": Right.ADMINISTER,
@@ -253,7 +239,7 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
     is_sign_in = request.path.rstrip("/") == PATH or request.path.startswith(f"{PATH}/")
     # A browser comes back from a provider of OpenID Connect by GET.
     if is_sign_in or request.method not in SAFE_METHODS:
-        actor.set(Actor(address=address_of(request)))
+        actor.set(Actor(address=client_address(request)))
     if is_sign_in:
         return None
     match authenticate(request, changes=request.method not in SAFE_METHODS):
@@ -275,7 +261,7 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
                 else error_response(403, refusal_text(principal, right), "not_allowed")
             )
         case Refused.THROTTLED:
-            wait = throttle.retry_after(address_of(request))
+            wait = throttle.retry_after(client_address(request))
             detail = f"Too many wrong tokens; try again in {wait} s."
             headers = {"Retry-After": str(wait)}
             return error_response(429, detail, "too_many_requests", headers=headers)
@@ -320,14 +306,14 @@ def token_form(request: HttpRequest, wanted: str) -> HttpResponse:
         return HttpResponseRedirect(wanted)
     if request.method != "POST":
         return form(request, wanted)
-    wait = throttle.retry_after(address_of(request))
+    wait = throttle.retry_after(client_address(request))
     if wait:
         message = f"Too many wrong tokens. Try again in {wait} seconds."
         refused = form(request, wanted, message, status=429)
         refused.headers["Retry-After"] = str(wait)
         return refused
     if not is_token(request.POST.get("token", "").strip()):
-        throttle.record_failure(address_of(request))
+        throttle.record_failure(client_address(request))
         record_alone(Action.SIGN_IN_FAILED, "")
         return form(request, wanted, "This is not the token.", status=403)
     record_alone(Action.SIGNED_IN, "")

@@ -33,6 +33,7 @@ from jobgroups.services.assignment import Choice
 from jobgroups.services.cancellation import child_cancel, group_cancel
 from jobgroups.services.groups import group_change, group_delete, group_deletion
 from jobgroups.services.retries import child_retry, group_retry
+from jobgroups.services.shares import group_next
 from jobgroups.services.webhooks import delivery_replay
 
 # Every list reads columns of its own table alone. A join with backends would hide the history of a
@@ -93,8 +94,8 @@ class JobGroupAdmin(ReadOnlyAdmin):
     keys: ClassVar = {"group_id": "pk"}
     noun = ("group is", "groups are")
     listed_columns = (
-        "id title status placement completed_count failed_count cancelled_count total_count run "
-        "created_at stopped_at completed_at archived_at shared_at jobs log"
+        "id title status placement priority completed_count failed_count cancelled_count total_count "
+        "run created_at stopped_at completed_at archived_at shared_at jobs log"
     )
     list_filter = (
         *(
@@ -109,7 +110,7 @@ class JobGroupAdmin(ReadOnlyAdmin):
         ("shared_at", admin.EmptyFieldListFilter),
     )
     search_fields = ("id", "name", "prompt", "labels__value", "submitter", "idempotency_key")
-    actions = ("cancel", "retry", "archive", "unarchive", "share", "unshare", "delete")
+    actions = ("cancel", "retry", "next_", "archive", "unarchive", "share", "unshare", "delete")
     inlines = (VariantInline,)
 
     jobs = ListLink("jobs", "group__id__exact", models.ChildJob)
@@ -117,6 +118,7 @@ class JobGroupAdmin(ReadOnlyAdmin):
         "events", "group__id__exact", models.JobEvent, lambda group: pluralize(group.seq, "event")
     )
 
+    next_ = action("Start next: to the front of their level", "next", group_next, in_level=True)
     cancel = action(
         "Cancel the jobs that are not final",
         "cancelled",

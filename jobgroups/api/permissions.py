@@ -9,6 +9,7 @@ from rest_framework.request import Request
 
 from backends.errors import FieldInvalid
 from jobgroups.domain.access import EVERYBODY, ROLE_RIGHTS, Principal, Right, Role, Scope, may
+from jobgroups.domain.turns import MAX_OWN_PRIORITY
 from jobgroups.errors import NotAllowed
 
 #: Characters of ``JobGroup.submitter``.
@@ -41,7 +42,8 @@ def refusal_text(principal: Principal, right: Right) -> str:
 
 
 def identity(request: HttpRequest | Request, sent: object = "") -> dict[str, Any]:
-    """Return the fields of a submission that say whose it is: without accounts none.
+    """Return the fields of a submission that say whose it is: without accounts the address of the
+    client.
 
     ``sent`` is the ``submitter`` of the body. A token with the scope ``delegate`` names a customer
     of its account by it: the slash, which no name of an account has, keeps both apart. Of the
@@ -52,8 +54,9 @@ def identity(request: HttpRequest | Request, sent: object = "") -> dict[str, Any
         FieldInvalid: the name of the customer is too long.
     """
     principal, name = principal_of(request), str(sent or "").strip()
+    address = client_address(request)
     if principal.user_id is None:
-        return {}
+        return {"address": address}
     submitter = principal.name
     if name and principal.scope is Scope.DELEGATE:
         submitter = f"{principal.name}/{name}"
@@ -65,7 +68,29 @@ def identity(request: HttpRequest | Request, sent: object = "") -> dict[str, Any
             f"submitter must be {principal.name} or left out: the account of the request counts. "
             "A token with the scope delegate may name a customer."
         )
-    return {"submitter": submitter, "owner_id": principal.user_id}
+    return {"submitter": submitter, "owner_id": principal.user_id, "address": address}
+
+
+def client_address(request: HttpRequest | Request) -> str:
+    """Return the address of the client: behind a trusted proxy, the one that the proxy names.
+
+    Each proxy appends the address of its client to the header.
+    """
+    peer = str(request.META.get("REMOTE_ADDR") or "")
+    forwarded = request.META.get("HTTP_X_FORWARDED_FOR")
+    if forwarded is None or peer not in settings.DIRECTOR_TRUSTED_PROXIES:
+        return peer
+    return str(forwarded).rpartition(",")[2].strip() or peer
+
+
+def check_priority(principal: Principal, priority: int | None) -> None:
+    """Raise ``FieldInvalid`` for a priority above the highest of the principal's role."""
+    may_operate = may(principal, Right.OPERATE)
+    if priority is not None and priority > MAX_OWN_PRIORITY and not may_operate:
+        message = (
+            f"Must be at most {MAX_OWN_PRIORITY}: a higher one is for operators and administrators."
+        )
+        raise FieldInvalid("priority", message)
 
 
 def deleting_owner(request: HttpRequest | Request) -> int | None:

@@ -10,6 +10,7 @@ from django.conf import settings
 from backends.capabilities import needed_capabilities
 from jobgroups.api.backend_selection import Selection, select_backends, select_candidates
 from jobgroups.api.conversion import converted_body
+from jobgroups.api.permissions import check_priority
 from jobgroups.api.requests import payloads
 from jobgroups.api.workflow_check import JobKinds, has_partner_nodes
 from jobgroups.domain.access import Principal
@@ -29,7 +30,7 @@ def submit_body(
 ) -> Submitted:
     """Store the group of a body; with a known idempotency key, return the group of that key.
 
-    ``owner`` has the fields of the submission that say whose it is; empty without accounts. It may
+    ``owner`` has the fields of the submission that say whose it is. It may
     refer to what ``principal`` sees.
 
     The result of the first request is returned also if no runner is alive now, or none of the
@@ -50,6 +51,7 @@ def submit_body(
             return made
     converted, warnings, editor = converted_body(body)
     submission = payloads.submission(converted, key, warnings=warnings)
+    check_priority(principal, submission.priority)
     whole = replace(submission, editor_json=editor, idempotency_digest=digest, **owner)
     return submit(whole, principal)
 

@@ -13,6 +13,7 @@ from jobgroups.api.views import (
     groups,
     outputs,
     retries,
+    submitters,
     usage,
     webhooks,
 )
@@ -41,6 +42,7 @@ _views: Views = {
     "job-groups/<str:group_id>/events": groups.EventsView,
     "job-groups/<str:group_id>/events/stream": groups.EventStreamView,
     "job-groups/<str:group_id>/delete": groups.DeletionView,
+    "job-groups/<str:group_id>/next": groups.NextView,
     "job-groups/<str:group_id>/retry": retries.GroupRetryView,
     "job-groups/<str:group_id>/jobs/<str:job_id>": groups.JobView,
     "job-groups/<str:group_id>/jobs/<str:job_id>/provenance.json": outputs.ProvenanceView,
@@ -53,6 +55,7 @@ _views: Views = {
     "provenance": outputs.ProvenanceSearchView,
     "failures": failures.FailuresView,
     "failures/jobs": failures.FailedJobsView,
+    "submitters/<path:name>": submitters.SubmitterView,
     "usage": usage.UsageView,
     "audit": audit.AuditView,
     "seeds": outputs.SeedsView,

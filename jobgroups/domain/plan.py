@@ -49,6 +49,10 @@ class Ends:
     last: float
     jobs: int
 
+    def __add__(self, later: Ends) -> Ends:
+        """Return the ends of these jobs and of some that were planned later."""
+        return Ends(self.first, max(self.last, later.last), self.jobs + later.jobs)
+
     def of(self, rank: int) -> float:
         """Return the seconds until the job with a rank ends, from 1; between first and last they
         are spread evenly.
@@ -104,7 +108,7 @@ class Plan:
         self._rest_ends_in = 0.0  #: Seconds until everything that was planned as a whole ends.
 
     def add(self, variant: Plannable, jobs: int, able: frozenset[str]) -> None:
-        """Plan the unsent jobs of the next variant, which ``able`` backends may take."""
+        """Plan the next unsent jobs, all or some of a variant, which ``able`` backends may take."""
         if jobs <= 0:
             return
         variant_id, digest, models = (
@@ -112,7 +116,10 @@ class Plan:
             variant.workflow_digest,
             variant.models_digest,
         )
-        self.ends[variant_id], workers = None, self._workers_of(able)
+        workers = self._workers_of(able)
+        before = self.ends.get(variant_id)
+        is_behind = variant_id in self.ends
+        self.ends[variant_id] = None
         if not workers or self._estimates.seconds(digest, workers[0].backend_id) is None:
             self._unknown.update(worker.backend_id for worker in workers)
             return
@@ -120,9 +127,11 @@ class Plan:
             ends = self._add_rest(variant_id, digest, jobs, workers)
         else:
             ends = self._add_planned(variant_id, self._heap(digest, models, able), models, jobs)
-        self.last[variant_id] = ends.last
+        self.last[variant_id] = max(ends.last, self.last.get(variant_id, 0.0))
+        if is_behind and before is None:
+            return
         if not self._unknown or self._unknown.isdisjoint(worker.backend_id for worker in workers):
-            self.ends[variant_id] = ends
+            self.ends[variant_id] = ends if before is None else before + ends
 
     @property
     def is_full(self) -> bool:

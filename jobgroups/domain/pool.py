@@ -1,23 +1,24 @@
 """The pool: which backends fit a variant, and snapshots of its queue. Pure.
 
 A *variant* is the jobs of one group that have the same workflow; a job of the pool waits for any
-backend that fits its variant. What changes while backends take jobs is in ``domain.schedule``.
+backend that fits its variant. The order is that of ``domain.turns``; what changes while backends
+take jobs is in ``domain.schedule``.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Final
 
 from backends.capabilities import BackendCapabilities, missing_capabilities
 from jobgroups.domain.estimates import Estimates
-from jobgroups.domain.plan import Ends, Plan, Plannable, Worker, rest_of
+from jobgroups.domain.plan import Ends, Plan, Worker, rest_of
 from jobgroups.domain.text import duration
+from jobgroups.domain.turns import UNKNOWN_S, Shares, Turn, WaitingJobs, interleave, order_key
 
 #: The candidate that stands for every enabled backend, also for one that is registered later.
 ANY_BACKEND: Final = "*"
@@ -26,8 +27,6 @@ TAG_PREFIX: Final = "tag:"  #: Begins a candidate that stands for every backend 
 #: its backend suspect.
 _SUSPECT_FACTOR, _SUSPECT_S = 3, 30.0
 _NONE: Final[Mapping[str, Any]] = {}
-#: Seconds of a bound job of which nothing is known, that waits at a backend.
-_UNKNOWN_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,7 @@ class ActivePrompt:
     waited: float  #: Seconds since it was claimed.
     running_for: float | None = None  #: Seconds since it started; None: it has not.
     variant_id: int | None = None  #: Of a job of the pool that is not being stopped.
+    submitter: str = ""  #: Whose share it counts in.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +78,9 @@ def fits(needs: Needs, backend_id: str, known: BackendCapabilities) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class OpenVariant(Plannable):
+class OpenVariant(WaitingJobs):
     """A variant of a group that has not ended."""
 
-    group_id: str
-    number: int
-    queued_at: dt.datetime  #: When its jobs were queued: the start of the group's run.
     needs: Needs
     #: Seconds since backends began to take later jobs instead; None: they do not.
     bypassed_for: float | None = None
@@ -92,12 +89,12 @@ class OpenVariant(Plannable):
     unsent: int
 
 
-def order_key(variant: OpenVariant) -> tuple[dt.datetime, str, int]:
-    """Return the position of a variant in the queue. The one place for priorities and fair shares.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BoundJobs(WaitingJobs):
+    """The unsent bound jobs of one group that wait for one backend and were queued at one time."""
 
-    All runners must compute the same key from the same rows.
-    """
-    return (variant.queued_at, variant.group_id, variant.number)
+    backend_id: str
+    jobs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +105,15 @@ class PoolChoice:
     #: Whether another backend works and can take the job: one that failed a job, or from which it
     #: was recalled, leaves it to others for a while.
     has_rival: bool
+    #: The group whose bound job the backend takes before it; empty: it takes none before it.
+    bound_first: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VariantClass:
-    """The variants with unsent jobs that have the same needs and models."""
+    """The variants of one turn with unsent jobs that have the same needs and models."""
+
+    turn: Turn
 
     able: frozenset[str]  #: The backends that fit.
     models: str
@@ -130,6 +131,8 @@ class PoolSnapshot:
         estimates: the seconds of workflows.
         prompts: those that each backend has, oldest first.
         bound: number of older bound jobs that wait for a backend and were not sent.
+        bound_jobs: all of them, in any order.
+        shares: what submitters have used of the farm, without ``prompts``.
     """
 
     def __init__(
@@ -140,12 +143,16 @@ class PoolSnapshot:
         estimates: Estimates | None = None,
         prompts: Mapping[str, Sequence[ActivePrompt]] = _NONE,
         bound: Mapping[str, int] = _NONE,
+        bound_jobs: Iterable[BoundJobs] = (),
+        shares: Shares | None = None,
     ) -> None:
         self.variants: Final = tuple(sorted(variants, key=order_key))
         self.backends: Final = {backend.backend_id: backend for backend in backends}
         self.estimates: Final = estimates or Estimates()
         self.prompts: Final = prompts
         self.bound: Final = bound
+        self.bound_jobs: Final = tuple(sorted(bound_jobs, key=order_key))
+        self.shares: Final = shares or Shares()
         self._by_id: Final = {variant.variant_id: variant for variant in self.variants}
         self.fitting: Final = cache(self._fitting)
         self.free_in: Final = cache(self._free_in)
@@ -182,18 +189,117 @@ class PoolSnapshot:
         return by_needs
 
     @cached_property
-    def classes(self) -> Mapping[tuple[Needs, str], VariantClass]:
-        """The variants with unsent jobs, by needs and models."""
-        variants = defaultdict[tuple[Needs, str], list[OpenVariant]](list)
+    def classes(self) -> Mapping[tuple[Turn, Needs, str], VariantClass]:
+        """The variants with unsent jobs, by turn, needs and models."""
+        variants = defaultdict[tuple[Turn, Needs, str], list[OpenVariant]](list)
         for variant in self.variants:
             if variant.unsent > 0:
-                variants[variant.needs, variant.models_digest].append(variant)
+                variants[variant.turn, variant.needs, variant.models_digest].append(variant)
         return {
-            (needs, models): VariantClass(
-                self.able[needs], models, same, sum(variant.unsent for variant in same)
+            (turn, needs, models): VariantClass(
+                turn, self.able[needs], models, same, sum(one.unsent for one in same)
             )
-            for (needs, models), same in variants.items()
+            for (turn, needs, models), same in variants.items()
         }
+
+    def class_of(self, variant: OpenVariant) -> VariantClass:
+        return self.classes[variant.turn, variant.needs, variant.models_digest]
+
+    @cached_property
+    def by_turn(self) -> Mapping[Turn, Mapping[frozenset[str], Sequence[VariantClass]]]:
+        """The classes of each turn, by the backends that fit."""
+        found = defaultdict[Turn, dict[frozenset[str], list[VariantClass]]](dict)
+        for one in self.classes.values():
+            found[one.turn].setdefault(one.able, []).append(one)
+        return found
+
+    @cached_property
+    def models_of_turns(self) -> Mapping[Turn, Collection[str]]:
+        found = defaultdict[Turn, set[str]](set)
+        for one in self.classes.values():
+            found[one.turn].add(one.models)
+        return found
+
+    @cached_property
+    def bound_at(self) -> Mapping[tuple[Turn, str], Sequence[BoundJobs]]:
+        """The bound jobs by turn and backend, in their order."""
+        found = defaultdict[tuple[Turn, str], list[BoundJobs]](list)
+        for one in self.bound_jobs:
+            found[one.turn, one.backend_id].append(one)
+        return found
+
+    @cached_property
+    def _served(self) -> frozenset[str]:
+        """The groups of which backends have jobs."""
+        return frozenset(one.group_id for prompts in self.prompts.values() for one in prompts)
+
+    @cached_property
+    def _waiting(self) -> Mapping[str, dt.datetime | None]:
+        """The groups with unsent jobs, each with ``waiting_since``."""
+        variants = (one for one in self.variants if one.unsent > 0)
+        return {one.group_id: one.waiting_since for one in (*variants, *self.bound_jobs)}
+
+    @cached_property
+    def newly_waiting(self) -> Collection[str]:
+        """The groups with unsent jobs that do not rise yet, and of which no backend has a job."""
+        waiting = self._waiting.items()
+        return {one for one, since in waiting if since is None and one not in self._served}
+
+    @cached_property
+    def risen(self) -> Collection[str]:
+        """The groups with unsent jobs that are to rise no more: a backend has a job of them."""
+        return {one for one, since in self._waiting.items() if since and one in self._served}
+
+    @cached_property
+    def bound_in_order(self) -> Sequence[BoundJobs]:
+        """The bound jobs, about in the order in which their backends will take them."""
+        use = self.use
+
+        def key(jobs: BoundJobs) -> tuple[Any, ...]:
+            return *jobs.turn.rank, use.get(jobs.turn.submitter, 0.0), order_key(jobs)
+
+        return sorted(self.bound_jobs, key=key)
+
+    @cached_property
+    def first_of_turns(self) -> Mapping[Turn, WaitingJobs]:
+        """The first waiting jobs of each turn."""
+        first: dict[Turn, WaitingJobs] = {}
+        waiting = [one for one in self.variants if one.unsent > 0]
+        for jobs in sorted([*waiting, *self.bound_jobs], key=order_key):
+            first.setdefault(jobs.turn, jobs)
+        return first
+
+    @cached_property
+    def use(self) -> Mapping[str, float]:
+        """The use of each submitter, with the expected seconds of the prompts that backends have."""
+        if len({turn.submitter for turn in self.first_of_turns}) < 2:
+            return {}  # nothing to compare
+        return self.shares.use(
+            (prompt.submitter, max(self._expected(prompt, name), prompt.running_for or 0.0))
+            for name, prompts in self.prompts.items()
+            for prompt in prompts
+        )
+
+    def _expected(self, prompt: ActivePrompt, backend_id: str) -> float:
+        seconds = self.estimates.seconds(prompt.workflow_digest, backend_id)
+        return UNKNOWN_S if seconds is None else seconds
+
+    def in_order(
+        self, unsent: Callable[[OpenVariant], int], use: Mapping[str, float]
+    ) -> Iterator[tuple[OpenVariant, int]]:
+        """Yield the unsent jobs of variants in the order in which backends will take them; a
+        variant may come several times.
+        """
+        queues = defaultdict[Turn, list[tuple[OpenVariant, int, float]]](list)
+        for one in self.variants:
+            if (jobs := unsent(one)) > 0:
+                seconds = self.estimates.seconds(one.workflow_digest, "")
+                queues[one.turn].append((one, jobs, UNKNOWN_S if seconds is None else seconds))
+        return interleave(queues, use, self.shares)
+
+    @cached_property
+    def order(self) -> Sequence[tuple[OpenVariant, int]]:
+        return list(self.in_order(lambda one: one.unsent, self.use))
 
     def _fitting(self, backend_id: str) -> Sequence[VariantClass]:
         """Return the classes whose jobs a backend may take."""
@@ -225,11 +331,11 @@ class PoolSnapshot:
         ]
 
     def ahead_of(self, variant_id: int) -> int:
-        """Return how many unsent jobs of earlier variants wait for a backend for which this variant
-        waits, too.
+        """Return how many unsent jobs come before the first of a variant and wait for a backend for
+        which it waits, too.
         """
         own = self.variant(variant_id)
-        if own is None:
+        if own is None or own.unsent <= 0:
             return 0
         able = self.able[own.needs]
         shares = {
@@ -237,8 +343,12 @@ class PoolSnapshot:
             for needs, other in self.able.items()
             if needs == own.needs or not able.isdisjoint(other)
         }
-        before = itertools.takewhile(lambda variant: variant is not own, self.variants)
-        return sum(variant.unsent for variant in before if variant.needs in shares)
+        ahead = 0
+        for one, jobs in self.order:
+            if one is own:
+                break
+            ahead += jobs if one.needs in shares else 0
+        return ahead
 
     @cached_property
     def working(self) -> frozenset[str]:
@@ -287,7 +397,7 @@ class PoolSnapshot:
         for prompt in self.prompts.get(backend_id, ()):
             seconds = self.estimates.seconds(prompt.workflow_digest, backend_id)
             is_known = is_known and seconds is not None
-            expected = _UNKNOWN_S if seconds is None else seconds
+            expected = UNKNOWN_S if seconds is None else seconds
             total += (
                 expected if prompt.running_for is None else rest_of(seconds, prompt.running_for)
             )
@@ -301,11 +411,11 @@ class PoolSnapshot:
         """
         ends = list(self.prompt_ends(backend_id)) if backend_id in self.prompts else ()
         if not ends:
-            return self.bound.get(backend_id, 0) * _UNKNOWN_S, True
+            return self.bound.get(backend_id, 0) * UNKNOWN_S, True
         known = (
             self.estimates.seconds(prompt.workflow_digest, backend_id) for prompt, _, _ in ends
         )
-        usual = next((seconds for seconds in known if seconds is not None), _UNKNOWN_S)
+        usual = next((seconds for seconds in known if seconds is not None), UNKNOWN_S)
         last = max(ends_in for _, ends_in, _ in ends)
         return last + self.bound.get(backend_id, 0) * usual, all(
             is_known for _, _, is_known in ends
@@ -319,8 +429,8 @@ class PoolSnapshot:
             self.estimates,
             (Worker(name, self.free_in(name)[0], self.models[name]) for name in names),
         )
-        for variant in self.variants:
-            plan.add(variant, variant.unsent, self.able[variant.needs])
+        for one, jobs in self.order:
+            plan.add(one, jobs, self.able[one.needs])
         return plan
 
     def ends(self, variant_id: int) -> Ends | None:

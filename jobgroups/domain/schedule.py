@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from jobgroups.domain.plan import Plan, Worker
 from jobgroups.domain.pool import (
     ActivePrompt,
+    BoundJobs,
     OpenVariant,
     PoolChoice,
     PoolSnapshot,
     VariantClass,
-    order_key,
 )
+from jobgroups.domain.turns import UNKNOWN_S, Turn, TurnOrder, order_key
 
 #: Seconds for which backends may take later jobs whose models they have loaded before the first job
 #: of the queue.
@@ -42,6 +43,14 @@ _OVERLOOKED_S, _LEFT_OUT_S = 5.0, 30.0
 _SHORT_PLAN: Final = 3_000
 
 
+class Offer(NamedTuple):
+    """What a backend may take of one turn."""
+
+    turn: Turn
+    classes: Sequence[VariantClass]
+    bound: Sequence[BoundJobs]
+
+
 class Backlog:
     """The unsent jobs of a snapshot, counted down as backends take them, and their plan.
 
@@ -55,7 +64,9 @@ class Backlog:
         self.is_held_back = False
         self._working = set(snapshot.working)
         self._models = dict(snapshot.models)
-        self._sent = Counter[OpenVariant | VariantClass]()  #: Jobs that were taken.
+        #: Jobs that were taken.
+        self._sent = Counter[OpenVariant | VariantClass | BoundJobs]()
+        self.order: Final = TurnOrder(snapshot.first_of_turns, snapshot.use, snapshot.shares)
         self._taken = defaultdict[str, float](float)  #: Seconds of the jobs that each backend took.
         self._in_vain = defaultdict[int, set[str]](
             set
@@ -83,6 +94,47 @@ class Backlog:
     def unsent(self, jobs: OpenVariant | VariantClass) -> int:
         return jobs.unsent - self._sent[jobs]
 
+    def offers(self, backend_id: str) -> Iterator[Offer]:
+        """Yield what a backend may take, in the order of levels and shares."""
+        return filter(None, (self._offer(turn, backend_id) for turn in self.order))
+
+    def _offer(self, turn: Turn, backend_id: str) -> Offer | None:
+        classes = [
+            one
+            for able, some in self.snapshot.by_turn.get(turn, {}).items()
+            if backend_id in able
+            for one in some
+            if self.unsent(one) > 0
+        ]
+        bound = [
+            one
+            for one in self.snapshot.bound_at.get((turn, backend_id), ())
+            if one.jobs > self._sent[one]
+        ]
+        return Offer(turn, classes, bound) if classes or bound else None
+
+    def equals(self, variant: OpenVariant, backend_id: str) -> Iterator[Offer]:
+        """Yield what a backend with other models may take of turns that count as equals of that of
+        a variant: their submitters have used at most one of its jobs more, with the load of its
+        models.
+        """
+        digest, turn = variant.workflow_digest, variant.turn
+        seconds = self._seconds(digest, backend_id)
+        seconds += self.snapshot.estimates.load_seconds(digest, backend_id)
+        use = self.order.use
+        most = use.get(turn.submitter, 0.0) + self.order.cost(turn.submitter, seconds)
+        models = self._models.get(backend_id, "")
+        for other in itertools.islice(self.order, self.order.place(turn) + 1, None):
+            if other.rank != turn.rank or use.get(other.submitter, 0.0) > most:
+                return
+            has_models = models in self.snapshot.models_of_turns.get(other, ())
+            if has_models and (offer := self._offer(other, backend_id)):
+                yield offer
+
+    def _seconds(self, workflow_digest: str, backend_id: str) -> float:
+        seconds = self.snapshot.estimates.seconds(workflow_digest, backend_id)
+        return UNKNOWN_S if seconds is None else seconds
+
     @property
     def has_unsent(self) -> bool:
         return any(
@@ -94,12 +146,24 @@ class Backlog:
         if change > 0 and variant.models_digest:
             self._models[backend_id] = variant.models_digest
         self._sent[variant] += change
-        self._sent[self.snapshot.classes[variant.needs, variant.models_digest]] += change
+        self._sent[self.snapshot.class_of(variant)] += change
         seconds = self.snapshot.estimates.seconds(variant.workflow_digest, backend_id)
         self._taken[backend_id] += change * (seconds or 0.0)
+        cost = self._seconds(variant.workflow_digest, backend_id)
+        self.order.charge(variant.turn.submitter, change * cost)
         key = (variant.variant_id, backend_id)
         if self._plan is not None and key in self._plan.allotted:
             self._plan.allotted[key] -= change
+
+    def count_bound(self, backend_id: str, group_id: str) -> None:
+        """Count a bound job of a group as sent to its backend."""
+        for one in self.snapshot.bound_jobs:
+            if (one.backend_id, one.group_id) == (backend_id, group_id):
+                self._sent[one] += 1
+                self.order.charge(
+                    one.turn.submitter, self._seconds(one.workflow_digest, backend_id)
+                )
+                return
 
     def note_in_vain(self, variant: OpenVariant, backend_id: str) -> None:
         """Count a job as unsent again: there was none for this backend, which does not try again
@@ -123,8 +187,8 @@ class Backlog:
             names = self.snapshot.planned(self._working)
             workers = (Worker(name, self._free_in(name), self._models[name]) for name in names)
             self._plan = Plan(self.snapshot.estimates, workers)
-            for variant in self.snapshot.variants:
-                self._plan.add(variant, self.unsent(variant), self.able(variant))
+            for one, jobs in self.snapshot.in_order(self.unsent, self.order.use):
+                self._plan.add(one, jobs, self.able(one))
         return self._plan
 
     def _free_in(self, backend_id: str) -> float:
@@ -181,15 +245,14 @@ class Backlog:
     def is_loaded(self, models: str, backend_id: str) -> bool:
         return models in ("", self._models.get(backend_id))
 
-    def has_loaded_work(self, backend_id: str) -> bool:
+    def has_loaded_work(self, classes: Iterable[VariantClass], backend_id: str) -> bool:
         models = self._models.get(backend_id)
-        return any(
-            variant_class.models == models and self.unsent(variant_class) > 0
-            for variant_class in self.snapshot.fitting(backend_id)
-        )
+        return any(one.models == models and self.unsent(one) > 0 for one in classes)
 
-    def with_most_work(self, heads: Iterable[OpenVariant]) -> OpenVariant:
+    def with_most_work(self, heads: Sequence[OpenVariant]) -> OpenVariant:
         """Return the head whose models have the most work for each backend that has them loaded."""
+        if len({one.models_digest for one in heads}) == 1:
+            return min(heads, key=order_key)
         having = Counter(self._models[name] for name in self._working)
         work = Counter[str]()
         for variant_class in self.snapshot.classes.values():
@@ -211,17 +274,20 @@ class Backlog:
             if name != backend_id
         )
 
-    def first(self, backend_id: str) -> OpenVariant | None:
-        """Return the first variant with a job that a backend may take."""
-        able = self.snapshot.able
-        return next(
-            (
-                variant
-                for variant in self.snapshot.variants
-                if self.unsent(variant) > 0 and backend_id in able[variant.needs]
-            ),
-            None,
+    def bypassed_by(
+        self, variant: OpenVariant, classes: Sequence[VariantClass]
+    ) -> OpenVariant | None:
+        """Return the first variant of some classes if a variant of other models comes behind it."""
+        if all(one.models == variant.models_digest for one in classes):
+            return None
+        firsts = (
+            next((one for one in some.variants if self.unsent(one) > 0), None) for some in classes
         )
+        first = min(filter(None, firsts), key=order_key)
+        if first.models_digest == variant.models_digest:
+            return None
+        is_behind = first.turn != variant.turn or order_key(first) < order_key(variant)
+        return first if is_behind else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +296,15 @@ class Choice(PoolChoice):
 
     backend_id: str
     prompts: int  #: Prompts of ours that the backend had.
+    #: The first variant in its place, which has other models; None: it is the first.
+    bypassed: OpenVariant | None
     backlog: Backlog  #: From which it was chosen; another snapshot may be read meanwhile.
+
+
+class _Next(NamedTuple):
+    variant: OpenVariant
+    bypassed: OpenVariant | None
+    bound_first: str
 
 
 class Schedule:
@@ -308,52 +382,83 @@ class Schedule:
             if choice.prompts == prompts and choice.backlog is self.backlog:
                 return choice
             self.put_back(choice)
-        backlog, variant = self.backlog, self._next(backend_id, prompts)
-        if variant is None:
+        backlog, following = self.backlog, self._next(backend_id, prompts)
+        if following is None:
             return None
-        backlog.count(variant, backend_id, 1)
+        variant, bypassed, bound_first = following
         has_rival = backlog.has_rival(variant, backend_id)
+        backlog.count(variant, backend_id, 1)
         return Choice(
             variant=variant,
             has_rival=has_rival,
+            bound_first=bound_first,
             backend_id=backend_id,
             prompts=prompts,
+            bypassed=bypassed,
             backlog=backlog,
         )
 
-    def _next(self, backend_id: str, prompts: int) -> OpenVariant | None:
+    def bound_first(self, backend_id: str) -> str:
+        """Return the group whose bound job a backend takes first, if it takes none of the pool;
+        empty: none waits for it.
+        """
+        bound = (offer.bound for offer in self.backlog.offers(backend_id) if offer.bound)
+        return next((jobs[0].group_id for jobs in bound), "")
+
+    def _next(self, backend_id: str, prompts: int) -> _Next | None:
         backlog, snapshot = self.backlog, self.snapshot
         backlog.note_working([backend_id])
         if backend_id in snapshot.suspects:
             return None
-        fitting = snapshot.fitting(backend_id)
-        loaded = backlog.heads(
-            (
-                variant_class
-                for variant_class in fitting
-                if backlog.is_loaded(variant_class.models, backend_id)
-            ),
-            backend_id,
-        )
-        if loaded and not any(map(self._is_overdue, snapshot.bypassed)):
-            best = min(loaded, key=order_key)
-        else:
-            heads = backlog.heads(fitting, backend_id)
-            if not heads:
-                return None
-            best = min(heads, key=order_key)
-            if not self._is_overdue(best):
-                if not loaded and prompts and backlog.has_loaded_work(backend_id):
-                    # The job would wait for the end of a prompt, and then for a load that others
-                    # may spare.
+        bound_first = ""
+        for offer in backlog.offers(backend_id):
+            heads, best = self._best(offer, backend_id, prompts)
+            if offer.bound and not bound_first:
+                is_first = best is None or order_key(offer.bound[0]) < order_key(best)
+                bound_first = offer.bound[0].group_id if is_first else ""
+            if best is None:
+                if heads:
                     return None
-                best = min(loaded, key=order_key) if loaded else backlog.with_most_work(heads)
-        # It could wait behind a prompt that takes an hour.
-        return (
-            best
-            if not prompts or snapshot.estimates.has_speed(best.workflow_digest, backend_id)
-            else None
+                continue
+            if not (
+                backlog.is_loaded(best.models_digest, backend_id)
+                or self._is_overdue(best)
+                or bound_first
+            ):
+                equal = (
+                    self._loaded(other, backend_id) for other in backlog.equals(best, backend_id)
+                )
+                best = next((min(heads, key=order_key) for heads in equal if heads), best)
+            # It could wait behind a prompt that takes an hour.
+            if prompts and not snapshot.estimates.has_speed(best.workflow_digest, backend_id):
+                return None
+            return _Next(best, backlog.bypassed_by(best, offer.classes), bound_first)
+        return None
+
+    def _loaded(self, offer: Offer, backend_id: str) -> Sequence[OpenVariant]:
+        is_loaded = self.backlog.is_loaded
+        return self.backlog.heads(
+            (one for one in offer.classes if is_loaded(one.models, backend_id)), backend_id
         )
+
+    def _best(
+        self, offer: Offer, backend_id: str, prompts: int
+    ) -> tuple[Sequence[OpenVariant], OpenVariant | None]:
+        """Return heads of a turn, and which of them a backend takes; None: it waits."""
+        backlog, loaded = self.backlog, self._loaded(offer, backend_id)
+        if loaded and not any(map(self._is_overdue, self.snapshot.bypassed)):
+            return loaded, min(loaded, key=order_key)
+        heads = backlog.heads(offer.classes, backend_id)
+        if not heads:
+            return heads, None
+        best = min(heads, key=order_key)
+        if not self._is_overdue(best):
+            if not loaded and prompts and backlog.has_loaded_work(offer.classes, backend_id):
+                # The job would wait for the end of a prompt, and then for a load that others may
+                # spare.
+                return heads, None
+            best = min(loaded, key=order_key) if loaded else backlog.with_most_work(heads)
+        return heads, best
 
     def _is_overdue(self, variant: OpenVariant) -> bool:
         return (
@@ -364,19 +469,11 @@ class Schedule:
         return self.bypasses.get(variant.variant_id, variant.bypassed_for is not None)
 
     def confirm(self, choice: Choice) -> None:
-        """Note that a backend has claimed its choice; the first job that it may take may have been
-        bypassed.
-        """
-        variant, first = choice.variant, choice.backlog.first(choice.backend_id)
+        """Note that a backend has claimed its choice, which may have bypassed another job."""
+        variant, first = choice.variant, choice.bypassed
         if self._is_bypassed(variant):
             self.bypasses[variant.variant_id] = False
-        if (
-            first is None
-            or first.models_digest == variant.models_digest
-            or self._is_bypassed(first)
-        ):
-            return
-        if order_key(first) < order_key(variant):
+        if first is not None and not self._is_bypassed(first):
             self.bypasses[first.variant_id] = True
 
     def put_back(self, choice: Choice) -> None:
@@ -384,6 +481,10 @@ class Schedule:
         slot.
         """
         choice.backlog.count(choice.variant, choice.backend_id, -1)
+
+    def note_bound(self, backend_id: str, group_id: str) -> None:
+        """Note that a backend has claimed a bound job of a group."""
+        self.backlog.count_bound(backend_id, group_id)
 
     def note_in_vain(self, choice: Choice, moment: float) -> None:
         """Note that the variant had no job for the backend."""

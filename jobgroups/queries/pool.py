@@ -3,10 +3,11 @@
 import datetime as dt
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from django.db.models import BooleanField, Count, F, OuterRef, QuerySet, Subquery, Value
@@ -16,12 +17,13 @@ from django.db.models.functions import Coalesce
 from backends.capabilities import lacks_reason, needed_capabilities
 from backends.eligibility import capabilities_of, ineligible_reason, is_working, may_take_later
 from backends.models import Backend
-from jobgroups.database.statements import Parameter, PreparedValues
+from jobgroups.database.statements import PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.estimates import Estimates, TimingRow
 from jobgroups.domain.failures import ONLY_ELSEWHERE, FailureClass
 from jobgroups.domain.pool import (
     ActivePrompt,
+    BoundJobs,
     Needs,
     OpenVariant,
     PoolBackend,
@@ -38,6 +40,7 @@ from jobgroups.queries.exclusions import (
     reason_of,
     valid_since,
 )
+from jobgroups.queries.shares import TURN, current_shares, turn_of
 
 MAX_ROWS: Final = 4_000  #: The newest rows, which are read.
 
@@ -72,17 +75,36 @@ def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) 
     ``backends`` are all registered ones. ``with_bound``: prompts are read also while no group of
     the pool is open.
     """
-    variants = open_variants()
-    if not variants and not with_bound:
+    rows = _read_variants()
+    bound_rows = _read_bound()
+    if not rows and not bound_rows and not with_bound:
         return PoolSnapshot((), backends)
-    newest = max((variant.queued_at for variant in variants), default=None)
+    prompts = _prompts()
+    served = {prompt.group_id for of_backend in prompts.values() for prompt in of_backend}
+    variants, bound_jobs = _variants(rows, served), _bound_jobs(bound_rows, served)
+    submitters = {jobs.turn.submitter for jobs in (*variants, *bound_jobs)}
     return PoolSnapshot(
         variants,
         backends,
         estimates=current_estimates(),
-        prompts=_prompts(),
-        bound={} if newest is None else _bound_waiting(newest),
+        prompts=prompts,
+        bound=_before_the_last(variants, bound_jobs),
+        bound_jobs=bound_jobs,
+        # One submitter alone has the whole farm, whatever was used before.
+        shares=current_shares() if len(submitters) > 1 else None,
     )
+
+
+def _before_the_last(variants: Sequence[OpenVariant], bound: Iterable[BoundJobs]) -> dict[str, int]:
+    """Return the number of bound jobs at each backend that come before the last job of the pool."""
+    before = Counter[str]()
+    if variants:
+        newest = max(variant.queued_at for variant in variants)
+        last = max(variant.turn.rank for variant in variants)
+        for jobs in bound:
+            if jobs.turn.rank < last or (jobs.turn.rank == last and jobs.queued_at < newest):
+                before[jobs.backend_id] += jobs.jobs
+    return before
 
 
 def _active_prompts() -> QuerySet[Attempt, tuple[Any, ...]]:
@@ -90,7 +112,8 @@ def _active_prompts() -> QuerySet[Attempt, tuple[Any, ...]]:
     rows = Attempt.objects.filter(ended_at__isnull=True).exclude(state=AttemptState.UNCERTAIN)
     workflow = Coalesce("child__variant__workflow_digest", "child__group__workflow_digest")
     models = Coalesce("child__variant__models_digest", Value(""))
-    columns = ("backend_id", "id", "child__group_id", workflow, models)
+    share = ("child__group__share_of", "child__group__submitter")
+    columns = ("backend_id", "id", "child__group_id", *share, workflow, models)
     moments = ("created_at", "started_at", "stop_requested_at")
     return rows.order_by("backend_id", "id").values_list(*columns, *moments, "variant_id")
 
@@ -104,6 +127,8 @@ def _prompts() -> dict[str, list[ActivePrompt]]:
         backend_id,
         attempt_id,
         group_id,
+        share_of,
+        submitter,
         digest,
         models,
         created_at,
@@ -120,6 +145,7 @@ def _prompts() -> dict[str, list[ActivePrompt]]:
                 waited=(moment - created_at).total_seconds(),
                 running_for=None if started_at is None else (moment - started_at).total_seconds(),
                 variant_id=variant_id if stopped_at is None else None,
+                submitter=share_of or submitter,
             )
         )
     return prompts
@@ -167,6 +193,7 @@ def _with_unsent() -> QuerySet[Variant, tuple[Any, ...]]:
             "bypassed_at",
             "candidates",
         ),
+        *(f"group__{column}" for column in ("ordered_at", *TURN)),
         *("group__required_capabilities", "group__uses_partner_nodes", "group__has_secret"),
         Coalesce(Subquery(jobs), 0),
     )
@@ -179,7 +206,11 @@ def open_variants() -> list[OpenVariant]:
     """Return the variants of open groups, with the numbers of their unsent jobs; a moved job is
     bound to its backend.
     """
-    rows, moment, none = _read_variants(), now(), frozenset[str]()
+    return _variants(_read_variants(), ())
+
+
+def _variants(rows: Collection[Any], served: Collection[str]) -> list[OpenVariant]:
+    moment, none = now(), frozenset[str]()
     excluded = _excluded_backends() if rows else {}
     variants = []
     for row in rows:
@@ -192,10 +223,10 @@ def open_variants() -> list[OpenVariant]:
             models,
             bypassed_at,
             candidates,
-            *needs,
-            jobs,
+            ordered_at,
+            *others,
         ) = row
-        required, is_paid, has_own_key = needs
+        turn, (required, is_paid, has_own_key, jobs) = tuple(others[:-4]), others[-4:]
         needed = needed_capabilities(required, is_paid, has_own_key=has_own_key)
         cannot = excluded.get((digest, 0), none) | excluded.get((digest, variant_id), none)
         variants.append(
@@ -204,6 +235,9 @@ def open_variants() -> list[OpenVariant]:
                 group_id=group_id,
                 number=number,
                 queued_at=queued_at,
+                ordered_at=ordered_at,
+                waiting_since=turn[-1],
+                turn=turn_of(turn, is_served=group_id in served, moment=moment),
                 needs=Needs(tuple(candidates), tuple(needed), cannot),
                 workflow_digest=digest,
                 models_digest=models,
@@ -214,18 +248,6 @@ def open_variants() -> list[OpenVariant]:
             )
         )
     return variants
-
-
-def _queued_before() -> QuerySet[Backend, tuple[Any, ...]]:
-    jobs = count_by_backend(unsent().filter(queued_at__lt=Parameter("before")))
-    return Backend.objects.order_by().annotate(jobs=jobs).values_list("id", "jobs")
-
-
-_read_waiting: Final = PreparedValues(_queued_before)
-
-
-def _bound_waiting(before: dt.datetime) -> dict[str, int]:
-    return {backend_id: jobs for backend_id, jobs in _read_waiting(before=before) if jobs}
 
 
 def _excluded_backends() -> dict[tuple[str, int], frozenset[str]]:
@@ -247,33 +269,39 @@ def _exclusions() -> QuerySet[Exclusion, tuple[Any, ...]]:
 _read_exclusions: Final = PreparedValues(_exclusions)
 
 
-class BoundJobs(NamedTuple):
-    """The unsent bound jobs of one group that wait for one backend and were queued at one time."""
-
-    backend_id: str
-    queued_at: dt.datetime
-    group_id: str
-    workflow_digest: str
-    jobs: int
-
-
-def _bound_jobs() -> list[BoundJobs]:
+def _with_bound() -> QuerySet[ChildJob, tuple[Any, ...]]:
     # Without a join: the literal condition names no table.
     place = ("backend_id", "queued_at", "group_id")
-    counted = (
-        unsent()
-        .filter(backend_id__gt="")
-        .values_list(*place)
-        .annotate(Count("position"))
-        .order_by(*place)
-    )
+    waiting = unsent().filter(backend_id__gt="").values_list(*place)
+    return waiting.annotate(Count("position")).order_by(*place)
+
+
+_read_bound: Final = PreparedValues(_with_bound)
+
+
+def _bound_jobs(rows: Collection[Any], served: Collection[str]) -> list[BoundJobs]:
     # A group may be deleted meanwhile.
-    groups = JobGroup.objects.only("workflow_digest").in_bulk(
-        {group_id for _, _, group_id, _ in counted}
+    groups = JobGroup.objects.only("workflow_digest", "ordered_at", *TURN).in_bulk(
+        {group_id for _, _, group_id, _ in rows}
     )
+    moment, turn = now(), attrgetter(*TURN)
+    turns = {
+        group_id: turn_of(turn(group), is_served=group_id in served, moment=moment)
+        for group_id, group in groups.items()
+    }
     return [
-        BoundJobs(backend_id or "", queued_at, group_id, groups[group_id].workflow_digest, jobs)
-        for backend_id, queued_at, group_id, jobs in counted
+        BoundJobs(
+            variant_id=0,
+            backend_id=backend_id,
+            queued_at=queued_at,
+            group_id=group_id,
+            workflow_digest=groups[group_id].workflow_digest,
+            ordered_at=groups[group_id].ordered_at,
+            waiting_since=groups[group_id].waiting_since,
+            turn=turns[group_id],
+            jobs=jobs,
+        )
+        for backend_id, queued_at, group_id, jobs in rows
         if group_id in groups
     ]
 
@@ -321,7 +349,7 @@ class _PoolCache:
             if is_old or not self._current.has(variant_ids):
                 rows = list(current_backends().values())
                 snapshot = pool_snapshot(_as_pooled(rows), with_bound=True)
-                self._current = CurrentPool(snapshot, rows, _bound_jobs())
+                self._current = CurrentPool(snapshot, rows, snapshot.bound_in_order)
                 ended = time.monotonic()
                 self._rests_until = ended + (ended - started) / READING_PART
                 self._kept_until = max(ended + _KEPT_S, self._rests_until)

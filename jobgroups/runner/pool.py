@@ -7,12 +7,14 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from django.conf import settings
+
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import monotonic_now
 from jobgroups.domain.pool import PoolBackend
 from jobgroups.domain.schedule import Backlog, Choice, Schedule
 from jobgroups.queries import pool
-from jobgroups.services import expiry, moves
+from jobgroups.services import expiry, moves, shares
 from jobgroups.services.claims import ClaimResult
 
 #: Seconds between two readings while a backend found no job where one is counted.
@@ -78,7 +80,12 @@ class Pool:
             if not await self._database.run_with_retry(moves.prompt_recall, attempt_id=attempt_id):
                 self.schedule.refused.add(attempt_id)
 
-    def settle(self, choice: Choice, result: ClaimResult) -> None:
+    def settle(self, backend_id: str, choice: Choice | None, result: ClaimResult) -> None:
+        """Count what a backend has claimed."""
+        if result.claim is not None and not result.from_pool:
+            self.schedule.note_bound(backend_id, result.claim.child.group_id)
+        if choice is None:
+            return
         if result.in_vain:
             self.schedule.note_in_vain(choice, time.monotonic())
         elif result.from_pool:
@@ -86,9 +93,19 @@ class Pool:
         else:
             self.schedule.put_back(choice)
 
+    async def _mark_waiting(self) -> None:
+        """Store since when the groups wait whose levels rise."""
+        waiting, served = self.schedule.snapshot.newly_waiting, self.schedule.snapshot.risen
+        if settings.DIRECTOR_AGING_MINUTES and (waiting or served):
+            await self._database.run_with_retry(
+                shares.groups_mark_waiting, waiting=waiting, served=served
+            )
+
     async def end_overdue(self) -> None:
         """Note which variants have no candidate, and end jobs that have waited too long."""
         self.schedule.refused.clear()
+        await self._database.run_with_retry(shares.uses_count)
+        await self._mark_waiting()
         unplaced = self.schedule.snapshot.unplaced()
         if unplaced:
             await self._database.run_with_retry(expiry.pool_fail_refused, variant_ids=unplaced)

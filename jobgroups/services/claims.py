@@ -64,19 +64,22 @@ def child_claim(
     client_id: str,
     depth: int,
     choice: PoolChoice | None = None,
+    bound_first: str | None = None,
     cancelled: Collection[int] = (),
     withheld: Collection[str] = (),
 ) -> ClaimResult:
     """Claim a queued child for a backend: store the intent to send it.
 
-    The older of two is claimed: the oldest child that is bound to the backend, or a job of the
-    chosen variant.
+    This is a bound child of the group ``bound_first``, else a job of the chosen variant, else the
+    oldest child that is bound to the backend.
 
     Args:
         fence: the lease on the backend.
         client_id: of the socket that will receive the prompt's events.
         depth: slots of the backend; each prompt without a seen end uses one.
         choice: what the backend takes from the pool; None: nothing.
+        bound_first: the group whose bound child comes before the choice; empty: none does; None:
+            the older of both comes first.
         cancelled: the attempts whose running prompts are stopped as jobs, which can hit no other
             prompt.
         withheld: digests of the workflows of which no bound child is claimed.
@@ -86,9 +89,14 @@ def child_claim(
     slots = _Slots(fence, client_id, depth, cancelled)
     in_vain = False
     try:
-        place = None if bound is None else (bound.queued_at, bound.group_id)
+        is_named = bound is not None and bound.group_id == bound_first
+        if bound is not None and bound_first and not is_named:
+            named = _oldest_bound(fence.backend_id, withheld, bound_first)
+            bound, is_named = named or bound, named is not None
+        # A job of the named group may be delayed: others wait by their age then.
+        is_by_age = not is_named and bound_first != ""
         if choice is not None and (
-            place is None or (choice.variant.queued_at, choice.variant.group_id) < place
+            bound is None or (_is_older(choice, bound) if is_by_age else not is_named)
         ):
             claim = _claim_from_pool(choice, slots)
             if claim is not None:
@@ -117,6 +125,11 @@ def stored_intents(*, fence: FencingToken) -> set[int]:
         state=AttemptState.INTENT,
     )
     return set(intents.values_list("id", flat=True))
+
+
+def _is_older(choice: PoolChoice, bound: ChildJob) -> bool:
+    variant = choice.variant
+    return (variant.queued_at, variant.group_id) < (bound.queued_at, bound.group_id)
 
 
 class _NoFreeSlot(Exception):
@@ -206,14 +219,14 @@ def _claimable(**of: Any) -> QuerySet[ChildJob]:
 
 
 @cache
-def _oldest(withheld: int) -> PreparedQuery[ChildJob]:
+def _oldest(withheld: int, *, of_group: bool) -> PreparedQuery[ChildJob]:
     """Return the query of the oldest child that is bound to a backend, without those of so many
-    workflows.
+    workflows; ``of_group``: of one group.
     """
 
     def rows() -> QuerySet[ChildJob]:
         claimable = (
-            _claimable(backend_id=KEY)
+            _claimable(backend_id=KEY, **({"group_id": Parameter("group")} if of_group else {}))
             .order_by("queued_at", "group_id", "position")
             .only("group_id", "queued_at")
         )
@@ -254,9 +267,15 @@ def _time_parameters() -> dict[str, dt.datetime]:
     return {"moment": moment, "longest": moment + dt.timedelta(seconds=LONGEST_PAUSE)}
 
 
-def _oldest_bound(backend_id: str, withheld: Collection[str]) -> ChildJob | None:
-    digests = {f"withheld_{number}": digest for number, digest in enumerate(withheld)}
-    return _oldest(len(digests)).first(backend_id, **_time_parameters(), **digests)
+def _oldest_bound(
+    backend_id: str, withheld: Collection[str], group_id: str = ""
+) -> ChildJob | None:
+    """Return the oldest bound child of a backend, or of a group there."""
+    parameters = {f"withheld_{number}": digest for number, digest in enumerate(withheld)}
+    query = _oldest(len(parameters), of_group=bool(group_id))
+    if group_id:
+        parameters["group"] = group_id
+    return query.first(backend_id, **_time_parameters(), **parameters)
 
 
 def _claim_bound(oldest: ChildJob, slots: _Slots) -> Attempt | None:

@@ -30,9 +30,10 @@ def group_change(
     name: str | None = None,
     archived: bool | None = None,
     visibility: str | None = None,
+    priority: int | None = None,
 ) -> None:
-    """Set the name of a group (empty: none) and its visibility, and archive it or end that; None
-    leaves each as it is.
+    """Set the name of a group (empty: none), its visibility and its priority, and archive it or end
+    that; None leaves each as it is.
 
     Open pages are notified; who may not see the group any more is not sent more of it. Raises
     ``GroupNotFound``.
@@ -46,8 +47,18 @@ def group_change(
     if visibility is not None:
         is_shared = visibility == Visibility.SHARED
         fields["shared_at"] = Coalesce("shared_at", Value(now())) if is_shared else None
+    if priority is not None:
+        fields["priority"] = priority
+        log.notify_runners_on_commit(work_only=True)
     JobGroup.objects.filter(pk=group_id).update(**fields)
-    record(Action.GROUP_CHANGED, group_id, name=name, archived=archived, visibility=visibility)
+    record(
+        Action.GROUP_CHANGED,
+        group_id,
+        name=name,
+        archived=archived,
+        visibility=visibility,
+        priority=priority,
+    )
     log.publish_changed(group_id)
 
 

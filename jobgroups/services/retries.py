@@ -145,6 +145,9 @@ def _queue_again(
     moment = now()
     if opens_run:
         Variant.objects.filter(group=tx.group).update(queued_at=moment, unplaced_since=None)
+        JobGroup.objects.filter(pk=tx.group.pk).update(
+            ordered_at=None, front_at=None, waiting_since=moment
+        )
     for child in chosen:
         left, kind, reason = child.backend_id or "", child.failure_class, child.error_message
         tx.reset_for_retry(child, backend_id=bound.get(child.id), moment=moment)

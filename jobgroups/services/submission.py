@@ -28,6 +28,7 @@ from jobgroups.domain.access import Visibility
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus, PartialOutputs, Placement, RetryScope
+from jobgroups.domain.turns import DEFAULT_PRIORITY
 from jobgroups.errors import GroupDeleted, IdempotencyConflict
 from jobgroups.events import log
 from jobgroups.log_context import bound, note_cause
@@ -88,6 +89,8 @@ class Submission:
     warnings: Sequence[str] = ()
     submitter: str = ""
     owner_id: int | None = None  #: The account that submits; None: there are no accounts.
+    address: str = ""  #: Of the client: its share is used if there is no ``submitter``.
+    priority: int = DEFAULT_PRIORITY
     name: str = ""
     visibility: str = Visibility.PRIVATE  #: One of ``Visibility``.
     idempotency_key: str | None = None
@@ -258,6 +261,7 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
     return JobGroup(
         id=f"jg_{secrets.token_hex(6)}",
         created_at=moment,
+        waiting_since=moment,
         status=(GroupStatus.RUNNING if runner_alive else GroupStatus.PENDING).value,
         accepted_without_runner=not runner_alive,
         workflow_json=to_json(submission.workflow),
@@ -284,6 +288,8 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         submitter=submission.submitter,
         owner_id=submission.owner_id,
         shared_at=moment if submission.visibility == Visibility.SHARED else None,
+        priority=submission.priority,
+        share_of=submission.submitter or submission.address,
         name=submission.name,
         placement=(Placement.BOUND if submission.count is None else Placement.POOL).value,
         skipped_backends_json=to_json(list(submission.skipped_backends)),

@@ -84,6 +84,8 @@ CHANGES: Final = {
     Right.OPERATE: {
         "/api/job-groups/x",
         "/api/job-groups/x/delete",
+        "/api/job-groups/x/next",
+        "/api/submitters/x",
         "/api/job-groups/x/retry",
         "/api/job-groups/x/jobs/x",
         "/api/job-groups/x/jobs/x/retry",

@@ -111,6 +111,22 @@ def test_groups_are_renamed_archived_and_found_again(desk: Desk) -> None:
     assert len(desk.json("list", "--text", word)) == 1
 
 
+def test_group_has_a_priority_and_is_next(desk: Desk) -> None:
+    group_id = desk.out("submit", "workflow.json", "--priority", "40", "-q").strip()
+    assert "  Priority: 40, counts as 40\n" in desk.out("show", group_id)
+    assert desk.out("priority", group_id, "100") == f"{group_id} has the priority 100.\n"
+    assert desk.json("show", group_id)["priority"] == 100
+    assert "101 is not in the range" in desk.said("priority", group_id, "101", status=2)
+    said = desk.run("next", "jg_000000000000", status=4)
+    assert "jg_000000000000" in said.stderr
+
+
+def test_weight_of_a_submitter_is_set(desk: Desk) -> None:
+    assert desk.out("weight", "anna", "2") == "anna: weight 2, 0 s used lately.\n"
+    assert desk.json("weight", "anna") == {"name": "anna", "weight": 2.0, "used_seconds": 0.0}
+    desk.run("weight", "anna", "1")
+
+
 def test_delete_shows_what_goes_and_asks(desk: Desk) -> None:
     group_id = desk.group("gpu-1")
     for answer in ("n\n", ""):

@@ -14,7 +14,7 @@ def blocking(director: Director) -> None:
     assert_type(director.download(group, "images"), tuple[Path, ...])
     for event in director.stream("jg_1", since=3):
         assert_type(event, Event)
-    director.submit({}, ["gpu-1"], priority=1)  # type: ignore[call-arg]
+    director.submit({}, ["gpu-1"], urgency=1)  # type: ignore[call-arg]
     assert_type(director.check({}, ["tag:4090"], parameters={"steps": 3}), WorkflowCheck)
     director.status(3)  # type: ignore[arg-type]
 

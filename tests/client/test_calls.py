@@ -247,6 +247,8 @@ def test_call_is_repeated_after_a_lost_answer_where_that_changes_nothing(
         ("move", ["jg_1", "j_2", "gpu-3"], "POST", "/jobs/j_2/move", MOVED, True),
         ("rename", ["jg_1", "owl"], "PATCH", "", HEAD, True),
         ("archive", ["jg_2", False], "PATCH", "", HEAD, True),
+        ("prioritize", ["jg_3", 60], "PATCH", "", HEAD, True),
+        ("bring_forward", ["jg_3"], "POST", "/next", HEAD, True),
         ("deletion", ["jg_1"], "GET", "/delete", DELETION, True),
         ("delete", ["jg_1"], "POST", "/delete", DELETION, False),
     ):

@@ -63,7 +63,7 @@ async def test_a_bypass_by_a_claim_during_a_reading_of_the_queue_is_stored(farm:
     choice = pool.schedule.choose("gpu-1", prompts=0)
     await read()
     assert choice is not None
-    pool.settle(choice, ClaimResult(from_pool=True))
+    pool.settle("gpu-1", choice, ClaimResult(from_pool=True))
     await read()
     assert await Variant.objects.filter(group=older, bypassed_at__isnull=False).aexists()
 

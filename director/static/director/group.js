@@ -255,6 +255,10 @@ onClick("[data-act]", async (button) => {
           : "The group is in the lists again.",
       );
     }
+    if (act === "next") {
+      await call("POST", `/api/job-groups/${group}/next`);
+      toast("The jobs of this group start next.");
+    }
     if (act === "delete-group") await deleteGroup();
     if (act === "cancel-group") {
       const { left, running } = $("head").dataset;
@@ -295,6 +299,10 @@ function rename(open) {
   input.select();
   input.focus();
 }
+addEventListener("change", async ({ target }) => {
+  if (target.id === "priority") await prioritize(target);
+});
+
 $("rename").onsubmit = async (event) => {
   event.preventDefault();
   try {
@@ -310,6 +318,12 @@ $("rename").onsubmit = async (event) => {
 $("rename").onkeydown = (event) => {
   if (event.key === "Escape") rename(false);
 };
+
+async function prioritize(input) {
+  if (!input.value || !input.reportValidity()) return;
+  await call("PATCH", `/api/job-groups/${group}`, { priority: input.valueAsNumber });
+  toast(`The group has the priority ${input.value}.`);
+}
 
 async function deleteGroup() {
   live.ended = true; // The end of its stream is expected.

@@ -50,6 +50,20 @@ class Integer(_Strict, serializers.IntegerField):
         super().__init__(sentence, min_value=low, max_value=high, **options)
 
 
+class Weight(_Strict, serializers.FloatField):
+    """A positive number."""
+
+    json_type = float
+    sentence = "Must be a number from 0.01 to 100."
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(min_value=0.01, max_value=100.0, **options)
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Accept an integer, too."""
+        return super().to_internal_value(float(data) if type(data) is int else data)
+
+
 class Flag(_Strict, serializers.BooleanField):
     json_type = bool
     sentence = "Must be true or false."

@@ -22,6 +22,7 @@ from jobgroups.domain.access import Role, Scope, Visibility
 from jobgroups.domain.failures import RETRIED, FailureClass
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 from jobgroups.domain.states import PartialOutputs, RetryScope, Where
+from jobgroups.domain.turns import DEFAULT_PRIORITY, MAX_PRIORITY
 from jobgroups.domain.webhooks import ENDS, EVENTS, MAX_URL, url_problem
 from jobgroups.errors import TooManyChildren
 from jobgroups.serializers import to_json
@@ -199,6 +200,7 @@ class SubmissionRequest(RequestSerializer):
     submitter = fields.Line(_MAX_BY, default="")
     name = fields.Line(_MAX_WORD, default="")
     visibility = fields.Choice(Visibility, default=Visibility.PRIVATE)
+    priority = fields.Integer(0, MAX_PRIORITY, default=DEFAULT_PRIORITY)
 
     def validate_metadata(self, metadata: dict[str, Any]) -> dict[str, Any]:
         limit = settings.DIRECTOR_MAX_METADATA_BYTES
@@ -382,11 +384,26 @@ class GroupRequest(RequestSerializer):
     name = fields.Line(_MAX_WORD, allow_blank=True, default=None)
     archived = fields.Flag(default=None)
     visibility = fields.Choice(Visibility, default=None)
+    priority = fields.Integer(0, MAX_PRIORITY, default=None)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if set(attrs.values()) == {None}:
-            raise ValidationError({"name": "Set name, archived or visibility."})
+            raise ValidationError({"name": "Set name, archived, visibility or priority."})
         return attrs
+
+
+class NextRequest(RequestSerializer):
+    """``POST /api/job-groups/{id}/next``"""
+
+    unknown = "Is not a field of this."
+
+
+class SubmitterRequest(RequestSerializer):
+    """``PUT /api/submitters/{name}``"""
+
+    unknown = "Is not a field of a submitter that can be set."
+
+    weight = fields.Weight()
 
 
 class ConvertRequest(RequestSerializer):

@@ -13,7 +13,7 @@ from jobgroups import workflow
 from jobgroups.api.answers import answers
 from jobgroups.api.conversion import converted_body
 from jobgroups.api.long_polls import long_polls
-from jobgroups.api.permissions import identity, principal_of
+from jobgroups.api.permissions import check_priority, identity, principal_of
 from jobgroups.api.plan import plan
 from jobgroups.api.requests import payloads
 from jobgroups.api.requests.body import json_body, optional_json_body
@@ -29,7 +29,7 @@ from jobgroups.api.submission import submit_body
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.workflow_check import JobKinds, check, offered_choices
 from jobgroups.database.pools import act, probe_threads
-from jobgroups.domain.access import Right
+from jobgroups.domain.access import Right, may
 from jobgroups.domain.shapes.backends import ConvertedWorkflow
 from jobgroups.domain.shapes.groups import CancelResult
 from jobgroups.domain.states import ChildStatus
@@ -38,7 +38,7 @@ from jobgroups.queries import group_status, groups
 from jobgroups.queries.assets import check_references
 from jobgroups.queries.group_status import Answer
 from jobgroups.serializers import serialize_submission, to_json
-from jobgroups.services import cancellation
+from jobgroups.services import cancellation, shares
 from jobgroups.services.groups import group_change, group_delete, group_deletion
 from jobgroups.streams.feed import TOO_SLOW_FRAME, error_frame, group_feed
 from jobgroups.streams.stream import Frame
@@ -150,13 +150,26 @@ class GroupView(ApiView):
         return _with_next(request, answer, following)
 
     async def patch(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
-        """Set the name of a group, archive it or end that; return the group without its jobs."""
-        await act(group_change, group_id=group_id, **payloads.GroupRequest.read(json_body(request)))
+        """Set the name or the priority of a group, archive it or end that; return the group without
+        its jobs.
+        """
+        values = payloads.GroupRequest.read(json_body(request))
+        check_priority(principal_of(request), values["priority"])
+        await act(group_change, group_id=group_id, **values)
         return encoded_response(request, await answers.get(group_status.read_head, group_id))
 
     async def delete(self, _request: HttpRequest, group_id: str) -> HttpResponse:
         """Cancel all jobs of a group that are not final."""
         return json_response(await act(cancellation.group_cancel, group_id=group_id))
+
+
+class NextView(ApiView):
+    async def post(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
+        """Bring a group to the front of the queue; return the group without its jobs."""
+        payloads.NextRequest.read(optional_json_body(request))
+        in_level = may(principal_of(request), Right.OPERATE)
+        await act(shares.group_next, group_id=group_id, in_level=in_level)
+        return encoded_response(request, await answers.get(group_status.read_head, group_id))
 
 
 class DeletionView(ApiView):

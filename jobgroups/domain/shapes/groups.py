@@ -159,6 +159,9 @@ class GroupRow(Parsed):
         retry_on: Failure classes after which a job is retried; None for all retryable ones.
         partial_outputs: ``accept``, or ``fail``: a job of which ComfyUI refuses some outputs fails.
         submitter: Who submitted it, if the submission has a submitter.
+        priority: From 0 to 100: of waiting groups, a higher one is first.
+        level: The priority that counts: it rises by one for each ``DIRECTOR_AGING_MINUTES`` that
+            the group waits without a job at a backend.
         name: As a user called it; None: no user did.
         title: What users read: the name, else what its metadata, its prompt or its files name, else
             the id.
@@ -209,9 +212,27 @@ class GroupRow(Parsed):
     placement: str = "bound"
     partial_outputs: str = "accept"
     submitter: str | None = None
+    priority: int = 50
+    level: int = 50
     run: int = 1
     seq: int | None = None
     revision: int = 0
+
+
+@record
+class Submitter(Parsed):
+    """What a submitter may use of the farm, and has used.
+
+    Attributes:
+        name: The submitter of its groups; without a submitter, the address of the client.
+        weight: Its share of a busy farm is in proportion to it.
+        used_seconds: Seconds of backends, of which half count after each
+            ``DIRECTOR_SHARE_HALF_LIFE``; without prompts that run now.
+    """
+
+    name: str
+    weight: float = 1.0
+    used_seconds: float = 0.0
 
 
 @record

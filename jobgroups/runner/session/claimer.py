@@ -108,9 +108,9 @@ class Claimer:
             if chosen is not None and chosen.variant.workflow_digest in withheld:
                 result = ClaimResult(in_vain=True)
             else:
-                result = await self._claim(client_id, chosen, withheld)
-            if chosen is not None:
-                pool.settle(chosen, result)
+                first = chosen.bound_first if chosen else pool.schedule.bound_first(name)
+                result = await self._claim(client_id, chosen, first, withheld)
+            pool.settle(name, chosen, result)
             if result.claim is not None:
                 await self._attempts.start_claimed(result.claim)
             elif not result.in_vain:
@@ -118,7 +118,7 @@ class Claimer:
         pool.schedule.release(name)
 
     async def _claim(
-        self, client_id: str, chosen: PoolChoice | None, withheld: Collection[str]
+        self, client_id: str, chosen: PoolChoice | None, bound_first: str, withheld: Collection[str]
     ) -> ClaimResult:
         """Claim a child; without a claim there is none, or the commit was not confirmed."""
         context = self._context
@@ -131,6 +131,7 @@ class Claimer:
                 client_id=client_id,
                 depth=context.runner.settings.depth,
                 choice=chosen,
+                bound_first=bound_first,
                 cancelled=self._attempts.cancelled,
                 withheld=withheld,
             )

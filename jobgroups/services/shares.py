@@ -1,0 +1,102 @@
+"""Turns in the queue: what submitters have used, their weights, and the order of groups."""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Collection
+from typing import Final
+
+from django.db.models import F, Min
+from django.db.models.functions import Coalesce
+
+from jobgroups.database.retry import retried_transaction
+from jobgroups.domain.audit import Action
+from jobgroups.domain.clock import now
+from jobgroups.errors import GroupEnded, GroupNotFound
+from jobgroups.events import log
+from jobgroups.models import JobGroup, ShareCount, Submitter
+from jobgroups.queries.shares import ended_uses, half_lives
+from jobgroups.services.audit import record
+from jobgroups.services.revisions import groups_revise
+
+#: Ends are counted so many seconds after their times: a transaction that stores one may have waited
+#: for a lock, and clocks of hosts differ.
+_SETTLED: Final = dt.timedelta(seconds=20)
+_INTERVAL: Final = dt.timedelta(seconds=10)  #: Between two counts.
+
+
+@retried_transaction
+def uses_count() -> None:
+    """Count what has ended since the last count, unless that was a moment ago.
+
+    Each end is counted once, by the runner that locks the row first. Readers add what has ended
+    since: the sums do not depend on when this runs.
+    """
+    until = now() - _SETTLED
+    count = ShareCount.objects.select_for_update(no_key=True, skip_locked=True).first()
+    if count is None:
+        ShareCount.objects.bulk_create([ShareCount(counted_until=until)], ignore_conflicts=True)
+        return
+    if until - count.counted_until < _INTERVAL:
+        return
+    sums = defaultdict[str, float](float)
+    for name, seconds, ended_at in ended_uses(count.counted_until, until):
+        sums[name] += seconds * 0.5 ** half_lives(ended_at, until)
+    known = Submitter.objects.in_bulk(list(sums))
+    for name, row in known.items():
+        sums[name] += row.used_seconds * 0.5 ** half_lives(row.used_at or until, until)
+    Submitter.objects.bulk_create(
+        [Submitter(name=name, used_seconds=sums[name], used_at=until) for name in sorted(sums)],
+        update_conflicts=True,
+        unique_fields=["name"],
+        update_fields=["used_seconds", "used_at"],
+    )
+    ShareCount.objects.filter(pk=count.pk).update(counted_until=until)
+
+
+@retried_transaction
+def groups_mark_waiting(*, waiting: Collection[str], served: Collection[str]) -> None:
+    """Store since when no backend has a job of some groups, and of which of them backends have one.
+
+    A group that another transaction has locked is left for the next time.
+    """
+    for ids, since in ((waiting, now()), (served, None)):
+        rows = JobGroup.objects.select_for_update(no_key=True, skip_locked=True)
+        free = rows.filter(pk__in=ids, waiting_since__isnull=since is not None).order_by("pk")
+        JobGroup.objects.filter(pk__in=list(free.values_list("pk", flat=True))).order_by().update(
+            waiting_since=since
+        )
+
+
+@retried_transaction
+def group_next(*, group_id: str, in_level: bool) -> None:
+    """Bring a group to the front of its level, or else of the groups of its submitter.
+
+    Raises ``GroupNotFound``, or ``GroupEnded``.
+    """
+    if not groups_revise([group_id]):
+        raise GroupNotFound(group_id)
+    group = JobGroup.objects.only("completed_at", "share_of", "submitter").get(pk=group_id)
+    if group.completed_at is not None:
+        raise GroupEnded(group_id)
+    if in_level:
+        JobGroup.objects.filter(pk=group_id).update(front_at=now())
+    else:
+        own = JobGroup.objects.filter(
+            completed_at__isnull=True,
+            status__in=["pending", "running"],
+            share_of=group.share_of,
+            submitter=group.submitter,
+        ).order_by()
+        first: dt.datetime = own.aggregate(at=Min(Coalesce("ordered_at", F("created_at"))))["at"]
+        JobGroup.objects.filter(pk=group_id).update(ordered_at=first - dt.timedelta(microseconds=1))
+    record(Action.GROUP_BROUGHT_FORWARD, group_id, in_level=in_level)
+    log.publish_changed(group_id)
+    log.notify_runners_on_commit(work_only=True)
+
+
+@retried_transaction
+def submitter_change(*, name: str, weight: float) -> None:
+    """Set the weight of a submitter, whose share is in proportion to it; positive."""
+    Submitter.objects.update_or_create(name=name, defaults={"weight": weight})
+    record(Action.SUBMITTER_CHANGED, name, weight=weight)
+    log.notify_runners_on_commit(work_only=True)
