@@ -20,6 +20,7 @@ async def test_submitters_share_unequal_machines_and_a_higher_level_is_first(far
     order = await in_thread(list)(started)
     assert len(order) == 93
     assert set(order[:3]) == {urgent.id}
-    # Nobody's jobs wait for those of another: of the first half, each has about a third.
+    # Shares are in seconds: the submitter whose jobs run at the slow machine starts fewer. First
+    # come, first served would leave the third submitter none of the first half.
     counted = Counter(order[3:48])
-    assert min(counted[group.id] for group in groups.values()) >= 10, counted
+    assert min(counted[group.id] for group in groups.values()) >= 4, counted
