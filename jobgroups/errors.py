@@ -364,3 +364,7 @@ class LeaseLost(Exception):
         super().__init__(f"The lease of {backend_id} (epoch {epoch}) was lost to another runner.")
         self.backend_id = backend_id
         self.epoch = epoch
+
+
+class SetRefused(Exception):
+    """Another transaction has stored what contradicts a set of writes. Nothing of it was stored."""

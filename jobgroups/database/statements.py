@@ -40,6 +40,10 @@ class Parameter(Expression):
         super().__init__()
         self.name = name
 
+    def __str__(self) -> str:
+        # ``…_id__in`` of a foreign key would compare with this text.
+        raise TypeError(f"{self.name} is no value yet.")
+
     def as_sql(self, compiler: Any, connection: Any) -> Any:
         return "%s", [self]
 
@@ -258,10 +262,10 @@ class Insertion:
             else:
                 self._common[column] = values[0]
 
-    def execute(self, *, returning: bool = False, **later: Sequence[Any]) -> list[Any]:
+    def execute(self, *, returning: str = "", **later: Sequence[Any]) -> list[tuple[Any, Any]]:
         """Insert the rows by one statement, or by a few, with these values of a column.
 
-        Returns the generated keys if they are wanted; those of many rows may be in any order.
+        Returns the generated keys, in any order, each with the value of a column that is named.
 
         After an ``IntegrityError`` the caller's transaction is rolled back. ``executemany`` would
         be a statement for each row: on SQLite each waits for the interpreter's lock. psycopg sends
@@ -276,7 +280,7 @@ class Insertion:
             f"({', '.join(['%s'] * len(own))})",
             _MOST_VALUES[connection.vendor] // len(own),
         )
-        keys: list[Any] = []
+        keys: list[tuple[Any, Any]] = []
         with connection.cursor() as cursor:
             for first in range(0, len(values), rows_at_once):
                 rows = values[first : first + rows_at_once]
@@ -287,9 +291,9 @@ class Insertion:
                     listed = f"SELECT own.*{', %s' * len(common)} FROM ({listed}) AS own"  # noqa: S608 no values
                 sql = f"INSERT INTO {quote(self._table)} ({columns}) {listed}"
                 if returning:
-                    sql += f" RETURNING {quote(self._key)}"
+                    sql += f" RETURNING {quote(self._key)}, {quote(returning)}"
                 cursor.execute(sql, [*common, *itertools.chain.from_iterable(rows)])
-                keys += [row[0] for row in cursor.fetchall()] if returning else []
+                keys += cursor.fetchall() if returning else []
         for row in self._rows:
             row._state.adding, row._state.db = False, alias
         return keys
@@ -314,9 +318,11 @@ def insert(rows: Sequence[Model]) -> None:
         Insertion(rows).execute()
 
 
-def insert_with_key(row: Model) -> None:
-    """Insert one row, and set the key that the database gives it."""
-    (row.pk,) = Insertion([row]).execute(returning=True)
+def insert_with_keys(rows: Sequence[Model], *, by: str) -> None:
+    """Insert rows, and set the keys that the database gives them. The values of ``by`` differ."""
+    keys = {value: key for key, value in Insertion(rows).execute(returning=by)}
+    for row in rows:
+        row.pk = keys[getattr(row, by)]
 
 
 _NOTHING: Final[frozenset[type]] = frozenset()

@@ -20,6 +20,7 @@ from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.estimates import TimingSample
 from jobgroups.domain.leases import FencingToken
 from jobgroups.runner.availability import Availability
+from jobgroups.runner.claims import Claims
 from jobgroups.runner.completer import Completer
 from jobgroups.runner.inputs import InputFiles, PartnerNodes
 from jobgroups.runner.interrupts import Interrupter
@@ -93,6 +94,7 @@ class RunnerContext:
     progress: ProgressWriter
     pool: Pool
     completer: Completer
+    claims: Claims
     captures_due: asyncio.Event  #: Set when outputs are to be copied.
     #: Part of the client ids: distinguishes the sockets of this process from all others.
     instance: str

@@ -22,6 +22,7 @@ from jobgroups.events.hub import INSTALLATION, Hub
 from jobgroups.queries import work
 from jobgroups.queries.leases import has_free_lease, lease_table, leases_held
 from jobgroups.runner.captures import Capturer
+from jobgroups.runner.claims import Claims
 from jobgroups.runner.completer import Completer
 from jobgroups.runner.context import RunnerContext, RunnerSettings, desired_state
 from jobgroups.runner.files import clean_loop
@@ -29,6 +30,7 @@ from jobgroups.runner.intervals import wait_set
 from jobgroups.runner.pool import Pool
 from jobgroups.runner.progress import ProgressWriter
 from jobgroups.runner.session.session import BackendSession
+from jobgroups.runner.sets import Tasks
 from jobgroups.services import leases, runners
 from jobgroups.services.timings import timings_store
 
@@ -128,14 +130,15 @@ class RunnerService:
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             database, settings = self._database, self._settings
-            completer = Completer(database, tasks)
+            writes = Tasks(tasks)
             context = RunnerContext(
                 database=database,
                 progress=self._reporter,
                 pool=Pool(
                     database, give_up_s=settings.give_up_s, queued_limit_s=settings.queued_limit_s
                 ),
-                completer=completer,
+                completer=Completer(database, writes),
+                claims=Claims(database, writes),
                 captures_due=self._capturer.due,
                 instance=self._instance,
                 settings=settings,
@@ -158,7 +161,8 @@ class RunnerService:
             await self._finish_sending()
             for task in [*services, *(session.task for session in self._sessions.values())]:
                 task.cancel()
-            completer.cancel()
+            # What is not stored yet, the next runner finds out at the backends.
+            writes.cancel()
 
     async def _finish_sending(self) -> None:
         """Wait for the answers to prompts that are being sent; else they are uncertain for half a

@@ -25,7 +25,7 @@ from jobgroups.domain.states import (
     group_status,
     sources_of,
 )
-from jobgroups.errors import LeaseLost
+from jobgroups.errors import LeaseLost, SetRefused
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, captures, files, notices, outcomes
@@ -52,10 +52,6 @@ class AttemptWrite:
 def may_be_plain(write: AttemptWrite) -> bool:
     """Return whether only the rows can tell that a write is not of the plain case."""
     return _step_of(write) is not None
-
-
-class SetRefused(Exception):
-    """Another transaction has stored what contradicts the set. Nothing of the set was stored."""
 
 
 @retry_on_conflict

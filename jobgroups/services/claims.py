@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -24,22 +24,22 @@ from jobgroups.database.statements import (
     Parameter,
     PreparedQuery,
     PreparedValues,
-    insert_with_key,
+    insert_with_keys,
     update_where,
 )
 from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import ExclusionKind
-from jobgroups.domain.failures import ONLY_ELSEWHERE, OVERTAKEN
+from jobgroups.domain.failures import ONLY_ELSEWHERE
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.pool import PoolChoice, fits
-from jobgroups.domain.retry_policy import LONGEST_PAUSE
-from jobgroups.domain.states import AttemptState, ChildStatus, StopReason
+from jobgroups.domain.states import AttemptState, StopReason
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup
 from jobgroups.queries.exclusions import is_active, valid_since
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import verify_fence
 from jobgroups.services.transactions import group_transaction
+from jobgroups.store import claims as store
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,36 +186,10 @@ _HELD_BY: Final = ("enabled", "hold", "quarantined_at", "consecutive_quarantines
 _locked_backend: Final = PreparedQuery(
     lambda: (
         Backend.objects.filter(pk=KEY)
-        .only(*_HELD_BY, "tags", "devices", "comfyui_version")
+        .only(*_HELD_BY, *store.CAPABLE)
         .select_for_update(no_key=True)
     )
 )
-
-
-def _due() -> Q:
-    return (
-        Q(not_before__isnull=True)
-        | Q(not_before__lte=Parameter("moment"))
-        # A longer delay was stored before the clock was set back.
-        | Q(not_before__gt=Parameter("longest"))
-    )
-
-
-def _older_prompts() -> QuerySet[Attempt]:
-    """Return the prompts of a child that keep it from being claimed for a backend.
-
-    Two prompts of one child never run at once, but where the older one hangs, is out of reach or
-    cannot be followed elsewhere, and its end may never be seen. What stands at this backend is
-    settled first.
-    """
-    older = Attempt.objects.filter(child=OuterRef("pk"), ended_at__isnull=True)
-    overtaken = Q(failure_class__in=OVERTAKEN)
-    return older.exclude(overtaken & ~Q(backend_id=KEY))
-
-
-def _claimable(**of: Any) -> QuerySet[ChildJob]:
-    waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True, **of)
-    return waits.filter(_due(), ~Exists(_older_prompts()))
 
 
 @cache
@@ -226,7 +200,9 @@ def _oldest(withheld: int, *, of_group: bool) -> PreparedQuery[ChildJob]:
 
     def rows() -> QuerySet[ChildJob]:
         claimable = (
-            _claimable(backend_id=KEY, **({"group_id": Parameter("group")} if of_group else {}))
+            store.claimable(
+                backend_id=KEY, **({"group_id": Parameter("group")} if of_group else {})
+            )
             .order_by("queued_at", "group_id", "position")
             .only("group_id", "queued_at")
         )
@@ -242,29 +218,15 @@ def _oldest(withheld: int, *, of_group: bool) -> PreparedQuery[ChildJob]:
     return PreparedQuery(rows)
 
 
-#: The columns of a claimed child, and of its variant, that its prompt needs.
-_TAKEN: Final = (
-    "group_id",
-    "run",
-    "seed",
-    "variation_json",
-    "is_bound",
-    "variant__workflow_digest",
-)
 _still_waiting: Final = PreparedQuery(
     lambda: (
-        _claimable(backend_id=KEY, pk=Parameter("child_id"))
+        store.claimable(backend_id=KEY, pk=Parameter("child_id"))
         .select_related("variant")
-        .only(*_TAKEN)
+        .only(*store.TAKEN)
         .select_for_update(of=("self",))
         .order_by()
     )
 )
-
-
-def _time_parameters() -> dict[str, dt.datetime]:
-    moment = now()
-    return {"moment": moment, "longest": moment + dt.timedelta(seconds=LONGEST_PAUSE)}
 
 
 def _oldest_bound(
@@ -275,7 +237,7 @@ def _oldest_bound(
     query = _oldest(len(parameters), of_group=bool(group_id))
     if group_id:
         parameters["group"] = group_id
-    return query.first(backend_id, **_time_parameters(), **parameters)
+    return query.first(backend_id, **store.time_parameters(), **parameters)
 
 
 def _claim_bound(oldest: ChildJob, slots: _Slots) -> Attempt | None:
@@ -283,7 +245,7 @@ def _claim_bound(oldest: ChildJob, slots: _Slots) -> Attempt | None:
         slots.lock()
         # It may have been reassigned or delayed since the first query.
         child = _still_waiting.first(
-            slots.fence.backend_id, child_id=oldest.id, **_time_parameters()
+            slots.fence.backend_id, child_id=oldest.id, **store.time_parameters()
         )
         return None if child is None else _store(child, group, slots)
 
@@ -315,19 +277,8 @@ def _claim_in_group(
         return claimed
 
 
-_SENT: Final = (
-    *(
-        "workflow_json",
-        "parameters_json",
-        "editor_json",
-        "workflow_digest",
-        "timeout_seconds",
-        "stall_seconds",
-    ),
-    *("uses_partner_nodes", "has_secret"),
-)
 _claimed_group: Final = PreparedQuery(
-    lambda: JobGroup.objects.filter(pk=KEY).only("has_claimed_child", *_SENT).order_by()
+    lambda: JobGroup.objects.filter(pk=KEY).only("has_claimed_child", *store.SENT).order_by()
 )
 
 
@@ -351,7 +302,7 @@ def _claim_from_pool(choice: PoolChoice, slots: _Slots) -> Attempt | None:
         cannot = {"digest": variant.workflow_digest, "variant": variant.variant_id, **valid_since()}
         if _excluded.first(row.id, **cannot) is not None:
             return None
-        times = _time_parameters()
+        times = store.time_parameters()
         left_alone = _LEFT_TO_RIVALS if choice.has_rival else dt.timedelta()
         child = _next_of_variant.first(
             row.id, variant=variant.variant_id, since=times["moment"] - left_alone, **times
@@ -391,10 +342,10 @@ def _refused_by_history() -> QuerySet[Attempt]:
 
 
 def _claimable_of_variant() -> QuerySet[ChildJob]:
-    rows = _claimable(variant_id=Parameter("variant"), is_bound=False).filter(
+    rows = store.claimable(variant_id=Parameter("variant"), is_bound=False).filter(
         ~Exists(_refused_by_history())
     )
-    rows = rows.order_by("position").select_related("variant").only(*_TAKEN)
+    rows = rows.order_by("position").select_related("variant").only(*store.TAKEN)
     return rows.select_for_update(of=("self",), skip_locked=True)[:1]
 
 
@@ -407,22 +358,31 @@ _next_of_variant: Final = PreparedQuery(_claimable_of_variant)
 def _store(child: ChildJob, group: JobGroup, slots: _Slots) -> Attempt:
     child.group = group
     last = _last(child.id)
-    attempt = Attempt(
-        child=child,
-        number=last[0][0] + 1 if last else 1,
-        run=child.run,
-        backend_id=slots.fence.backend_id,
-        variant_id=None if child.is_bound else child.variant_id,
-        prompt_id=str(uuid.uuid4()),
-        client_id=slots.client_id,
-        epoch=slots.fence.epoch,
-        created_at=now(),
-    )
-    insert_with_key(attempt)
+    attempt = new_attempt(child, last[0][0] if last else None, slots.fence, slots.client_id)
+    insert_with_keys([attempt], by="prompt_id")
     update_where(
         ChildJob, child.pk, {"current_attempt": attempt.pk, "backend": slots.fence.backend_id}
     )
     return attempt
+
+
+def new_attempt(
+    child: ChildJob, last_number: int | None, fence: FencingToken, client_id: str
+) -> Attempt:
+    """Return the intent to send a child, which is not stored. ``last_number`` is that of its last
+    attempt.
+    """
+    return Attempt(
+        child=child,
+        number=(last_number or 0) + 1,
+        run=child.run,
+        backend_id=fence.backend_id,
+        variant_id=None if child.is_bound else child.variant_id,
+        prompt_id=str(uuid.uuid4()),
+        client_id=client_id,
+        epoch=fence.epoch,
+        created_at=now(),
+    )
 
 
 _last: Final = PreparedValues(

@@ -5,14 +5,15 @@ groups, children, attempts.
 import itertools
 from collections.abc import Collection, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 from django.db import connection
 from django.db.models import F
 
 from backends.models import Backend
-from jobgroups.database.statements import Parameter, PreparedQuery
+from jobgroups.database.statements import PreparedQuery
 from jobgroups.models import Attempt, JobGroup, ReportedFile
+from jobgroups.store.keys import places, read
 
 _GROUP: Final = (
     *(
@@ -51,16 +52,14 @@ _CHILD: Final = (
 
 def groups_locked(ids: Collection[str]) -> dict[str, JobGroup]:
     """Lock groups and return them by id, without those that another transaction has locked."""
-    return {
-        group.id: group for group in (_groups(_size(len(ids)))(**_keys(sorted(ids))) if ids else ())
-    }
+    return {group.id: group for group in read(_groups, ids)}
 
 
 @cache
 def _groups(size: int) -> PreparedQuery[JobGroup]:
     return PreparedQuery(
         lambda: (
-            JobGroup.objects.filter(pk__in=_places(size))
+            JobGroup.objects.filter(pk__in=places(size))
             .only(*_GROUP)
             .select_for_update(skip_locked=True)
             .order_by("pk")
@@ -75,7 +74,7 @@ def followed_attempts_locked(ids: Collection[int]) -> list[Attempt]:
     They have not ended, none is to be stopped, and none has a failure or the text of an odd answer.
     Their groups are locked.
     """
-    return _attempts(_size(len(ids)))(**_keys(sorted(ids))) if ids else []
+    return read(_attempts, ids)
 
 
 @cache
@@ -83,7 +82,7 @@ def _attempts(size: int) -> PreparedQuery[Attempt]:
     return PreparedQuery(
         lambda: (
             Attempt.objects.filter(
-                pk__in=_places(size),
+                pk__in=places(size),
                 child__current_attempt=F("pk"),
                 ended_at__isnull=True,
                 stop_requested_at__isnull=True,
@@ -99,22 +98,6 @@ def _attempts(size: int) -> PreparedQuery[Attempt]:
     )
 
 
-def _size(count: int) -> int:
-    """Return for how many keys a query is prepared that has so many: few sizes are compiled."""
-    return 1 << (count - 1).bit_length()
-
-
-def _places(size: int) -> list[Any]:
-    return [Parameter(f"key_{number}") for number in range(size)]
-
-
-def _keys(keys: Sequence[Any]) -> dict[str, Any]:
-    padded = itertools.chain(keys, itertools.repeat(keys[-1]))
-    return {
-        f"key_{number}": key for number, key in zip(range(_size(len(keys))), padded, strict=False)
-    }
-
-
 _FILES: Final = ReportedFile._meta.db_table
 
 
@@ -124,9 +107,9 @@ def reports_of(digests: Collection[str]) -> list[tuple[str, bool]]:
     """
     if not digests:
         return []
-    places = ", ".join(["%s"] * len(digests))
+    listed = ", ".join(["%s"] * len(digests))
     with connection.cursor() as cursor:
-        query = f"SELECT digest, executed FROM {_FILES} WHERE digest IN ({places})"  # noqa: S608
+        query = f"SELECT digest, executed FROM {_FILES} WHERE digest IN ({listed})"  # noqa: S608
         cursor.execute(query, list(digests))
         return [(digest, bool(executed)) for digest, executed in cursor.fetchall()]
 
@@ -139,10 +122,10 @@ def report_files(rows: Sequence[tuple[int, str, bool, str]]) -> int:
     """
     if not rows:
         return 0
-    places = ", ".join(["(%s, %s, %s, %s)"] * len(rows))
+    listed = ", ".join(["(%s, %s, %s, %s)"] * len(rows))
     with connection.cursor() as cursor:
         cursor.execute(
-            f"INSERT INTO {_FILES} (attempt_id, digest, executed, origin) VALUES {places}"  # noqa: S608 no input in it
+            f"INSERT INTO {_FILES} (attempt_id, digest, executed, origin) VALUES {listed}"  # noqa: S608 no input in it
             " ON CONFLICT DO NOTHING",
             list(itertools.chain.from_iterable(rows)),
         )
@@ -155,10 +138,10 @@ _BACKENDS: Final = Backend._meta.db_table
 
 def end_probations(backend_ids: Collection[str]) -> None:
     """End the probation of backends at which a prompt has succeeded."""
-    places = ", ".join(["%s"] * len(backend_ids))
+    listed = ", ".join(["%s"] * len(backend_ids))
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE {_BACKENDS} SET quarantine_count = 0"  # noqa: S608 no input in it
-            f" WHERE quarantine_count > 0 AND quarantined_at IS NULL AND id IN ({places})",
+            f" WHERE quarantine_count > 0 AND quarantined_at IS NULL AND id IN ({listed})",
             sorted(backend_ids),
         )

@@ -48,8 +48,9 @@ def run(backends: int, jobs: int) -> None:
     from django.core.management import call_command
     from django.db import connection
 
-    from jobgroups.services import attempts, claims
+    from jobgroups.services import attempts
     from jobgroups.services.attempt_sets import AttemptWrite, attempts_store
+    from jobgroups.services.claim_sets import ClaimRequest, claims_store
     from tests.harness import factories
 
     call_command("migrate", verbosity=0)
@@ -69,6 +70,12 @@ def run(backends: int, jobs: int) -> None:
         cpu[name] += (time.thread_time() - began) * 1000
         return result
 
+    def claim() -> list[tuple[Any, Any]]:
+        requests = [ClaimRequest(fence=fence, client_id="socket", depth=2) for fence in fences]
+        results = claims_store(requests=requests)
+        assert len(results) == len(requests), "a claim was not plain"
+        return [(one.fence, result.claim) for one, result in results.items() if result.claim]
+
     def store(name: str, service: Any, fields: Callable[[int], dict[str, Any]]) -> None:
         writes = [
             AttemptWrite(service, fence, attempt.child.group_id, attempt.pk, fields(attempt.pk))
@@ -80,9 +87,7 @@ def run(backends: int, jobs: int) -> None:
 
     began, count = time.perf_counter(), 0
     with connection.execute_wrapper(counted):
-        while claimed := stage(
-            "claim", lambda: [*filter(_is_claimed, map(_claim(claims), fences))]
-        ):
+        while claimed := stage("claim", claim):
             store("acceptance", attempts.attempt_accepted, lambda _: {"node_errors": {}})
             store("start", attempts.attempt_started, lambda _: {})
             store("end", attempts.attempt_ended, lambda key: {"end": _end(key)})
@@ -90,14 +95,6 @@ def run(backends: int, jobs: int) -> None:
     seconds = time.perf_counter() - began
     each = {name: spent / count for name, spent in cpu.items()}
     print(json.dumps({**each, "statements": statements["all"] / count, "jobs/s": count / seconds}))
-
-
-def _claim(claims: Any) -> Callable[[Any], tuple[Any, Any]]:
-    return lambda fence: (fence, claims.child_claim(fence=fence, client_id="socket", depth=2).claim)
-
-
-def _is_claimed(claimed: tuple[Any, Any]) -> bool:
-    return claimed[1] is not None
 
 
 def _end(number: int) -> Any:

@@ -15,11 +15,13 @@ from django.db.models import Model
 from hypothesis import Phase, given, settings, strategies as st
 
 from backends.models import Backend
+from jobgroups.domain.clock import now
+from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import AttemptState, PartialOutputs
-from jobgroups.errors import LeaseLost
+from jobgroups.errors import LeaseLost, SetRefused
 from jobgroups.models import (
     AbandonedPrompt,
     Attempt,
@@ -30,10 +32,13 @@ from jobgroups.models import (
     JobGroup,
     Notice,
     ReportedFile,
+    Variant,
     WebhookDelivery,
 )
 from jobgroups.services import attempt_sets, attempts, cancellation
-from jobgroups.services.attempt_sets import AttemptWrite, SetRefused, attempts_store
+from jobgroups.services.attempt_sets import AttemptWrite, attempts_store
+from jobgroups.services.claim_sets import ClaimRequest, claims_store
+from jobgroups.services.claims import ClaimResult
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
 from tests.harness.races import race, started
@@ -53,7 +58,7 @@ TABLES: tuple[type[Model], ...] = (
         WebhookDelivery,
         Notice,
     ),
-    *(AbandonedPrompt, Exclusion),
+    *(AbandonedPrompt, Exclusion, Variant),
 )
 #: What groups are submitted with: the plain case, and what may keep an end from being plain.
 GROUPS: tuple[dict[str, Any], ...] = (
@@ -62,7 +67,9 @@ GROUPS: tuple[dict[str, Any], ...] = (
     {"partial_outputs": PartialOutputs.FAIL},
     {"webhook": {"url": "http://hooks.test/", "events": ["child_completed", "group_complete"]}},
     {"max_attempts": 2},
+    {"runner_alive": False},
 )
+POOL = len(GROUPS)  #: The number of a group whose jobs wait in the pool.
 #: What ComfyUI may answer to a POST.
 ANSWERS: tuple[dict[str, Any], ...] = (
     *[{"node_errors": {}}] * 4,
@@ -78,10 +85,16 @@ ENDS = st.tuples(
 #: Mostly what follows in the life of an attempt.
 KINDS = ["next"] * 7 + ["accept", "start", "end", "stale"]
 WRITES = st.tuples(st.sampled_from(KINDS), st.sampled_from(ANSWERS), ENDS)
+#: Of a claim: the backend, which group of the pool it chose, and whether its lease is lost.
+CLAIMS = st.tuples(
+    st.integers(0, BACKENDS - 1), st.integers(0, 3), st.sampled_from([False] * 7 + [True])
+)
 STEPS = st.one_of(
-    st.tuples(st.just("claim"), st.integers(0, BACKENDS - 1)),
-    st.tuples(st.just("claim"), st.integers(0, BACKENDS - 1)),
+    *[st.tuples(st.just("claims"), st.lists(CLAIMS, min_size=1, max_size=4))] * 3,
     st.tuples(st.just("cancel"), st.integers(0, 11)),
+    st.tuples(st.just("delay"), st.tuples(st.integers(0, 11), st.sampled_from([-60, 0, 60]))),
+    st.tuples(st.just("hold"), st.tuples(st.integers(0, BACKENDS - 1), st.booleans())),
+    st.tuples(st.just("exclude"), st.integers(0, BACKENDS - 1)),
     st.tuples(st.just("uncertain"), st.integers(0, 11)),
     st.tuples(st.just("probation"), st.integers(0, BACKENDS - 1)),
     *[
@@ -125,29 +138,66 @@ class Course:
         self.results: list[Any] = []
         self._sets = iter(list(self.taken))
         self.fences = factories.farm(BACKENDS)
-        self.claims: list[tuple[FencingToken, Attempt]] = []
+        self.claimed: list[tuple[FencingToken, Attempt]] = []
 
     def run(self, groups: list[int], steps: list[Step]) -> None:
         for number in groups:
-            factories.submit(
-                *(fence.backend_id for fence in self.fences),
-                "gpu-1",
-                base_seed=1,
-                seed_strategy="sequential",
-                **GROUPS[number],
-            )
-        for number in range(BACKENDS):
-            self.claim(number)
+            if number == POOL:
+                factories.submit_to_pool(4, base_seed=1, seed_strategy="sequential")
+            else:
+                factories.submit(
+                    *(fence.backend_id for fence in self.fences),
+                    "gpu-1",
+                    base_seed=1,
+                    seed_strategy="sequential",
+                    **GROUPS[number],
+                )
+        self.claims([(number, 0, False) for number in range(BACKENDS)])
         for kind, value in steps:
             getattr(self, kind)(value)
 
-    def claim(self, number: int) -> None:
-        if not factories.claims.child_claim(
-            fence=self.fences[number], client_id="s", depth=3
-        ).claim:
-            return
-        attempt = Attempt.objects.select_related("child").order_by("-pk")[0]
-        self.claims.append((self.fences[number], attempt))
+    def claims(self, of_backends: list[tuple[int, int, bool]]) -> None:
+        requests = [self._request(*of) for of in {of[0]: of for of in of_backends}.values()]
+        self._in_sets(requests, lambda: claims_store(requests=requests), self._note)
+
+    def _request(self, number: int, chosen: int, is_lost: bool) -> ClaimRequest:
+        fence = self.fences[number]
+        if is_lost:
+            fence = FencingToken(fence.backend_id, fence.epoch + 1)
+        in_pool = list(JobGroup.objects.filter(placement="pool").order_by("created_at"))
+        choice = factories.pool_choice(in_pool[chosen % len(in_pool)]) if in_pool else None
+        return ClaimRequest(fence=fence, client_id="s", depth=3, choice=choice)
+
+    def _note(self, result: Any) -> Any:
+        if not isinstance(result, ClaimResult):
+            return type(result).__name__
+        if result.claim is not None:
+            attempt = Attempt.objects.select_related("child").get(pk=result.claim.pk)
+            number = int(attempt.backend_id.removeprefix("gpu-")) - 1
+            self.claimed.append((self.fences[number], attempt))
+        return result.claim is not None, result.from_pool, result.in_vain
+
+    def delay(self, value: tuple[int, int]) -> None:
+        number, seconds = value
+        children = list(ChildJob.objects.order_by("group__created_at", "position"))
+        moment = now() + dt.timedelta(seconds=seconds)
+        ChildJob.objects.filter(pk=children[number % len(children)].pk).update(not_before=moment)
+
+    def hold(self, value: tuple[int, bool]) -> None:
+        number, is_held = value
+        Backend.objects.filter(pk=self.fences[number].backend_id).update(
+            hold="pause" if is_held else ""
+        )
+
+    def exclude(self, number: int) -> None:
+        if variant := Variant.objects.first():
+            Exclusion.objects.get_or_create(
+                backend_id=self.fences[number].backend_id,
+                workflow_digest=variant.workflow_digest,
+                kind=ExclusionKind.MISSING,
+                variant_id=0,
+                defaults={"count": 1, "since": now(), "last_at": now()},
+            )
 
     def cancel(self, number: int) -> None:
         children = list(ChildJob.objects.order_by("group__created_at", "position"))
@@ -157,7 +207,9 @@ class Course:
             )
 
     def uncertain(self, number: int) -> None:
-        fence, attempt = self.claims[number % len(self.claims)]
+        if not self.claimed:
+            return
+        fence, attempt = self.claimed[number % len(self.claimed)]
         if Attempt.objects.get(pk=attempt.pk).state == AttemptState.INTENT:
             attempts.attempt_uncertain(
                 attempt_id=attempt.pk, fence=fence, message="Odd.", details={"status": 200}
@@ -167,20 +219,30 @@ class Course:
         Backend.objects.filter(pk=self.fences[number].backend_id).update(consecutive_quarantines=2)
 
     def set(self, some: list[tuple[int, Any]]) -> None:
-        named = {number % len(self.claims): what for number, what in some}
-        writes = [self._write(*self.claims[number], *what) for number, what in named.items()]
+        if not self.claimed:
+            return
+        named = {number % len(self.claimed): what for number, what in some}
+        writes = [self._write(*self.claimed[number], *what) for number, what in named.items()]
+        self._in_sets(writes, lambda: attempts_store(writes=writes), _shown)
+
+    def _in_sets(
+        self, writes: list[Any], store: Callable[[], dict[Any, Any]], shown: Callable[[Any], Any]
+    ) -> None:
+        """Store some writes at once, and those that are left out alone; or all alone, in the same
+        order.
+        """
         if self.alone:
             taken = next(self._sets)
-            results: dict[AttemptWrite, Any] = {}
+            results: dict[Any, Any] = {}
         else:
-            results = attempts_store(writes=writes)
+            results = store()
             taken = [write in results for write in writes]
             self.taken.append(taken)
         for is_later in (False, True):
             for write, was_taken in zip(writes, taken, strict=True):
                 if was_taken is not is_later:
                     self.results.append(
-                        _shown(results[write] if write in results else _outcome(write))
+                        shown(results[write] if write in results else _outcome(write))
                     )
 
     def _write(
@@ -210,7 +272,7 @@ class Course:
         )
 
 
-def _outcome(write: AttemptWrite) -> Any:
+def _outcome(write: AttemptWrite | ClaimRequest) -> Any:
     try:
         return write.store_alone()
     except LeaseLost as lost:
@@ -240,6 +302,8 @@ def _plain(names: dict[Any, str], column: str, value: Any) -> Any:
         return None
     if column in ("attempt_id", "current_attempt_id"):
         return names.get(value)
+    if column == "variant_id":
+        return bool(value)
     if isinstance(value, dt.datetime):
         return "a time"
     if not isinstance(value, str):
@@ -272,10 +336,9 @@ def _rolled_back(work: Callable[[], Any]) -> Any:
     return result
 
 
-@settings(max_examples=60, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=50, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
-    st.lists(st.integers(0, len(GROUPS) - 1), min_size=1, max_size=3),
-    st.lists(STEPS, min_size=6, max_size=25),
+    st.lists(st.integers(0, POOL), min_size=1, max_size=3), st.lists(STEPS, min_size=6, max_size=20)
 )
 def test_sets_store_what_the_services_store_alone(groups: list[int], steps: list[Step]) -> None:
     def course(taken: list[list[bool]] | None = None) -> tuple[Any, Any, list[list[bool]]]:

@@ -33,6 +33,7 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.errors import LeaseLost
 from jobgroups.models import Attempt, GroupLabel, JobEvent, JobGroup, Lease
 from jobgroups.runner.completer import Completer
+from jobgroups.runner.sets import Tasks
 from jobgroups.services import attempts
 from jobgroups.services.attempt_sets import AttemptWrite, attempts_store
 from jobgroups.services.progress import ProgressRow, progress_flush, relax_durability
@@ -396,7 +397,7 @@ async def threads(transactional_db: None) -> AsyncIterator[DatabaseThreads]:
 
 async def test_write_after_the_end_of_the_runner_is_refused(threads: DatabaseThreads) -> None:
     async with asyncio.TaskGroup() as tasks:
-        completer = Completer(threads, tasks)
+        completer = Completer(threads, Tasks(tasks))
     for _ in range(2):
         with pytest.raises(RuntimeError):
             await completer.store(
@@ -411,7 +412,7 @@ async def test_one_bad_write_of_a_batch_fails_alone(threads: DatabaseThreads) ->
         raise ValueError("bad")
 
     async with asyncio.TaskGroup() as tasks:
-        completer = Completer(threads, tasks)
+        completer = Completer(threads, Tasks(tasks))
         writes = [
             completer.store(
                 group.id,

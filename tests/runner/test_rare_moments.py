@@ -17,7 +17,8 @@ from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.service import RunnerService
 from jobgroups.runner.session.session import BackendSession
-from jobgroups.services.claims import child_claim
+from jobgroups.services.claim_sets import ClaimRequest
+from jobgroups.services.claims import ClaimResult
 from jobgroups.services.leases import LEASE_TTL
 from tests.harness.farm import SCALE, Farm, in_thread, session_of, until, until_row
 from tests.harness.graphs import text_to_image
@@ -65,16 +66,17 @@ async def test_an_absurd_number_of_steps_ends_no_runner(farm: Farm) -> None:
 async def test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same(farm: Farm) -> None:
     sim = await farm.backend(seconds=2.0)
     session = await session_of(await farm.runner(intervals=ONLY_HEARING))
-    call = session.context.database.run
+    claims = session.context.runner.claims
+    claim = claims.claim
 
-    async def call_slowly(work: Any, *args: Any, **fields: Any) -> Any:
-        found = await call(work, *args, **fields)
-        if work is child_claim and found.claim is not None:
+    async def claim_slowly(request: ClaimRequest) -> ClaimResult:
+        result = await claim(request)
+        if result.claim is not None:
             sim.fault("drop_sockets", at="now")
-            await until(lambda: session.sockets.client_id not in (None, fields["client_id"]))
-        return found
+            await until(lambda: session.sockets.client_id not in (None, request.client_id))
+        return result
 
-    session.context.database.run = call_slowly  # type: ignore[method-assign]
+    claims.claim = claim_slowly  # type: ignore[method-assign]
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=20))
     await until_row(group.children.filter(position=0, progress__gt=60))
     assert (await farm.finished(group)).status == "completed"
@@ -188,16 +190,17 @@ async def test_a_claim_whose_answer_was_lost_on_the_way_is_made_again(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, session = await at_work(farm, 0.1)
-    call, lost = session.context.database.run, []
+    sets = session.context.runner.claims._sets
+    call, lost = sets._run, []
 
-    async def call_and_lose(work: Any, *args: Any, **fields: Any) -> Any:
-        found = await call(work, *args, **fields)
-        if work is child_claim and found.claim is not None and not lost:
-            lost.append(found)
+    async def call_and_lose(*args: Any) -> Any:
+        results = await call(*args)
+        if not lost and any(result.claim for result in results.values()):
+            lost.append(results)
             raise OperationalError("server closed the connection unexpectedly")
-        return found
+        return results
 
-    monkeypatch.setattr(session.context.database, "run", call_and_lose)
+    monkeypatch.setattr(sets, "_run", call_and_lose)
     group = await farm.completes("gpu-1", "gpu-1")
     assert sorted(await farm.states(group)) == ["not_sent", "success", "success"]
     assert farm.kinds().count("accepted") == 2

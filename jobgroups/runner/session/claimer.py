@@ -16,6 +16,7 @@ from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.reconciler import Reconciler
 from jobgroups.runner.session.sockets import Sockets
 from jobgroups.services import attempts as attempt_services, claims
+from jobgroups.services.claim_sets import ClaimRequest
 from jobgroups.services.claims import ClaimResult
 
 logger = logging.getLogger(__name__)
@@ -124,16 +125,16 @@ class Claimer:
         context = self._context
         self._is_claiming = True
         try:
-            # Not repeated: after a commit without a confirmation it would claim another child.
-            return await context.database.run(
-                claims.child_claim,
-                fence=context.fence,
-                client_id=client_id,
-                depth=context.runner.settings.depth,
-                choice=chosen,
-                bound_first=bound_first,
-                cancelled=self._attempts.cancelled,
-                withheld=withheld,
+            return await context.runner.claims.claim(
+                ClaimRequest(
+                    fence=context.fence,
+                    client_id=client_id,
+                    depth=context.runner.settings.depth,
+                    choice=chosen,
+                    bound_first=bound_first,
+                    cancelled=self._attempts.cancelled,
+                    withheld=withheld,
+                )
             )
         except TRANSIENT as error:
             await self._on_unknown_commit(error)
