@@ -227,13 +227,23 @@ def _step_of(write: AttemptWrite) -> Callable[..., bool] | None:
 # it has changed nothing.
 
 
-def _accept(changes: _Set, attempt: Attempt, **_: Any) -> bool:
+def _accept(
+    changes: _Set, attempt: Attempt, *, has_started: Callable[[], bool] = lambda: False, **_: Any
+) -> bool:
     if attempt.state != AttemptState.INTENT or attempt.node_errors_json is not None:
         return False
-    changes.change(
-        attempt, state=AttemptState.ACCEPTED.value, accepted_at=now(), node_errors_json="{}"
-    )
-    return True
+    accepted = {
+        "state": AttemptState.ACCEPTED.value,
+        "accepted_at": now(),
+        "node_errors_json": "{}",
+    }
+    if not has_started():
+        changes.change(attempt, **accepted)
+        return True
+    if attempt.child.status != ChildStatus.QUEUED:
+        return False
+    changes.change(attempt, **accepted)
+    return _start(changes, attempt)
 
 
 def _start(changes: _Set, attempt: Attempt) -> bool:

@@ -6,7 +6,7 @@ follows for the child.
 
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -100,21 +100,26 @@ def attempt_accepted(
     fence: FencingToken,
     prompt_id: str | None = None,
     node_errors: Mapping[str, Any] | None = None,
+    has_started: Callable[[], bool] = lambda: False,
 ) -> Attempt:
     """Record that ComfyUI has the prompt. The returned attempt shows whether a stop was requested
     meanwhile.
+
+    ``has_started`` returns whether a sign of execution has been seen, which is recorded too.
 
     ``prompt_id`` is the id at the backend if it is not ours: a ComfyUI older than July 2025 chooses
     its own, and its response is the truth. ``node_errors`` are the outputs that ComfyUI refused;
     None if its response was lost.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, _child, attempt):
+    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
         forgotten = _answer_forgotten(attempt)
         tx.move_attempt(attempt, AttemptState.ACCEPTED, accepted_at=now(), **forgotten)
         if prompt_id is not None:
             update_row(attempt, {"prompt_id": prompt_id})
         if node_errors is not None:
             _note_refused(tx, attempt, node_errors)
+        if has_started():
+            _start(tx, child, attempt)
         return attempt
 
 
@@ -171,14 +176,19 @@ def attempt_started(*, attempt_id: int, fence: FencingToken) -> Attempt:
     it is not final.
     """
     with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        # One that was closed as never accepted is adopted by abandoned_prompt_found, or not at all.
-        if attempt.ended_at is None:
-            if attempt.stop_reason in VOID_ONCE_STARTED:
-                _decide_move(tx, child, attempt)
-            forgotten = _answer_forgotten(attempt)
-            if tx.move_attempt(attempt, AttemptState.RUNNING, started_at=now(), **forgotten):
-                tx.start_child(child, attempt)
+        _start(tx, child, attempt)
         return attempt
+
+
+def _start(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
+    # One that was closed as never accepted is adopted by abandoned_prompt_found, or not at all.
+    if attempt.ended_at is not None:
+        return
+    if attempt.stop_reason in VOID_ONCE_STARTED:
+        _decide_move(tx, child, attempt)
+    forgotten = _answer_forgotten(attempt)
+    if tx.move_attempt(attempt, AttemptState.RUNNING, started_at=now(), **forgotten):
+        tx.start_child(child, attempt)
 
 
 def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:

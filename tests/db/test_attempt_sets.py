@@ -264,6 +264,8 @@ class Course:
             answer = (
                 {**answer, "prompt_id": f"chosen-{attempt.pk}"} if "prompt_id" in answer else answer
             )
+            # Whether a sign of execution came meanwhile.
+            answer = {**answer, "has_started": lambda: end[2]}
             return AttemptWrite(attempts.attempt_accepted, fence, group_id, attempt.pk, answer)
         if kind == "start":
             return AttemptWrite(attempts.attempt_started, fence, group_id, attempt.pk, {})

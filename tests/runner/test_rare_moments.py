@@ -17,6 +17,7 @@ from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.service import RunnerService
 from jobgroups.runner.session.session import BackendSession
+from jobgroups.services import attempts
 from jobgroups.services.claim_sets import ClaimRequest
 from jobgroups.services.claims import ClaimResult
 from jobgroups.services.leases import LEASE_TTL
@@ -80,6 +81,28 @@ async def test_a_prompt_claimed_while_its_socket_breaks_is_heard_all_the_same(fa
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=20))
     await until_row(group.children.filter(position=0, progress__gt=60))
     assert (await farm.finished(group)).status == "completed"
+
+
+async def test_start_that_comes_before_the_acceptance_is_stored_is_stored_with_it(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, session = await at_work(farm, 0.3)
+    completer, writes = session.context.runner.completer, []
+    store = completer.store
+
+    async def note(group_id: str, work: Any, **fields: Any) -> Any:
+        writes.append(work)
+        return await store(group_id, work, **fields)
+
+    monkeypatch.setattr(completer, "store", note)
+    with completer._sets._turn:
+        group = await farm.submit("gpu-1")
+        drivers = session.attempts.drivers
+        await until(lambda: any(one.machine.evidence.has_started for one in drivers.values()))
+    assert (await farm.finished(group)).status == "completed"
+    assert writes == [attempts.attempt_accepted, attempts.attempt_ended]
+    (child,) = await farm.children(group)
+    assert child.started_at is not None
 
 
 async def test_other_headers_leave_a_running_prompt_heard(

@@ -189,6 +189,9 @@ class AttemptDriver:
         if request.is_remembered:
             until = now() + dt.timedelta(seconds=self._context.intervals.abandoned_ttl)
             fields = {**fields, "remember_until": until}
+        if request.write is m.Write.ACCEPTED:
+            # What comes while the write waits is stored with it.
+            fields = {**fields, "has_started": lambda: self.machine.evidence.has_started}
         stored = await self._context.store_of_group(
             self.spec.group_id,
             getattr(attempts, request.write),

@@ -287,7 +287,12 @@ _FOLLOWED: Final[set[type[Request]]] = {WakeAt, LookUp, FindOmitted, Store}
 #: its diagram.
 PHASES: Final = {
     Phase.SENDING: _rules(
-        {SendPrompt, Store}, Phase.UNCERTAIN, Phase.QUEUED, Phase.STOPPING, Phase.DONE
+        {SendPrompt, Store},
+        Phase.UNCERTAIN,
+        Phase.QUEUED,
+        Phase.RUNNING,
+        Phase.STOPPING,
+        Phase.DONE,
     ),
     Phase.UNCERTAIN: _rules(
         {*_FOLLOWED, FindSameAnswer},
@@ -586,11 +591,17 @@ class AttemptMachine:
         stored = yield Store(Write.ACCEPTED, {"prompt_id": other_id, "node_errors": node_errors})
         if node_errors is not None:
             self.evidence.take_node_errors(node_errors)
-        yield from self._apply(stored)
+        if stored.state is AttemptState.RUNNING:
+            # A sign of execution was stored with the acceptance.
+            yield from self._note_start(stored)
+        else:
+            yield from self._apply(stored)
         self._next_lookup_at = self._now + self._intervals.lookup_interval
 
     def _store_started(self) -> Steps[None]:
-        stored = yield Store(Write.STARTED)
+        yield from self._note_start((yield Store(Write.STARTED)))
+
+    def _note_start(self, stored: Stored) -> Steps[None]:
         if self.stop_requested and not stored.stop_requested:
             # It was to be removed from the queue for a move or a recall, and has started: it runs
             # to its end.

@@ -80,6 +80,16 @@ def test_new_prompt_is_sent_once_and_its_answer_stored() -> None:
     assert m.ExpectStatus(1.0) in play.outputs
 
 
+def test_start_that_is_stored_with_the_acceptance_is_not_stored_again() -> None:
+    play = Play()
+    play.answer(m.Sent("p", {}, sent_at=play.now))
+    play.frames(BEGUN)
+    play.answer(Stored(AttemptState.RUNNING, stop_requested=False))
+    assert play.machine.phase is Phase.RUNNING
+    assert play.until(m.LookUp).writes == [Write.ACCEPTED]
+    assert play.of(m.ReportProgress)
+
+
 def test_prompt_with_the_id_of_an_old_comfyui_is_followed_by_that_id() -> None:
     play = Play()
     play.answer(m.Sent("other", {}, 0.0))
