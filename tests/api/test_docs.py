@@ -26,7 +26,7 @@ def _codes(root: type[RequestError]) -> set[str]:
 
 def test_docs_describe_every_path_with_a_call() -> None:
     for pattern in get_resolver("jobgroups.api.urls").url_patterns:
-        path = re.sub(r"<str:(\w+)>", lambda m: "{" + m[1] + "}", str(pattern.pattern))
+        path = re.sub(r"<(?:str|path):(\w+)>", lambda m: "{" + m[1] + "}", str(pattern.pattern))
         path = path.rstrip("/").replace("{group_id}", "{id}").replace("{backend_id}", "{id}")
         assert f"/api/{path}`" in TEXT
     headings = len(re.findall(r"^##+ `[A-Z]+ /api/", TEXT, re.MULTILINE))

@@ -126,7 +126,7 @@ def test_no_cookie_and_no_csrf_token_is_read(api: Api, farm: list[str]) -> None:
 
 
 def _breaking(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def broken(**_arguments: Any) -> None:
+    def broken(*_: Any, **_arguments: Any) -> None:
         raise error
 
     monkeypatch.setattr(groups, "group_list", broken)

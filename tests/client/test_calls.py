@@ -174,8 +174,8 @@ def test_wrong_arguments_send_nothing(director: Any, server: FakeDirector) -> No
         director.submit(WORKFLOW, "localhost_8188")
     with pytest.raises(TypeError, match="job_ids"):
         director.retry("jg_1", "j_1")
-    with pytest.raises(TypeError, match="priority"):
-        director.submit(WORKFLOW, ["a"], priority=3)
+    with pytest.raises(TypeError, match="prio"):
+        director.submit(WORKFLOW, ["a"], prio=3)
     with pytest.raises(ValueError, match="empty"):
         director.status("")
     with pytest.raises(ValueError, match="time zone"):

@@ -73,6 +73,8 @@ def group() -> models.JobGroup:
         backend_id="gpu-1", workflow_digest="d", seconds=4, updated_at=now()
     )
     models.AuditEntry.objects.create(created_at=now(), actor="anna", action="sign_in")
+    models.Submitter.objects.create(name="anna")
+    models.ShareCount.objects.create(counted_until=now())
     Discovery.objects.create(adopts_until=now())
     day = models.UsageDay.objects.create(day="2026-11-29", begins_at=now(), ends_at=now(), id_sum=1)
     models.UsageSum.objects.create(day=day, by="backend", by_0="gpu-1")
