@@ -492,12 +492,15 @@ def test_service_and_unknown_person_cannot_sign_in(browser: Client) -> None:
 
 
 def test_page_says_what_the_role_may_not_do(browser: Client) -> None:
-    for role, right in ((Role.VIEWER, b"see"), (Role.ARTIST, b"submit"), (Role.OPERATOR, None)):
+    rights = {Role.VIEWER: b"see", Role.ARTIST: b"submit"}
+    for role in (*rights, Role.OPERATOR, Role.ADMINISTRATOR):
+        right = rights.get(role)
         browser.cookies[COOKIE] = principals.new_session(people.person_add(role.value, role))
         page = browser.get("/").content
         assert (b"data-right=" in page) is (right is not None)
         assert right is None or b'data-right="' + right in page
         assert f"its role: {role}".encode() in page
+        assert (b'href="/admin/"' in page) is (role is Role.ADMINISTRATOR)
 
 
 def test_session_needs_an_own_origin_for_a_change_and_for_a_socket(api: Api) -> None:
