@@ -98,6 +98,10 @@ class Principal:
     def can_operate(self) -> bool:
         return self.right >= Right.OPERATE
 
+    @property
+    def can_administer(self) -> bool:
+        return self.right >= Right.ADMINISTER
+
 
 @dataclass(frozen=True, slots=True)
 class Owned:

@@ -20,7 +20,7 @@ from jobgroups.domain.pool import OpenVariant, PoolChoice, fits
 from jobgroups.errors import SetRefused
 from jobgroups.models import Attempt, Exclusion
 from jobgroups.queries.exclusions import ACTIVE, valid_since
-from jobgroups.services.claims import ClaimResult, child_claim, new_attempt
+from jobgroups.services.claims import ClaimResult, child_claim, new_attempt, precedes
 from jobgroups.services.leases import valid_fences
 from jobgroups.store import claims as store
 from jobgroups.store.keys import places, read
@@ -84,19 +84,14 @@ def _wanted(
     wanted = {}
     for backend_id, request in of_backends.items():
         oldest, choice, first = bound.get(backend_id), request.choice, request.bound_first
-        is_named = oldest is not None and oldest.group_id == first
-        if oldest is not None and first and not is_named:
+        if oldest is not None and first and oldest.group_id != first:
             continue
-        if choice is not None:
-            variant = choice.variant
-            place = (variant.queued_at, variant.group_id)
-            if oldest is None or (place < oldest.place if first is None else not is_named):
-                wanted[request] = _Wanted(variant.group_id, variant=variant)
-                continue
-        if oldest is None:
-            results[request] = ClaimResult()
-        else:
+        if choice is not None and (oldest is None or precedes(choice, oldest, first)):
+            wanted[request] = _Wanted(choice.variant.group_id, variant=choice.variant)
+        elif oldest is not None:
             wanted[request] = _Wanted(oldest.group_id, child_id=oldest.child_id)
+        else:
+            results[request] = ClaimResult()
     return wanted
 
 

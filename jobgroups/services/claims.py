@@ -89,15 +89,10 @@ def child_claim(
     slots = _Slots(fence, client_id, depth, cancelled)
     in_vain = False
     try:
-        is_named = bound is not None and bound.group_id == bound_first
-        if bound is not None and bound_first and not is_named:
-            named = _oldest_bound(fence.backend_id, withheld, bound_first)
-            bound, is_named = named or bound, named is not None
+        if bound is not None and bound_first and bound.group_id != bound_first:
+            bound = _oldest_bound(fence.backend_id, withheld, bound_first) or bound
         # A job of the named group may be delayed: others wait by their age then.
-        is_by_age = not is_named and bound_first != ""
-        if choice is not None and (
-            bound is None or (_is_older(choice, bound) if is_by_age else not is_named)
-        ):
+        if choice is not None and (bound is None or precedes(choice, bound, bound_first)):
             claim = _claim_from_pool(choice, slots)
             if claim is not None:
                 return ClaimResult(claim, from_pool=True)
@@ -127,9 +122,15 @@ def stored_intents(*, fence: FencingToken) -> set[int]:
     return set(intents.values_list("id", flat=True))
 
 
-def _is_older(choice: PoolChoice, bound: ChildJob) -> bool:
+def precedes(choice: PoolChoice, bound: ChildJob | store.Oldest, bound_first: str | None) -> bool:
+    """Return whether a job of the pool is claimed before a bound child, as :func:`child_claim` says
+    of ``bound_first``.
+    """
+    if bound.group_id == bound_first:
+        return False
     variant = choice.variant
-    return (variant.queued_at, variant.group_id) < (bound.queued_at, bound.group_id)
+    place = (variant.queued_at, variant.group_id)
+    return bound_first == "" or place < (bound.queued_at, bound.group_id)
 
 
 class _NoFreeSlot(Exception):

@@ -83,10 +83,6 @@ class Oldest:
     group_id: str
     queued_at: dt.datetime
 
-    @property
-    def place(self) -> tuple[dt.datetime, str]:
-        return self.queued_at, self.group_id
-
 
 def oldest_bound(backend_ids: Collection[str]) -> dict[str, Oldest]:
     """Return the oldest claimable child of each backend that has one."""
