@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 from django.db.models import Model
-from hypothesis import Phase, given, settings, strategies as st
+from hypothesis import Phase, example, given, settings, strategies as st
 
 from backends.models import Backend
 from jobgroups.domain.clock import now
@@ -341,6 +341,10 @@ def _rolled_back(work: Callable[[], Any]) -> Any:
 @settings(max_examples=50, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     st.lists(st.integers(0, POOL), min_size=1, max_size=3), st.lists(STEPS, min_size=6, max_size=20)
+)
+# The first success of a group stops the rest of it.
+@example(
+    [1], [("set", [(0, (kind, ANSWERS[0], ("success", 0, True)))]) for kind in ("accept", "end")]
 )
 def test_sets_store_what_the_services_store_alone(groups: list[int], steps: list[Step]) -> None:
     def course(taken: list[list[bool]] | None = None) -> tuple[Any, Any, list[list[bool]]]:
