@@ -45,9 +45,13 @@ def asset_by_id(asset_id: str, principal: Principal) -> Asset:
     return _require_asset(assets_of(principal).filter(pk=asset_id).first(), asset_id)
 
 
-def has_content(digest: str, principal: Principal) -> bool:
-    """Return whether a principal sees an asset with this BLAKE3."""
-    return assets_of(principal).filter(hash=digest).exists()
+def sees_content(digest: str, principal: Principal) -> bool | None:
+    """Return whether a principal that sees its own work alone has content with this BLAKE3.
+
+    None: it sees all work, so whether an upload has a new row says it. Others do not learn from an
+    upload that another account has the content.
+    """
+    return None if principal.sees_all else assets_of(principal).filter(hash=digest).exists()
 
 
 def asset_by_hash(text: str, principal: Principal) -> Asset:

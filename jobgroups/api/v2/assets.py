@@ -26,7 +26,7 @@ from jobgroups.models import Asset
 from jobgroups.outputs.download import open_file
 from jobgroups.outputs.stored import file_response
 from jobgroups.queries.asset_records import content_by_hash, named_asset
-from jobgroups.queries.assets import has_content
+from jobgroups.queries.assets import sees_content
 from jobgroups.queries.outputs import OutputFile
 from jobgroups.services.asset_records import record_delete, record_mint, record_store
 
@@ -54,15 +54,14 @@ class UploadView(ApiView):
             named = replace(
                 file, name=name, content_type=stored_type(form["content_type"].lower(), name)
             )
-            is_known = has_content(file.hash, principal_of(request))
+            is_seen = sees_content(file.hash, principal_of(request))
             asset_id, is_new = record_store(
                 received=named,
                 file_path=form["file_path"],
                 idempotency_key=key,
                 owner_id=principal_of(request).user_id,
             )
-        # That another account has the content is not told.
-        created = is_new if principal_of(request).sees_all else not is_known
+        created = is_new if is_seen is None else not is_seen
         return _created_response(request, asset_id, is_record_new=created, is_content_new=created)
 
 

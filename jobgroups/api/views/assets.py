@@ -32,11 +32,10 @@ class AssetListView(ApiView):
         principal = principal_of(request)
         with received_upload(request) as upload:
             received = upload.received()
-            is_known = assets.has_content(received.hash, principal)
+            is_seen = assets.sees_content(received.hash, principal)
             asset, is_new = asset_store(received, owner_id=principal.user_id)
         stored = assets.serialize_asset(assets.asset_by_id(asset.pk, principal))
-        # That another account has the content is not told.
-        created = is_new if principal.sees_all else not is_known
+        created = is_new if is_seen is None else not is_seen
         return json_response({**stored, "created_new": created}, status=201 if created else 200)
 
 
