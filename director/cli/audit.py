@@ -19,9 +19,7 @@ from jobgroups.domain.audit import AUDIT_FILTERS
 @click.option(
     "--since", type=option_types.moment, metavar="WHEN", help="Since: 30m, 1h, 2d, 2026-02-01."
 )
-@click.option(
-    "-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many."
-)
+@option_types.limit_option(50, "actions")
 @with_connection
 def audit(
     connection: Connection,

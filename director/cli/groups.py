@@ -92,14 +92,7 @@ def watch(
     help="Archived groups.",
 )
 @option_types.metadata_option("With this metadata.")
-@click.option(
-    "-n",
-    "--limit",
-    type=click.IntRange(1),
-    default=20,
-    show_default=True,
-    help="Maximum number of groups.",
-)
+@option_types.limit_option(20, "groups")
 @with_connection
 def list_(
     connection: Connection,

@@ -135,6 +135,17 @@ def moment(text: str) -> dt.datetime:
         ) from None
 
 
+def limit_option(default: int, rows: str) -> Callable[[Any], Any]:
+    return click.option(
+        "-n",
+        "--limit",
+        type=click.IntRange(1),
+        default=default,
+        show_default=True,
+        help=f"Maximum number of {rows}.",
+    )
+
+
 def metadata_option(help_text: str) -> Callable[[Any], Any]:
     return click.option(
         "--meta",

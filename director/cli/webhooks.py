@@ -23,14 +23,7 @@ def webhooks() -> None:
 @click.option(
     "--state", type=click.Choice(["pending", "delivered", "given_up"]), help="Only in this state."
 )
-@click.option(
-    "-n",
-    "--limit",
-    type=click.IntRange(1),
-    default=50,
-    show_default=True,
-    help="Maximum number of them.",
-)
+@option_types.limit_option(50, "deliveries")
 @with_connection
 def list_(connection: Connection, group: str | None, state: str | None, limit: int) -> None:
     """List the deliveries of the last 30 days, newest first."""
