@@ -16,7 +16,7 @@ class Token(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="tokens"
     )
     name = models.CharField(max_length=100)
-    scope = models.CharField(max_length=10, choices=[(one.value, one.value) for one in Scope])
+    scope = models.CharField(max_length=10, choices=[(scope.value, scope.value) for scope in Scope])
     digest = models.CharField(max_length=64, unique=True)  #: SHA-256, in hexadecimal digits.
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -30,7 +30,8 @@ class Token(models.Model):
         ordering: ClassVar = ["-created_at", "-id"]
         constraints: ClassVar = [
             models.CheckConstraint(
-                name="token_scope_known", condition=models.Q(scope__in=[one.value for one in Scope])
+                name="token_scope_known",
+                condition=models.Q(scope__in=[scope.value for scope in Scope]),
             )
         ]
 

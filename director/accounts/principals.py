@@ -80,7 +80,7 @@ def principal_of(token: str | None, session: str | None) -> Principal | None:
 
 def refreshed(credentials: Iterable[Credentials]) -> dict[Credentials, Principal | None]:
     """Return the principals of tokens and sessions as the database has them now."""
-    return {one: _read(*one) for one in credentials}
+    return {sent: _read(*sent) for sent in credentials}
 
 
 def _read(token: str | None, session: str | None) -> Principal | None:
@@ -100,18 +100,18 @@ def _key(token: str | None, session: str | None) -> str:
 
 
 def _by_token(text: str) -> Principal | None:
-    found = valid_tokens().filter(digest=digest_of(text)).select_related("owner").first()
-    if found is None:
+    token = valid_tokens().filter(digest=digest_of(text)).select_related("owner").first()
+    if token is None:
         return None
     unused = Q(used_at__isnull=True) | Q(used_at__lt=now() - _USE_INTERVAL)
-    if found.used_at is None or found.used_at < now() - _USE_INTERVAL:
-        Token.objects.filter(unused, pk=found.pk).update(used_at=now())
-    principal = _of(found.owner)
+    if token.used_at is None or token.used_at < now() - _USE_INTERVAL:
+        Token.objects.filter(unused, pk=token.pk).update(used_at=now())
+    principal = _of(token.owner)
     if principal is None:
         return None
-    scope = Scope(found.scope)
+    scope = Scope(token.scope)
     right = min(principal.right, SCOPE_RIGHTS[scope])
-    return replace(principal, right=right, token_id=found.pk, scope=scope)
+    return replace(principal, right=right, token_id=token.pk, scope=scope)
 
 
 def _by_session(value: str) -> Principal | None:

@@ -103,12 +103,12 @@ def token_revoke(token_id: str, *, owner_id: int | None, by_token: str = "") -> 
 
     Raises ``TokenNotFound``.
     """
-    found = Token.objects.filter(pk=token_id)
+    tokens = Token.objects.filter(pk=token_id)
     if owner_id is not None:
-        found = found.filter(owner_id=owner_id)
+        tokens = tokens.filter(owner_id=owner_id)
     if by_token:
-        found = found.filter(Q(pk=by_token) | Q(parent=by_token))
-    token = found.select_related("owner").first()
+        tokens = tokens.filter(Q(pk=by_token) | Q(parent=by_token))
+    token = tokens.select_related("owner").first()
     if token is None:
         raise TokenNotFound("There is no such token.")
     token.delete()

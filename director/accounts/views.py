@@ -67,8 +67,8 @@ class TokenListView(ApiView):
 
     def get(self, request: Request) -> HttpResponse:
         """List the valid tokens of the account, newest first."""
-        found = tokens.tokens_of(_account(request).user_id or 0)
-        return json_response({"tokens": [shapes.Token(**token_fields(one)) for one in found]})
+        rows = tokens.tokens_of(_account(request).user_id or 0)
+        return json_response({"tokens": [shapes.Token(**token_fields(row)) for row in rows]})
 
     def post(self, request: Request) -> HttpResponse:
         """Make a token of the account. Its text is in this answer alone."""
@@ -102,7 +102,7 @@ class PeopleView(ApiView):
         """List the accounts by name."""
         _account(request)
         return json_response(
-            {"people": [shapes.Person(**person_fields(one)) for one in people.people()]}
+            {"people": [shapes.Person(**person_fields(person)) for person in people.people()]}
         )
 
     def post(self, request: Request) -> HttpResponse:

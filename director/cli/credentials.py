@@ -69,7 +69,7 @@ def _read() -> dict[str, str]:
         tokens = json.loads(path().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    is_valid = isinstance(tokens, dict) and all(isinstance(one, str) for one in tokens.values())
+    is_valid = isinstance(tokens, dict) and all(isinstance(token, str) for token in tokens.values())
     return tokens if is_valid else {}
 
 

@@ -111,8 +111,8 @@ def _values(claims: Mapping[str, Any], name: str) -> set[str]:
 def account_of(claims: Mapping[str, Any]) -> User | None:
     """Return the account of an identity, with its role as the claims say; None: it is disabled.
 
-    Issuer and subject name the identity. A new one gets an account of its own, whatever accounts
-    have its name or address.
+    Issuer and subject name the identity. A new one gets an account of its own, even if
+    another account has its name or address.
     """
     user = _linked(claims) or _link(claims)
     role = role_by(claims)

@@ -375,16 +375,16 @@ def guard_sockets(application: Application) -> Application:
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         request = handshake(scope)
-        found: Scope = request.scope  # type: ignore[attr-defined]  # an ASGIRequest has it
-        await find_principal(found)
+        noted: Scope = request.scope  # type: ignore[attr-defined]  # an ASGIRequest has it
+        await find_principal(noted)
         if not is_allowed(request.headers.get("Origin"), request.headers.get("Host")):
             code, frame = FOREIGN_ORIGIN, error_frame(FOREIGN_CODE, FOREIGN_DETAIL)
         elif isinstance(authenticate(request, changes=True), Refused):
             detail = "Sign in, or connect with Authorization: Bearer TOKEN or X-API-Key: TOKEN."
             code, frame = SIGN_IN_REQUIRED, error_frame("sign_in_required", detail)
         else:
-            for key in {PRINCIPAL_KEY, CREDENTIALS_KEY} & found.keys():
-                scope[key] = found[key]
+            for key in {PRINCIPAL_KEY, CREDENTIALS_KEY} & noted.keys():
+                scope[key] = noted[key]
             await serve_socket(application, scope, receive, send, code=SIGN_IN_REQUIRED)
             return
         if (await receive())["type"] == "websocket.connect":

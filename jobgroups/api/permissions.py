@@ -26,8 +26,8 @@ def principal_of(request: HttpRequest | Request) -> Principal:
     """Return who sent a request, as the sign-in middleware found it."""
     if not settings.DIRECTOR_ACCOUNTS:
         return EVERYBODY
-    found: Principal = request.principal  # type: ignore[union-attr]  # the middleware sets it
-    return found
+    principal: Principal = request.principal  # type: ignore[union-attr]  # the middleware sets it
+    return principal
 
 
 def refusal_text(principal: Principal, right: Right) -> str:

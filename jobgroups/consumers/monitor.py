@@ -109,7 +109,9 @@ class MonitorPoller:
             newest = (moment, await read(_read, principal))
             # Without those that no page reads any more.
             kept = {
-                user: one for user, one in self._newest.items() if moment - one[0] < _KEPT_SECONDS
+                user: state
+                for user, state in self._newest.items()
+                if moment - state[0] < _KEPT_SECONDS
             }
             self._newest = kept | {key: newest}
         return newest[1]

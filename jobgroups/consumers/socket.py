@@ -105,8 +105,8 @@ class Socket(AsyncConsumer):
     def principal(self) -> Principal:
         """Return who has opened the connection."""
         scope: dict[str, Any] = dict(self.scope)
-        found: Principal = scope[PRINCIPAL_KEY] if settings.DIRECTOR_ACCOUNTS else EVERYBODY
-        return found
+        principal: Principal = scope[PRINCIPAL_KEY] if settings.DIRECTOR_ACCOUNTS else EVERYBODY
+        return principal
 
     async def write(self) -> None:
         """Send the frames of the stream; call :meth:`mark_ready` after the first ones."""

@@ -114,7 +114,7 @@ def assets_by_path(paths: Collection[str], principal: Principal) -> dict[str, st
     principal uploaded itself, else of those of others that it sees.
     """
     rows = AssetRecord.objects.filter(visible_records(principal), file_path__in=paths)
-    in_order = rows.order_by("created_at", "id").values_list("file_path", "asset_id", "owner_id")
-    found = list(in_order)
-    own = {path: asset_id for path, asset_id, owner in found if owner == principal.user_id}
-    return {path: asset_id for path, asset_id, _ in found} | own
+    rows = rows.order_by("created_at", "id")
+    uploads = list(rows.values_list("file_path", "asset_id", "owner_id"))
+    own = {path: asset_id for path, asset_id, owner in uploads if owner == principal.user_id}
+    return {path: asset_id for path, asset_id, _ in uploads} | own

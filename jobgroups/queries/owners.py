@@ -22,8 +22,8 @@ _MAX_DIGITS: Final = 18  #: Of the id of a delivery: more do not fit into its co
 
 def group_owned(group_id: str) -> Owned | None:
     """Return whose a group is; None: it does not exist."""
-    found = JobGroup.objects.filter(pk=group_id).values_list("owner_id", "shared_at").first()
-    return found and _owned(*found)
+    columns = JobGroup.objects.filter(pk=group_id).values_list("owner_id", "shared_at").first()
+    return columns and _owned(*columns)
 
 
 def _owned(owner_id: int | None, shared_at: object) -> Owned:
@@ -42,8 +42,8 @@ def _asset_owned(asset_id: str) -> Owned | None:
     if of_record:
         return _owned(of_record[0], None)
     job_id, _ = parse_output_uuid(asset_id) or ("", 0)
-    found = ChildJob.objects.filter(pk=job_id).values_list("group__owner_id", "group__shared_at")
-    return _owned(*found[0]) if found else None
+    of_job = ChildJob.objects.filter(pk=job_id).values_list("group__owner_id", "group__shared_at")
+    return _owned(*of_job[0]) if of_job else None
 
 
 def _delivery_owned(delivery_id: str) -> Owned | None:
@@ -51,8 +51,8 @@ def _delivery_owned(delivery_id: str) -> Owned | None:
         return None
     rows = WebhookDelivery.objects.filter(pk=delivery_id)
     # Not shared with its group: an address may have a secret.
-    found = rows.values_list("group__owner_id", flat=True)
-    return _owned(found[0], None) if found else None
+    owner_ids = rows.values_list("group__owner_id", flat=True)
+    return _owned(owner_ids[0], None) if owner_ids else None
 
 
 #: How to find whose an object is by the ids of a path, the first one of which that it has, and the

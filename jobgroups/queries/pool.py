@@ -90,7 +90,7 @@ def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) 
         prompts=prompts,
         bound=_before_the_last(variants, bound_jobs),
         bound_jobs=bound_jobs,
-        # One submitter alone has the whole farm, whatever was used before.
+        # One submitter alone has the whole farm: earlier use does not count.
         shares=current_shares() if len(submitters) > 1 else None,
     )
 

@@ -118,7 +118,7 @@ class Sets(Generic[W]):
             except TRANSIENT as error:
                 # Perhaps it was stored.
                 writes.close()
-                results = dict.fromkeys((one.write for one in writes.waiting), error)
+                results = dict.fromkeys((waiting.write for waiting in writes.waiting), error)
             except Exception:  # noqa: BLE001 each write runs again by itself and gets its own error
                 results = {}
             writes.close()
@@ -138,6 +138,6 @@ class Sets(Generic[W]):
             return self._store(writes) if writes else {}
 
 
-def cancel(waiting: Sequence[Waiting[Any]]) -> None:
-    for one in waiting:
-        one.done.cancel()
+def cancel(writes: Sequence[Waiting[Any]]) -> None:
+    for waiting in writes:
+        waiting.done.cancel()

@@ -96,8 +96,8 @@ def _oldest_bound(size: int) -> PreparedValues:
         queued = claimable(OuterRef("backend_id"), backend_id=OuterRef("pk"))
         first = queued.order_by("queued_at", "group_id", "position").values("pk")[:1]
         heads = Backend.objects.filter(pk__in=places(size)).order_by().values_list(Subquery(first))
-        found = ChildJob.objects.filter(pk__in=heads).order_by()
-        return found.values_list("backend_id", "pk", "group_id", "queued_at")
+        children = ChildJob.objects.filter(pk__in=heads).order_by()
+        return children.values_list("backend_id", "pk", "group_id", "queued_at")
 
     return PreparedValues(rows)
 
