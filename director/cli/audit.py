@@ -11,10 +11,15 @@ from jobgroups.domain.audit import AUDIT_FILTERS
 
 
 @click.command
-@click.option("--actor", type=option_types.require_text, help="Only of this account.")
+@click.option(
+    "--actor", type=option_types.require_text, metavar="NAME", help="Only of this account."
+)
 @click.option("--action", type=click.Choice(AUDIT_FILTERS), metavar="ACTION", help="Only this.")
 @click.option(
-    "--target", type=option_types.require_text, help="Only what was done to this id or name."
+    "--target",
+    type=option_types.require_text,
+    metavar="ID",
+    help="Only what was done to this id or name.",
 )
 @click.option(
     "--since", type=option_types.moment, metavar="WHEN", help="Since: 30m, 1h, 2d, 2026-02-01."

@@ -42,7 +42,9 @@ class Action(StrEnum):
 
 
 #: Actions, and the beginnings that several have.
-AUDIT_FILTERS: Final = sorted({*Action, *(action.partition(".")[0] for action in Action)})
+AUDIT_FILTERS: Final = sorted(
+    {name for action in Action for name in (action.value, action.value.partition(".")[0])}
+)
 
 
 @dataclass(frozen=True, slots=True)

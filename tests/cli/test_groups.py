@@ -127,6 +127,14 @@ def test_weight_of_a_submitter_is_set(desk: Desk) -> None:
     desk.run("weight", "anna", "1")
 
 
+def test_record_is_listed_by_action(desk: Desk) -> None:
+    group_id = desk.group("gpu-1")
+    for action in ("group.submitted", "group"):
+        [entry] = desk.json("audit", "--action", action, "--target", group_id)
+        assert (entry["action"], entry["target"]) == ("group.submitted", group_id)
+    assert "'group.submitted'" in desk.said("audit", "--action", "nothing", status=2)
+
+
 def test_delete_shows_what_goes_and_asks(desk: Desk) -> None:
     group_id = desk.group("gpu-1")
     for answer in ("n\n", ""):
