@@ -223,10 +223,12 @@ def test_sheet_is_saved_and_replaced(desk: Desk, failed_group: str) -> None:
     )
 
 
-def test_cancel_stops_groups_and_single_jobs(desk: Desk) -> None:
+def test_groups_that_wait_are_next_and_cancelled_whole_or_by_job(desk: Desk) -> None:
     desk.sims.fault("slow", on=0, seconds=5.0)
     words = ["submit", "workflow.json", "-b", "gpu-1", "--count", "4", "-q"]
     first, second = desk.out(*words).strip(), desk.out(*words).strip()
+    # The last one that is brought forward is first.
+    assert desk.out("next", second, first) == f"{first} is next.\n{second} is next.\n"
     assert f"{_jobs(desk, first)[3]} cancelled" in desk.out(
         "cancel", first, "--job", _jobs(desk, first)[3]
     )
