@@ -3,8 +3,8 @@ the event loop.
 
 Django's handler switches to a thread and back about twelve times for a request, which costs more
 than the work itself, and starts a thread with a new database connection. Here a request switches
-once, to one of the threads that its view declares (``jobgroups.database.pools``); requests of asynchronous views stay in the
-event loop. The API's chain omits the middleware for pages.
+once, to one of the threads that its view declares (``jobgroups.database.pools``); requests of
+asynchronous views stay in the event loop. The API's chain omits the middleware for pages.
 """
 
 import asyncio

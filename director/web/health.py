@@ -51,8 +51,8 @@ RESTART_SHOWN: Final = dt.timedelta(
     minutes=10
 )  #: A restart after an unexpected error is reported for this long.
 
-#: One for each part, and one for ``/readyz``: a database or a storage that does not answer can block
-#: a thread for long.
+#: One for each part, and one for ``/readyz``: a database or a storage that does not answer can
+#: block a thread for long.
 check_threads: Final = ThreadPoolExecutor(max_workers=4, thread_name_prefix="checks")
 
 

@@ -94,7 +94,9 @@ def check_priority(principal: Principal, priority: int | None) -> None:
 
 
 def deleting_owner(request: HttpRequest | Request) -> int | None:
-    """Return the account whose part of shared content a request deletes; None: it deletes all of it."""
+    """Return the account whose part of shared content a request deletes; None: it deletes all of
+    it.
+    """
     principal = principal_of(request)
     return None if may(principal, Right.OPERATE) else principal.user_id
 

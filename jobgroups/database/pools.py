@@ -20,7 +20,8 @@ R = TypeVar("R")
 #: 3.5 times as long (p50).
 status_threads: Final = DatabaseThreads(threads=2, name="async-reading")
 READ_THREADS: Final = 4
-#: For lists and other reads: a read takes a millisecond, and more threads would wait for each other.
+#: For lists and other reads: a read takes a millisecond, and more threads would wait for each
+#: other.
 read_threads: Final = DatabaseThreads(
     threads=READ_THREADS, name="api-reading", keeps_connections=False
 )

@@ -133,7 +133,9 @@ def sees(principal: Principal, owned: Owned) -> bool:
 
 
 def may(principal: Principal, right: Right, owned: Owned | None = None) -> bool:
-    """Return whether a principal may do something. ``owned``: whose the object is; None: it has no owner."""
+    """Return whether a principal may do something. ``owned``: whose the object is; None: it has no
+    owner.
+    """
     if owned is None:
         return principal.right >= right
     is_own = principal.user_id in owned.owner_ids

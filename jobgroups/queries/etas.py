@@ -80,7 +80,9 @@ class Etas:
 
     @property
     def attempt_ends(self) -> Mapping[int, float | None]:
-        """The seconds until each prompt at a backend ends, by the id of its attempt; None: not known."""
+        """The seconds until each prompt at a backend ends, by the id of its attempt; None: not
+        known.
+        """
         return self._prompts
 
     def of_group(self, group_id: str) -> float | None:

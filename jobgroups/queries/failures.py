@@ -48,8 +48,8 @@ _BY_ATTEMPT: Final = Q(current_attempt__failure_class__gt="")
 def failure_report(
     principal: Principal, window: str = DEFAULT_WINDOW, backend_id: str = ""
 ) -> Failures:
-    """Return the failures that a principal sees within a period of ``WINDOWS``, of one backend if it
-    is named.
+    """Return the failures that a principal sees within a period of ``WINDOWS``, of one backend if
+    it is named.
     """
     since = now() - WINDOWS[window]
     sources = _sources(principal, since)

@@ -73,7 +73,9 @@ def object_name(ids: Mapping[str, Any]) -> str | None:
 
 
 def owned_of(ids: Mapping[str, Any]) -> Owned | None:
-    """Return whose the object is that a path names; None: it names none, or one that does not exist."""
+    """Return whose the object is that a path names; None: it names none, or one that does not
+    exist.
+    """
     name = object_name(ids)
     return None if name is None else _OBJECTS[name][0](ids[name])
 

@@ -113,8 +113,8 @@ def job_of_mark(mark: Mapping[str, Any] | None, principal: Principal) -> JobOfFi
 
 
 def job_of_content(digest: str, principal: Principal) -> JobOfFile | None:
-    """Return group and job of the first captured file with a content, by its BLAKE3, that a principal
-    sees; None if there is none.
+    """Return group and job of the first captured file with a content, by its BLAKE3, that a
+    principal sees; None if there is none.
     """
     rows = Capture.objects.filter(visible(principal, "child__group"), file__blake3=digest)
     job = rows.order_by("id").values_list("child__group_id", "child_id").first()

@@ -85,8 +85,8 @@ def _groups() -> QuerySet[JobGroup]:
 def single_jobs(
     principal: Principal, *, metadata: Mapping[str, str], cursor: str | None, limit: int
 ) -> Page:
-    """Return a page of :class:`SingleJob` that a principal sees, newest first; those whose group has
-    these labels.
+    """Return a page of :class:`SingleJob` that a principal sees, newest first; those whose group
+    has these labels.
 
     Raises ``InvalidRequest`` for a cursor that no page gave.
     """

@@ -23,7 +23,9 @@ def visible(principal: Principal, group: str = "", *, with_shared: bool = True) 
 
 
 def visible_assets(principal: Principal) -> Q:
-    """Return the condition of the assets that a principal sees: its own, and those of shared groups."""
+    """Return the condition of the assets that a principal sees: its own, and those of shared
+    groups.
+    """
     if principal.sees_all:
         return Q()
     user_id = principal.user_id

@@ -34,8 +34,8 @@ def serialize_delivery(row: WebhookDelivery) -> dict[str, Any]:
 def delivery_list(
     principal: Principal, *, group: str | None, state: str | None, cursor: str | None, limit: int
 ) -> Page:
-    """Return up to ``limit`` deliveries that a principal sees, newest first, after ``cursor``; raise
-    ``InvalidRequest`` if no page gave it.
+    """Return up to ``limit`` deliveries that a principal sees, newest first, after ``cursor``;
+    raise ``InvalidRequest`` if no page gave it.
     """
     own = visible(principal, "group", with_shared=False)  # an address may have a secret
     rows = WebhookDelivery.objects.filter(own, **STATES.get(state or "", {}))

@@ -90,8 +90,8 @@ def _require_unused(key: str | None) -> None:
 def record_mint(
     *, content_hash: str, file_path: str | None, principal: Principal
 ) -> tuple[str, bool]:
-    """Return the id of a record of content that a principal sees, and whether it is new: one with the same path is
-    used again.
+    """Return the id of a record of content that a principal sees, and whether it is new: one with
+    the same path is used again.
 
     Raises ``BlobNotFound``. ``file_path`` None: the name of the first upload of the content.
     """

@@ -1,5 +1,5 @@
-"""Processes of ``serve`` that are suspended or ended at every step of the kill matrix, and so is the
-one that started them.
+"""Processes of ``serve`` that are suspended or ended at every step of the kill matrix, and so is
+the one that started them.
 
 Each case sends all of ``SIGNALS``, and repeats what leads to the step until they have come. As one
 process, ``serve`` has no parent, and ``test_killed_at_every_step`` ends it harder.

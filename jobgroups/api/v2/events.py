@@ -29,8 +29,8 @@ _LONGEST_GAP_SECONDS: Final = 1.0
 async def job_frames(
     group_id: str, base_url: str, principal: Principal
 ) -> AsyncGenerator[str, None]:
-    """Yield the frames of a job from its present state to its end; stop if it is deleted, the client
-    is too slow, or ``principal`` may not see it any more.
+    """Yield the frames of a job from its present state to its end; stop if it is deleted, the
+    client is too slow, or ``principal`` may not see it any more.
     """
     subscription = await hub.subscribe(group_id, previews=True)
     sent: dict[str, Any] = {}

@@ -74,8 +74,8 @@ class ApiView(APIView):
         return self.reads if request.method in SAFE_METHODS else self.changes
 
     async def permit(self, request: HttpRequest, ids: Mapping[str, Any]) -> None:
-        """Raise ``NotAllowed``, or the error of an object that does not exist, unless the request is
-        permitted now.
+        """Raise ``NotAllowed``, or the error of an object that does not exist, unless the request
+        is permitted now.
         """
         if not self._is_permitted(request, ids):
             self._decide(request, ids, await read(owned_of, ids))
