@@ -20,9 +20,8 @@ class RequestError(Exception):
     def __init__(self, *values: object, extra: Mapping[str, Any] | None = None) -> None:
         self.detail = self.text.format(*values)
         super().__init__(self.detail)
-        self.extra: dict[str, Any] = dict(
-            extra or {}
-        )  #: More keys for the JSON body, beside ``detail`` and ``code``.
+        #: More keys for the JSON body, beside ``detail`` and ``code``.
+        self.extra: dict[str, Any] = dict(extra or {})
 
 
 class InvalidRequest(RequestError, code="invalid_request"):

@@ -37,9 +37,8 @@ _MAX_WRONG: Final = 8
 _MAX_KEPT: Final = 50_000_000
 _LEAST_SIZE: Final = 1_000
 
-Classes: TypeAlias = dict[
-    str, NodeClass | None
-]  #: Class to what is known of it; None: the backend does not have it.
+#: Class to what is known of it; None: the backend does not have it.
+Classes: TypeAlias = dict[str, NodeClass | None]
 _Key: TypeAlias = tuple[str, str, str, str]
 
 

@@ -78,18 +78,16 @@ def prompt_limit(
     return min(depth, 1) if consecutive_quarantines else depth
 
 
-LONGEST: Final = dt.timedelta(
-    hours=4
-)  #: The longest quarantine: afterwards a backend gets another prompt.
+#: The longest quarantine: afterwards a backend gets another prompt.
+LONGEST: Final = dt.timedelta(hours=4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineRules:
     failures: int  #: Number of counted failures that quarantine a backend; 0: only a user does.
     window: dt.timedelta  #: Failures older than this are not counted.
-    duration: (
-        dt.timedelta
-    )  #: Length of the first quarantine; each consecutive one lasts twice as long.
+    #: Length of the first quarantine; each consecutive one lasts twice as long.
+    duration: dt.timedelta
 
 
 def counts_since(

@@ -32,9 +32,8 @@ M = TypeVar("M", Counter, Gauge, Histogram, Summary)
 #: job: see performance.md.
 MAX_WORKFLOWS: Final = 8
 OTHER: Final = "other"  #: The label of all other workflows.
-_UNUSED_SECONDS: Final = (
-    7 * 86_400.0
-)  #: A workflow without a job for so long loses its label when its process starts.
+#: A workflow without a job for so long loses its label when its process starts.
+_UNUSED_SECONDS: Final = 7 * 86_400.0
 #: Bytes of a new file, enough for 800 backends. They are written: on a full disk a page of a sparse
 #: file that cannot be stored would end the process.
 _FILE_BYTES: Final = 4 * 2**20
@@ -189,9 +188,8 @@ class ProcessesCollector(Collector):
     """The sums over all processes that use this data folder, also of those that have ended."""
 
     folder: ClassVar[Path | None] = None  #: None: the values of this process are in memory.
-    own_lock: ClassVar[
-        filelock.BaseFileLock
-    ]  #: On the number of this process's files, until it ends.
+    #: On the number of this process's files, until it ends.
+    own_lock: ClassVar[filelock.BaseFileLock]
 
     def collect(self) -> Iterable[Metric]:
         if self.folder is None:

@@ -108,9 +108,8 @@ class JobGroup(models.Model):
     #: Whether a runner has claimed a child in any run: distinguishes ``pending`` from ``running``.
     has_claimed_child = models.BooleanField(default=False, db_column="claimed")
     accepted_without_runner = models.BooleanField(default=False)
-    name = models.CharField(
-        max_length=200, blank=True, default="", db_default=""
-    )  #: As a user called it.
+    #: As a user called it.
+    name = models.CharField(max_length=200, blank=True, default="", db_default="")
     archived_at = time_or_null()  #: When a user moved it out of the lists.
 
     # The request.
@@ -140,9 +139,8 @@ class JobGroup(models.Model):
     stopped_at = time_or_null()  #: When ``stop_when`` ended the rest; it does so once.
     seed_strategy = models.CharField(max_length=16)
     base_seed = models.BigIntegerField()
-    timeout_seconds = (
-        models.IntegerField()
-    )  #: From the start of a job; ``NO_TIMEOUT``: only ``stall_seconds`` ends it.
+    #: From the start of a job; ``NO_TIMEOUT``: only ``stall_seconds`` ends it.
+    timeout_seconds = models.IntegerField()
     #: A job ends after so many seconds without an event of its prompt; null: it does not.
     stall_seconds = models.IntegerField(null=True, blank=True)
     #: Days after its end until it is deleted; null: those of the installation.
@@ -177,9 +175,8 @@ class JobGroup(models.Model):
         default=Placement.BOUND.value,
         db_default=Placement.BOUND.value,
     )
-    max_attempts = models.IntegerField(
-        default=1, db_default=1
-    )  #: Limit of counted attempts of a child within one run.
+    #: Limit of counted attempts of a child within one run.
+    max_attempts = models.IntegerField(default=1, db_default=1)
     #: On which backends other than its own a child may be retried.
     retry_elsewhere = models.CharField(
         max_length=8,
@@ -339,9 +336,8 @@ class GroupLabel(models.Model):
 
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="labels")
     key = models.CharField(max_length=100)
-    value = models.CharField(
-        max_length=200
-    )  #: As text: ``3`` and ``"3"`` are found by the same query.
+    #: As text: ``3`` and ``"3"`` are found by the same query.
+    value = models.CharField(max_length=200)
     #: That of the group, by which lists are ordered; null in rows of the previous release, until
     #: ``group_times_fill``.
     group_created_at = time_or_null()
@@ -401,9 +397,8 @@ class ChildJob(models.Model):
 
     id = models.CharField(primary_key=True, max_length=14)
     group = models.ForeignKey(JobGroup, on_delete=models.CASCADE, related_name="children")
-    position = (
-        models.IntegerField()
-    )  #: Its position in the group, from 0; seeds are assigned in this order.
+    #: Its position in the group, from 0; seeds are assigned in this order.
+    position = models.IntegerField()
     #: The id outlives its backend: the history of a deleted backend stays readable. Null: no
     #: backend has claimed it.
     backend = models.ForeignKey(
@@ -687,9 +682,8 @@ class UsageSum(models.Model):
     """The measures of ``queries.usage`` of a day, for one value of each dimension in ``by``."""
 
     day = models.ForeignKey(UsageDay, on_delete=models.CASCADE, db_index=False)
-    by = models.CharField(
-        max_length=150
-    )  #: Names of dimensions in their order, with commas; or ``RETURNING``.
+    #: Names of dimensions in their order, with commas; or ``RETURNING``.
+    by = models.CharField(max_length=150)
     by_0 = models.CharField(max_length=200, blank=True, default="")
     by_1 = models.CharField(max_length=200, blank=True, default="")
     by_2 = models.CharField(max_length=200, blank=True, default="")
@@ -960,9 +954,8 @@ class Capture(models.Model):
         db_index=False,
     )
     number = models.IntegerField()  #: The number of the file in the API.
-    node_id = models.CharField(
-        max_length=200, blank=True, default=""
-    )  #: The node that reported it; empty: not known.
+    #: The node that reported it; empty: not known.
+    node_id = models.CharField(max_length=200, blank=True, default="")
     backend = models.ForeignKey(
         Backend, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+", db_index=False
     )
@@ -975,9 +968,8 @@ class Capture(models.Model):
     file = models.ForeignKey(
         StoredFile, on_delete=models.PROTECT, null=True, blank=True, related_name="captures"
     )
-    reason = models.TextField(
-        blank=True, default=""
-    )  #: Why the last try failed, or what is doubtful about the copy.
+    #: Why the last try failed, or what is doubtful about the copy.
+    reason = models.TextField(blank=True, default="")
 
     class Meta:
         ordering = ["child", "number"]
@@ -1068,18 +1060,16 @@ class WebhookDelivery(models.Model):
     seq = models.BigIntegerField()  #: That of the event.
     type = models.CharField(max_length=32)
     url = models.CharField(max_length=1000)
-    message_id = models.CharField(
-        max_length=64, unique=True
-    )  #: ``webhook-id``: a receiver drops repeated ones by it.
+    #: ``webhook-id``: a receiver drops repeated ones by it.
+    message_id = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField()
     due_at = time_or_null()  #: Not sent before this time; null: it is not pending.
     attempt_count = models.IntegerField(default=0)
     #: Name of the runner that delivers it now; empty while no runner does.
     claimed_by = models.CharField(max_length=100, blank=True, default="")
     delivered_at = time_or_null()
-    last_status = models.IntegerField(
-        null=True, blank=True
-    )  #: HTTP status of the last answer; null: there was none.
+    #: HTTP status of the last answer; null: there was none.
+    last_status = models.IntegerField(null=True, blank=True)
     last_error = models.CharField(max_length=500, blank=True, default="")
 
     class Meta:
@@ -1156,9 +1146,8 @@ class Lease(models.Model):
     backend = models.OneToOneField(
         Backend, on_delete=models.CASCADE, primary_key=True, related_name="lease"
     )
-    runner = models.CharField(
-        max_length=100, blank=True, default=""
-    )  #: Name of the runner; empty: unclaimed.
+    #: Name of the runner; empty: unclaimed.
+    runner = models.CharField(max_length=100, blank=True, default="")
     epoch = models.BigIntegerField(default=0)
     expires_at = models.DateTimeField(null=True, blank=True, db_column="until")
 
@@ -1177,9 +1166,8 @@ class Notice(models.Model):
     """
 
     id = models.BigAutoField(primary_key=True)
-    kind = models.CharField(
-        max_length=24
-    )  #: ``group_ended``, ``backend_trouble``, ``queue_empty``.
+    #: ``group_ended``, ``backend_trouble``, ``queue_empty``.
+    kind = models.CharField(max_length=24)
     title = models.CharField(max_length=250)
     body = models.TextField()
     created_at = models.DateTimeField()

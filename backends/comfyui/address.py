@@ -46,9 +46,8 @@ class BackendAddress:
     """
 
     url: str
-    authorization: str | None = field(
-        default=None, repr=False
-    )  #: The header, from ``user:password@`` in the input.
+    #: The header, from ``user:password@`` in the input.
+    authorization: str | None = field(default=None, repr=False)
 
     def headers_with(self, given: Mapping[str, str]) -> dict[str, str]:
         """Return the headers that are sent: the credentials in the address, overridden by the given

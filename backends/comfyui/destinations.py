@@ -40,9 +40,8 @@ _lookups: Final = threading.BoundedSemaphore(8)
 _resolvers: Final = ThreadPoolExecutor(max_workers=32, thread_name_prefix="resolver")
 _IPV6_UNICAST: Final = ipaddress.ip_network("2000::/3")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  #: Has IPv4 addresses in its last 4 bytes.
-_LOCAL_NAT64: Final = ipaddress.ip_network(
-    "64:ff9b:1::/48"
-)  #: Has them where the prefix of the local network ends.
+#: Has them where the prefix of the local network ends.
+_LOCAL_NAT64: Final = ipaddress.ip_network("64:ff9b:1::/48")
 
 
 class _Policy:

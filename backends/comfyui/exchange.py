@@ -49,9 +49,8 @@ class Connections(enum.Enum):
     kept connection makes a request uncertain.
     """
 
-    KEPT = (
-        enum.auto()
-    )  #: Any that is open: for frequent requests that change nothing, or may be repeated.
+    #: Any that is open: for frequent requests that change nothing, or may be repeated.
+    KEPT = enum.auto()
     #: One that answered within the last second, else a new one: for prompts. A server that ends
     #: then has closed it.
     RECENT = enum.auto()

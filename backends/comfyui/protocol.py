@@ -14,9 +14,8 @@ import msgspec
 from backends.comfyui.errors import ProtocolError
 from backends.comfyui.wire_json import WireDecoder
 
-MAX_TEXT_FRAME_BYTES: Final = (
-    16 * 1024 * 1024
-)  #: A larger text frame is refused unread: decoding blocks the loop.
+#: A larger text frame is refused unread: decoding blocks the loop.
+MAX_TEXT_FRAME_BYTES: Final = 16 * 1024 * 1024
 #: A larger binary frame is refused unread. Previews are 30–50 kB; SaveImageWebsocket sends whole
 #: PNGs, hardly compressed: 8,192 × 8,192 pixels are at most 201 MB.
 MAX_BINARY_FRAME_BYTES: Final = 256 * 1024 * 1024

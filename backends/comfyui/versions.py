@@ -16,17 +16,11 @@ _BEFORE_RELEASE = re.compile(
 class Feature(Enum):
     """What a ComfyUI can do, with the first version that can."""
 
-    TARGETED_INTERRUPT = (
-        0,
-        3,
-        57,
-    )  #: An interrupt with a prompt id stops that prompt alone, not the running one.
+    #: An interrupt with a prompt id stops that prompt alone, not the running one.
+    TARGETED_INTERRUPT = (0, 3, 57)
     HIDDEN_KEYS = (0, 3, 68)  #: Its queue does not show the key of a prompt's partner nodes.
-    PREVIEW_METHOD = (
-        0,
-        5,
-        0,
-    )  #: A prompt can choose its previews by ``extra_data.preview_method``.
+    #: A prompt can choose its previews by ``extra_data.preview_method``.
+    PREVIEW_METHOD = (0, 5, 0)
     JOBS = (0, 6, 0)  #: ``/api/jobs`` shows where a prompt is.
     CANCEL = (0, 26, 0)  #: ``/api/jobs/{id}/cancel`` stops one prompt and never another.
     ASSETS = (0, 41, 0)  #: A database of assets is on without an option of the command line.

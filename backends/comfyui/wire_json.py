@@ -16,9 +16,8 @@ from backends.comfyui.errors import ProtocolError
 
 T = TypeVar("T")
 
-_NUL = re.compile(
-    rb"(?<!\\)((?:\\\\)*)\\u0000"
-)  #: An escaped NUL that is not itself behind an escaping backslash.
+#: An escaped NUL that is not itself behind an escaping backslash.
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 class WireDecoder(Generic[T]):

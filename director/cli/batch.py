@@ -39,9 +39,8 @@ _MAX_METADATA: Final = 2**30  #: Bytes; the Director has the limit.
 class BatchRequest(NamedTuple):
     """The jobs of a submission, each with inputs of its own."""
 
-    fields: dict[
-        str, Any
-    ]  #: ``sweep`` or ``jobs``, with a ``LocalFile`` for each file that is not uploaded.
+    #: ``sweep`` or ``jobs``, with a ``LocalFile`` for each file that is not uploaded.
+    fields: dict[str, Any]
     names: set[str]  #: Of what its jobs give to the names of saved files.
 
 
@@ -147,9 +146,8 @@ class _Inputs:
         self._graph = graph
         self._upload = upload
         self._targets = Targets(template.workflow)
-        self.kinds = {
-            SEED_AXIS: {"integer"}
-        }  #: Types of the values of each input that was checked.
+        #: Types of the values of each input that was checked.
+        self.kinds = {SEED_AXIS: {"integer"}}
 
     def check(self, name: str, where: str) -> None:
         """Raise ``CommandError`` if no job can have a value of its own for an input; ``where``

@@ -49,9 +49,8 @@ class Grid:
     selectors: list[tuple[Axis, int]]  #: Other axes, each with the index of its chosen value.
     page: int  #: From 1.
     pages: int
-    lines: list[
-        tuple[str, str, list[int]]
-    ]  #: Rows: short text and text of the value, positions of the jobs.
+    #: Rows: short text and text of the value, positions of the jobs.
+    lines: list[tuple[str, str, list[int]]]
     query: str  #: Of the selectors.
 
     @property

@@ -102,9 +102,8 @@ def _answer_to(error: RequestError) -> HttpResponse:
     return error_response(error.status, error.detail, error.code, extra=error.extra)
 
 
-_admission = functools.cache(
-    _Admission
-)  #: Built by the first request: Django is configured by then.
+#: Built by the first request: Django is configured by then.
+_admission = functools.cache(_Admission)
 
 
 class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types

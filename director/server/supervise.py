@@ -266,9 +266,8 @@ class _Supervisor:
 
     async def run(self) -> int:
         self._stopping = asyncio.Event()
-        self._started = (
-            asyncio.Event()
-        )  #: Set when those that are needed work, or a signal has come.
+        #: Set when those that are needed work, or a signal has come.
+        self._started = asyncio.Event()
         shutdown.on_signals(asyncio.get_running_loop(), self._stopping.set, within=_EXIT_AFTER)
         async with asyncio.TaskGroup() as tasks:
             for process in self._processes:

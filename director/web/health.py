@@ -41,15 +41,12 @@ Process = TypeVar("Process", Runner, FilesProcess)
 DATABASE_SECONDS: Final = 2.0
 REDIS_SECONDS: Final = 1.0
 STORAGE_SECONDS: Final = 2.0
-MARKED_AFTER: Final = dt.timedelta(
-    minutes=1
-)  #: A runner writes its marker into the storage after its start.
-CAPTURE_LATE: Final = dt.timedelta(
-    minutes=10
-)  #: As long as the longest pause before a file is copied again.
-RESTART_SHOWN: Final = dt.timedelta(
-    minutes=10
-)  #: A restart after an unexpected error is reported for this long.
+#: A runner writes its marker into the storage after its start.
+MARKED_AFTER: Final = dt.timedelta(minutes=1)
+#: As long as the longest pause before a file is copied again.
+CAPTURE_LATE: Final = dt.timedelta(minutes=10)
+#: A restart after an unexpected error is reported for this long.
+RESTART_SHOWN: Final = dt.timedelta(minutes=10)
 
 #: One for each part, and one for ``/readyz``: a database or a storage that does not answer can
 #: block a thread for long.

@@ -54,9 +54,8 @@ class _Response(StreamingHttpResponse):
 
 class _Streams:
     def __init__(self) -> None:
-        self._steps: set[asyncio.Task[str | None]] = (
-            set()
-        )  #: Each waits for the next frame of a response.
+        #: Each waits for the next frame of a response.
+        self._steps: set[asyncio.Task[str | None]] = set()
         self._count = 0
         self._is_closing = False
 

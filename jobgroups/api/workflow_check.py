@@ -44,9 +44,8 @@ class JobsVerdict:
     """What is known of the jobs of a submission on one backend."""
 
     reasons: Sequence[Reason] = ()
-    refused: Mapping[int, str] = field(
-        default_factory=dict
-    )  #: The kinds that it cannot execute, each with a sentence.
+    #: The kinds that it cannot execute, each with a sentence.
+    refused: Mapping[int, str] = field(default_factory=dict)
     is_known: bool = False  #: Every class of the workflow is known.
 
 

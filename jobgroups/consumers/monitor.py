@@ -123,11 +123,8 @@ monitor_poller = MonitorPoller()
 MAX_GROUPS: Final = 100  #: Maximum number of groups of one page.
 #: Seconds between two progress frames. Newer progress replaces unsent progress.
 PROGRESS_SECONDS: Final = 0.25
-_MARKS: Final = (
-    StarFrame,
-    ReplacedFrame,
-    ChangedFrame,
-)  #: What is sent of the groups in ``?stars=``.
+#: What is sent of the groups in ``?stars=``.
+_MARKS: Final = (StarFrame, ReplacedFrame, ChangedFrame)
 _GROUP_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
 
 

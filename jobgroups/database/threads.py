@@ -71,9 +71,8 @@ class DatabaseThreads:
         self._batch_commits = batch_commits
         self._keeps_connections = keeps_connections
         self._waiting: deque[_Job] = deque()
-        self._urgent: deque[_Job] = (
-            deque()
-        )  #: Jobs of :meth:`run_in_thread`: a person waits for them.
+        #: Jobs of :meth:`run_in_thread`: a person waits for them.
+        self._urgent: deque[_Job] = deque()
         self.load = 0  #: The number of jobs that wait or run.
         self._connections: list[BaseDatabaseWrapper] = []
         self._executor = ThreadPoolExecutor(

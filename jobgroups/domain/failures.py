@@ -125,9 +125,8 @@ _NO_SUCH_CLASS: Final = re.compile(r"Cannot execute because node .+ does not exi
 _NO_CLASS_GIVEN: Final = re.compile(r"\bclass_type\b")
 #: ``LoadImage`` and its kin look for their file themselves.
 _NO_SUCH_FILE: Final = re.compile(r"\bInvalid (?:\w+ )?file: ")
-_NO_FILE: Final = frozenset(
-    {"sampler_name", "scheduler_name"}
-)  #: Inputs called ``…_name`` that name no file.
+#: Inputs called ``…_name`` that name no file.
+_NO_FILE: Final = frozenset({"sampler_name", "scheduler_name"})
 _FILE_NAME: Final = re.compile(
     r"\.(?:safetensors|sft|ckpt|pth?|bin|gguf|onnx|engine|ya?ml|png|jpe?g|webp|gif|bmp|tiff?|mp4|mov"
     r"|webm|mkv|wav|mp3|flac|ogg|latent|glb|gltf|obj|ply)\Z",

@@ -21,9 +21,8 @@ class LeaseTable:
     """
 
     unclaimed: frozenset[str] = frozenset()
-    held_by_others: Mapping[str, str] = field(
-        default_factory=dict
-    )  #: Runner by backend, without this runner.
+    #: Runner by backend, without this runner.
+    held_by_others: Mapping[str, str] = field(default_factory=dict)
     live_runners: frozenset[str] = frozenset()  #: Names of the other live runners.
     stable_runners: frozenset[str] = frozenset()  #: Those that have been alive for a while.
     #: Seconds until the first lease of another runner expires, unless renewed.

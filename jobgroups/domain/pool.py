@@ -35,9 +35,8 @@ class Needs:
 
     candidates: tuple[str, ...]  #: ``*``, or ids and ``tag:…`` in any mix, as submitted.
     required: tuple[str, ...] = ()  #: Capabilities.
-    excluded: frozenset[str] = (
-        frozenset()
-    )  #: Candidates that cannot run the workflow, as earlier failures showed.
+    #: Candidates that cannot run the workflow, as earlier failures showed.
+    excluded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

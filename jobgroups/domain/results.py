@@ -28,9 +28,8 @@ class AttemptResult:
     #: The nodes of ``node_outputs`` that ComfyUI executed: it has written their files. Its cache
     #: named the files of the others.
     executed: frozenset[str] = frozenset()
-    origins: Mapping[str, str] = field(
-        default_factory=dict
-    )  #: Of each of these nodes, its ``workflow.origins``.
+    #: Of each of these nodes, its ``workflow.origins``.
+    origins: Mapping[str, str] = field(default_factory=dict)
     #: When it ended, by the backend's clock; None where its history does not say.
     backend_ended_at: dt.datetime | None = None
     #: The outputs that ComfyUI refused, if that is known only now: its answer was lost.

@@ -68,9 +68,8 @@ class Backlog:
         self._sent = Counter[OpenVariant | VariantClass | BoundJobs]()
         self.order: Final = TurnOrder(snapshot.first_of_turns, snapshot.use, snapshot.shares)
         self._taken = defaultdict[str, float](float)  #: Seconds of the jobs that each backend took.
-        self._in_vain = defaultdict[int, set[str]](
-            set
-        )  #: What backends tried to take in vain, by variant.
+        #: What backends tried to take in vain, by variant.
+        self._in_vain = defaultdict[int, set[str]](set)
         self._overlooked = defaultdict[int, set[str]](set)
         for variant_id, name in overlooked:
             self._overlooked[variant_id].add(name)

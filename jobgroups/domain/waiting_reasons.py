@@ -21,12 +21,10 @@ class QueueBackend:
     away_since: dt.datetime | None = None
     away_reason: str = ""  #: Why it is not reachable, as a clause.
     is_offline: bool = False  #: Whether it answers no query at all, rather than being unfit.
-    give_up_after: dt.timedelta = dt.timedelta(
-        minutes=10
-    )  #: When what waits for a backend that is away is given up.
-    move_after: dt.timedelta = dt.timedelta(
-        minutes=1
-    )  #: When its jobs move, where their groups allow it.
+    #: When what waits for a backend that is away is given up.
+    give_up_after: dt.timedelta = dt.timedelta(minutes=10)
+    #: When its jobs move, where their groups allow it.
+    move_after: dt.timedelta = dt.timedelta(minutes=1)
     #: When it is probed again; None: when a user releases it.
     quarantine_until: dt.datetime | None = None
     foreign: int = 0  #: Prompts there that are not ours.

@@ -44,9 +44,8 @@ _INTEREST: Final = "hub.previews"
 _KEY: Final = "hub.key"
 _KEY_WANTED: Final = "hub.key_wanted"
 _KEY_POLL_SECONDS: Final = 0.05
-_INTEREST_SECONDS: Final = (
-    3 * POLL_SECONDS
-)  #: Seconds after which another process's interest in previews expires.
+#: Seconds after which another process's interest in previews expires.
+_INTEREST_SECONDS: Final = 3 * POLL_SECONDS
 #: Seconds for which a group has previews after the last client that wanted them has left.
 _LATELY_SECONDS: Final = 60.0
 

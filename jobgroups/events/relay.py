@@ -31,9 +31,8 @@ class LayerRelay:
     def __init__(self, layer: Any, on_message: Callable[[Form], None]) -> None:
         self._layer = layer
         self._on_message = on_message
-        self._sender = (
-            uuid.uuid4().hex
-        )  #: Marks this process's messages: the layer returns them to their sender too.
+        #: Marks this process's messages: the layer returns them to their sender too.
+        self._sender = uuid.uuid4().hex
         self._channel = ""
         self._channel_lock = asyncio.Lock()
         self._wanted: set[str] = set()

@@ -17,14 +17,12 @@ from jobgroups.outputs.stored import StoredAnswer, open_stored
 from jobgroups.queries.outputs import OutputFile
 
 _TIMEOUTS: Final = Timeouts(connect_s=3.0, silence_s=10.0)  #: Short: a user waits for the answer.
-_DATE_TOLERANCE: Final = dt.timedelta(
-    seconds=2
-)  #: The resolution of file dates: 1 s, on some file systems 2 s.
+#: The resolution of file dates: 1 s, on some file systems 2 s.
+_DATE_TOLERANCE: Final = dt.timedelta(seconds=2)
 #: The tolerance if two clocks are compared, whose difference may have changed.
 _CLOCK_TOLERANCE: Final = dt.timedelta(seconds=60)
-_GONE: Final = frozenset(
-    {400, 403, 404}
-)  #: ComfyUI's statuses for a missing file, or one that it refuses to send.
+#: ComfyUI's statuses for a missing file, or one that it refuses to send.
+_GONE: Final = frozenset({400, 403, 404})
 
 
 class BackendAnswer:

@@ -10,20 +10,17 @@ from PIL import ExifTags, Image, ImageOps
 
 #: Formats that are decoded; each further parser of Pillow would be an attack surface.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
-MAX_PIXELS: Final = (
-    64 * 2**20
-)  #: Pixels of the largest image that is decoded: 256 MiB at Pillow's 4 bytes per pixel.
+#: Pixels of the largest image that is decoded: 256 MiB at Pillow's 4 bytes per pixel.
+MAX_PIXELS: Final = 64 * 2**20
 #: Lower limits for formats whose decoders hold several copies of the image.
 _MAX_PIXELS_OF: Final = {"WEBP": MAX_PIXELS // 4, "AVIF": MAX_PIXELS // 2}
 MAX_SIDE: Final = 2**16  #: Pixels of the longest side: Pillow holds a pointer per row.
-MAX_SOURCE_BYTES: Final = (
-    4 * MAX_PIXELS
-)  #: The longest file that is read: the largest image without compression.
+#: The longest file that is read: the largest image without compression.
+MAX_SOURCE_BYTES: Final = 4 * MAX_PIXELS
 _SMALL_PIXELS: Final = 4 * 2**20  #: Images with more pixels are large.
 _MAX_RATIO: Final = 3  #: Maximum ratio of height to width of a thumbnail.
-_STRIP_PIXELS: Final = (
-    2**20
-)  #: Pixels that are converted at once: converting the whole image would double its memory.
+#: Pixels that are converted at once: converting the whole image would double its memory.
+_STRIP_PIXELS: Final = 2**20
 _QUALITY: Final = 80
 
 

@@ -128,11 +128,8 @@ def _group(group_id: str) -> JobGroup:
     return groups[0]
 
 
-_LONG: Final = (
-    "workflow_json",
-    "parameters_json",
-    "editor_json",
-)  #: The long columns, which few callers need.
+#: The long columns, which few callers need.
+_LONG: Final = ("workflow_json", "parameters_json", "editor_json")
 _groups: Final = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY).order_by().defer(*_LONG))
 _UNUSED_OF_ATTEMPT: Final = [
     f"current_attempt__{attempt_field.name}"

@@ -10,9 +10,8 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.leases import LeaseTable
 from jobgroups.models import FilesProcess, Lease, Runner
 
-HEARTBEAT_TIMEOUT: Final = dt.timedelta(
-    seconds=10
-)  #: A runner is alive while its heartbeat is younger.
+#: A runner is alive while its heartbeat is younger.
+HEARTBEAT_TIMEOUT: Final = dt.timedelta(seconds=10)
 #: A lease that was free for longer is not wanted by any runner below its share.
 UNCLAIMED_AFTER: Final = dt.timedelta(seconds=5)
 #: A runner that is alive for longer is stable: other runners hand over leases to stable runners

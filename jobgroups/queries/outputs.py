@@ -38,9 +38,8 @@ class OutputFile:
 
     backend_id: str
     url: str  #: The backend's base URL; empty: it is not registered any more.
-    headers: Mapping[str, str] = field(
-        repr=False
-    )  #: The registered headers of the backend; secret.
+    #: The registered headers of the backend; secret.
+    headers: Mapping[str, str] = field(repr=False)
     prompt_id: str
     filename: str
     subfolder: str

@@ -53,9 +53,8 @@ _STORED: Final = 4  #: Whole files that are put into a bucket at once.
 _SET: Final = 64  #: Files that are stored at once, and that wait for it.
 _BATCH: Final = 96  #: Captures of a backend that are read at once: more than wait to be stored,
 _CLAIMED: Final = 16  #: and that are claimed at once: the others are left to other processes.
-_CHUNK: Final = (
-    2**22
-)  #: Bytes that are written and hashed at once, while the next ones are received.
+#: Bytes that are written and hashed at once, while the next ones are received.
+_CHUNK: Final = 2**22
 _LEAST_CHUNK: Final = 2**16  #: The same, while many files are copied.
 _BUFFERED: Final = 2**26  #: Bytes that all files have received and not written.
 _HASHED_AT_ONCE: Final = 2**20  #: Bytes of a file whose SHA-256 takes less than a write of its own.

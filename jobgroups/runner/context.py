@@ -80,9 +80,8 @@ class RunnerSettings:
     #: Seconds of absence after which what waits for a backend may go elsewhere.
     move_after_s: float = 60.0
     captures: bool = False  #: Whether outputs are copied into the storage.
-    comfy_org_api_key: str = field(
-        default="", repr=False
-    )  #: Of Comfy.org, for partner nodes; empty: none.
+    #: Of Comfy.org, for partner nodes; empty: none.
+    comfy_org_api_key: str = field(default="", repr=False)
     intervals: Intervals = field(default_factory=Intervals)
     #: A half-open socket must not hold up an orderly end, which has 5 s.
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(close_s=1.5))
@@ -122,9 +121,8 @@ class SessionContext:
     interrupter: Interrupter = field(init=False)
     inputs: InputFiles = field(init=False)
     partners: PartnerNodes = field(init=False)
-    follow_socket: Callable[[str], None] = field(
-        init=False
-    )  #: Has the events of an older client id received.
+    #: Has the events of an older client id received.
+    follow_socket: Callable[[str], None] = field(init=False)
     #: Called with the monotonic time of a POST that ComfyUI accepted.
     expect_status_since: Callable[[float], None] = field(init=False)
     #: Returns the digests of the workflows of which a prompt is uncertain: no other prompt of them
@@ -132,9 +130,8 @@ class SessionContext:
     uncertain_workflows: Callable[[], Collection[str]] = field(init=False)
     #: Of each workflow whose prompt is being sent, by digest.
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
-    task_group: asyncio.TaskGroup = field(
-        default_factory=asyncio.TaskGroup
-    )  #: Entered when the session runs.
+    #: Entered when the session runs.
+    task_group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     refused_at: float = -math.inf  #: When ComfyUI last refused a prompt, in monotonic time.
     #: What ComfyUI last said of its server and devices; None: not known yet.
     stats: SystemStats | None = None

@@ -22,9 +22,8 @@ from jobgroups.services.stored_files import read_file
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 8  #: Files whose hashes are stored together.
-_PART: Final = (
-    2**22
-)  #: Bytes that are read and hashed at once: a copy that becomes due waits for no more.
+#: Bytes that are read and hashed at once: a copy that becomes due waits for no more.
+_PART: Final = 2**22
 
 
 class FileHasher:

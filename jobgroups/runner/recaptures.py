@@ -23,9 +23,8 @@ from jobgroups.services.stored_files import IncomingFile, read_file
 _CHUNK: Final = 2**22  #: Bytes of a copy that are read at once.
 #: Seconds for a file: a backend may send a few bytes from time to time.
 _COPIED_WITHIN: Final = 600.0
-_HEAD: Final = (
-    2**24
-)  #: Bytes of a PNG in which its mark is searched: ComfyUI writes it before the pixels.
+#: Bytes of a PNG in which its mark is searched: ComfyUI writes it before the pixels.
+_HEAD: Final = 2**24
 
 
 class _Stays(Exception):

@@ -48,9 +48,8 @@ _POOL_POLL: Final = 1.0
 _LONGEST_RESTART_PAUSE: Final = 30.0
 
 
-Loops = Mapping[
-    str, Callable[[], Coroutine[Any, Any, None]]
-]  #: By name, what runs until it is cancelled.
+#: By name, what runs until it is cancelled.
+Loops = Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
 
 
 class RunnerReplaced(Exception):

@@ -28,9 +28,8 @@ from jobgroups.services import files, stored_files
 from jobgroups.services.revisions import groups_revise
 from jobgroups.store import captures as store
 
-GIVEN_UP_AFTER: Final = dt.timedelta(
-    days=7
-)  #: A file that could not be copied for so long is given up.
+#: A file that could not be copied for so long is given up.
+GIVEN_UP_AFTER: Final = dt.timedelta(days=7)
 _AT_ONCE: Final = 500  #: Rows that one transaction changes.
 
 

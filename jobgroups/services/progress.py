@@ -16,9 +16,8 @@ from jobgroups.models import ChildJob
 from jobgroups.services.leases import valid_fences
 from jobgroups.services.revisions import groups_of, groups_revise
 
-MAX_STEPS: Final = (
-    2**31 - 1
-)  #: The most steps that their columns hold; what a node reports has no limit of its own.
+#: The most steps that their columns hold; what a node reports has no limit of its own.
+MAX_STEPS: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,9 +55,8 @@ class Submission:
 
     workflow: dict[str, Any]
     template: WorkflowTemplate  #: The workflow with its parameters.
-    backend_ids: Sequence[
-        str
-    ]  #: One child for each entry; with ``count`` the candidates of the pool.
+    #: One child for each entry; with ``count`` the candidates of the pool.
+    backend_ids: Sequence[str]
     #: Children of the pool; None: each child is bound to the backend of its entry.
     count: int | None = None
     parameters: dict[str, Any] = field(default_factory=dict)

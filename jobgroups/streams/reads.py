@@ -17,12 +17,10 @@ from jobgroups.streams.stream import ChildHead
 PAGE: Final = 200  #: Events per read.
 
 _database = DatabaseThreads(threads=4, name="sockets")
-read: Final = (
-    _database.run_with_retry
-)  #: Runs a query, and repeats it while the database is unavailable.
-close_rows: Final = (
-    _database.close
-)  #: Closes the threads and their connections at the end of the process.
+#: Runs a query, and repeats it while the database is unavailable.
+read: Final = _database.run_with_retry
+#: Closes the threads and their connections at the end of the process.
+close_rows: Final = _database.close
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,9 +75,8 @@ class Batch:
     variant_of: Sequence[int]  #: The variant of each job, as a number.
     variants: Sequence[VariantKey]
     sweep: Mapping[str, Any] | None = None  #: The axes with all their values.
-    assets: Mapping[str, str] = field(
-        default_factory=dict
-    )  #: The assets that jobs refer to, each with a path.
+    #: The assets that jobs refer to, each with a path.
+    assets: Mapping[str, str] = field(default_factory=dict)
 
 
 def jobs_of(

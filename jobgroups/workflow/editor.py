@@ -31,10 +31,8 @@ _MUTED, _BYPASSED = 2, 4  #: Modes of nodes that are not executed.
 _REROUTE: Final = "Reroute"
 _EDITOR_ONLY: Final = frozenset({_REROUTE, PRIMITIVE, "Note", "MarkdownNote"})
 _INPUTS: Final = "-10"  #: The id of a subgraph's inputs in its links.
-_GROUP_NODES: Final = (
-    "workflow>",
-    "workflow/",
-)  #: How the class of a group node begins, which subgraphs replaced.
+#: How the class of a group node begins, which subgraphs replaced.
+_GROUP_NODES: Final = ("workflow>", "workflow/")
 _ANY: Final = ("*", "", 0, None)
 #: One that has no end stays. It is the rest of the text at once, since a search from each "/*"
 #: takes the square of the time.
@@ -42,9 +40,8 @@ _COMMENTS: Final = re.compile(r"/\*[\s\S]*?\*/|//.*|(/\*[\s\S]*)")
 _DATE: Final = re.compile(r"%date:([^%]+)%")
 _PART: Final = re.compile(r"yyyy|yy|dd?|MM?|hh?|mm?|ss?")
 
-_Path: TypeAlias = tuple[
-    Node, ...
-]  #: The nodes of the subgraphs around a node, the outermost first.
+#: The nodes of the subgraphs around a node, the outermost first.
+_Path: TypeAlias = tuple[Node, ...]
 
 
 class _Value(NamedTuple):

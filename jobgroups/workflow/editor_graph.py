@@ -64,9 +64,8 @@ class Node:
     subgraph: "Graph | None" = None  #: What it stands for.
     known: NodeClass | None = None
     widgets: dict[str, Widget] = field(default_factory=dict)
-    promoted: dict[str, Any] = field(
-        default_factory=dict
-    )  #: The values of its inputs that show widgets inside.
+    #: The values of its inputs that show widgets inside.
+    promoted: dict[str, Any] = field(default_factory=dict)
     #: Values of other widgets inside, by node and name.
     inside: dict[tuple[str, str], Any] = field(default_factory=dict)
 

@@ -32,13 +32,11 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 RENDERED: Final = frozenset(
     {"LOAD_3D", "LOAD_3D_ADVANCED", "WEBCAM", "AUDIO_RECORD", "COMPOSITOR", "VIDEO_EDIT"}
 )
-_UNSAVED: Final = frozenset(
-    {"IMAGECOMPARE", "RESOLUTION_PREVIEW"}
-)  #: Kinds without a value in ``widgets_values``.
+#: Kinds without a value in ``widgets_values``.
+_UNSAVED: Final = frozenset({"IMAGECOMPARE", "RESOLUTION_PREVIEW"})
 _SEEDS: Final = ("seed", "noise_seed")
-_PREVIEWS: Final = frozenset(
-    {"SaveGLB", "Preview3D"}
-)  #: Classes to which the editor adds a view of the result.
+#: Classes to which the editor adds a view of the result.
+_PREVIEWS: Final = frozenset({"SaveGLB", "Preview3D"})
 
 
 @dataclass(slots=True)

@@ -6,9 +6,8 @@ from typing import Any, TypeAlias
 
 #: One node: ``{"class_type": str, "inputs": {name: literal or link}[, "_meta": {"title": str}]}``.
 Node: TypeAlias = Mapping[str, Any]
-Workflow: TypeAlias = Mapping[
-    str, Node
-]  #: Node id → node, as ``POST /prompt`` takes it (comfyui-protocol.md, "HTTP").
+#: Node id → node, as ``POST /prompt`` takes it (comfyui-protocol.md, "HTTP").
+Workflow: TypeAlias = Mapping[str, Node]
 
 
 def is_link(value: object) -> bool:

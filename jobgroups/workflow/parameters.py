@@ -74,9 +74,8 @@ class Applied:
     """The result of applying parameters."""
 
     ignored: dict[str, str] = field(default_factory=dict)  #: Parameters that set no input, and why.
-    addressed: set[tuple[str, str]] = field(
-        default_factory=set
-    )  #: Inputs that addressed ones have set: (node, name).
+    #: Inputs that addressed ones have set: (node, name).
+    addressed: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def warnings(self) -> list[str]:

@@ -11,27 +11,12 @@ from typing import Any, Final
 from jobgroups.workflow.graph import Workflow, is_literal, linked_node
 
 MAX_PROMPT: Final = 10_000  #: Characters of a prompt; the rest is left out.
-_TEXTS: Final = (
-    "text",
-    "prompt",
-    "text_g",
-    "clip_l",
-    "t5xxl",
-    "string",
-    "value",
-)  #: Inputs with a prompt.
-_MODELS: Final = (
-    "ckpt_name",
-    "unet_name",
-    "model_name",
-)  #: Inputs that name a model, the most telling first.
-_NUMBERS: Final = (
-    "steps",
-    "cfg",
-    "sampler_name",
-    "scheduler",
-    "denoise",
-)  #: Inputs that are named unchanged.
+#: Inputs with a prompt.
+_TEXTS: Final = ("text", "prompt", "text_g", "clip_l", "t5xxl", "string", "value")
+#: Inputs that name a model, the most telling first.
+_MODELS: Final = ("ckpt_name", "unet_name", "model_name")
+#: Inputs that are named unchanged.
+_NUMBERS: Final = ("steps", "cfg", "sampler_name", "scheduler", "denoise")
 
 
 def summary(workflow: Workflow) -> dict[str, Any]:

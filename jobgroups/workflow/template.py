@@ -23,9 +23,8 @@ class WorkflowTemplate:
     warnings: tuple[str, ...]
     seed_slots: tuple[Slot, ...]
     ignored: Mapping[str, str]  #: Parameters that set no input, and why.
-    addressed: frozenset[Slot] = (
-        frozenset()
-    )  #: Inputs that addressed parameters have set: a seed among them stays.
+    #: Inputs that addressed parameters have set: a seed among them stays.
+    addressed: frozenset[Slot] = frozenset()
 
     @cached_property
     def digests(self) -> tuple[str, str]:

@@ -137,9 +137,8 @@ def black_png(
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-EDITOR_FILE: Final = Path(__file__).with_name(
-    "editor_workflow.json"
-)  #: The demo, as the editor saves it.
+#: The demo, as the editor saves it.
+EDITOR_FILE: Final = Path(__file__).with_name("editor_workflow.json")
 
 
 def png(**texts: str) -> bytes:

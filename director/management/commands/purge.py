@@ -28,9 +28,8 @@ from jobgroups.services.purge import (
 from jobgroups.services.stored_files import clean
 from jobgroups.services.timings import timings_purge
 
-_OLDEST: Final = dt.timedelta(
-    days=36_500
-)  #: Maximum age; the calendar cannot represent much earlier times.
+#: Maximum age; the calendar cannot represent much earlier times.
+_OLDEST: Final = dt.timedelta(days=36_500)
 
 
 class Command(BaseCommand):

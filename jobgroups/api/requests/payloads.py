@@ -41,11 +41,8 @@ _RETRY_ELSEWHERE: Final = {
 }
 #: Seconds that a job may run without ``timeout_seconds`` and ``stall_seconds``.
 DEFAULT_TIMEOUT: Final = 300
-_SIZES: Final = (
-    "count",
-    "jobs",
-    "sweep",
-)  #: The fields of which one makes a submission one to the pool.
+#: The fields of which one makes a submission one to the pool.
+_SIZES: Final = ("count", "jobs", "sweep")
 POOL_ATTEMPTS: Final = 2  #: The least default of ``max_attempts`` in the pool.
 _COUNTED: Final = ("completed", "failed")  #: The conditions of ``stop_when``.
 _MAX_ENTRIES: Final = 50

@@ -19,9 +19,8 @@ from jobgroups.services.assets import ReceivedFile
 from jobgroups.services.stored_files import IncomingFile
 
 SCOPE_KEY: Final = "director.upload"  #: The key of a request's scope that holds its ``Upload``.
-UPLOAD_PATHS: Final = frozenset(
-    {"/api/assets", "/api/provenance", "/api/v2/assets"}
-)  #: The paths whose body is a file.
+#: The paths whose body is a file.
+UPLOAD_PATHS: Final = frozenset({"/api/assets", "/api/provenance", "/api/v2/assets"})
 _CHUNK: Final = 2**20  #: Bytes that are read at once.
 _FORM_BYTES: Final = 64 * 2**10  #: Bytes of a form beside its file.
 _HASH: Final = "hash"  #: The field with the hash that the file must have.

@@ -52,15 +52,13 @@ class AttemptDriver:
             gone=None if spec.started_at is None else (now() - spec.started_at).total_seconds(),
         )
         self._context = context
-        self._changed = (
-            asyncio.Event()
-        )  #: Set when the pause of the machine ends before its moment.
+        #: Set when the pause of the machine ends before its moment.
+        self._changed = asyncio.Event()
         self._timer = PromptTimer(context, spec)
         self._report = self._new_report()
         self._sender = Sender(context, spec, lambda: self.machine.stop_requested)
-        self._turn = (
-            contextlib.AsyncExitStack()
-        )  #: Held while the prompt is sent and its answer stored.
+        #: Held while the prompt is sent and its answer stored.
+        self._turn = contextlib.AsyncExitStack()
         evidence = self.machine.evidence
         self._completion = Completion(context, evidence, self.pictures, self._timer.node_seconds)
 

@@ -12,9 +12,8 @@ class TimeLimits:
 
     def __init__(self, timeout_s: float, stall_s: float) -> None:
         self._timeout_s, self._stall_s = timeout_s, stall_s
-        self._timeout_at = self._stall_at = (
-            math.inf
-        )  #: Infinity: the attempt has not started, or has no such limit.
+        #: Infinity: the attempt has not started, or has no such limit.
+        self._timeout_at = self._stall_at = math.inf
         self._put_off_until = -math.inf
         #: When its time was up and its backend did not answer.
         self._overtime_since: float | None = None

@@ -37,18 +37,16 @@ class AttemptSpec:
     group_id: str
     child_id: str
     timeout_s: float
-    stall_s: float = (
-        math.inf
-    )  #: Seconds without an event after which its time is up; infinity: any.
+    #: Seconds without an event after which its time is up; infinity: any.
+    stall_s: float = math.inf
     workflow: Mapping[str, Any]
     #: ``JobGroup.editor_json`` of a prompt that is still to be sent.
     editor_json: str | None = None
     workflow_digest: str = ""
     uses_partner_nodes: bool | None = None  #: Whether a node is a partner's; None: not known.
     has_secret: bool = False  #: Whether the key for partner nodes is that of its submitter.
-    state: AttemptState = (
-        AttemptState.INTENT
-    )  #: INTENT for a new claim, whose prompt is still to be sent.
+    #: INTENT for a new claim, whose prompt is still to be sent.
+    state: AttemptState = AttemptState.INTENT
     is_new: bool = False
     stop_requested: bool = False
     started_at: dt.datetime | None = None  #: Wall clock, of a resumed attempt.

@@ -28,9 +28,8 @@ class ActiveAttempts:
     """Starts and holds the drivers of one session."""
 
     context: SessionContext
-    drivers: dict[int, AttemptDriver] = field(
-        default_factory=dict, init=False
-    )  #: By the id of the attempt.
+    #: By the id of the attempt.
+    drivers: dict[int, AttemptDriver] = field(default_factory=dict, init=False)
     #: Ids of the attempts that are driven, or will be again after an unexpected error.
     owned_attempt_ids: set[int] = field(default_factory=set, init=False)
     #: Of these, the ones that unexpected errors keep from being followed: each still takes a slot.

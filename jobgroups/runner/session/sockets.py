@@ -27,23 +27,18 @@ class Sockets:
     attempts: ActiveAttempts
     on_event: Callable[[Event], None]  #: Called with each event; it must not wait.
     wants_previews: Callable[[], bool]  #: Returns whether previews are to be decoded.
-    on_open: Callable[[], None] = field(
-        init=False
-    )  #: Called when the main socket receives its first status frame.
-    client_id: str | None = field(
-        default=None, init=False
-    )  #: The id of the main socket while it receives events.
-    lost_at: float = field(
-        default_factory=time.monotonic, init=False
-    )  #: When the main socket was lost, while it is.
-    _main_id: str | None = field(
-        default=None, init=False
-    )  #: The main socket's id, until that socket is closed.
+    #: Called when the main socket receives its first status frame.
+    on_open: Callable[[], None] = field(init=False)
+    #: The id of the main socket while it receives events.
+    client_id: str | None = field(default=None, init=False)
+    #: When the main socket was lost, while it is.
+    lost_at: float = field(default_factory=time.monotonic, init=False)
+    #: The main socket's id, until that socket is closed.
+    _main_id: str | None = field(default=None, init=False)
     _connections: int = field(default=0, init=False)
     _follows: set[str] = field(default_factory=set, init=False)
-    _main: EventSocket | None = field(
-        default=None, init=False
-    )  #: The main socket while it is open.
+    #: The main socket while it is open.
+    _main: EventSocket | None = field(default=None, init=False)
     _heard_at: float = field(default=0.0, init=False)
     _status_at: float = field(default=0.0, init=False)
     _replaced_at: float = field(default=float("-inf"), init=False)
