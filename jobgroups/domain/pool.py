@@ -196,7 +196,7 @@ class PoolSnapshot:
                 variants[variant.turn, variant.needs, variant.models_digest].append(variant)
         return {
             (turn, needs, models): VariantClass(
-                turn, self.able[needs], models, same, sum(one.unsent for one in same)
+                turn, self.able[needs], models, same, sum(variant.unsent for variant in same)
             )
             for (turn, needs, models), same in variants.items()
         }
@@ -207,47 +207,53 @@ class PoolSnapshot:
     @cached_property
     def by_turn(self) -> Mapping[Turn, Mapping[frozenset[str], Sequence[VariantClass]]]:
         """The classes of each turn, by the backends that fit."""
-        found = defaultdict[Turn, dict[frozenset[str], list[VariantClass]]](dict)
-        for one in self.classes.values():
-            found[one.turn].setdefault(one.able, []).append(one)
-        return found
+        by_turn = defaultdict[Turn, dict[frozenset[str], list[VariantClass]]](dict)
+        for of_class in self.classes.values():
+            by_turn[of_class.turn].setdefault(of_class.able, []).append(of_class)
+        return by_turn
 
     @cached_property
     def models_of_turns(self) -> Mapping[Turn, Collection[str]]:
-        found = defaultdict[Turn, set[str]](set)
-        for one in self.classes.values():
-            found[one.turn].add(one.models)
-        return found
+        models = defaultdict[Turn, set[str]](set)
+        for of_class in self.classes.values():
+            models[of_class.turn].add(of_class.models)
+        return models
 
     @cached_property
     def bound_at(self) -> Mapping[tuple[Turn, str], Sequence[BoundJobs]]:
         """The bound jobs by turn and backend, in their order."""
-        found = defaultdict[tuple[Turn, str], list[BoundJobs]](list)
-        for one in self.bound_jobs:
-            found[one.turn, one.backend_id].append(one)
-        return found
+        bound = defaultdict[tuple[Turn, str], list[BoundJobs]](list)
+        for jobs in self.bound_jobs:
+            bound[jobs.turn, jobs.backend_id].append(jobs)
+        return bound
+
+    @cached_property
+    def first_bound(self) -> Mapping[tuple[str, str], BoundJobs]:
+        """The first bound jobs of each group at each backend."""
+        return {(jobs.backend_id, jobs.group_id): jobs for jobs in reversed(self.bound_jobs)}
 
     @cached_property
     def _served(self) -> frozenset[str]:
         """The groups of which backends have jobs."""
-        return frozenset(one.group_id for prompts in self.prompts.values() for one in prompts)
+        return frozenset(prompt.group_id for prompts in self.prompts.values() for prompt in prompts)
 
     @cached_property
     def _waiting(self) -> Mapping[str, dt.datetime | None]:
         """The groups with unsent jobs, each with ``waiting_since``."""
-        variants = (one for one in self.variants if one.unsent > 0)
-        return {one.group_id: one.waiting_since for one in (*variants, *self.bound_jobs)}
+        variants = (variant for variant in self.variants if variant.unsent > 0)
+        return {jobs.group_id: jobs.waiting_since for jobs in (*variants, *self.bound_jobs)}
 
     @cached_property
     def newly_waiting(self) -> Collection[str]:
         """The groups with unsent jobs that do not rise yet, and of which no backend has a job."""
-        waiting = self._waiting.items()
-        return {one for one, since in waiting if since is None and one not in self._served}
+        unrisen = {group_id for group_id, since in self._waiting.items() if since is None}
+        return unrisen - self._served
 
     @cached_property
     def risen(self) -> Collection[str]:
         """The groups with unsent jobs that are to rise no more: a backend has a job of them."""
-        return {one for one, since in self._waiting.items() if since and one in self._served}
+        rising = {group_id for group_id, since in self._waiting.items() if since is not None}
+        return rising & self._served
 
     @cached_property
     def bound_in_order(self) -> Sequence[BoundJobs]:
@@ -263,7 +269,7 @@ class PoolSnapshot:
     def first_of_turns(self) -> Mapping[Turn, WaitingJobs]:
         """The first waiting jobs of each turn."""
         first: dict[Turn, WaitingJobs] = {}
-        waiting = [one for one in self.variants if one.unsent > 0]
+        waiting = [variant for variant in self.variants if variant.unsent > 0]
         for jobs in sorted([*waiting, *self.bound_jobs], key=order_key):
             first.setdefault(jobs.turn, jobs)
         return first
@@ -274,13 +280,17 @@ class PoolSnapshot:
         if len({turn.submitter for turn in self.first_of_turns}) < 2:
             return {}  # nothing to compare
         return self.shares.use(
-            (prompt.submitter, max(self._expected(prompt, name), prompt.running_for or 0.0))
+            (
+                prompt.submitter,
+                max(self.expected_seconds(prompt.workflow_digest, name), prompt.running_for or 0.0),
+            )
             for name, prompts in self.prompts.items()
             for prompt in prompts
         )
 
-    def _expected(self, prompt: ActivePrompt, backend_id: str) -> float:
-        seconds = self.estimates.seconds(prompt.workflow_digest, backend_id)
+    def expected_seconds(self, workflow_digest: str, backend_id: str) -> float:
+        """Return the seconds of a job at a backend, or a guess."""
+        seconds = self.estimates.seconds(workflow_digest, backend_id)
         return UNKNOWN_S if seconds is None else seconds
 
     def in_order(
@@ -290,15 +300,15 @@ class PoolSnapshot:
         variant may come several times.
         """
         queues = defaultdict[Turn, list[tuple[OpenVariant, int, float]]](list)
-        for one in self.variants:
-            if (jobs := unsent(one)) > 0:
-                seconds = self.estimates.seconds(one.workflow_digest, "")
-                queues[one.turn].append((one, jobs, UNKNOWN_S if seconds is None else seconds))
+        for variant in self.variants:
+            if (jobs := unsent(variant)) > 0:
+                seconds = self.expected_seconds(variant.workflow_digest, "")
+                queues[variant.turn].append((variant, jobs, seconds))
         return interleave(queues, use, self.shares)
 
     @cached_property
     def order(self) -> Sequence[tuple[OpenVariant, int]]:
-        return list(self.in_order(lambda one: one.unsent, self.use))
+        return list(self.in_order(lambda variant: variant.unsent, self.use))
 
     def _fitting(self, backend_id: str) -> Sequence[VariantClass]:
         """Return the classes whose jobs a backend may take."""

@@ -22,7 +22,7 @@ from jobgroups.domain.pool import (
     PoolSnapshot,
     VariantClass,
 )
-from jobgroups.domain.turns import UNKNOWN_S, Turn, TurnOrder, order_key
+from jobgroups.domain.turns import Turn, TurnOrder, order_key
 
 #: Seconds for which backends may take later jobs whose models they have loaded before the first job
 #: of the queue.
@@ -99,16 +99,16 @@ class Backlog:
 
     def _offer(self, turn: Turn, backend_id: str) -> Offer | None:
         classes = [
-            one
+            of_class
             for able, some in self.snapshot.by_turn.get(turn, {}).items()
             if backend_id in able
-            for one in some
-            if self.unsent(one) > 0
+            for of_class in some
+            if self.unsent(of_class) > 0
         ]
         bound = [
-            one
-            for one in self.snapshot.bound_at.get((turn, backend_id), ())
-            if one.jobs > self._sent[one]
+            jobs
+            for jobs in self.snapshot.bound_at.get((turn, backend_id), ())
+            if jobs.jobs > self._sent[jobs]
         ]
         return Offer(turn, classes, bound) if classes or bound else None
 
@@ -118,7 +118,7 @@ class Backlog:
         models.
         """
         digest, turn = variant.workflow_digest, variant.turn
-        seconds = self._seconds(digest, backend_id)
+        seconds = self.snapshot.expected_seconds(digest, backend_id)
         seconds += self.snapshot.estimates.load_seconds(digest, backend_id)
         use = self.order.use
         most = use.get(turn.submitter, 0.0) + self.order.cost(turn.submitter, seconds)
@@ -129,10 +129,6 @@ class Backlog:
             has_models = models in self.snapshot.models_of_turns.get(other, ())
             if has_models and (offer := self._offer(other, backend_id)):
                 yield offer
-
-    def _seconds(self, workflow_digest: str, backend_id: str) -> float:
-        seconds = self.snapshot.estimates.seconds(workflow_digest, backend_id)
-        return UNKNOWN_S if seconds is None else seconds
 
     @property
     def has_unsent(self) -> bool:
@@ -148,7 +144,7 @@ class Backlog:
         self._sent[self.snapshot.class_of(variant)] += change
         seconds = self.snapshot.estimates.seconds(variant.workflow_digest, backend_id)
         self._taken[backend_id] += change * (seconds or 0.0)
-        cost = self._seconds(variant.workflow_digest, backend_id)
+        cost = self.snapshot.expected_seconds(variant.workflow_digest, backend_id)
         self.order.charge(variant.turn.submitter, change * cost)
         key = (variant.variant_id, backend_id)
         if self._plan is not None and key in self._plan.allotted:
@@ -156,13 +152,11 @@ class Backlog:
 
     def count_bound(self, backend_id: str, group_id: str) -> None:
         """Count a bound job of a group as sent to its backend."""
-        for one in self.snapshot.bound_jobs:
-            if (one.backend_id, one.group_id) == (backend_id, group_id):
-                self._sent[one] += 1
-                self.order.charge(
-                    one.turn.submitter, self._seconds(one.workflow_digest, backend_id)
-                )
-                return
+        jobs = self.snapshot.first_bound.get((backend_id, group_id))
+        if jobs is not None:
+            self._sent[jobs] += 1
+            seconds = self.snapshot.expected_seconds(jobs.workflow_digest, backend_id)
+            self.order.charge(jobs.turn.submitter, seconds)
 
     def note_in_vain(self, variant: OpenVariant, backend_id: str) -> None:
         """Count a job as unsent again: there was none for this backend, which does not try again
@@ -186,8 +180,8 @@ class Backlog:
             names = self.snapshot.planned(self._working)
             workers = (Worker(name, self._free_in(name), self._models[name]) for name in names)
             self._plan = Plan(self.snapshot.estimates, workers)
-            for one, jobs in self.snapshot.in_order(self.unsent, self.order.use):
-                self._plan.add(one, jobs, self.able(one))
+            for variant, jobs in self.snapshot.in_order(self.unsent, self.order.use):
+                self._plan.add(variant, jobs, self.able(variant))
         return self._plan
 
     def _free_in(self, backend_id: str) -> float:
@@ -246,11 +240,11 @@ class Backlog:
 
     def has_loaded_work(self, classes: Iterable[VariantClass], backend_id: str) -> bool:
         models = self._models.get(backend_id)
-        return any(one.models == models and self.unsent(one) > 0 for one in classes)
+        return any(some.models == models and self.unsent(some) > 0 for some in classes)
 
     def with_most_work(self, heads: Sequence[OpenVariant]) -> OpenVariant:
         """Return the head whose models have the most work for each backend that has them loaded."""
-        if len({one.models_digest for one in heads}) == 1:
+        if len({head.models_digest for head in heads}) == 1:
             return min(heads, key=order_key)
         having = Counter(self._models[name] for name in self._working)
         work = Counter[str]()
@@ -277,10 +271,11 @@ class Backlog:
         self, variant: OpenVariant, classes: Sequence[VariantClass]
     ) -> OpenVariant | None:
         """Return the first variant of some classes if a variant of other models comes behind it."""
-        if all(one.models == variant.models_digest for one in classes):
+        if all(some.models == variant.models_digest for some in classes):
             return None
         firsts = (
-            next((one for one in some.variants if self.unsent(one) > 0), None) for some in classes
+            next((head for head in some.variants if self.unsent(head) > 0), None)
+            for some in classes
         )
         first = min(filter(None, firsts), key=order_key)
         if first.models_digest == variant.models_digest:
@@ -437,7 +432,7 @@ class Schedule:
     def _loaded(self, offer: Offer, backend_id: str) -> Sequence[OpenVariant]:
         is_loaded = self.backlog.is_loaded
         return self.backlog.heads(
-            (one for one in offer.classes if is_loaded(one.models, backend_id)), backend_id
+            (some for some in offer.classes if is_loaded(some.models, backend_id)), backend_id
         )
 
     def _best(
