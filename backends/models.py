@@ -42,6 +42,10 @@ class Backend(models.Model):
     #: Whether a user confirmed that it may get the key for partner nodes, at this address.
     partner_nodes_allowed = models.BooleanField(default=False, db_default=False)
     enabled = models.BooleanField(default=True)
+    #: When it takes jobs, see ``backends.hours``; empty: always.
+    hours = models.CharField(max_length=500, blank=True, default="", db_default="")
+    #: IANA name of the zone of its hours; empty: UTC.
+    time_zone = models.CharField(max_length=64, blank=True, default="", db_default="")
     created_at = models.DateTimeField(auto_now_add=True)
     #: When discovery adopted it; null: a user registered or changed it.
     adopted_at = time_or_null()

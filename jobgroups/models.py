@@ -167,6 +167,8 @@ class JobGroup(models.Model):
     #: Since when no backend has a job of it, from which its level rises; null: a backend has one,
     #: or had one a moment ago.
     waiting_since = time_or_null()
+    max_running = models.IntegerField(null=True, blank=True)  #: Prompts at once; null: any number.
+    start_after = time_or_null()  #: Nothing is sent before; null: at once.
 
     #: Whether each child was submitted to a backend, or waits for any candidate.
     placement = models.CharField(
@@ -645,6 +647,8 @@ class Submitter(models.Model):
     weight = models.FloatField(default=1.0, db_default=1.0)
     used_seconds = models.FloatField(default=0.0, db_default=0.0, editable=False)
     used_at = models.DateTimeField(null=True, blank=True, editable=False)  #: When they counted so.
+    max_running = models.IntegerField(null=True, blank=True)  #: Prompts at once; null: any number.
+    max_queued = models.IntegerField(null=True, blank=True)  #: Queued jobs; null: any number.
 
     class Meta:
         ordering = ["name"]
@@ -652,6 +656,30 @@ class Submitter(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Pause(models.Model):
+    """A time in which nothing is sent of a group, of a submitter, or of the whole farm.
+
+    Rows that have ended are kept while the queued limit may need them.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    #: The id of a group; of a submitter the name, and of the farm nothing, behind a sign: see
+    #: ``domain.pauses``.
+    target = models.CharField(max_length=151)
+    began_at = models.DateTimeField()
+    #: When it ends by itself, or was ended; null: when a user ends it.
+    ends_at = time_or_null()
+    reason = models.CharField(max_length=500, blank=True, default="")
+    by = models.CharField(max_length=150, blank=True, default="")
+
+    class Meta:
+        ordering = ["-began_at", "-id"]
+        indexes = [models.Index(name="pause_target", fields=["target", "ends_at"])]
+
+    def __str__(self) -> str:
+        return f"{self.target} since {self.began_at:%Y-%m-%d %H:%M:%S}"
 
 
 class ShareCount(models.Model):

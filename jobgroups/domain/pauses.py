@@ -1,0 +1,40 @@
+"""Pauses of groups, of submitters and of the whole farm. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+FARM: Final = "*"  #: The target that stands for everything.
+_SUBMITTER: Final = "@"  #: Begins a target that is a submitter; a group is its id.
+
+
+def target_of_submitter(name: str) -> str:
+    return f"{_SUBMITTER}{name}"
+
+
+class PauseTime(NamedTuple):
+    """A pause, with the names of its columns."""
+
+    target: str
+    began_at: dt.datetime
+    ends_at: dt.datetime | None = None  #: None: when a user ends it.
+    reason: str = ""
+    by: str = ""
+
+
+class Pauses:
+    """Pauses that are in force."""
+
+    def __init__(self, rows: Iterable[PauseTime] = ()) -> None:
+        self.by_target: Final = {row.target: row for row in rows}
+
+    def __bool__(self) -> bool:
+        return bool(self.by_target)
+
+    def of(self, group_id: str, submitter: str) -> PauseTime | None:
+        """Return the pause that holds a group: the farm's, its submitter's or its own."""
+        by_target = self.by_target
+        targets = (FARM, target_of_submitter(submitter), group_id) if by_target else ()
+        return next((by_target[target] for target in targets if target in by_target), None)
