@@ -116,6 +116,9 @@ class Tools:
         sweep: Sweep = None,
         parameters: Parameters = None,
         name: str | None = None,
+        priority: Annotated[
+            int | None, Field(ge=0, le=100, description="Of waiting groups, a higher one is first.")
+        ] = None,
         key: Annotated[str | None, Field(description="Calls with one key make one group.")] = None,
     ) -> Answer:
         """Submit a ComfyUI workflow as a group of jobs, on the GPUs that are free first. Then watch
@@ -125,6 +128,7 @@ class Tools:
             "sweep": sweep,
             "parameters": parameters,
             "name": name,
+            "priority": priority,
             "idempotency_key": key,
         }
         graph = await self._graph(workflow)
@@ -188,6 +192,13 @@ class Tools:
             if len(groups) == limit:
                 break
         return {"groups": groups}
+
+    async def queue(self, submitter: str | None = None, limit: Limit = 50) -> Answer:
+        """List the groups that run and wait, in the order in which they start their next jobs:
+        places, reasons, expected starts.
+        """
+        page = await self._director.queue(submitter=submitter, limit=limit)
+        return _short(page.raw, items=[_short(row) for row in page.raw["items"]])
 
     async def cancel(self, group_id: str, job_id: str | None = None) -> Answer:
         """Cancel a group, or one job of it."""

@@ -170,8 +170,9 @@ def priority(connection: Connection, group_id: str, level: int) -> None:
 
 @click.command("next")
 @option_types.group_ids_argument
+@click.option("--before", metavar="ID", help="Directly before this group of the same submitter.")
 @with_connection
-def next_(connection: Connection, group_ids: Sequence[str]) -> None:
+def next_(connection: Connection, group_ids: Sequence[str], before: str | None) -> None:
     """Have groups start next: the jobs of the first one come first.
 
     Before your other groups; if you are an operator or the Director has no accounts, before all
@@ -180,8 +181,11 @@ def next_(connection: Connection, group_ids: Sequence[str]) -> None:
     with connection.results() as done:
         # The last one that is brought forward is first.
         for name in reversed(group_ids):
-            group = connection.director.bring_forward(name)
-            done.append((group.raw, f"{group.job_group_id} is next."))
+            group = connection.director.bring_forward(name, before=before)
+            done.append(
+                (group.raw, f"{group.job_group_id} is {f'before {before}' if before else 'next'}.")
+            )
+            before = before and name
 
 
 @click.command

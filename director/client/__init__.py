@@ -91,6 +91,8 @@ from jobgroups.domain.shapes.groups import (
     Deletion as Deletion,
     JobOfFile as JobOfFile,
     MoveResult as MoveResult,
+    Queue as Queue,
+    QueueRow as QueueRow,
     RetryResult as RetryResult,
     SkippedBackend as SkippedBackend,
     Submitter as Submitter,

@@ -56,6 +56,7 @@ from jobgroups.domain.shapes.groups import (
     Deletion,
     JobOfFile,
     MoveResult,
+    Queue,
     RetryResult,
     Submitter,
 )
@@ -337,15 +338,43 @@ class _Client(Endpoints):
         )
 
     @method
-    async def bring_forward(self, group_id: str) -> Group:
+    async def bring_forward(self, group_id: str, *, before: str | None = None) -> Group:
         """Have the jobs of a group start next: before the other groups of its submitter, or, if you
         are an operator or the Director has no accounts, before all groups of its level. Returns
         the group without its jobs.
 
+        Args:
+            before: Another group of its submitter: it comes directly before that one instead.
+
         Raises:
+            BadRequest: ``before`` is no open group of its submitter.
             Conflict: It has ended (``group_ended``).
         """
-        return await self._call(post("job-groups", group_id, "next"), parse_group)
+        return await self._call(post("job-groups", group_id, "next", before=before), parse_group)
+
+    @method
+    async def queue(
+        self,
+        *,
+        submitter: str | None = None,
+        backend: str | None = None,
+        mine: bool = False,
+        offset: int = 0,
+        limit: int = 50,
+    ) -> Queue:
+        """Return the groups that run and wait, in the order in which they start their next jobs.
+
+        Args:
+            submitter: Groups that were submitted under exactly this name.
+            backend: Groups whose jobs this backend has, or may take.
+            mine: Groups of your account.
+            offset: Number of groups that are left out.
+            limit: At most so many groups, up to 200.
+        """
+        filters = {"submitter": submitter, "backend": backend, "mine": "yes" if mine else None}
+        page = {"offset": str(offset), "limit": str(limit)}
+        given = {name: value for name, value in filters.items() if value is not None}
+        return await self._read(Queue, get("queue", **given, **page))
 
     @method
     async def submitter(self, name: str) -> Submitter:

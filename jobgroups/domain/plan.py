@@ -94,6 +94,9 @@ class Plan:
         ]()  #: Variants that were estimated as a whole: any backend may take their jobs.
         #: By variant; None: a workflow of unknown duration comes before, or is its own.
         self.ends: dict[int, Ends | None] = {}
+        #: By variant the seconds until a backend is free for its first job, unless a workflow of
+        #: unknown duration comes before.
+        self.starts = dict[int, float]()
         self.last = dict[
             int, float
         ]()  #: Seconds until its last job ends, unless its own duration is unknown.
@@ -120,17 +123,24 @@ class Plan:
         before = self.ends.get(variant_id)
         is_behind = variant_id in self.ends
         self.ends[variant_id] = None
+        is_known = not self._unknown or self._unknown.isdisjoint(able)
         if not workers or self._estimates.seconds(digest, workers[0].backend_id) is None:
+            if workers and is_known:
+                self.starts.setdefault(variant_id, min(worker.free_in for worker in workers))
             self._unknown.update(worker.backend_id for worker in workers)
             return
         if self.is_full:
+            start = self._rest_ends_in
             ends = self._add_rest(variant_id, digest, jobs, workers)
         else:
-            ends = self._add_planned(variant_id, self._heap(digest, models, able), models, jobs)
+            heap = self._heap(digest, models, able)
+            start = self._next(heap, models).free_in
+            ends = self._add_planned(variant_id, heap, models, jobs)
         self.last[variant_id] = max(ends.last, self.last.get(variant_id, 0.0))
         if is_behind and before is None:
             return
-        if not self._unknown or self._unknown.isdisjoint(worker.backend_id for worker in workers):
+        if is_known:
+            self.starts.setdefault(variant_id, start)
             self.ends[variant_id] = ends if before is None else before + ends
 
     @property

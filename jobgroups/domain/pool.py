@@ -12,10 +12,12 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from heapq import merge
 from typing import Any, Final
 
 from backends.capabilities import BackendCapabilities, missing_capabilities
 from jobgroups.domain.estimates import Estimates
+from jobgroups.domain.places import Place, group_places
 from jobgroups.domain.plan import Ends, Plan, Worker, rest_of
 from jobgroups.domain.text import duration
 from jobgroups.domain.turns import UNKNOWN_S, Shares, Turn, WaitingJobs, interleave, order_key
@@ -201,6 +203,11 @@ class PoolSnapshot:
             for (turn, needs, models), same in variants.items()
         }
 
+    def able_of(self, variant_id: int) -> frozenset[str]:
+        """Return the backends that may take the jobs of a variant."""
+        variant = self.variant(variant_id)
+        return self.able[variant.needs] if variant else frozenset()
+
     def class_of(self, variant: OpenVariant) -> VariantClass:
         return self.classes[variant.turn, variant.needs, variant.models_digest]
 
@@ -307,8 +314,27 @@ class PoolSnapshot:
         return interleave(queues, use, self.shares)
 
     @cached_property
+    def queue(self) -> Sequence[tuple[WaitingJobs, int]]:
+        """All waiting jobs in the order in which backends will take them, those of the pool and
+        bound ones; those of one variant may come several times.
+        """
+        queues = defaultdict[Turn, list[tuple[WaitingJobs, int, float]]](list)
+        pooled = ((one, one.unsent, "") for one in self.variants if one.unsent > 0)
+        bound = ((one, one.jobs, one.backend_id) for one in self.bound_jobs)
+        for jobs, number, backend_id in merge(pooled, bound, key=lambda row: order_key(row[0])):
+            seconds = self.expected_seconds(jobs.workflow_digest, backend_id)
+            queues[jobs.turn].append((jobs, number, seconds))
+        return list(interleave(queues, self.use, self.shares))
+
+    @cached_property
+    def places(self) -> Mapping[str, Place]:
+        """The places of the groups with waiting jobs, by their ids, in the order of the queue."""
+        return group_places(self.queue)
+
+    @cached_property
     def order(self) -> Sequence[tuple[OpenVariant, int]]:
-        return list(self.in_order(lambda variant: variant.unsent, self.use))
+        """The waiting jobs of the pool in the order of the queue."""
+        return [(jobs, number) for jobs, number in self.queue if isinstance(jobs, OpenVariant)]
 
     def _fitting(self, backend_id: str) -> Sequence[VariantClass]:
         """Return the classes whose jobs a backend may take."""
@@ -456,8 +482,7 @@ class PoolSnapshot:
         """Return the backend for which the next job of a variant waits, as a clause; empty: that is
         not known.
         """
-        variant = self.variant(variant_id)
-        able = self.able[variant.needs] if variant else ()
+        able = self.able_of(variant_id)
         known = {name: seconds for name, seconds in self._known_free.items() if name in able}
         if not known:
             return ""

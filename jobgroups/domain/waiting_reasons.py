@@ -38,6 +38,8 @@ class QueuedChild:
     ] = ()  #: Names of the files that are put on the backend before the prompt is sent.
     #: Its place among what waits for its backend, from 1; None: not known.
     queue_position: int | None = None
+    #: The place of its group in the queue, and why, as a clause; empty: its position says it all.
+    place: str = ""
     not_before: dt.datetime | None = None  #: It is not sent before this time.
     #: The backend at which an older attempt of it is still being stopped, "" if none is.
     stopping_at: str = ""
@@ -168,7 +170,8 @@ def _queue_reason(child: QueuedChild, on: str, backends: str, now: dt.datetime) 
         return f"Tried again{on} at {clock_time(child.not_before, now)}."
     if child.queue_position is None:
         return f"Waits for {backends}."
-    return f"{_ordinal(child.queue_position)} in line for {backends}."
+    place = child.place and f", {child.place}"
+    return f"{_ordinal(child.queue_position)} in line for {backends}{place}."
 
 
 def _sent_reason(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str:

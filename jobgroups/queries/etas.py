@@ -47,6 +47,7 @@ class Etas:
         snapshot = current.snapshot
         self._prompts: dict[int, float | None] = {}
         self._of_group = defaultdict[str, list[float | None]](list)
+        self._starts = defaultdict[str, list[float]](list)  #: Of each part of a group.
         self._ahead: dict[
             int, int
         ] = {}  #: Unsent jobs before each variant, once they were counted.
@@ -68,12 +69,17 @@ class Etas:
             waiting = _Waiting(free.get(bound.backend_id), seconds, before[bound.backend_id])
             self._bound[bound.backend_id, bound.group_id, bound.queued_at] = waiting
             before[bound.backend_id] += bound.jobs
+            if waiting.starts_in is not None:
+                self._starts[bound.group_id].append(waiting.starts_in)
             free[bound.backend_id] = waiting.ends_in(bound.jobs)
             self._of_group[bound.group_id].append(free[bound.backend_id])
         for variant in snapshot.variants:
             if variant.unsent > 0:
                 ends = snapshot.ends(variant.variant_id)
                 self._of_group[variant.group_id].append(None if ends is None else ends.last)
+                start = snapshot.plan.starts.get(variant.variant_id)
+                if start is not None:
+                    self._starts[variant.group_id].append(start)
 
     def has_groups(self, group_ids: Collection[str]) -> bool:
         return all(group_id in self._of_group for group_id in group_ids)
@@ -90,6 +96,10 @@ class Etas:
         open.
         """
         return latest(self._of_group.get(group_id, []))
+
+    def start_of(self, group_id: str) -> float | None:
+        """Return the seconds until the first waiting job of a group starts; None: not known."""
+        return min(self._starts.get(group_id, ()), default=None)
 
     def ahead_of(self, child: ChildJob) -> int | None:
         """Return the number of jobs before those of its group that wait in the same queue as a job;
@@ -123,13 +133,18 @@ class Etas:
         return None if ends is None else ends.of(rank)
 
 
-def current_etas(variant_ids: Collection[int] = (), group_ids: Collection[str] = ()) -> Etas:
+def current_etas(
+    variant_ids: Collection[int] = (),
+    group_ids: Collection[str] = (),
+    *,
+    is_incomplete: bool = False,
+) -> Etas:
     """Return the estimates of the current snapshot, computed once for each.
 
-    ``variant_ids`` are those of ``queries.pool.current_pool``; ``group_ids`` open groups, which may
-    have been submitted after the last reading.
+    ``variant_ids`` and ``is_incomplete`` are those of ``queries.pool.current_pool``; ``group_ids``
+    open groups, which may have been submitted after the last reading.
     """
-    etas = _etas_of(current_pool(variant_ids))
+    etas = _etas_of(current_pool(variant_ids, is_incomplete=is_incomplete))
     return (
         etas
         if etas.has_groups(group_ids)

@@ -20,6 +20,8 @@ from backends.queries import backend_status, is_offline
 from jobgroups.database.statements import KEY, PreparedQuery, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass
+from jobgroups.domain.places import Place, place_reason
+from jobgroups.domain.pool import BoundJobs
 from jobgroups.domain.states import (
     CHILD_OPEN,
     VOID_ONCE_STARTED,
@@ -140,6 +142,7 @@ def _queued_reasons(
             # It waits for a backend of which nothing is known.
             positions.pop(child_id, None)
     stopping = _stopping_attempts(group) if unsent else {}
+    place = _place_text(group, etas) if unsent else ""
     limit = dt.timedelta(seconds=settings.DIRECTOR_QUEUED_LIMIT_SECONDS)
     states = {
         child.id: child.current_attempt.state
@@ -159,6 +162,7 @@ def _queued_reasons(
             state=states.get(row.id),
             input_files=files,
             queue_position=positions.get(row.id),
+            place=place,
             not_before=row.not_before,
             stopping_at=stopping.get(row.id, ("", ""))[0],
             is_removed=stopping.get(row.id, ("", ""))[1] in VOID_ONCE_STARTED,
@@ -173,6 +177,46 @@ def _queued_reasons(
         return waiting_reason(child, backend, now=moment, runner_alive=runner_alive)
 
     return {child.id: reason(child) for child in queued}
+
+
+def _place_text(group: JobGroup, etas: Etas) -> str:
+    """Return the place of a group in the queue with its reason, as a clause; empty: groups of its
+    own submitter alone come before it, or none does.
+    """
+    snapshot = etas.current.snapshot
+    place = snapshot.places.get(group.id)
+    if place is None or place.has_only_own_before:
+        return ""
+    reason = place_reason(place, snapshot.use, with_names=not settings.DIRECTOR_PRIVATE)
+    return f"place {place.number} in the queue: {reason}"
+
+
+def group_reason(place: Place, group: JobGroup, current: pool.CurrentPool) -> str:
+    """Return why the first waiting job of a group waits, as a sentence.
+
+    ``group`` is read only if no backend takes the job now.
+    """
+    snapshot, jobs, moment = current.snapshot, place.first, now()
+    if isinstance(jobs, BoundJobs):
+        name = jobs.backend_id
+        if name not in snapshot.working:
+            return waiting_reason(
+                QueuedChild(),
+                _backends_now({name}, moment).get(name),
+                now=moment,
+                runner_alive=True,
+            )
+        next_free = ""
+    else:
+        variant_id = jobs.variant_id
+        if snapshot.working.isdisjoint(snapshot.able_of(variant_id)):
+            queues = _pool_queues(group, current, moment)
+            if variant_id in queues:
+                return pool_reason(QueuedChild(), queues[variant_id], now=moment, runner_alive=True)
+        next_free = snapshot.next_free(variant_id) if place.number == 1 else ""
+    with_names = not settings.DIRECTOR_PRIVATE
+    reason = place_reason(place, snapshot.use, with_names=with_names) or next_free or "next"
+    return f"Place {place.number}: {reason}."
 
 
 def _positions(unsent: Iterable[ChildJob], etas: Etas) -> dict[str, int]:

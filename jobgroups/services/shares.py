@@ -5,15 +5,18 @@ from collections import defaultdict
 from collections.abc import Collection
 from typing import Final
 
-from django.db.models import F, Min
+from django.db.models import F, Min, QuerySet
 from django.db.models.functions import Coalesce
 
+from backends.errors import FieldInvalid
 from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
+from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupEnded, GroupNotFound
 from jobgroups.events import log
 from jobgroups.models import JobGroup, ShareCount, Submitter
+from jobgroups.queries.groups import open_groups
 from jobgroups.queries.shares import ended_uses, half_lives
 from jobgroups.services.audit import record
 from jobgroups.services.revisions import groups_revise
@@ -21,6 +24,9 @@ from jobgroups.services.revisions import groups_revise
 #: Ends are counted so many seconds after their times: a transaction that stores one may have waited
 #: for a lock, and clocks of hosts differ.
 _SETTLED: Final = dt.timedelta(seconds=20)
+_STEP: Final = dt.timedelta(microseconds=1)  #: Between two groups that are placed side by side.
+#: Within this time before a group, others are moved to make place for one before it.
+_NEAR: Final = dt.timedelta(milliseconds=100)
 _INTERVAL: Final = dt.timedelta(seconds=10)  #: Between two counts.
 
 
@@ -73,25 +79,62 @@ def group_next(*, group_id: str, in_level: bool) -> None:
 
     Raises ``GroupNotFound``, or ``GroupEnded``.
     """
+    own = _own_groups(group_id)
+    if in_level:
+        JobGroup.objects.filter(pk=group_id).update(front_at=now())
+    else:
+        first: dt.datetime = own.aggregate(at=Min(Coalesce("ordered_at", F("created_at"))))["at"]
+        JobGroup.objects.filter(pk=group_id).update(ordered_at=first - _STEP)
+    record(Action.GROUP_BROUGHT_FORWARD, group_id, in_level=in_level)
+    log.publish_changed(group_id)
+    log.notify_runners_on_commit(work_only=True)
+
+
+@retried_transaction
+def group_move(*, group_id: str, before: str) -> None:
+    """Place a group directly before another one of its submitter.
+
+    Raises ``GroupNotFound``, ``GroupEnded``, or ``FieldInvalid`` if ``before`` is no open group of
+    the submitter.
+    """
+    own = _own_groups(group_id).exclude(pk=group_id)
+    other = own.filter(pk=before).first()
+    if other is None:
+        message = "Must be another group of the same submitter that has not ended."
+        raise FieldInvalid("before", message)
+    at = other.ordered_at or _queued_at(other)
+    JobGroup.objects.filter(pk=group_id).update(ordered_at=(at := at - _STEP))
+    # Groups that were placed there before go one step forward each.
+    placed = own.filter(ordered_at__lte=at, ordered_at__gt=at - _NEAR).order_by("-ordered_at")
+    for neighbour in placed.only("ordered_at"):
+        if neighbour.ordered_at != at:
+            break
+        JobGroup.objects.filter(pk=neighbour.pk).update(ordered_at=(at := at - _STEP))
+    record(Action.GROUP_BROUGHT_FORWARD, group_id, before=before)
+    log.publish_changed(group_id)
+    log.notify_runners_on_commit(work_only=True)
+
+
+def _own_groups(group_id: str) -> QuerySet[JobGroup]:
+    """Lock a group, and return the open ones of its submitter.
+
+    Raises ``GroupNotFound``, or ``GroupEnded``.
+    """
     if not groups_revise([group_id]):
         raise GroupNotFound(group_id)
     group = JobGroup.objects.only("completed_at", "share_of", "submitter").get(pk=group_id)
     if group.completed_at is not None:
         raise GroupEnded(group_id)
-    if in_level:
-        JobGroup.objects.filter(pk=group_id).update(front_at=now())
-    else:
-        own = JobGroup.objects.filter(
-            completed_at__isnull=True,
-            status__in=["pending", "running"],
-            share_of=group.share_of,
-            submitter=group.submitter,
-        ).order_by()
-        first: dt.datetime = own.aggregate(at=Min(Coalesce("ordered_at", F("created_at"))))["at"]
-        JobGroup.objects.filter(pk=group_id).update(ordered_at=first - dt.timedelta(microseconds=1))
-    record(Action.GROUP_BROUGHT_FORWARD, group_id, in_level=in_level)
-    log.publish_changed(group_id)
-    log.notify_runners_on_commit(work_only=True)
+    return open_groups().filter(share_of=group.share_of, submitter=group.submitter).order_by()
+
+
+def _queued_at(group: JobGroup) -> dt.datetime:
+    """Return when the first waiting jobs of a group were queued, as the order counts it."""
+    queued = [
+        rows.aggregate(at=Min("queued_at"))["at"]
+        for rows in (group.variants.all(), group.children.filter(status=ChildStatus.QUEUED))
+    ]
+    return min(filter(None, queued), default=group.created_at)
 
 
 @retried_transaction

@@ -229,6 +229,13 @@ def test_groups_that_wait_are_next_and_cancelled_whole_or_by_job(desk: Desk) -> 
     first, second = desk.out(*words).strip(), desk.out(*words).strip()
     # The last one that is brought forward is first.
     assert desk.out("next", second, first) == f"{first} is next.\n{second} is next.\n"
+    assert desk.out("next", first, "--before", second) == f"{first} is before {second}.\n"
+    rows = desk.json("queue", "-b", "gpu-1", "--mine")["items"]
+    assert {row["job_group_id"] for row in rows} == {first, second}
+    table = desk.out("queue", "-n", "1")
+    assert table.startswith("PLACE  ID")
+    assert len(table.splitlines()) == 2
+    assert desk.said("queue", "--submitter", "cleo") == "No job runs or waits.\n"
     assert f"{_jobs(desk, first)[3]} cancelled" in desk.out(
         "cancel", first, "--job", _jobs(desk, first)[3]
     )

@@ -46,9 +46,19 @@ async def test_agent_runs_a_group_and_sees_its_pictures(desk: Desk) -> None:
     async with agent(desk) as client:
         assert (await answer(client, "check_workflow", workflow=text_to_image()))["can_run"] == 3
         made = await answer(
-            client, "submit", workflow="workflow.json", count=3, name="owl", parameters={"steps": 4}
+            client,
+            "submit",
+            workflow="workflow.json",
+            count=3,
+            name="owl",
+            priority=60,
+            parameters={"steps": 4},
         )
         assert made["total_count"] == 3
+        assert [
+            one["priority"] for one in (await answer(client, "list_groups", limit=1))["groups"]
+        ] == [60]
+        assert "items" in await answer(client, "queue", submitter="cleo")
         ended = await answer(client, "watch", report, group_id=made["job_group_id"], seconds=60)
         assert (ended["status"], ended["title"], ended["finished"], len(ended["jobs"])) == (
             "completed",

@@ -394,6 +394,8 @@ class NextRequest(RequestSerializer):
 
     unknown = "Is not a field of this."
 
+    before = fields.Text(_MAX_WORD, default=None)
+
 
 class SubmitterRequest(RequestSerializer):
     """``PUT /api/submitters/{name}``"""

@@ -166,6 +166,16 @@ class GroupListQuery(QuerySerializer):
         return name.startswith(_METADATA) or (name in self.fields and name != "metadata")
 
 
+class QueueQuery(QuerySerializer):
+    """``GET /api/queue``"""
+
+    submitter = fields.Text(_MAX_TEXT, default="")
+    backend = fields.Text(_MAX_TEXT, default="")
+    mine = fields.Choice({"yes": True, "no": False}, default=False)
+    offset = _Digits(0, MAX_SEED, default=0)
+    limit = _Digits(1, MAX_PAGE, default=DEFAULT_PAGE)
+
+
 class AssetListQuery(QuerySerializer):
     """``GET /api/assets``"""
 

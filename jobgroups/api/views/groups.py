@@ -165,10 +165,15 @@ class GroupView(ApiView):
 
 class NextView(ApiView):
     async def post(self, request: HttpRequest, group_id: str) -> HttpResponseBase:
-        """Bring a group to the front of the queue; return the group without its jobs."""
-        payloads.NextRequest.read(optional_json_body(request))
-        in_level = may(principal_of(request), Right.OPERATE)
-        await act(shares.group_next, group_id=group_id, in_level=in_level)
+        """Bring a group to the front of the queue, or before another one; return the group without
+        its jobs.
+        """
+        before = payloads.NextRequest.read(optional_json_body(request))["before"]
+        if before is None:
+            in_level = may(principal_of(request), Right.OPERATE)
+            await act(shares.group_next, group_id=group_id, in_level=in_level)
+        else:
+            await act(shares.group_move, group_id=group_id, before=before)
         return encoded_response(request, await answers.get(group_status.read_head, group_id))
 
 

@@ -220,6 +220,49 @@ class GroupRow(Parsed):
 
 
 @record
+class QueueRow(Parsed):
+    """A group in the queue. Of one that the account does not see, all but ``place`` and
+    ``expected_start`` are None.
+
+    Attributes:
+        place: From 1, in the order in which groups start their next jobs; None: no job waits,
+            backends have all that are open.
+        submitter: Whose share of the farm it counts in: the submitter, or the address of the
+            client.
+        level: The priority that counts now.
+        waiting_reason: Why it waits, as a sentence; None: no job waits.
+        expected_start: When its next job is expected to start; None: that is not known, or no job
+            waits.
+        queued: Number of jobs that wait.
+        running: Number of jobs that backends have.
+    """
+
+    place: int | None = None
+    job_group_id: str | None = None
+    title: str | None = None
+    submitter: str | None = None
+    priority: int | None = None
+    level: int | None = None
+    waiting_reason: str | None = None
+    expected_start: Moment | None = None
+    queued: int | None = None
+    running: int | None = None
+
+
+@record
+class Queue(Parsed):
+    """A page of the queue.
+
+    Attributes:
+        items: First groups of which no job waits, then those that wait, in their order.
+        next: The address of the next page; None: this is the last.
+    """
+
+    items: tuple[QueueRow, ...] = ()
+    next: str | None = None
+
+
+@record
 class Submitter(Parsed):
     """What a submitter may use of the farm, and has used.
 
