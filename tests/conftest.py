@@ -99,6 +99,8 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(folder / "test.sqlite3")
     settings.DIRECTOR_FILES_DIR = folder
     settings.STORAGES["files"]["OPTIONS"]["location"] = folder
+    # The default one takes 0.3 s for each password, on purpose.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -360,7 +360,11 @@ def form(request: HttpRequest, wanted: str, error: str = "", *, status: int = 20
 @never_cache
 @csrf_exempt  # the sign-in middleware has checked the origin
 @require_POST
-def sign_out(_request: HttpRequest) -> HttpResponse:
+def sign_out(request: HttpRequest) -> HttpResponse:
+    """``/sign-out``: end the session of this browser."""
+    if COOKIE in request.COOKIES:
+        principal: Principal = request.principal  # type: ignore[attr-defined]  # the middleware sets it
+        record_alone(Action.SIGNED_OUT, principal.name)
     response = HttpResponseRedirect(PATH)
     response.delete_cookie(COOKIE, samesite="Lax")
     return response

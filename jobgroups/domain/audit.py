@@ -19,6 +19,7 @@ class Action(StrEnum):
     JOB_RETRIED = "job.retried"
     JOB_MOVED = "job.moved"
     SUBMITTER_CHANGED = "submitter.changed"
+    ASSET_UPLOADED = "asset.uploaded"
     ASSET_DELETED = "asset.deleted"
     DELIVERY_REPLAYED = "delivery.replayed"
     BACKEND_ADDED = "backend.added"
@@ -29,6 +30,8 @@ class Action(StrEnum):
     BACKEND_RESUMED = "backend.resumed"
     BACKEND_QUARANTINED = "backend.quarantined"
     BACKEND_RELEASED = "backend.released"
+    BACKEND_IGNORED = "backend.ignored"
+    BACKEND_UNIGNORED = "backend.unignored"
     EXCLUSIONS_LIFTED = "backend.exclusions_lifted"
     PERSON_ADDED = "person.added"
     PERSON_CHANGED = "person.changed"
@@ -38,6 +41,7 @@ class Action(StrEnum):
     TOKEN_REVOKED = "token.revoked"  # noqa: S105 no password
     SIGNED_IN = "sign_in"
     SIGN_IN_FAILED = "sign_in.failed"
+    SIGNED_OUT = "sign_out"
     ADMIN_CHANGED = "admin.changed"
 
 

@@ -108,13 +108,15 @@ def _mint(asset_id: str, file_path: str, owner_id: int | None) -> tuple[str, boo
     known = AssetRecord.objects.filter(asset=asset_id, file_path=file_path, owner=owner_id).first()
     if known is not None:
         return known.pk, False
-    new = {
-        "id": str(uuid.uuid4()),
-        "file_path": file_path,
-        "owner_id": owner_id,
-        "created_at": now(),
-    }
-    return AssetRecord.objects.create(asset_id=asset_id, **new).pk, True
+    row = AssetRecord.objects.create(
+        id=str(uuid.uuid4()),
+        asset_id=asset_id,
+        file_path=file_path,
+        owner_id=owner_id,
+        created_at=now(),
+    )
+    audit.record(Action.ASSET_UPLOADED, row.pk, name=file_path, content=asset_id)
+    return row.pk, True
 
 
 def record_delete(*, asset_id: str, principal: Principal, owner_id: int | None = None) -> None:
@@ -237,7 +239,7 @@ def _asset_of(file: StoredFile, name: str) -> Asset:
             size_bytes=incoming.size_bytes,
             hash=file.blake3,
         )
-        return asset_store(received)[0]
+        return asset_store(received, is_upload=False)[0]
     except FileNotFoundError:
         raise BlobNotFound from None
     finally:

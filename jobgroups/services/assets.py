@@ -29,8 +29,7 @@ from jobgroups.models import (
     JobGroup,
 )
 from jobgroups.queries.assets import references_unknown
-from jobgroups.services import stored_files
-from jobgroups.services.audit import record
+from jobgroups.services import audit, stored_files
 from jobgroups.workflow import build_template
 from jobgroups.workflow.assets import REFERENCE_TYPE, references_by_asset
 from jobgroups.workflow.batch import variation_assets
@@ -50,13 +49,18 @@ class ReceivedFile:
 
 
 def asset_store(
-    received: ReceivedFile, record: AssetRecord | None = None, *, owner_id: int | None = None
+    received: ReceivedFile,
+    record: AssetRecord | None = None,
+    *,
+    owner_id: int | None = None,
+    is_upload: bool = True,
 ) -> tuple[Asset, bool]:
     """Store a received file, unless there is an asset with its content; return the asset and
     whether it is new.
 
     A new ``record`` is stored with it, and gets its asset; without one, the account of ``owner_id``
-    gets an upload of its own. Content that several accounts stored has no single owner.
+    gets an upload of its own. Content that several accounts stored has no single owner. What a user
+    uploads (``is_upload``) is in the record of actions.
     """
     moment = now()
     facts = asdict(received)
@@ -70,15 +74,19 @@ def asset_store(
         **facts,
     )
     known = Asset.objects.filter(hash=asset.hash).first
-    name = received.name
-    stored = stored_files.content_store(
-        path, asset, known=known, keep=partial(_keep, record, owner_id, name)
-    )
+    keep = partial(_keep, record=record, owner_id=owner_id, name=received.name, is_upload=is_upload)
+    stored = stored_files.content_store(path, asset, known=known, keep=keep)
     return stored, stored is asset
 
 
 def _keep(
-    record: AssetRecord | None, owner_id: int | None, name: str, asset: Asset, is_new: bool
+    asset: Asset,
+    is_new: bool,
+    *,
+    record: AssetRecord | None,
+    owner_id: int | None,
+    name: str,
+    is_upload: bool,
 ) -> bool:
     changes: dict[str, Any] = {"used_at": now()} | ({} if record else {"is_recorded_only": False})
     if asset.owner_id != owner_id:
@@ -95,6 +103,9 @@ def _keep(
             record.save(force_insert=True)
         elif owner_id is not None:
             _own(asset, owner_id, name, now())
+        if is_upload:
+            asset_id = asset.pk if record is None else record.pk
+            audit.record(Action.ASSET_UPLOADED, asset_id, name=name, bytes=asset.size_bytes)
     return True
 
 
@@ -178,7 +189,7 @@ def _delete_row(rows: QuerySet[Asset], asset_id: str, owner_id: int | None) -> b
     asset = rows.select_for_update().first()
     if asset is None:
         raise AssetNotFound(asset_id)
-    record(Action.ASSET_DELETED, asset_id)
+    audit.record(Action.ASSET_DELETED, asset_id)
     if owner_id is not None and locked_disown(asset, owner_id):
         return False
     locked_delete(asset)

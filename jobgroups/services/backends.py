@@ -6,7 +6,7 @@ from typing import Any
 from django.db import connection
 
 from backends import discovery, services
-from backends.models import Backend
+from backends.models import Backend, FoundBackend
 from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
@@ -103,6 +103,14 @@ def found_add(*, url: str) -> Backend:
     row = discovery.found_add(url=url)
     record(Action.BACKEND_ADDED, row.id, url=row.url)
     log.notify_runners_on_commit()
+    return row
+
+
+@retried_transaction
+def found_ignore(*, url: str, ignored: bool) -> FoundBackend:
+    """Stop or resume offering a found ComfyUI, as ``backends.discovery.found_ignore`` does."""
+    row = discovery.found_ignore(url=url, ignored=ignored)
+    record(Action.BACKEND_IGNORED if ignored else Action.BACKEND_UNIGNORED, row.url)
     return row
 
 

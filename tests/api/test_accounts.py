@@ -467,7 +467,6 @@ def test_first_administrator_is_made_by_the_code_and_only_once(browser: Client) 
 def test_wrong_passwords_are_slowed_for_the_account_in_every_process(
     browser: Client, settings: Any
 ) -> None:
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     user = people.person_add("anna", Role.ARTIST)
     user.set_password(PASSWORD)
     user.save()

@@ -3,7 +3,8 @@
 import csv
 import datetime as dt
 import io
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 import pytest
 from django.contrib.auth.models import User
@@ -11,17 +12,29 @@ from django.contrib.sessions.models import Session
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import URLResolver, get_resolver, resolve
 
+from backends.models import FoundBackend
 from director.accounts import people, principals
 from director.security.sign_in import COOKIE
 from jobgroups.domain.access import Role
+from jobgroups.domain.audit import Action, Actor, actor
 from jobgroups.domain.clock import now
-from jobgroups.models import AuditEntry
+from jobgroups.models import AuditEntry, Exclusion, WebhookDelivery
 from jobgroups.services.audit import audit_forget
 from jobgroups.services.cancellation import group_cancel
 from jobgroups.services.sessions import sessions_forget
 from tests.api.conftest import GRAPH, Api, Made, error_of
-from tests.api.test_accounts import PASSWORD, accounts, bearer, browser, cookie, token_of  # noqa: F401 fixtures among them
+from tests.api.test_accounts import (
+    METHODS,
+    PASSWORD,
+    accounts,  # noqa: F401 a fixture
+    bearer,
+    browser,  # noqa: F401 a fixture
+    cookie,
+    token_of,
+)
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -31,59 +44,148 @@ def entries(**filters: Any) -> list[tuple[str, str, str]]:
     return [(row.actor, row.action, row.target) for row in rows]
 
 
+#: Paths whose changes are not recorded: they store nothing, or a mark. Uploads have a test below.
+UNRECORDED: Final = {
+    "api/assets": "POST",
+    "api/v2/assets": "POST",
+    "api/job-groups/plan": "POST",
+    "api/job-groups/<str:group_id>/jobs/<str:job_id>/star": "PUT DELETE",
+    "api/provenance": "POST",
+    "api/workflows/check": "POST",
+    "api/workflows/convert": "POST",
+    "api/workflow-from-png": "POST",
+    "api/webhooks/test": "POST",
+    "api/backends/test": "POST PATCH DELETE",
+    "api/backends/find": "POST PATCH DELETE",
+}
+
+
+def changes(resolver: Any = None, before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the method and the route of every change of the API."""
+    for entry in (resolver or get_resolver()).url_patterns:
+        route = before + str(entry.pattern)
+        if isinstance(entry, URLResolver):
+            yield from changes(entry, route)
+        elif route.startswith("api/") and not route.endswith("/"):
+            view = getattr(entry.callback, "cls", None)
+            yield from ((name, route) for name in METHODS if hasattr(view, name.lower()))
+
+
 @pytest.mark.django_db(transaction=True)
-def test_actions_of_accounts_are_recorded_once_each(
-    api: Api, make_backend: Made, runner: Any
-) -> None:
+def test_every_change_is_recorded_once(api: Api, make_backend: Made, runner: Any) -> None:
     make_backend("gpu-1")
     make_backend("gpu-2")
     anna, olga = bearer(token_of("anna")), bearer(token_of("olga", Role.OPERATOR))
+    vera = cookie("vera", Role.ADMINISTRATOR)
+    user_id = User.objects.get(username="anna").pk
+    moment = now()
+    for url in ("http://localhost:8198", "http://localhost:8199"):
+        FoundBackend.objects.create(url=url, first_seen_at=moment, last_seen_at=moment)
+    exclusions = [
+        Exclusion.objects.create(
+            backend_id="gpu-1", workflow_digest=digest, kind="missing", since=moment, last_at=moment
+        ).pk
+        for digest in "de"
+    ]
+    asset = factories.asset(b"an owl", "owl.png", user_id)
     AuditEntry.objects.all().delete()
-    body = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"] * 3}
-    made = api.post("/api/job-group", body, **anna, idempotency_key="k").json()
-    api.post("/api/job-group", body, **anna, idempotency_key="k")  # the same group
+    done: set[tuple[str, str]] = set()
+
+    def act(
+        method: str, path: str, body: Any, who: dict[str, str], *actions: str, **headers: str
+    ) -> Any:
+        """Send a change; check what is recorded of it."""
+        before = AuditEntry.objects.count()
+        answer = api.ask(method, path, body, **who, **headers)
+        rows = AuditEntry.objects.order_by("id")[before:]
+        assert [row.action for row in rows] == list(actions), (method, path, answer.content)
+        names = {id(anna): "anna", id(olga): "olga", id(vera): "vera"}
+        assert {row.actor for row in rows} <= {names[id(who)]}
+        if actions:
+            done.add((method, resolve(path).route))
+        return answer.json() if answer.content else {}
+
+    body = {
+        "workflow_json": GRAPH,
+        "backend_ids": ["gpu-1"] * 3,
+        "webhook": {"url": "https://a.example/x"},
+    }
+    made = act("POST", "/api/job-group", body, anna, "group.submitted", idempotency_key="k")
+    act("POST", "/api/job-group", body, anna, idempotency_key="k")  # the same group
     group, job = made["job_group_id"], made["child_jobs"][0]["job_id"]
     path = f"/api/job-groups/{group}"
-    calls: list[tuple[str, str, dict[str, Any], dict[str, str]]] = [
-        ("PATCH", path, {"name": "forest"}, anna),
-        ("POST", f"{path}/jobs/{job}/move", {"backend_id": "gpu-2"}, olga),
-        ("DELETE", f"{path}/jobs/{job}", {}, anna),
-        ("DELETE", path, {}, anna),
-        ("DELETE", path, {}, anna),  # changes nothing
-        ("POST", f"{path}/retry", {}, olga),
-        ("DELETE", path, {}, olga),
-        ("POST", "/api/backends/gpu-1/pause", {"by": "eve", "reason": "dust"}, olga),
-        ("POST", "/api/backends/gpu-1/resume", {}, olga),
-        ("POST", "/api/backends/gpu-1/resume", {}, olga),  # changes nothing
-        ("POST", "/api/backends/gpu-1/quarantine", {}, olga),
-        ("POST", "/api/backends/gpu-1/release", {}, olga),
-        ("PATCH", "/api/backends/gpu-2", {"headers": {"X-Key": "secret"}}, olga),
-        ("POST", f"{path}/delete", {}, anna),
-        ("POST", "/api/backends/gpu-1/pause", {}, anna),  # is refused
-        ("DELETE", "/api/backends/gpu-2", {}, olga),
-    ]
-    for method, url, sent, who in calls:
-        api.ask(method, url, sent, **who)
-    assert entries() == [
-        ("anna", "group.submitted", group),
-        ("anna", "group.changed", group),
-        ("olga", "job.moved", group),
-        ("anna", "job.cancelled", group),
-        ("anna", "group.cancelled", group),
-        ("olga", "group.retried", group),
-        ("olga", "group.cancelled", group),
-        ("olga", "backend.paused", "gpu-1"),
-        ("olga", "backend.resumed", "gpu-1"),
-        ("olga", "backend.quarantined", "gpu-1"),
-        ("olga", "backend.released", "gpu-1"),
-        ("olga", "backend.changed", "gpu-2"),
-        ("anna", "group.deleted", group),
-        ("olga", "backend.removed", "gpu-2"),
-    ]
+    act("PATCH", path, {"name": "forest"}, anna, "group.changed")
+    act("POST", f"{path}/next", {}, anna, "group.brought_forward")
+    act("POST", f"{path}/jobs/{job}/move", {"backend_id": "gpu-2"}, olga, "job.moved")
+    act("DELETE", f"{path}/jobs/{job}", {}, anna, "job.cancelled")
+    act("DELETE", path, {}, anna, "group.cancelled")
+    act("DELETE", path, {}, anna)  # changes nothing
+    act("POST", f"{path}/jobs/{job}/retry", {}, anna, "job.retried")
+    act("DELETE", path, {}, anna, "group.cancelled")
+    act("POST", f"{path}/retry", {}, olga, "group.retried")
+    act("DELETE", path, {}, olga, "group.cancelled")
+    act("PUT", "/api/submitters/anna", {"weight": 2}, olga, "submitter.changed")
+    act("POST", "/api/backends/gpu-1/pause", {"by": "eve"}, olga, "backend.paused")
+    act("POST", "/api/backends/gpu-1/resume", {}, olga, "backend.resumed")
+    act("POST", "/api/backends/gpu-1/resume", {}, olga)  # changes nothing
+    act("POST", "/api/backends/gpu-1/quarantine", {}, olga, "backend.quarantined")
+    act("POST", "/api/backends/gpu-1/release", {}, olga, "backend.released")
+    act("POST", "/api/backends/gpu-1/drain", {}, olga, "backend.drained")
+    act("POST", "/api/backends/gpu-1/pause", {}, anna)  # is refused
+    lifted = "/api/backends/gpu-1/exclusions"
+    act("DELETE", f"{lifted}/{exclusions[0]}", {}, olga, "backend.exclusions_lifted")
+    act("DELETE", lifted, {}, olga, "backend.exclusions_lifted")
+    headers = {"headers": {"X-Key": "secret"}}
+    act("PATCH", "/api/backends/gpu-2", headers, olga, "backend.changed")
+    new = {"url": "http://gpu.invalid:1", "enabled": False}
+    act("POST", "/api/backends", new, olga, "backend.added")
+    found = {"url": "http://localhost:8198"}
+    act("POST", "/api/backends/found/ignore", found, olga, "backend.ignored")
+    act("POST", "/api/backends/found/unignore", found, olga, "backend.unignored")
+    act("POST", "/api/backends/found/add", found, olga, "backend.added")
+    delivery = WebhookDelivery.objects.filter(group=group).first()
+    assert delivery is not None
+    replay = f"/api/webhooks/deliveries/{delivery.pk}/replay"
+    act("POST", replay, {}, anna, "delivery.replayed")
+    act("POST", f"{path}/delete", {}, anna, "group.deleted")
+    act("DELETE", "/api/backends/gpu-2", {}, olga, "backend.removed")
+    minted = {"hash": f"blake3:{asset.hash}", "file_path": "bird.png"}
+    record = act("POST", "/api/v2/assets/from-hash", minted, anna, "asset.uploaded")["id"]
+    act("POST", "/api/v2/assets/from-hash", minted, anna)  # the same record
+    act("DELETE", f"/api/v2/assets/{record}", None, anna, "asset.deleted")
+    act("DELETE", f"/api/assets/{asset.pk}", None, anna, "asset.deleted")
+    single = act("POST", "/api/v2/jobs", {"workflow": GRAPH}, anna, "group.submitted")["id"]
+    act("POST", f"/api/v2/jobs/{single}/cancel", None, anna, "group.cancelled")
+    person = {"name": "karl", "role": "artist"}
+    act("POST", "/api/people", person, vera, "person.added", "person.link_made")
+    act("PATCH", "/api/people/karl", {"role": "operator"}, vera, "person.changed")
+    act("POST", "/api/people/karl/password-link", {}, vera, "person.link_made")
+    token = act("POST", "/api/tokens", {"name": "t", "scope": "read"}, anna, "token.created")["id"]
+    act("DELETE", f"/api/tokens/{token}", None, anna, "token.revoked")
+
+    unrecorded = {(method, route) for route in UNRECORDED for method in UNRECORDED[route].split()}
+    assert set(changes()) == done | unrecorded
+    recorded = set(AuditEntry.objects.values_list("action", flat=True))
+    of_signing_in = {"sign_in", "sign_in.failed", "sign_out", "person.password_set"}
+    assert {action.value for action in Action} - recorded == {*of_signing_in, "admin.changed"}
     assert not AuditEntry.objects.filter(details_json__contains="secret").exists()
-    first = AuditEntry.objects.get(action="group.submitted")
+    first = AuditEntry.objects.get(action="group.submitted", target=group)
     assert first.token_id.startswith("tok_")
     assert first.address == "127.0.0.1"
+
+
+def test_uploads_are_recorded() -> None:
+    user = people.person_add("anna", Role.ARTIST)
+    token = actor.set(Actor("anna"))
+    try:
+        asset = factories.asset(b"an owl", "owl.png", user.pk)
+        again = factories.asset(b"an owl", "again.png", user.pk)
+    finally:
+        actor.reset(token)
+    assert entries() == [("anna", "asset.uploaded", asset.pk)] * 2
+    assert again.pk == asset.pk
+    details = [row.details_json for row in AuditEntry.objects.order_by("id")]
+    assert details == [f'{{"name":"{name}.png","bytes":6}}' for name in ("owl", "again")]
 
 
 def test_people_tokens_and_admin_are_recorded(api: Api, browser: Client) -> None:  # noqa: F811
@@ -116,13 +218,15 @@ def test_sign_ins_are_recorded_and_not_what_is_refused_unchecked(
     browser: Client,  # noqa: F811
     settings: Any,
 ) -> None:
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     people.password_set(people.person_add("anna", Role.ARTIST), PASSWORD)
     AuditEntry.objects.all().delete()
     browser.post("/sign-in", {"name": "anna", "password": PASSWORD})
+    browser.post("/sign-out")
+    browser.post("/sign-out")  # is refused
     for _ in range(settings.AXES_FAILURE_LIMIT + 5):
         browser.post("/sign-in", {"name": "anna", "password": "wrong"})
     assert entries(action="sign_in") == [("anna", "sign_in", "anna")]
+    assert entries(action="sign_out") == [("anna", "sign_out", "anna")]
     failed = entries(action="sign_in.failed")
     assert set(failed) == {("", "sign_in.failed", "anna")}
     assert settings.AXES_FAILURE_LIMIT - 1 <= len(failed) <= settings.AXES_FAILURE_LIMIT

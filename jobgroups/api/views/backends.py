@@ -49,6 +49,7 @@ from jobgroups.services.backends import (
     backend_update,
     backends_probed,
     found_add,
+    found_ignore,
 )
 from jobgroups.services.exclusions import exclusions_lift
 
@@ -178,7 +179,7 @@ class FoundIgnoreView(ApiView):
     def post(self, request: Request, *, ignored: bool) -> HttpResponse:
         """Stop or resume offering a ComfyUI."""
         url = AddressRequest.read(json_body(request))["url"]
-        row = discovery.found_ignore(url=url, ignored=ignored)
+        row = found_ignore(url=url, ignored=ignored)
         return json_response(_found_json(row))
 
 
