@@ -17,7 +17,14 @@ from django.utils.crypto import constant_time_compare
 from director.accounts.models import Token
 from director.accounts.people import role_of
 from director.accounts.tokens import digest_of, valid_tokens
-from jobgroups.domain.access import OVERSEERS, ROLE_RIGHTS, SCOPE_RIGHTS, Principal, Scope
+from jobgroups.domain.access import (
+    OVERSEERS,
+    ROLE_RIGHTS,
+    SCOPE_RIGHTS,
+    Principal,
+    Scope,
+    is_account_token,
+)
 from jobgroups.domain.clock import now
 
 SESSION_SECONDS: Final = 30 * 86_400
@@ -100,6 +107,8 @@ def _key(token: str | None, session: str | None) -> str:
 
 
 def _by_token(text: str) -> Principal | None:
+    if not is_account_token(text):
+        return None
     token = valid_tokens().filter(digest=digest_of(text)).select_related("owner").first()
     if token is None:
         return None

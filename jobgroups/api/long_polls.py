@@ -1,7 +1,8 @@
 """Requests that wait for the next event of a group. They hold no thread, and end with the process."""
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
 from jobgroups.api.answers import answers
 from jobgroups.errors import TooManyWaiting
@@ -9,6 +10,7 @@ from jobgroups.events.hub import Subscription, hub
 from jobgroups.events.messages import ChangedFrame, EventFrame, SeqHint
 
 MOST: Final = 1_000  #: Requests that wait at once, in this process.
+Permit: TypeAlias = Callable[[], Awaitable[None]]
 LONGEST: Final = 60  #: The longest wait, in seconds: shorter than the timeouts of common proxies.
 
 
@@ -18,12 +20,15 @@ class LongPolls:
         self._count = 0  #: Also of those that have not joined the channel layer yet.
         self._is_closing = False
 
-    async def has_moved(self, group_id: str, *, since: int, seconds: float) -> bool:
+    async def has_moved(
+        self, group_id: str, *, since: int, seconds: float, permit: Permit | None = None
+    ) -> bool:
         """Return whether the log of a group has events after ``since``; wait for one at most so
         many seconds.
 
         A ``since`` that the log has not reached counts as moved: the client knows another log.
-        Raises ``GroupNotFound``, or ``TooManyWaiting``.
+        Raises ``GroupNotFound``, ``TooManyWaiting``, or as ``permit`` does, which is called when
+        the client may not see the group any more.
         """
         seq, _ = await answers.version(group_id)
         if seq != since or not seconds or self._is_closing:
@@ -32,13 +37,14 @@ class LongPolls:
             raise TooManyWaiting(MOST)
         self._count += 1
         try:
-            return await self._wait(group_id, since, seconds)
+            return await self._wait(group_id, since, seconds, permit)
         finally:
             self._count -= 1
 
-    async def _wait(self, group_id: str, since: int, seconds: float) -> bool:
+    async def _wait(self, group_id: str, since: int, seconds: float, permit: Permit | None) -> bool:
         seq = since
-        subscription = await hub.subscribe(group_id, only=(EventFrame, SeqHint, ChangedFrame))
+        kinds = (EventFrame, SeqHint, ChangedFrame)
+        subscription = await hub.subscribe(group_id, only=kinds, sees_all=permit is None)
         self._waiting.add(subscription)
         try:
             async with asyncio.timeout(seconds):
@@ -50,6 +56,8 @@ class LongPolls:
                         return True
                     if any(isinstance(entry, ChangedFrame) for entry in entries):
                         await answers.version(group_id)  # it may be deleted
+                        if permit is not None:
+                            await permit()
                     seq = max(
                         [
                             seq,

@@ -33,6 +33,7 @@ from jobgroups.events.messages import (
     ReplacedFrame,
     SeqHint,
     StarFrame,
+    UnsharedFrame,
 )
 from jobgroups.queries import backends, failures, groups, leases
 from jobgroups.queries.exclusions import active_exclusions
@@ -152,9 +153,9 @@ class MonitorConsumer(Socket):
         try:
             # One by one, so that a cancellation removes those that exist.
             for group_id in group_ids:
-                subscriptions.append(await hub.subscribe(group_id, self._lag))  # noqa: PERF401
+                subscriptions.append(await self._subscribe(group_id))  # noqa: PERF401
             for group_id in starred:
-                subscriptions.append(await hub.subscribe(group_id, self._lag, only=_MARKS))  # noqa: PERF401
+                subscriptions.append(await self._subscribe(group_id, only=_MARKS))  # noqa: PERF401
             state = await self._snapshot(group_ids)
             self.mark_ready()
             async with asyncio.TaskGroup() as tasks:
@@ -167,6 +168,10 @@ class MonitorConsumer(Socket):
         finally:
             for subscription in subscriptions:
                 await hub.unsubscribe(subscription)
+
+    async def _subscribe(self, group_id: str, only: tuple[type[Entry], ...] = ()) -> Subscription:
+        sees_all = self.principal.sees_all
+        return await hub.subscribe(group_id, self._lag, only=only, sees_all=sees_all)
 
     async def _seen(self, group_ids: list[str]) -> list[str]:
         """Return those of the groups that the page may follow, in their order."""
@@ -183,7 +188,8 @@ class MonitorConsumer(Socket):
 
     async def _snapshot(self, group_ids: list[str]) -> MonitorState:
         state = await monitor_poller.current(self.principal)
-        seqs = await read_seqs(group_ids) if group_ids else {}
+        stored = await read_seqs(group_ids) if group_ids else {}
+        seqs = {group_id: seq for group_id, (seq, _) in stored.items()}
         version = settings.DIRECTOR_VERSION
         await self._send_json("snapshot", version=version, seqs=seqs, **msgspec.to_builtins(state))
         return state
@@ -215,6 +221,8 @@ class MonitorConsumer(Socket):
                 )
             case ReplacedFrame():
                 await self._send_json("replaced", group=group_id, job=entry.child_id)
+            case UnsharedFrame():
+                pass
             case ChangedFrame():
                 await self._send_json("changed", group=group_id)
             case SeqHint():

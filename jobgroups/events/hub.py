@@ -3,7 +3,7 @@
 Each process joins a group once and copies its messages to a bounded queue per socket. A message
 reaches the sockets of its own process directly, and other processes through the channel layer
 (Redis), which can lose and reorder messages: a timer compares the ``seq`` of each subscribed group
-every 2 s.
+every 2 s, and whether the group is still shared.
 
 Previews are large and may be lost, so they are published only while a socket is subscribed to them.
 For a socket in another process, that process announces its interest every 2 s; it expires after 6
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 #: Entries in a socket's queue above which the socket is closed as too slow.
 QUEUE_LIMIT: Final = 5_000
-POLL_SECONDS: Final = 2.0  #: Seconds between two reads of the ``seq`` of the subscribed groups.
+POLL_SECONDS: Final = 2.0  #: Seconds between two reads of the state of the subscribed groups.
 INSTALLATION: Final = ""  #: In the place of a group: the key of the installation.
 _RUNNERS: Final = "director.runners"
 _WAKE: Final = {"type": "hub.wake"}
@@ -49,7 +49,8 @@ _INTEREST_SECONDS: Final = 3 * POLL_SECONDS
 #: Seconds for which a group has previews after the last client that wanted them has left.
 _LATELY_SECONDS: Final = 60.0
 
-ReadSeqs = Callable[[list[str]], Awaitable[dict[str, int]]]
+#: Returns the stored ``seq`` of each group, and whether the group is shared.
+ReadSeqs = Callable[[list[str]], Awaitable[dict[str, tuple[int, bool]]]]
 RunnerCallback = Callable[..., None]  #: Called with ``work_only``: whether no backend has changed.
 
 
@@ -131,6 +132,8 @@ class _Channel:
         self.subscriptions: set[Subscription] = set()
         self.last_seq = 0
         self.is_gone = False  #: Whether the sockets know that the group was deleted.
+        #: Whether a socket may follow the group only because it is shared, until that ends.
+        self.may_be_shared = False
         self.previews: dict[str, PreviewFrame] = {}  #: The last one of each running child.
         self._ended: set[str | None] = set()  #: Children whose last event was final.
 
@@ -160,15 +163,19 @@ class _Channel:
         """Notify the sockets that the group was renamed, archived or deleted."""
         self._put_in_all(messages.ChangedFrame())
 
-    def check_seq(self, seq: int | None) -> None:
-        """Send a hint to the sockets if the log has events that were not delivered; None: the group
-        was deleted.
+    def check(self, seq: int | None, *, is_shared: bool) -> None:
+        """Notify the sockets of what was stored and not delivered: events, the end of the sharing;
+        ``seq`` None: the deletion of the group.
         """
         if seq is None:
             if not self.is_gone:
                 self.is_gone = True
                 self.mark_changed()
-        elif seq > self.last_seq:
+            return
+        if self.may_be_shared and not is_shared:
+            self.may_be_shared = False
+            self._put_in_all(messages.UnsharedFrame())
+        if seq > self.last_seq:
             self.last_seq = seq
             self._put_in_all(messages.SeqHint(seq))
 
@@ -218,7 +225,7 @@ class Hub:
         """Attach the hub to the running event loop, that of the sockets and the runner. Another
         loop resets the hub.
 
-        ``read_seqs`` returns the stored ``seq`` of each group id.
+        ``read_seqs`` returns what is stored of each group id, without those that do not exist.
         """
         if self._loop is loop:
             return
@@ -361,15 +368,19 @@ class Hub:
         *,
         previews: bool = False,
         only: tuple[type[Entry], ...] = (),
+        sees_all: bool = True,
     ) -> Subscription:
         """Return a queue of everything that is published for the group from now on, and the last
         preview of each child.
 
-        Subscribe before reading the snapshot, so that no event between the two is lost.
+        Subscribe before reading the snapshot, so that no event between the two is lost. A client
+        that does not see all groups (``sees_all``) gets an ``UnsharedFrame`` within 2 s if the
+        group is not shared, or not any more, also if that notification is lost.
         """
         subscription = Subscription(group_id, on_overflow, previews=previews, only=only)
         channel = self._channels[group_id]
         channel.subscriptions.add(subscription)
+        channel.may_be_shared |= not sees_all
         for preview in channel.previews.values() if previews else ():
             subscription.put(preview)
         if self._relay is not None:
@@ -427,7 +438,7 @@ class Hub:
                 self._relay.send(_RUNNERS, {"type": _INTEREST, "group": group_id})
 
     async def _poll_missed_events(self) -> None:
-        """Every 2 s, send a hint to the sockets of groups whose log has undelivered events."""
+        """Every 2 s, notify the sockets of groups of which something was not delivered."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             if self._relay is not None:
@@ -451,7 +462,8 @@ class Hub:
                 logger.warning("subscribed groups: unexpected error", exc_info=True)
             else:
                 for group_id in subscribed & self._channels.keys():
-                    self._channels[group_id].check_seq(seqs.get(group_id))
+                    seq, is_shared = seqs.get(group_id, (None, False))
+                    self._channels[group_id].check(seq, is_shared=is_shared)
 
 
 def _note(times: Mapping[str, float], group_id: str, seconds: float) -> dict[str, float]:

@@ -52,6 +52,12 @@ class ChangedFrame(msgspec.Struct, frozen=True):
     """
 
 
+class UnsharedFrame(ChangedFrame, frozen=True):
+    """The group is not shared, and its change may have been sent before. A socket checks whether
+    its client sees the group; no client gets it.
+    """
+
+
 class SeqHint(msgspec.Struct, frozen=True):
     """The group's log has reached ``seq``. A socket that has not sent it yet reads the events."""
 

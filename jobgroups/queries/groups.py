@@ -216,8 +216,10 @@ def group_workflow(group_id: str) -> str:
     return workflows[0]
 
 
-def group_seqs(group_ids: Sequence[str]) -> dict[str, int]:
-    return dict(JobGroup.objects.filter(pk__in=group_ids).values_list("id", "seq"))
+def group_seqs(group_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
+    """Return the last ``seq`` of each group that exists, and whether the group is shared."""
+    rows = JobGroup.objects.filter(pk__in=group_ids).values_list("id", "seq", "shared_at")
+    return {group_id: (seq, shared_at is not None) for group_id, seq, shared_at in rows}
 
 
 def group_events(group_id: str, *, since: int, limit: int = 1_000) -> list[tuple[int, str]]:

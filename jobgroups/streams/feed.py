@@ -52,7 +52,9 @@ async def group_feed(
     is called before that, also while the client reads nothing. Raises ``GroupNotFound``, also when
     the group is deleted, or ``principal`` may not see it any more.
     """
-    subscription = await hub.subscribe(group_id, on_overflow, previews=previews)
+    subscription = await hub.subscribe(
+        group_id, on_overflow, previews=previews, sees_all=principal.sees_all
+    )
     try:
         start = await read(stream_start, group_id, since, principal)
         stream = Stream(start.seq, start.children)

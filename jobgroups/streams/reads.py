@@ -33,8 +33,10 @@ class StreamStart:
     events: list[tuple[int, str]]
 
 
-async def read_seqs(group_ids: list[str]) -> dict[str, int]:
-    """Return the last ``seq`` of each group, for the hub's timer; a database error is raised."""
+async def read_seqs(group_ids: list[str]) -> dict[str, tuple[int, bool]]:
+    """Return the last ``seq`` of each group, and whether it is shared, for the hub's timer; a
+    database error is raised.
+    """
     return await _database.run(groups.group_seqs, group_ids)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.core.management import CommandError, call_command
 from django.test import Client
 
@@ -181,6 +181,35 @@ def test_role_decides_at_every_path(role: Role, browser: Client, instead_of_view
     assert wrong == []
 
 
+@pytest.mark.parametrize(
+    ("role", "scope", "right"),
+    [
+        (Role.ADMINISTRATOR, Scope.READ, Right.SEE),
+        (Role.ADMINISTRATOR, Scope.SUBMIT, Right.SUBMIT),
+        (Role.ADMINISTRATOR, Scope.OPERATE, Right.OPERATE),
+        (Role.SERVICE, Scope.DELEGATE, Right.SUBMIT),
+    ],
+)
+def test_scope_decides_at_every_path(
+    role: Role, scope: Scope, right: Right, browser: Client, instead_of_views: None
+) -> None:
+    headers = bearer(token_of("someone", role, scope))
+    wrong = []
+    for path in PATHS:
+        reads = next((needed for needed, paths in READS.items() if path in paths), Right.SEE)
+        if reads > Right.SEE and (browser.get(path, headers=headers).status_code == 403) is (
+            right >= reads
+        ):
+            wrong.append(("GET", path))
+        # A method that the path does not have is 405 for everybody.
+        methods = METHODS if path in LISTED and path != "/sign-out" else ()
+        answers = (browser.generic(method, path, b"{}", headers=headers) for method in methods)
+        status = next((answer.status_code for answer in answers if answer.status_code != 405), 0)
+        if methods and status != (416 if right >= LISTED[path] else 403):
+            wrong.append(("change", path, status))
+    assert wrong == []
+
+
 def test_stranger_and_invalid_tokens_are_refused_everywhere(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +221,13 @@ def test_stranger_and_invalid_tokens_are_refused_everywhere(
     tokens.token_revoke(tokens.tokens_of(User.objects.get().pk).get().pk, owner_id=None)
     wrong = []
     for path in PATHS:
-        for headers in ({}, bearer(expired), bearer(revoked), {"cookie": f"{COOKIE}=wrong"}):
+        for headers in (
+            {},
+            bearer(expired),
+            bearer(revoked),
+            bearer(f"dt_{'x' * 43}"),  # of another installation
+            {"cookie": f"{COOKIE}=wrong"},
+        ):
             for method in ("GET", "POST"):
                 answer = api.ask(method, path, b"{}", origin=HERE, **headers)
                 is_form = answer.headers.get("Location", "").startswith("/sign-in?next=")
@@ -416,6 +451,29 @@ def test_token_is_read_once_within_some_seconds(api: Api, django_assert_num_quer
         assert api.get("/api/whoami", **bearer(token)).status_code == 200
 
 
+def test_wrong_tokens_lock_out_no_right_one_of_their_address(
+    api: Api, django_assert_num_queries: Any
+) -> None:
+    token = token_of("anna")
+    api.get("/api/whoami", **bearer(token))
+    with django_assert_num_queries(1):  # none for what has not the form of a token
+        for given in [f"dt_{0:043}", *(f"wrong {number}" for number in range(9))]:
+            error_of(api.get("/api/whoami", **bearer(given)), 401, "sign_in_required")
+        answer = api.get("/api/whoami", **bearer("wrong"))
+    error_of(answer, 429, "too_many_requests")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert api.get("/api/whoami", **bearer(token)).json()["name"] == "anna"
+    principals.kept.clear()
+    assert api.get("/api/whoami", **bearer(token)).json()["name"] == "anna"
+
+
+def test_results_of_wrong_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(principals, "_MAX_KEPT", 3)
+    for number in range(10):
+        assert principals.principal_of(f"dt_{number:043}", None) is None
+    assert len(principals.kept._found) == 3
+
+
 # --- people and passwords
 # ----------------------------------------------------------------------------
 
@@ -500,6 +558,16 @@ def test_page_says_what_the_role_may_not_do(browser: Client) -> None:
         assert right is None or b'data-right="' + right in page
         assert f"its role: {role}".encode() in page
         assert (b'href="/admin/"' in page) is (role is Role.ADMINISTRATOR)
+        assert (b'href="/audit"' in page) is (right is None)
+        # No page leads to one that the role may not open.
+        for path in ("/", "/account", "/usage", "/backends"):
+            found = browser.get(path).content.decode()
+            refused = {
+                link
+                for link in set(re.findall(r'<a [^>]*href="(/[^"#?]*)', found))
+                if browser.get(link).status_code == 403
+            }
+            assert not refused, (role, path)
 
 
 def test_session_needs_an_own_origin_for_a_change_and_for_a_socket(api: Api) -> None:
@@ -571,6 +639,23 @@ def test_commands_make_people_and_tokens(
     assert capsys.readouterr().out.splitlines() == ["anna  administrator", "bot  service"]
     with pytest.raises(CommandError, match="does not permit the scope operate"):
         call_command("tokens", "create", "bot", "--scope", "operate", "--name", "n")
+
+
+def test_role_that_does_not_exist_is_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("director.server.startup.open_tables", lambda _: None)
+    vera = cookie("vera", Role.ADMINISTRATOR)
+    token = token_of("anna")
+    for method, path in (("POST", "/api/people"), ("PATCH", "/api/people/anna")):
+        sent = {"role": "king"} | ({"name": "karl"} if method == "POST" else {})
+        answer = api.ask(method, path, sent, **vera)
+        assert "role" in error_of(answer, 400, "invalid_request")["detail"]
+    with pytest.raises(CommandError, match="invalid choice: 'king'"):
+        call_command("people", "role", "anna", "king")
+    # Of a group that a user of the admin site made.
+    anna = User.objects.get(username="anna")
+    anna.groups.set([Group.objects.create(name="king")])
+    principals.kept.clear()
+    error_of(api.get("/api/whoami", **bearer(token)), 401, "sign_in_required")
 
 
 def test_other_modes_have_no_accounts(api: Api, settings: Any) -> None:

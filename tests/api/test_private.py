@@ -1,5 +1,6 @@
 """``DIRECTOR_PRIVATE``: at every path and socket the work of others does not exist."""
 
+import asyncio
 import datetime as dt
 import json
 import re
@@ -15,21 +16,25 @@ from django.urls import URLResolver, get_resolver
 from director.accounts import people, principals
 from director.accounts.models import Token
 from director.asgi import application
+from jobgroups.api.long_polls import long_polls
 from jobgroups.api.views import base
 from jobgroups.consumers.routing import websocket_urlpatterns
-from jobgroups.domain.access import EVERYBODY, Principal, Right, Role, Scope
+from jobgroups.domain.access import EVERYBODY, Principal, Right, Role, Scope, Visibility
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.output_ids import output_uuid
 from jobgroups.domain.states import AttemptState
+from jobgroups.events import hub as hub_module, log
 from jobgroups.events.hub import hub
 from jobgroups.models import Asset, AssetRecord, JobGroup, WebhookDelivery
 from jobgroups.queries.owners import object_name, owned_of
 from jobgroups.services import asset_records
-from tests.api.conftest import GRAPH, Api, Made, error_of
+from jobgroups.services.groups import group_change
+from tests.api.conftest import GRAPH, Api, Made, asgi_answer, error_of
 from tests.api.test_accounts import METHODS, PUBLIC, bearer, token_of
 from tests.harness import factories
 from tests.harness.farm import in_thread
+from tests.ws.clients import settled
 from tests.ws.conftest import socket_threads  # noqa: F401 a fixture
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -243,6 +248,19 @@ def test_metrics_are_for_operators(api: Api, work: Work) -> None:
     )
 
 
+def test_names_of_submitters_are_for_operators_and_their_own(api: Api, work: Work) -> None:
+    for path in ("anna", "nobody", "anna/customer", "boris-2"):
+        refused = api.get(f"/api/submitters/{path}", **headers_of("boris"))
+        error_of(refused, 403, "not_allowed")
+    for name, headers in (
+        ("anna", work.headers),
+        ("anna/customer", work.headers),
+        ("boris", headers_of("boris")),
+        ("anna", headers_of("olga", Role.OPERATOR)),
+    ):
+        assert api.get(f"/api/submitters/{name}", **headers).json()["name"] == name
+
+
 def test_owner_and_operator_see_a_group_and_others_when_it_is_shared(api: Api, work: Work) -> None:
     anna, boris, olga = work.headers, headers_of("boris"), headers_of("olga", Role.OPERATOR)
     group = work.groups[1]
@@ -343,11 +361,12 @@ def test_content_that_an_open_group_of_another_account_needs_stays(api: Api, wor
 # -----------------------------------------------------------------------------------------
 
 
-#: Every WebSocket, and the first frame of a client that may see nothing.
+#: A path of every WebSocket by its pattern, and the code with which it is closed for accounts that
+#: see the group, and for those that do not; 0: it stays open.
 SOCKETS: Final = {
-    r"^ws/job-groups/(?P<group_id>[^/]+)/?$": "error",
-    r"^ws/monitor/?$": "snapshot",
-    "": "error",
+    r"^ws/job-groups/(?P<group_id>[^/]+)/?$": ("/ws/job-groups/{group}", 0, 4404),
+    r"^ws/monitor/?$": ("/ws/monitor?groups={group}&stars={group}", 0, 0),
+    "": ("/ws/other", 4404, 4404),
 }
 
 
@@ -394,21 +413,52 @@ async def test_each_socket_is_for_those_who_see_the_group(api: Api, work: Work) 
         "viewer": await in_thread(lambda: headers_of("viktor", Role.VIEWER))(),
         "other": await in_thread(lambda: headers_of("boris"))(),
         "anna": work.headers,
+        "anna reads": await in_thread(lambda: bearer(token_of("anna", scope=Scope.READ)))(),
         "olga": await in_thread(lambda: headers_of("olga", Role.OPERATOR))(),
     }
     group = work.groups[2]
     for name, headers in clients.items():
         is_signed_in = name not in ("stranger", "wrong", "expired", "revoked")
-        sees = name in ("anna", "olga", "reader")
-        frames, code = await _first_frames(f"/ws/job-groups/{group}", headers)
-        assert code == (0 if sees else 4404 if is_signed_in else 4401), name
-        assert (SECRET in json.dumps(frames)) is sees, name
-        frames, code = await _first_frames(f"/ws/monitor?groups={group}&stars={group}", headers)
-        assert code == (0 if is_signed_in else 4401), name
-        if is_signed_in:
-            assert (frames[0]["seqs"] != {}) is sees, name
-            assert bool(frames[0]["newest"]) is sees, name
-            assert frames[0]["failed"] == int(sees), name
+        sees = name in ("anna", "anna reads", "olga", "reader")
+        for path, code_of_seeing, code_of_others in SOCKETS.values():
+            frames, code = await _first_frames(path.format(group=group), headers)
+            expected = code_of_seeing if sees else code_of_others
+            assert code == (expected if is_signed_in else 4401), (name, path)
+            if path.startswith("/ws/job-groups"):
+                assert (SECRET in json.dumps(frames)) is sees, name
+            elif is_signed_in and path.startswith("/ws/monitor"):
+                assert (frames[0]["seqs"] != {}) is sees, name
+                assert bool(frames[0]["newest"]) is sees, name
+                assert frames[0]["failed"] == int(sees), name
+    await hub.aclose()
+
+
+async def test_end_of_sharing_ends_streams_and_waits_without_a_notification(
+    api: Api, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.1)
+    group, boris = work.groups[0], await in_thread(lambda: headers_of("boris"))()
+
+    async def change(visibility: Visibility) -> None:
+        await in_thread(lambda: group_change(group_id=group, visibility=visibility.value))()
+
+    await change(Visibility.SHARED)
+    monkeypatch.setattr(log, "publish_changed", lambda _group_id: None)
+    given = [(name.encode(), value.encode()) for name, value in boris.items()]
+    socket = WebsocketCommunicator(application, f"/ws/job-groups/{group}", headers=given)
+    assert (await socket.connect(DEADLINE))[0]
+    assert SECRET in (await socket.receive_output(DEADLINE))["text"]
+    path = f"/api/job-groups/{group}?children=0"
+    seq = json.loads((await asgi_answer(application, "GET", path, None, boris))[2])["seq"]
+    waiting = asyncio.create_task(
+        asgi_answer(application, "GET", f"{path}&since={seq}&wait=60", None, boris)
+    )
+    await settled(lambda: long_polls._waiting)
+    await change(Visibility.PRIVATE)
+    while (message := await socket.receive_output(DEADLINE))["type"] != "websocket.close":
+        last = json.loads(message["text"])
+    assert (message["code"], last["code"]) == (4404, "group_not_found")
+    assert (await waiting)[0] == 404
     await hub.aclose()
 
 

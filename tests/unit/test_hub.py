@@ -22,6 +22,7 @@ from jobgroups.events.messages import (
     ProgressFrame,
     SeqHint,
     StarFrame,
+    UnsharedFrame,
 )
 
 
@@ -52,14 +53,16 @@ class Rows:
 
     def __init__(self) -> None:
         self.seqs: dict[str, int] = {}
+        self.shared: set[str] = set()
         self.fails = False
         self.read = asyncio.Event()
 
-    async def __call__(self, group_ids: list[str]) -> dict[str, int]:
+    async def __call__(self, group_ids: list[str]) -> dict[str, tuple[int, bool]]:
         self.read.set()
         if self.fails:
             raise ConnectionError
-        return {one: self.seqs[one] for one in group_ids if one in self.seqs}
+        known = [one for one in group_ids if one in self.seqs]
+        return {one: (self.seqs[one], one in self.shared) for one in known}
 
 
 @pytest.fixture
@@ -158,6 +161,26 @@ async def test_timer_sends_one_hint_if_the_log_is_ahead(hub: Hub, rows: Rows) ->
         await rows.read.wait()
     publish(hub, event(5))
     assert await queue.take() == [event(5)]
+
+
+async def test_timer_notifies_once_of_the_end_of_sharing(hub: Hub, rows: Rows) -> None:
+    rows.seqs["g"] = 0
+    rows.shared.add("g")
+    guest, other = await hub.subscribe("g", sees_all=False), await hub.subscribe("g")
+    for _ in range(2):
+        rows.read.clear()
+        await rows.read.wait()
+    rows.shared.clear()
+    for queue in (guest, other):
+        assert await queue.take() == [UnsharedFrame()]
+    for _ in range(2):
+        rows.read.clear()
+        await rows.read.wait()
+    rows.seqs["g"] = 4
+    assert await guest.take() == [SeqHint(4)]
+    # It may have ended between the check of this client and its subscription.
+    late = await hub.subscribe("g", sees_all=False)
+    assert await late.take() == [UnsharedFrame()]
 
 
 async def test_timer_survives_a_database_error(

@@ -23,7 +23,7 @@ from tests.ws.clients import watching
 from tests.ws.conftest import Writer
 
 
-async def _no_seqs(_: list[str]) -> dict[str, int]:
+async def _no_seqs(_: list[str]) -> dict[str, tuple[int, bool]]:
     return {}
 
 

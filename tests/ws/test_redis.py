@@ -72,8 +72,8 @@ async def start(
     monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(relay_module, "_PAUSE_SECONDS", 0.05)
 
-    async def read_seqs(group_ids: list[str]) -> dict[str, int]:
-        return {one: rows[one] for one in group_ids if one in rows}
+    async def read_seqs(group_ids: list[str]) -> dict[str, tuple[int, bool]]:
+        return {one: (rows[one], False) for one in group_ids if one in rows}
 
     async with AsyncExitStack() as stack:
 

@@ -460,7 +460,7 @@ async def test_snapshot_and_events_are_the_next_snapshot(
                 random_progress(dice, writer, group_id)
             case "read":
                 seqs = await writer.do(groups.group_seqs, [group_id])
-                await dice.choice(clients).read_until(dice.randint(1, seqs[group_id]))
+                await dice.choice(clients).read_until(dice.randint(1, seqs[group_id][0]))
             case "reconnect":
                 await dice.choice(clients).connect(resume=dice.random() < 0.7)
             case word:

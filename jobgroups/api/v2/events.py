@@ -32,7 +32,7 @@ async def job_frames(
     """Yield the frames of a job from its present state to its end; stop if it is deleted, the
     client is too slow, or ``principal`` may not see it any more.
     """
-    subscription = await hub.subscribe(group_id, previews=True)
+    subscription = await hub.subscribe(group_id, previews=True, sees_all=principal.sees_all)
     sent: dict[str, Any] = {}
     node, read_at = None, float("-inf")
     try:
@@ -46,7 +46,8 @@ async def job_frames(
             kinds = set(map(type, entries)) - {PreviewFrame}
             if entries and not kinds:
                 continue
-            if ChangedFrame in kinds and not await read(sees_group, principal, group_id):
+            is_changed = any(isinstance(entry, ChangedFrame) for entry in entries)
+            if is_changed and not await read(sees_group, principal, group_id):
                 return
             if kinds == {ProgressFrame}:
                 await asyncio.sleep(max(0.0, read_at + _GAP_SECONDS - time.monotonic()))

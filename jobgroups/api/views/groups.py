@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import ClassVar, Final
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
@@ -120,14 +121,18 @@ class GroupView(ApiView):
         # DRF takes 0.1 ms for the parameters, even if there are none.
         query = StatusQuery.read_query(request.GET) if request.GET else {}
         since, after, limit = (query.get(name) for name in ("since", "children_after", "limit"))
-        if since is not None and not await long_polls.has_moved(
-            group_id, since=since, seconds=query["wait"]
-        ):
-            # Without the ETag of this moment: progress may have changed the answer that the client
-            # has.
-            return HttpResponseNotModified(headers={"Cache-Control": "no-cache"})
         if since is not None:
-            await self.permit(request, {"group_id": group_id})  # it may not be shared any more
+            permit = partial(self.permit, request, {"group_id": group_id})
+            if not await long_polls.has_moved(
+                group_id,
+                since=since,
+                seconds=query["wait"],
+                permit=None if principal_of(request).sees_all else permit,
+            ):
+                # Without the ETag of this moment: progress may have changed the answer that the
+                # client has.
+                return HttpResponseNotModified(headers={"Cache-Control": "no-cache"})
+            await permit()  # it may not be shared any more
         if query.get("children") == "0":
             return encoded_response(request, await answers.get(group_status.read_head, group_id))
         if after is None and limit is None:
