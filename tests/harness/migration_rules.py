@@ -11,12 +11,13 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.models import Field, ManyToManyField
 
-APPS: Final = ("backends", "jobgroups")
+#: The accounts, which came last, come last in the order of all migrations.
+APPS: Final = ("accounts", "backends", "jobgroups")
 Key = tuple[str, str]
 
 
 def every_migration() -> list[Key]:
-    """Return the migrations of both apps in an order in which they can run, without squashed ones."""
+    """Return the migrations of the apps in an order in which they can run, without squashed ones."""
     loader = MigrationLoader(None)
     squashed = set(loader.replacements)
     originals = MigrationLoader(None, replace_migrations=False).graph

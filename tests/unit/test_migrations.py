@@ -10,9 +10,15 @@ from django.db.migrations.operations.base import Operation
 from tests.harness.migration_rules import APPS, every_migration, loader_of, objections
 
 #: The last migration of each app in the first release. No older code runs beside those.
-FIRST_RELEASE: Final = {"jobgroups": "0004_notice_taken_by", "backends": "0002_failures"}
+FIRST_RELEASE: Final = {
+    "jobgroups": "0004_notice_taken_by",
+    "backends": "0002_failures",
+    "accounts": "0001_accounts",
+}
 #: Operations that were reviewed, and why the previous release works beside them.
 REVIEWED: Final = {
+    "accounts 0002_delegate Alter field scope on token": "another choice",
+    "accounts 0002_delegate Create constraint token_scope_known on model token": "another choice",
     "jobgroups 0007_stop_reason_moved Alter field stop_reason on attempt": "another choice",
     "jobgroups 0009_partial_outputs Alter field stop_reason on attempt": "another choice",
     "jobgroups 0009_partial_outputs Create constraint group_partial_outputs_known on model jobgroup": "a new column",
