@@ -14,6 +14,7 @@ from director.server import child, data_dir, shutdown, startup
 from director.server.child import Child
 from director.server.listen import CannotListen
 from jobgroups.database.locks import AlreadyLocked, Lock
+from jobgroups.database.shared_threads import close_shared_threads
 from jobgroups.runner.files import OutOfMemory
 from jobgroups.runner.service import RunnerReplaced
 
@@ -77,6 +78,7 @@ class WorkerCommand(BaseCommand):
             raise CommandError(str(error)) from error
         finally:
             run.close()
+            close_shared_threads()
 
     def say(self, sentence: str) -> None:
         """Print a message for the operator."""

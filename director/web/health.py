@@ -8,7 +8,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -25,6 +24,7 @@ from director.web.processes import ProcessState
 from director.web.tables import is_migrated
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.database.pools import write_threads
+from jobgroups.database.shared_threads import Share
 from jobgroups.domain.clock import iso
 from jobgroups.domain.text import gibibytes
 from jobgroups.models import FilesProcess, Runner
@@ -50,7 +50,7 @@ RESTART_SHOWN: Final = dt.timedelta(minutes=10)
 
 #: One for each part, and one for ``/readyz``: a database or a storage that does not answer can
 #: block a thread for long.
-check_threads: Final = ThreadPoolExecutor(max_workers=4, thread_name_prefix="checks")
+check_threads: Final = Share(4)
 
 
 class CheckedPart:

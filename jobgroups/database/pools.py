@@ -1,7 +1,5 @@
 """The threads of requests: each view declares those of its methods, and coroutines use ``read`` and
-``act``.
-
-PostgreSQL's pool gets a connection back after each job, except from ``status_threads``.
+``act``. All but ``status_threads`` are shares of the threads of the process.
 """
 
 import asyncio
@@ -11,6 +9,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from django.db import connection
 
+from jobgroups.database.shared_threads import close_shared_threads
 from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 
 P = ParamSpec("P")
@@ -22,26 +21,20 @@ status_threads: Final = DatabaseThreads(threads=2, name="async-reading")
 READ_THREADS: Final = 4
 #: For lists and other reads: a read takes a millisecond, and more threads would wait for each
 #: other.
-read_threads: Final = DatabaseThreads(
-    threads=READ_THREADS, name="api-reading", keeps_connections=False
-)
+read_threads: Final = DatabaseThreads(threads=READ_THREADS, name="api-reading", is_shared=True)
 #: For requests that change rows. A submission may wait 1.7 s for probes and must answer within 2 s,
 #: so many may wait at once. Threads are started on demand.
-write_threads: Final = DatabaseThreads(threads=32, name="api-acting", keeps_connections=False)
+write_threads: Final = DatabaseThreads(threads=32, name="api-acting", is_shared=True)
 #: For requests that change assets: a large file takes minutes on its way into a bucket.
-file_threads: Final = DatabaseThreads(threads=8, name="api-files", keeps_connections=False)
+file_threads: Final = DatabaseThreads(threads=8, name="api-files", is_shared=True)
 PROBE_THREADS: Final = 16
 #: For requests that probe addresses, backends or webhooks, which may take 5 to 15 s each: a probe
 #: never takes a thread that a submission needs.
-probe_threads: Final = DatabaseThreads(
-    threads=PROBE_THREADS, name="api-probing", keeps_connections=False
-)
+probe_threads: Final = DatabaseThreads(threads=PROBE_THREADS, name="api-probing", is_shared=True)
 LARGE_THREADS: Final = 2
 #: For requests with a large body. Python's objects need up to 40 bytes for a byte of JSON: the
 #: number of threads limits the memory, and large bodies do not delay other requests.
-large_threads: Final = DatabaseThreads(
-    threads=LARGE_THREADS, name="api-large", keeps_connections=False
-)
+large_threads: Final = DatabaseThreads(threads=LARGE_THREADS, name="api-large", is_shared=True)
 
 
 def close_threads() -> None:
@@ -55,6 +48,7 @@ def close_threads() -> None:
         write_threads,
     ):
         threads.close()
+    close_shared_threads()
 
 
 async def read(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -11,20 +11,19 @@ import contextvars
 import functools
 import logging
 import sqlite3
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, ParamSpec, TypeVar
 
 from django import db
 from django.conf import settings
-from django.db import connection, connections, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db import connection, transaction
 
+from jobgroups.database.shared_threads import ConnectedThreads, Share
 from jobgroups.metrics import database_seconds
 
 logger = logging.getLogger(__name__)
@@ -47,44 +46,31 @@ class DatabaseThreads:
 
     Args:
         threads: the number of threads; 1 on SQLite, which has one writer.
-        name: the prefix of the thread names.
+        name: of the threads, and in metrics.
         batch_commits: whether queued jobs share a transaction, also those of :func:`write` in other
             threads. For SQLite, where each commit waits for the disk. Not for databases with row
             locks: jobs of one transaction would take them in any order.
-        keeps_connections: whether a thread keeps its connection between jobs. If not, PostgreSQL's
-            pool gets it back after each job: the pool has fewer connections than a process has
-            threads. SQLite's is always kept.
+        is_shared: whether the threads are a share of those of the process
+            (:mod:`~jobgroups.database.shared_threads`). PostgreSQL's pool then gets the connection
+            back after each job: it has fewer connections than a process has threads.
     """
 
     #: The threads with batch commits in this process, if there are any.
     writer: ClassVar[DatabaseThreads | None] = None
 
     def __init__(
-        self,
-        *,
-        threads: int,
-        name: str,
-        batch_commits: bool = False,
-        keeps_connections: bool = True,
+        self, *, threads: int, name: str, batch_commits: bool = False, is_shared: bool = False
     ) -> None:
         self._name = name
         self._batch_commits = batch_commits
-        self._keeps_connections = keeps_connections
+        self._is_shared = is_shared
         self._waiting: deque[_Job] = deque()
         #: Jobs of :meth:`run_in_thread`: a person waits for them.
         self._urgent: deque[_Job] = deque()
         self.load = 0  #: The number of jobs that wait or run.
-        self._connections: list[BaseDatabaseWrapper] = []
-        self._executor = ThreadPoolExecutor(
-            max_workers=threads, thread_name_prefix=name, initializer=self._keep_connection
-        )
+        self._executor: Executor = Share(threads) if is_shared else ConnectedThreads(threads, name)
         if batch_commits:
             DatabaseThreads.writer = self
-
-    def _keep_connection(self) -> None:
-        own = connections[db.DEFAULT_DB_ALIAS]
-        own.inc_thread_sharing()  # another thread closes it, after this one has ended
-        self._connections.append(own)
 
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a function in a database thread and return its result after the commit."""
@@ -99,7 +85,7 @@ class DatabaseThreads:
     def submit(self, work: Callable[[], R], *, is_urgent: bool = False) -> Future[R]:
         """Have a function run; the result is there after the commit."""
         began = time.perf_counter()
-        job = _Job(work if self._keeps_connections else functools.partial(_run_and_release, work))
+        job = _Job(functools.partial(_run_and_release, work) if self._is_shared else work)
         job.done.add_done_callback(
             lambda _: database_seconds.labels(self._name).observe(time.perf_counter() - began)
         )
@@ -116,7 +102,7 @@ class DatabaseThreads:
 
     def run_in_thread(self, work: Callable[[], R]) -> R:
         """Run a function as :meth:`run` does, for a caller in another thread, which waits."""
-        if connections[db.DEFAULT_DB_ALIAS] in self._connections:
+        if isinstance(self._executor, ConnectedThreads) and self._executor.is_current:
             return work()
         try:
             done = self.submit(work, is_urgent=True)
@@ -198,15 +184,6 @@ class DatabaseThreads:
         if DatabaseThreads.writer is self:
             DatabaseThreads.writer = None
         self._executor.shutdown(wait=True)
-        # After the threads: a running one would open its connection again. In a thread: Django
-        # refuses to close a connection in the thread of an event loop.
-        closing = threading.Thread(target=self._close_connections, name="closing")
-        closing.start()
-        closing.join()
-
-    def _close_connections(self) -> None:
-        for of_thread in self._connections:
-            of_thread.close()
 
 
 def write(work: Callable[[], R]) -> R:

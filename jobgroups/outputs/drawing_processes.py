@@ -12,12 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
 from django.conf import settings
 
+from jobgroups.database.shared_threads import Share
 from jobgroups.errors import OutputGone
 from jobgroups.outputs import draw, resize
 
@@ -38,8 +38,8 @@ class Lane:
     minute without one.
     """
 
-    def __init__(self, name: str) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+    def __init__(self) -> None:
+        self._thread = Share(1)
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         #: Monotonic time after which the process is killed: it draws for too long, or has no work.
@@ -142,7 +142,7 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes) -> tuple[bytes, 
 
 
 #: A large picture, or a sheet, delays no small picture, and there is the memory of one at a time.
-_small, _large = Lane("drawing"), Lane("drawing-large")
+_small, _large = Lane(), Lane()
 
 
 async def draw_picture(source: bytes | str, width: int) -> bytes:

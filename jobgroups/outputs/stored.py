@@ -3,12 +3,12 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
+from jobgroups.database.shared_threads import Share
 from jobgroups.domain import media_types
 from jobgroups.errors import OutputGone, RangeNotSatisfiable
 from jobgroups.models import Asset, StoredFile
@@ -20,7 +20,7 @@ _RANGE: Final = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
 
 
 #: Their own: a storage that hangs keeps them, and nothing else.
-_threads: Final = ThreadPoolExecutor(16, thread_name_prefix="stored-files")
+_threads: Final = Share(16)
 
 
 class StoredAnswer:

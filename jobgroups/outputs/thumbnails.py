@@ -11,13 +11,13 @@ import tempfile
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Final, TypeVar, TypeVarTuple
 
 from django.conf import settings
 
 from backends.comfyui.errors import AnswerTooLarge
+from jobgroups.database.shared_threads import Share
 from jobgroups.domain.media_types import media_kind
 from jobgroups.errors import BackendAway, NoThumbnail, WrongBody
 from jobgroups.outputs import download, ffmpeg
@@ -70,9 +70,9 @@ class Thumbnails:
     def __init__(self, folder: Path, *, limit_bytes: int, max_source_bytes: int) -> None:
         self._cache = DiskCache(folder, limit_bytes)
         self._max_source = max_source_bytes
-        self._files = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="thumbnail-files")
+        self._files = Share(_FILE_THREADS)
         # Of its own: a video may take 20 s.
-        self._posters = ThreadPoolExecutor(1, thread_name_prefix="posters")
+        self._posters = Share(1)
         # An asyncio lock belongs to one event loop; it is dropped with its last waiter.
         self._locks: weakref.WeakValueDictionary[object, asyncio.Lock] = (
             weakref.WeakValueDictionary()
@@ -156,7 +156,7 @@ class Thumbnails:
             raise BackendAway(file.backend_id, reason) from None
 
 
-async def _run(threads: ThreadPoolExecutor, work: Callable[[*Ts], R], *args: *Ts) -> R:
+async def _run(threads: Share, work: Callable[[*Ts], R], *args: *Ts) -> R:
     return await asyncio.get_running_loop().run_in_executor(threads, work, *args)
 
 

@@ -110,9 +110,7 @@ class Capturer:
         self._runner = runner
         self._intervals = intervals
         # One more: what is due is read, and what failed is stored, while a bucket takes files.
-        self._threads = DatabaseThreads(
-            threads=_STORED + 1, name="captures", keeps_connections=False
-        )
+        self._threads = DatabaseThreads(threads=_STORED + 1, name="captures", is_shared=True)
         self._storing = asyncio.Semaphore(_STORED)
         self._sources: dict[str, _Source] = {}
         self._known: set[int] = set()  #: The captures that were read, and are not stored yet.

@@ -48,9 +48,7 @@ class FilesService:
         self._stopping = asyncio.Event()
         self._capturer = Capturer(runner=None, intervals=intervals)
         self._pulse = DatabaseThreads(threads=1, name="files-pulse")
-        self._background = DatabaseThreads(
-            threads=1, name="files-background", keeps_connections=False
-        )
+        self._background = DatabaseThreads(threads=1, name="files-background", is_shared=True)
 
     def stop(self) -> None:
         """End soon."""

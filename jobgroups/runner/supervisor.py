@@ -59,7 +59,7 @@ class RunnerSupervisor:
         )
         self._lock = lock
         self._background = background = DatabaseThreads(
-            threads=_BACKGROUND, name="runner-background", keeps_connections=False
+            threads=_BACKGROUND, name="runner-background", is_shared=True
         )
         self._hub = hub
         self._service: RunnerService | None = None

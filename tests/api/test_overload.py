@@ -131,7 +131,7 @@ def full(threads: int, pool: DatabaseThreads) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[DatabaseThreads]:
     """The threads of requests that change rows: two of the test's own."""
-    pool = DatabaseThreads(threads=2, name="acting", keeps_connections=False)
+    pool = DatabaseThreads(threads=2, name="acting", is_shared=True)
     monkeypatch.setattr(ApiView, "changes_in", pool)
     monkeypatch.setattr("jobgroups.api.submission._CHECK_SECONDS", 0.0)
     yield pool
@@ -256,7 +256,7 @@ def test_write_that_has_begun_is_stored(
         plain(*arguments)
 
     def seconds_left(self: WriteStart) -> float:
-        if threading.current_thread().name.startswith("acting"):
+        if threading.current_thread().name.startswith("shared"):
             return 60.0
         # The event loop: its time is over when the write has begun.
         has_begun.wait(60)

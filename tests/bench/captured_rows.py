@@ -86,7 +86,7 @@ class _Statements:
             connection.execute_wrappers.append(self._execute)
 
     def _execute(self, execute: Any, *arguments: Any) -> Any:
-        self.count += threading.current_thread().name.startswith("captures")
+        self.count += threading.current_thread().name.startswith("shared")
         return execute(*arguments)
 
 

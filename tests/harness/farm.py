@@ -81,9 +81,7 @@ class Farm:
         self._stack = stack
         self._tasks: dict[RunnerService, asyncio.Task[None]] = {}
         self.hub = Hub()
-        self._background = DatabaseThreads(
-            threads=5, name="runner-background", keeps_connections=False
-        )
+        self._background = DatabaseThreads(threads=5, name="runner-background", is_shared=True)
         stack.push_async_callback(asyncio.to_thread, self._background.close)
         self.sims: dict[str, Simulator] = {}
 

@@ -29,7 +29,7 @@ posix_only = pytest.mark.skipif(sys.platform == "win32", reason="signals and lim
 
 @pytest.fixture
 async def lane() -> AsyncIterator[Lane]:
-    made = Lane("test")
+    made = Lane()
     yield made
     await asyncio.to_thread(made._end)
 
@@ -117,7 +117,7 @@ from tests.outputs import drawings
 drawing_processes._WITHIN = 2
 drawing_processes._TICK = 60.0  # of the parent, which is not to end it; a slow start takes longer
 async def main():
-    lane = drawing_processes.Lane("test")
+    lane = drawing_processes.Lane()
     print((await lane.draw(drawings.number)).decode(), flush=True)
     files = {str(tmp_path / "at work")!r}, {str(tmp_path / "never")!r}
     await (lane.draw(drawings.write_until, *files) if {is_busy} else asyncio.sleep(60))

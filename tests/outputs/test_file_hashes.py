@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 @contextlib.asynccontextmanager
 async def hashing(is_idle: Callable[[], bool] = lambda: True) -> AsyncIterator[FileHasher]:
-    threads = DatabaseThreads(threads=2, name="captures", keeps_connections=False)
+    threads = DatabaseThreads(threads=2, name="captures", is_shared=True)
     hasher = FileHasher(threads, runner="runner", intervals=Intervals.scaled(0.01), is_idle=is_idle)
     running = asyncio.get_running_loop().create_task(hasher.run())
     yield hasher

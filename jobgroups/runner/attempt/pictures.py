@@ -12,13 +12,13 @@ import logging
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 from blake3 import blake3
 
 from backends.comfyui.protocol import Event, Executing, Preview, Progress, ProgressState
+from jobgroups.database.shared_threads import Share
 from jobgroups.domain.clock import now
 from jobgroups.domain.outputs import SENT
 from jobgroups.errors import StorageAway, StorageFull
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 CLASS: Final = "SaveImageWebsocket"
 _MAX_WAITING: Final = 2**28  #: Bytes of the frames of all prompts that wait in memory for the disk.
 #: Their own: a storage that hangs keeps no frame in memory, and nothing else.
-_writer: Final = ThreadPoolExecutor(1, thread_name_prefix="received-pictures")
-_storing: Final = ThreadPoolExecutor(4, thread_name_prefix="stored-pictures")
+_writer: Final = Share(1)
+_storing: Final = Share(4)
 
 Received = tuple[IncomingFile, StoredFile, str]  #: With the suffix of its name.
 
