@@ -81,11 +81,16 @@ def _wanted(
     """Return what each request is to claim; where nothing is queued, set the result."""
     of_backends = {request.fence.backend_id: request for request in requests}
     bound = store.oldest_bound(of_backends)
+    named: dict[str, list[str]] = defaultdict(list)
+    for backend_id, child in bound.items():
+        first = of_backends[backend_id].bound_first
+        if first and child.group_id != first:
+            named[first].append(backend_id)
+    for group_id, backend_ids in named.items():
+        bound |= store.oldest_bound(backend_ids, group_id)
     wanted = {}
     for backend_id, request in of_backends.items():
         oldest, choice, first = bound.get(backend_id), request.choice, request.bound_first
-        if oldest is not None and first and oldest.group_id != first:
-            continue
         if choice is not None and (oldest is None or precedes(choice, oldest, first)):
             wanted[request] = _Wanted(choice.variant.group_id, variant=choice.variant)
         elif oldest is not None:

@@ -7,7 +7,7 @@ A claim of many backends waits for no row: what another transaction has locked i
 import datetime as dt
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 from django.db import connection
@@ -84,16 +84,19 @@ class Oldest:
     queued_at: dt.datetime
 
 
-def oldest_bound(backend_ids: Collection[str]) -> dict[str, Oldest]:
-    """Return the oldest claimable child of each backend that has one."""
-    rows = read(_oldest_bound, backend_ids, **time_parameters())
+def oldest_bound(backend_ids: Collection[str], group_id: str = "") -> dict[str, Oldest]:
+    """Return the oldest claimable child of each backend that has one, or one of a group."""
+    prepared = partial(_oldest_bound, of_group=bool(group_id))
+    of_group = {"group": group_id} if group_id else {}
+    rows = read(prepared, backend_ids, **time_parameters(), **of_group)
     return {backend_id: Oldest(*child) for backend_id, *child in rows}
 
 
 @cache
-def _oldest_bound(size: int) -> PreparedValues:
+def _oldest_bound(size: int, *, of_group: bool) -> PreparedValues:
     def rows() -> QuerySet[ChildJob, tuple[Any, ...]]:
-        queued = claimable(OuterRef("backend_id"), backend_id=OuterRef("pk"))
+        of = {"group_id": Parameter("group")} if of_group else {}
+        queued = claimable(OuterRef("backend_id"), backend_id=OuterRef("pk"), **of)
         first = queued.order_by("queued_at", "group_id", "position").values("pk")[:1]
         heads = Backend.objects.filter(pk__in=places(size)).order_by().values_list(Subquery(first))
         children = ChildJob.objects.filter(pk__in=heads).order_by()

@@ -85,9 +85,13 @@ ENDS = st.tuples(
 #: Mostly what follows in the life of an attempt.
 KINDS = ["next"] * 7 + ["accept", "start", "end", "stale"]
 WRITES = st.tuples(st.sampled_from(KINDS), st.sampled_from(ANSWERS), ENDS)
-#: Of a claim: the backend, which group of the pool it chose, and whether its lease is lost.
+#: Of a claim: the backend, which group of the pool it chose, whether its lease is lost, and the
+#: group whose bound job comes before the pool ("": none does; None: the older of both is first).
 CLAIMS = st.tuples(
-    st.integers(0, BACKENDS - 1), st.integers(0, 3), st.sampled_from([False] * 7 + [True])
+    st.integers(0, BACKENDS - 1),
+    st.integers(0, 3),
+    st.sampled_from([False] * 7 + [True]),
+    st.sampled_from([None, "", 0, 1, 2]),
 )
 STEPS = st.one_of(
     *[st.tuples(st.just("claims"), st.lists(CLAIMS, min_size=1, max_size=4))] * 3,
@@ -152,21 +156,26 @@ class Course:
                     seed_strategy="sequential",
                     **GROUPS[number],
                 )
-        self.claims([(number, 0, False) for number in range(BACKENDS)])
+        self.claims([(number, 0, False, None) for number in range(BACKENDS)])
         for kind, value in steps:
             getattr(self, kind)(value)
 
-    def claims(self, of_backends: list[tuple[int, int, bool]]) -> None:
+    def claims(self, of_backends: list[tuple[int, int, bool, int | str | None]]) -> None:
         requests = [self._request(*of) for of in {of[0]: of for of in of_backends}.values()]
         self._in_sets(requests, lambda: claims_store(requests=requests), self._note)
 
-    def _request(self, number: int, chosen: int, is_lost: bool) -> ClaimRequest:
+    def _request(
+        self, number: int, chosen: int, is_lost: bool, first: int | str | None
+    ) -> ClaimRequest:
         fence = self.fences[number]
         if is_lost:
             fence = FencingToken(fence.backend_id, fence.epoch + 1)
         in_pool = list(JobGroup.objects.filter(placement="pool").order_by("created_at"))
         choice = factories.pool_choice(in_pool[chosen % len(in_pool)]) if in_pool else None
-        return ClaimRequest(fence=fence, client_id="s", depth=3, choice=choice)
+        if isinstance(first, int):
+            groups = list(JobGroup.objects.order_by("created_at"))
+            first = groups[first % len(groups)].pk
+        return ClaimRequest(fence=fence, client_id="s", depth=3, choice=choice, bound_first=first)
 
     def _note(self, result: Any) -> Any:
         if not isinstance(result, ClaimResult):
@@ -390,15 +399,36 @@ def test_second_report_of_a_file_in_a_set_is_left_to_the_service(fence: FencingT
     assert [row.executed for row in ReportedFile.objects.all()] == [True]
 
 
-def test_set_of_contradicted_rows_stores_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another transaction reports the file after the set has read who reported it."""
-    jobs = begun(2)
+def test_attempt_whose_stop_is_pending_is_left_to_the_service(fence: FencingToken) -> None:
+    group, claimed = factories.claiming(fence)
+    cancellation.group_cancel(group_id=group.pk)
+    answer = {"node_errors": {}}
+    write = AttemptWrite(attempts.attempt_accepted, fence, group.pk, claimed.pk, answer)
+    assert attempts_store(writes=[write]) == {}
+    assert write.store_alone().stop_requested_at is not None
+
+
+def report_the_file() -> None:
     (digest,) = attempt_sets.outcomes.files_of("gpu-2", end_of("success", 0, executed=True))[0]
+    attempt = Attempt.objects.get(backend_id="gpu-1")
+    ReportedFile.objects.create(attempt=attempt, digest=digest, executed=True)
+
+
+def cancel_a_job() -> None:
+    ChildJob.objects.filter(backend_id="gpu-2").update(status="cancelled", completed_at=now())
+
+
+@pytest.mark.parametrize("change", [report_the_file, cancel_a_job])
+def test_set_of_contradicted_rows_stores_nothing(
+    change: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another transaction changes rows after the set has read them."""
+    jobs = begun(2)
     read = attempt_sets.store.reports_of
 
     def late(digests: Any) -> Any:
         found = read(digests)
-        ReportedFile.objects.create(attempt=jobs[0][1], digest=digest, executed=True)
+        change()
         return found
 
     monkeypatch.setattr(attempt_sets.store, "reports_of", late)

@@ -2,6 +2,7 @@
 is claimed twice. ``test_attempt_sets`` compares sets with services.
 """
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable
 from functools import partial
@@ -13,14 +14,18 @@ from django.test.utils import CaptureQueriesContext
 
 from backends.models import Backend
 from backends.states import Hold
+from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, StopReason
 from jobgroups.errors import SetRefused
 from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup
+from jobgroups.runner.claims import Claims
+from jobgroups.runner.sets import Tasks
 from jobgroups.services import cancellation, claim_sets, holds
 from jobgroups.services.claim_sets import ClaimRequest, claims_store
+from jobgroups.services.claims import ClaimResult
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
 from tests.harness.races import race, started
@@ -63,6 +68,14 @@ def test_backends_of_a_set_take_different_jobs_of_the_pool_in_their_order() -> N
     results = claims_store(requests=[request(fence, group) for fence in fences])
     claims = [result.claim for result in results.values() if result.from_pool]
     assert [claim.child.position for claim in claims if claim] == [0, 1, 2]
+
+
+def test_set_takes_the_bound_job_of_the_group_that_comes_first(fence: FencingToken) -> None:
+    _, later = factories.submit("gpu-1"), factories.submit("gpu-1")
+    asked = ClaimRequest(fence=fence, client_id="s", depth=2, bound_first=later.pk)
+    (result,) = claims_store(requests=[asked]).values()
+    assert result.claim is not None
+    assert result.claim.child.group_id == later.pk
 
 
 def test_set_answers_for_a_backend_without_work(fence: FencingToken) -> None:
@@ -224,6 +237,20 @@ def test_first_claim_of_a_pending_group_is_its_event(fence: FencingToken) -> Non
     assert claims_store(requests=[asked]) == {}
     assert asked.store_alone().claim is not None
     assert factories.types(group) == ["group_created", "group_started"]
+
+
+def test_claim_that_a_set_has_left_out_is_stored_by_the_service(fence: FencingToken) -> None:
+    group = factories.submit(runner_alive=False)
+    database = DatabaseThreads(threads=1, name="test-claims")
+
+    async def claim() -> ClaimResult:
+        async with asyncio.TaskGroup() as tasks:
+            return await Claims(database, Tasks(tasks)).claim(request(fence))
+
+    result = asyncio.run(claim())
+    database.close()
+    assert result.claim is not None
+    assert result.claim.child_id == factories.only(group).pk
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer")
