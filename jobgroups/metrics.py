@@ -29,10 +29,11 @@ logger = logging.getLogger(__name__)
 M = TypeVar("M", Counter, Gauge, Histogram, Summary)
 
 #: At most this many workflows have labels of their own in a process, the first ones that complete a
-#: job: see performance.md.
+#: job: see performance.md; and this many submitters, the first ones of whom a job starts.
 MAX_WORKFLOWS: Final = 8
-OTHER: Final = "other"  #: The label of all other workflows.
-#: A workflow without a job for so long loses its label when its process starts.
+_MOST: Final = {"workflow": MAX_WORKFLOWS, "submitter": 16}
+OTHER: Final = "other"  #: The label of all others.
+#: A workflow or submitter without a job for so long loses its label when its process starts.
 _UNUSED_SECONDS: Final = 7 * 86_400.0
 #: Bytes of a new file, enough for 800 backends. They are written: on a full disk a page of a sparse
 #: file that cannot be stored would end the process.
@@ -57,6 +58,7 @@ jobs: Final = _new(Counter, "jobs")
 failures: Final = _new(Counter, "failures")
 retries: Final = _new(Counter, "retries")
 job_wait: Final = _new(Histogram, "job_wait_seconds")
+turn_wait: Final = _new(Summary, "turn_wait_seconds")
 job_seconds: Final = _new(Histogram, "job_seconds")
 backend_job_seconds: Final = _new(Summary, "backend_job_seconds")
 busy_seconds: Final = _new(Counter, "backend_busy_seconds")
@@ -65,14 +67,19 @@ event_lag: Final = _new(Histogram, "event_lag_seconds")
 database_seconds: Final = _new(Histogram, "database_seconds")
 open_sockets: Final = _new(Gauge, "open_sockets")
 
-_workflows: Final[set[str]] = set()  #: Those with a label of their own.
+_named: Final = {label: set[str]() for label in _MOST}  #: Those with a label of their own.
+
+
+def _label(name: str, value: str) -> str:
+    named = _named[name]
+    if len(named) < _MOST[name]:
+        named.add(value)
+    return value if value in named else OTHER
 
 
 def observe_job(workflow: str, backend_id: str, seconds: float) -> None:
     """Record the execution of a completed job; ``workflow`` is the digest."""
-    if len(_workflows) < MAX_WORKFLOWS:
-        _workflows.add(workflow)
-    label = workflow if workflow in _workflows else OTHER
+    label = _label("workflow", workflow)
     job_seconds.labels(label).observe(seconds)
     backend_job_seconds.labels(label, backend_id).observe(seconds)
 
@@ -81,11 +88,17 @@ def count_on_commit(counter: Counter, *labels: str, by: int = 1) -> None:
     transaction.on_commit(lambda: counter.labels(*labels).inc(by), robust=True)
 
 
-def observe_wait(since: dt.datetime, started_at: dt.datetime, *, is_bound: bool) -> None:
+def observe_wait(
+    since: dt.datetime, started_at: dt.datetime, *, is_bound: bool, level: int, submitter: str
+) -> None:
     seconds = max(0.0, (started_at - since).total_seconds())
-    transaction.on_commit(
-        lambda: job_wait.labels("bound" if is_bound else "pool").observe(seconds), robust=True
-    )
+
+    def observe() -> None:
+        job_wait.labels("bound" if is_bound else "pool").observe(seconds)
+        # The tens of the level.
+        turn_wait.labels(str(level // 10 * 10), _label("submitter", submitter)).observe(seconds)
+
+    transaction.on_commit(observe, robust=True)
 
 
 class _Entry(NamedTuple):
@@ -120,12 +133,14 @@ def open_files(folder: Path, backends: Collection[str]) -> None:
             path = folder / f"{kind}_{number}.db"
             kept = _keep_recent(_entries(path), {*backends, ""})
             _write(path, kept)
-            _workflows.update(entry.labels.get("workflow", OTHER) for entry in kept)
+            for name, named in _named.items():
+                named.update(entry.labels.get(name, OTHER) for entry in kept)
         _write(folder / f"gauge_livesum_{number}.db", [])
     except OSError as error:
         logger.warning("metrics: kept in memory, and lost at the end of this process (%s)", error)
         return
-    _workflows.discard(OTHER)
+    for named in _named.values():
+        named.discard(OTHER)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # noqa: TID251 the library reads nothing else
     _values.ValueClass = _values.MultiProcessValue(lambda: number)
     ProcessesCollector.folder, ProcessesCollector.own_lock = folder, own
@@ -162,15 +177,17 @@ def _keep_recent(entries: Iterable[_Entry], backends: Collection[str]) -> list[_
     moment = time.time()
     dated = [entry._replace(unused_since=entry.unused_since or moment) for entry in entries]
     recent = {
-        entry.labels.get("workflow")
+        (name, entry.labels.get(name))
         for entry in dated
+        for name in _named
         if moment - entry.unused_since < _UNUSED_SECONDS
     }
-    workflows = recent | {OTHER, None}
+    recent |= {(name, value) for name in _named for value in (OTHER, None)}
     return [
         entry
         for entry in dated
-        if entry.labels.get("workflow") in workflows and entry.labels.get("backend", "") in backends
+        if all((name, entry.labels.get(name)) in recent for name in _named)
+        and entry.labels.get("backend", "") in backends
     ]
 
 

@@ -25,10 +25,12 @@ from director.pages import (
     text,
 )
 from director.pages.audit import audit_page
+from director.pages.queue import queue_list
 from director.pages.usage import usage_page
 from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.payloads import POOL_ATTEMPTS
 from jobgroups.domain.states import GroupStatus, RetryScope
+from jobgroups.domain.turns import MAX_OWN_PRIORITY, MAX_PRIORITY
 from jobgroups.errors import BackendNotFound, GroupNotFound
 from jobgroups.queries.assets import asset_list
 from jobgroups.queries.provenance import job_provenance
@@ -138,6 +140,16 @@ def backend(request: HttpRequest, backend_id: str, template: str) -> HttpRespons
     return _page(request, template, {"shown": backend_context, "backend_id": backend_id})
 
 
+def queue(request: HttpRequest, template: str) -> HttpResponse:
+    """What runs and what is next, or its rows alone."""
+    principal = principal_of(request)
+    context: dict[str, object] = {"shown": queue_list(principal, request.GET)}
+    if template == "queue":
+        submitters = partial(group_list.submitters, principal)
+        context |= {"backends": backend_list, "submitters": submitters}
+    return _page(request, template, context)
+
+
 def failures(request: HttpRequest, template: str) -> HttpResponse:
     """The page of failures, or its list alone."""
     backend_id = str(request.GET.get("backend", "")).replace("\0", "")[:64]
@@ -224,6 +236,7 @@ def submit(request: HttpRequest) -> HttpResponse:
             (strategy.value, strategy.value.replace("_", " ")) for strategy in SeedStrategy
         ],
         "retention_days": settings.DIRECTOR_RETENTION_DAYS,
+        "max_priority": MAX_PRIORITY if principal.can_operate else MAX_OWN_PRIORITY,
         "max_body": settings.DIRECTOR_MAX_BODY_BYTES,
         "max_children": settings.DIRECTOR_MAX_CHILDREN,
         "max_pool": MAX_JOBS,

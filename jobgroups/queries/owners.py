@@ -23,10 +23,11 @@ _MAX_DIGITS: Final = 18  #: Of the id of a delivery: more do not fit into its co
 def group_owned(group_id: str) -> Owned | None:
     """Return whose a group is; None: it does not exist."""
     columns = JobGroup.objects.filter(pk=group_id).values_list("owner_id", "shared_at").first()
-    return columns and _owned(*columns)
+    return columns and owned_by(*columns)
 
 
-def _owned(owner_id: int | None, shared_at: object) -> Owned:
+def owned_by(owner_id: int | None, shared_at: object) -> Owned:
+    """Return whose an object with these columns is."""
     return Owned(frozenset() if owner_id is None else frozenset({owner_id}), shared_at is not None)
 
 
@@ -40,10 +41,10 @@ def _asset_owned(asset_id: str) -> Owned | None:
         return Owned(frozenset({*owner_ids, *others, *records} - {None}), uses.exists())
     of_record = AssetRecord.objects.filter(pk=asset_id).values_list("owner", flat=True)
     if of_record:
-        return _owned(of_record[0], None)
+        return owned_by(of_record[0], None)
     job_id, _ = parse_output_uuid(asset_id) or ("", 0)
     of_job = ChildJob.objects.filter(pk=job_id).values_list("group__owner_id", "group__shared_at")
-    return _owned(*of_job[0]) if of_job else None
+    return owned_by(*of_job[0]) if of_job else None
 
 
 def _delivery_owned(delivery_id: str) -> Owned | None:
@@ -52,7 +53,7 @@ def _delivery_owned(delivery_id: str) -> Owned | None:
     rows = WebhookDelivery.objects.filter(pk=delivery_id)
     # Not shared with its group: an address may have a secret.
     owner_ids = rows.values_list("group__owner_id", flat=True)
-    return _owned(owner_ids[0], None) if owner_ids else None
+    return owned_by(owner_ids[0], None) if owner_ids else None
 
 
 #: How to find whose an object is by the ids of a path, the first one of which that it has, and the

@@ -336,7 +336,7 @@ class _PoolCache:
         self._rests_until = float("-inf")
 
     def forget(self) -> None:
-        self._kept_until = float("-inf")
+        self._kept_until = self._rests_until = float("-inf")
 
     def get(self, variant_ids: Collection[int], *, is_incomplete: bool) -> CurrentPool:
         # While another thread reads, its last reading serves, but for what is not in it.

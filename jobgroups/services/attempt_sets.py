@@ -29,7 +29,7 @@ from jobgroups.errors import LeaseLost, SetRefused
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.services import attempts, captures, files, notices, outcomes
-from jobgroups.services.group_transaction import children_of
+from jobgroups.services.group_transaction import children_of, observe_wait
 from jobgroups.services.leases import valid_fences
 from jobgroups.store import attempts as store
 from jobgroups.store.rows import update_rows
@@ -123,8 +123,7 @@ class _Set:
             started_at=attempt.started_at,
             attempt_count=count,
         )
-        since = max(child.queued_at, child.not_before or child.queued_at)
-        metrics.observe_wait(since, attempt.started_at or since, is_bound=child.is_bound)
+        observe_wait(self.groups[child.group_id], child, attempt)
         self._events[child.group_id].append(log.child_started(child, attempt))
 
     def complete(self, attempt: Attempt, end: AttemptResult) -> None:

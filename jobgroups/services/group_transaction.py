@@ -31,6 +31,7 @@ from jobgroups.domain.states import (
 from jobgroups.events import log
 from jobgroups.log_context import bound
 from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.serializers import group_level
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,18 @@ def update_row(row: Model, fields: Mapping[str, Any], **allowed: Collection[Any]
     for name, value in fields.items():
         setattr(row, name, value)
     return True
+
+
+def observe_wait(group: JobGroup, child: ChildJob, attempt: Attempt) -> None:
+    """Record for the metrics how long a child waited whose attempt starts."""
+    since = max(child.queued_at, child.not_before or child.queued_at)
+    metrics.observe_wait(
+        since,
+        attempt.started_at or since,
+        is_bound=child.is_bound,
+        level=group_level(group),
+        submitter=group.share_of or group.submitter,
+    )
 
 
 class GroupTransaction:
@@ -116,8 +129,7 @@ class GroupTransaction:
         count = max(child.attempt_count, attempt.number)
         fields = {"started_at": attempt.started_at, "attempt_count": count}
         if self.move_child(child, ChildStatus.RUNNING, attempt=attempt, **fields):
-            since = max(child.queued_at, child.not_before or child.queued_at)
-            metrics.observe_wait(since, attempt.started_at or since, is_bound=child.is_bound)
+            observe_wait(self.group, child, attempt)
             self.add_event(log.child_started(child, attempt))
 
     def cancel_children(self, children: Sequence[ChildJob], *, stopped_by: str = "") -> None:

@@ -27,6 +27,7 @@ _GROUP: Final = (
     ),
     *("total_count", "completed_count", "failed_count", "cancelled_count"),
     *("completed_at", "cancelled_at", "stopped_at"),
+    *("priority", "share_of", "submitter", "waiting_since"),
 )
 _ATTEMPT: Final = (
     "number",

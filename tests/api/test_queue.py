@@ -67,7 +67,7 @@ def test_queue_has_what_runs_and_what_waits_in_the_real_order(api: Api, farm: li
     position, _, place = child["waiting_reason"].partition(", place ")
     assert position.startswith("3rd in line for any of ")
     assert place.startswith("3 in the queue: 1 group has a higher priority and ben has used less")
-    factories.claim_from_pool(fence, JobGroup.objects.get(pk=urgent))
+    factories.claim_from_pool(factories.lease(farm[1]), JobGroup.objects.get(pk=urgent))
     assert order(api) == [(None, urgent), (1, ben), (2, anna)]
     assert done.child.group_id == urgent
 
@@ -154,3 +154,18 @@ def test_others_are_a_place_and_a_time_where_work_is_private(
     assert order(api, **people["olga"]) == [(1, groups["anna"]), (2, groups["ben"])]
     said = api.get(f"/api/job-groups/{groups['ben']}", **people["ben"]).json()["child_jobs"][0]
     assert "anna" not in said["waiting_reason"]
+
+
+def test_page_has_actions_of_what_the_account_may_change(
+    api: Api, farm: list[str], people: dict[str, dict[str, str]]
+) -> None:
+    for name in ("anna", "ben", "ben"):
+        body = {"workflow_json": factories.WORKFLOW, "backend_ids": ["*"], "count": 1}
+        api.post("/api/job-group", body, **people[name])
+    for name, own, movable, most in (("anna", 1, 0, 60), ("ben", 2, 2, 60), ("olga", 3, 2, 100)):
+        pool._cache.forget()
+        page = api.get("/queue", **people[name]).content.decode()
+        assert page.count('<li class="queued"') == 3
+        assert page.count(" data-owned") == page.count('data-act="next"') == own
+        assert page.count('draggable="true"') == movable
+        assert page.count(f'max="{most}"') == own

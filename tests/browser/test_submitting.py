@@ -168,6 +168,7 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(
         "stop_when": {"failed": 2},
         "stall_seconds": 7200,
         "retention_days": 30,
+        "priority": 70,
         "name": "Hero",
         "metadata": {"scene": "shot_010", "panel": 7},
         "submitter": "Ann",

@@ -10,17 +10,20 @@ from typing import Any
 from tests.harness.processes import python
 
 _SCRIPT = """
-import json, sys, time
+import datetime as dt, json, sys, time
 import django; django.setup()
 from pathlib import Path
 from jobgroups import metrics
 folder, backends, workflows, days = json.loads(sys.argv[1])
-now = time.time
+now, moment = time.time, dt.datetime(2026, 2, 1)
 time.time = lambda: now() + days * 86_400
 metrics.open_files(Path(folder), backends)
 for workflow in workflows:
     metrics.observe_job(workflow, "gpu-1", 2.0)
     metrics.open_sockets.labels("group").inc()
+    for at in range(5):
+        turn = {"level": 57, "submitter": f"{workflow}-{at}"}
+        metrics.observe_wait(moment, moment + dt.timedelta(seconds=3), is_bound=False, **turn)
 metrics.failures.labels("stalled", "gpu-2").inc()
 found = {}
 for family in metrics.ProcessesCollector().collect():
@@ -29,6 +32,7 @@ for family in metrics.ProcessesCollector().collect():
 print(json.dumps(found))
 """
 SECONDS = "director_job_seconds_sum"
+WAIT = "director_turn_wait_seconds_sum|50"
 
 
 def _process(
@@ -48,6 +52,9 @@ def test_values_continue_and_labels_are_bounded(tmp_path: Path) -> None:
     assert (first[f"{SECONDS}|w7"], first[f"{SECONDS}|other"]) == (2.0, 4.0)
     assert f"{SECONDS}|w8" not in first
     assert first["director_open_sockets|group"] == 10
+    waits = {name: value for name, value in first.items() if name.startswith(WAIT)}
+    assert len(waits) == 17
+    assert waits[f"{WAIT}|other"] == 34 * 3
     # Another process, since that one has ended: no socket is left of it.
     second = _process(tmp_path, ["gpu-1"], ["w0", "w8"], days=3)
     assert (second[f"{SECONDS}|w0"], second[f"{SECONDS}|w7"], second[f"{SECONDS}|other"]) == (
@@ -63,6 +70,10 @@ def test_values_continue_and_labels_are_bounded(tmp_path: Path) -> None:
         6.0,
     )
     assert f"{SECONDS}|w7" not in third
+    assert {name for name in third if name.startswith(WAIT)} == {
+        *(f"{WAIT}|{name}" for name in ("w0-0", "w0-1", "w0-2", "w0-3", "w0-4", "other")),
+        *(f"{WAIT}|w8-{at}" for at in range(5)),
+    }
     assert [one["director_failures_total|gpu-2|stalled"] for one in (first, second, third)] == [
         1,
         1,

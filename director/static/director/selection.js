@@ -1,7 +1,7 @@
 // Rows that are selected by their boxes: one alone, with Shift a range, and all that are shown by the box "pick-all".
 import { $, $$, onClick } from "./dom.js";
 
-const boxes = () => $$("[name=pick]").filter((box) => !box.closest("[data-out]"));
+const boxes = () => $$("[name=pick]:enabled").filter((box) => !box.closest("[data-out]"));
 const rowOf = (box) => box.closest("[id]");
 let last = ""; // the id of the row that was clicked last
 let listener = () => {};

@@ -460,6 +460,7 @@ function body() {
     ["timeout", "timeout_seconds"],
     ["stall", "stall_seconds"],
     ["retention", "retention_days"],
+    ["priority", "priority"],
     ["stop-completed", "stop_when"],
     ["stop-failed", "stop_when"],
   ])
@@ -474,6 +475,7 @@ function body() {
     timeout_seconds: number("timeout"),
     stall_seconds: number("stall"),
     retention_days: number("retention"),
+    priority: number("priority"),
   };
   if (Object.keys(parameters).length) rest.parameters = parameters;
   if (Object.keys(meta.metadata || {}).length) rest.metadata = meta.metadata;
@@ -559,6 +561,7 @@ function update() {
     "timeout",
     "stall",
     "retention",
+    "priority",
     "stop-completed",
     "stop-failed",
     "metadata",
@@ -717,6 +720,7 @@ async function repeat() {
   $("timeout").value = again.timeout_seconds ?? "";
   $("stall").value = again.stall_seconds ?? "";
   $("retention").value = again.retention_days ?? "";
+  if (again.priority !== 50) $("priority").value = Math.min(again.priority, $("priority").max);
   for (const kind of ["completed", "failed"])
     $(`stop-${kind}`).value = again.stop_when?.[kind] ?? "";
   if (again.base_seed !== null) $("base").value = again.base_seed;

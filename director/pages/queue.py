@@ -1,0 +1,70 @@
+"""Read model of the queue: what runs and what is next."""
+
+from collections import Counter
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import QueryDict
+
+from director.pages.filters import PAGE_SIZE
+from jobgroups.domain.access import Principal, Right, may
+from jobgroups.domain.clock import now
+from jobgroups.domain.shapes.groups import QueueRow
+from jobgroups.domain.text import duration
+from jobgroups.domain.turns import MAX_OWN_PRIORITY, MAX_PRIORITY
+from jobgroups.models import JobGroup
+from jobgroups.queries.owners import owned_by
+from jobgroups.queries.queue import QueueFilter, queue_page
+
+_MAX_TEXT, _MAX_DIGITS = 200, 9
+
+
+def queue_list(principal: Principal, query: QueryDict) -> dict[str, Any]:
+    """Return a page of the queue by the query of its URL; invalid values are ignored."""
+    chosen = {
+        name: str(query.get(name, "")).replace("\0", "").strip()[:_MAX_TEXT]
+        for name in ("submitter", "backend", "mine", "offset")
+    }
+    filters = QueueFilter(
+        principal=principal,
+        submitter=chosen["submitter"],
+        backend=chosen["backend"],
+        mine=bool(chosen["mine"]) and principal.user_id is not None,
+    )
+    digits = chosen["offset"][:_MAX_DIGITS]
+    offset = int(digits) if digits.isdecimal() else 0
+    page = queue_page(filters, offset=offset, limit=PAGE_SIZE)
+    rows = [_row(row, page.groups.get(row.job_group_id or ""), principal) for row in page.rows]
+    turns = Counter(row["turn"] for row in rows)
+    for row in rows:
+        row["is_movable"] = turns[row["turn"]] > 1 and row["turn"]
+
+    def address(start: int) -> str:
+        return urlencode({k: v for k, v in {**chosen, "offset": start or ""}.items() if v})
+
+    return {
+        "running": [row for row in rows if row["row"].place is None],
+        "waiting": [row for row in rows if row["row"].place],
+        "chosen": chosen,
+        "max_priority": MAX_PRIORITY if principal.can_operate else MAX_OWN_PRIORITY,
+        "query": address(offset),
+        "before": address(max(offset - PAGE_SIZE, 0)) if offset else None,
+        "after": address(offset + PAGE_SIZE) if page.has_more else None,
+    }
+
+
+def _row(row: QueueRow, group: JobGroup | None, principal: Principal) -> dict[str, Any]:
+    start = row.expected_start
+    left = None if start is None else (start - now()).total_seconds()
+    answer: dict[str, Any] = {
+        "row": row,
+        "start": "" if left is None else f"in about {duration(left)}" if left > 1 else "now",
+        "reason": (row.waiting_reason or "").removeprefix(f"Place {row.place}: "),
+        "turn": "",
+    }
+    if group is None:
+        return answer
+    may_change = may(principal, Right.OPERATE, owned_by(group.owner_id, group.shared_at))
+    # Groups with one value follow each other as their submitter orders them.
+    turn = f"{row.level} {group.front_at or ''} {row.submitter}" if row.place and may_change else ""
+    return {**answer, "group": group, "may_change": may_change, "turn": turn}

@@ -1,0 +1,83 @@
+// The queue: loaded again when something changed. A person orders groups by dragging them, or by buttons.
+import { $, $$, call, onClick, toast } from "./dom.js";
+import { afterMorph, refresh } from "./parts.js";
+import { follow } from "./working.js";
+import "./menus.js";
+
+follow("queue");
+let focused = null; // the row and the action whose button keeps the focus
+
+async function change(row, method, path, body, text) {
+  try {
+    await call(method, `/api/job-groups/${row.dataset.group}${path}`, body);
+    toast(text);
+  } catch (error) {
+    toast(error.errors?.[0]?.message || error.message);
+  }
+  refresh($("queue"));
+}
+const place = (row, before) =>
+  change(row, "POST", "/next", { before: before.dataset.group }, "The order is changed.");
+// The rows that follow each other as their submitter orders them.
+const turn = (row) =>
+  $$("[draggable=true]", $("queue")).filter((one) => one.dataset.turn === row.dataset.turn);
+
+const ACTS = {
+  next: (row) => change(row, "POST", "/next", {}, "The group is next."),
+  up: (row) => {
+    const above = turn(row)[turn(row).indexOf(row) - 1];
+    if (above) place(row, above);
+    else toast("No group of this submitter and level is above it.");
+  },
+  down: (row) => {
+    const below = turn(row)[turn(row).indexOf(row) + 1];
+    if (below) place(below, row);
+    else toast("No group of this submitter and level is below it on this page.");
+  },
+};
+onClick("#queue button[data-act]", (button) => {
+  const row = button.closest("[data-group]");
+  focused = [row.id, button.dataset.act];
+  ACTS[button.dataset.act](row);
+});
+afterMorph(() => {
+  const [id, act] = focused || [];
+  if (id) $(id)?.querySelector(`[data-act=${act}]`)?.focus();
+  focused = null;
+});
+$("queue").parentElement.addEventListener("change", ({ target }) => {
+  if (target.form?.id === "filters") target.form.requestSubmit();
+  if (target.name !== "priority" || !target.value || !target.reportValidity()) return;
+  const body = { priority: target.valueAsNumber };
+  const text = `The group has the priority ${target.value}.`;
+  change(target.closest("[data-group]"), "PATCH", "", body, text);
+});
+
+// --- drag ----------------------------------------------------------------------------------------
+
+let dragged = null;
+const mark = (over) => {
+  for (const one of $$(".queued", $("queue"))) one.classList.toggle("over", one === over);
+};
+function targetOf(event) {
+  const row = event.target.closest?.("[draggable=true]");
+  return dragged && row && row !== dragged && turn(dragged).includes(row) ? row : null;
+}
+document.addEventListener("dragstart", (event) => {
+  dragged = event.target.closest?.("#queue [draggable=true]");
+});
+document.addEventListener("dragover", (event) => {
+  const over = targetOf(event);
+  mark(over);
+  if (over) event.preventDefault();
+});
+document.addEventListener("drop", (event) => {
+  const before = targetOf(event);
+  if (!before) return;
+  event.preventDefault();
+  place(dragged, before);
+});
+document.addEventListener("dragend", () => {
+  mark(null);
+  dragged = null;
+});
