@@ -18,14 +18,34 @@ from jobgroups.domain.text import pluralize
 
 
 @click.command
-@option_types.group_ids_argument
+@click.argument("group_ids", metavar="ID...", type=option_types.identifier, nargs=-1)
 @option_types.jobs_option
+@click.option(
+    "--all",
+    "is_all",
+    is_flag=True,
+    help="All groups that have not ended: yours, or as an operator those of all. First it shows how"
+    " many, and asks.",
+)
+@option_types.yes_option
 @with_connection
-def cancel(connection: Connection, group_ids: Sequence[str], jobs: Sequence[str]) -> None:
+def cancel(
+    connection: Connection,
+    *,
+    group_ids: Sequence[str],
+    jobs: Sequence[str],
+    is_all: bool,
+    yes: bool,
+) -> None:
     """Cancel groups: queued jobs are dropped, running jobs are stopped, completed jobs stay.
 
     Prompts of other clients are never stopped. Cancelling twice is no error.
     """
+    if is_all == bool(group_ids):
+        raise click.UsageError("Name the groups, or use --all.")
+    if is_all:
+        _cancel_all(connection, ask=not yes)
+        return
     if jobs and len(group_ids) != 1:
         raise click.UsageError("--job needs exactly one group.")
     with connection.results() as done:
@@ -36,6 +56,28 @@ def cancel(connection: Connection, group_ids: Sequence[str], jobs: Sequence[str]
                 else connection.director.cancel(name)
             )
             done.append(({"id": name, **result.raw}, _cancel_text(name, result)))
+
+
+def _cancel_all(connection: Connection, *, ask: bool) -> None:
+    work = connection.director.open_work()
+    if ask and work.groups:
+        running = f", of which {work.running} run now" if work.running else ""
+        what = f"{pluralize(work.jobs, 'job')} of {pluralize(work.groups, 'group')}{running}"
+        _confirm(f"Cancel {what}?", "Nothing was cancelled.")
+    done = connection.director.cancel_all()
+    text_ = f"{pluralize(done.jobs, 'job')} of {pluralize(done.groups, 'group')} cancelled."
+    connection.show(
+        {"groups": done.groups, "jobs": done.jobs}, [text_ if done.groups else "No group was open."]
+    )
+
+
+def _confirm(question: str, refused: str) -> None:
+    """Raise ``CommandError`` unless the question is answered with yes."""
+    try:
+        click.confirm(question, err=True, abort=True)
+    except click.Abort:
+        hint = "With --yes there is no question."
+        raise CommandError(refused, Status.INTERRUPTED, hint=hint) from None
 
 
 def _cancel_text(name: str, result: CancelResult) -> str:
@@ -230,7 +272,7 @@ def share(connection: Connection, group_ids: Sequence[str], undo: bool) -> None:
 
 @click.command
 @option_types.group_ids_argument
-@click.option("--yes", is_flag=True, help="Delete without a question.")
+@option_types.yes_option
 @with_connection
 def delete(connection: Connection, group_ids: Sequence[str], yes: bool) -> None:
     """Delete groups that have ended: their jobs, events and the files that the Director has
@@ -246,11 +288,7 @@ def delete(connection: Connection, group_ids: Sequence[str], yes: bool) -> None:
                     f"{group_id} {title}: {_deletion(connection.director.deletion(group_id))}",
                     err=True,
                 )
-            try:
-                click.confirm(f"Delete {pluralize(len(group_ids), 'group')}?", err=True, abort=True)
-            except click.Abort:
-                hint = "With --yes there is no question."
-                raise CommandError("Nothing was deleted.", Status.INTERRUPTED, hint=hint) from None
+            _confirm(f"Delete {pluralize(len(group_ids), 'group')}?", "Nothing was deleted.")
         for group_id in group_ids:
             result = connection.director.delete(group_id)
             done.append(

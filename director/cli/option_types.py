@@ -201,6 +201,7 @@ group_id_argument: Final = click.argument("group_id", metavar="ID", type=identif
 group_ids_argument: Final = click.argument(
     "group_ids", metavar="ID...", type=identifier, nargs=-1, required=True
 )
+yes_option: Final = click.option("--yes", is_flag=True, help="Ask no question.")
 jobs_option: Final = click.option(
     "--job",
     "jobs",

@@ -91,6 +91,7 @@ from jobgroups.domain.shapes.groups import (
     Deletion as Deletion,
     JobOfFile as JobOfFile,
     MoveResult as MoveResult,
+    OpenWork as OpenWork,
     Queue as Queue,
     QueueRow as QueueRow,
     RetryResult as RetryResult,

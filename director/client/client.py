@@ -56,6 +56,7 @@ from jobgroups.domain.shapes.groups import (
     Deletion,
     JobOfFile,
     MoveResult,
+    OpenWork,
     Queue,
     RetryResult,
     Submitter,
@@ -406,6 +407,25 @@ class _Client(Endpoints):
     async def cancel(self, group_id: str) -> CancelResult:
         """Cancel every job of a group that is not final."""
         return await self._read(CancelResult, delete("job-groups", group_id))
+
+    @method
+    async def open_work(self) -> OpenWork:
+        """Return what ``cancel_all`` would cancel."""
+        return await self._read(OpenWork, get("job-groups", "cancel"))
+
+    @method
+    async def cancel_all(self) -> OpenWork:
+        """Cancel all open groups, the newest first: your own, or as an operator those of all.
+
+        Returns what was cancelled.
+        """
+        groups = jobs = running = 0
+        while True:
+            part = await self._read(OpenWork, post("job-groups", "cancel", repeatable=False))
+            groups, jobs = groups + part.groups, jobs + part.jobs
+            running = max(running, part.running)
+            if not part.remaining:
+                return OpenWork(groups=groups, jobs=jobs, running=running)
 
     @method
     async def cancel_job(self, group_id: str, job_id: str) -> CancelResult:

@@ -93,9 +93,9 @@ def check_priority(principal: Principal, priority: int | None) -> None:
         raise FieldInvalid("priority", message)
 
 
-def deleting_owner(request: HttpRequest | Request) -> int | None:
-    """Return the account whose part of shared content a request deletes; None: it deletes all of
-    it.
+def changing_owner(request: HttpRequest | Request) -> int | None:
+    """Return the account to whose objects, or whose part of shared content, a request is limited;
+    None: it may change those of all.
     """
     principal = principal_of(request)
     return None if may(principal, Right.OPERATE) else principal.user_id

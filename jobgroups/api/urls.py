@@ -38,6 +38,7 @@ _views: Views = {
     "job-group": groups.SubmitView,
     "job-groups": groups.GroupListView,
     "job-groups/plan": groups.PlanView,
+    "job-groups/cancel": groups.CancelView,
     "job-groups/<str:group_id>": groups.GroupView,
     "job-groups/<str:group_id>/workflow": groups.WorkflowView,
     "job-groups/<str:group_id>/events": groups.EventsView,

@@ -11,14 +11,15 @@ from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 
 from backends.errors import FieldInvalid
 from backends.models import Backend
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery
 from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import iso
-from jobgroups.domain.states import CHILD_OPEN, GroupStatus, Placement
+from jobgroups.domain.shapes.groups import OpenWork
+from jobgroups.domain.states import CHILD_OPEN, ChildStatus, GroupStatus, Placement
 from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobEvent, JobGroup
@@ -355,6 +356,25 @@ def open_groups() -> QuerySet[JobGroup]:
     return JobGroup.objects.filter(
         Q(status__in=(GroupStatus.PENDING, GroupStatus.RUNNING)) | partly
     )
+
+
+def open_groups_of(owner_id: int | None) -> QuerySet[JobGroup]:
+    """Return the open groups of an account, or of all (None)."""
+    rows = open_groups()
+    return rows if owner_id is None else rows.filter(owner=owner_id)
+
+
+def open_work(owner_id: int | None) -> OpenWork:
+    """Return how much an account, or all (None), have to do."""
+    groups = open_groups_of(owner_id).order_by()
+    jobs = ChildJob.objects.filter(group__in=groups, status__in=CHILD_OPEN).order_by()
+    is_running = Q(status=ChildStatus.RUNNING)
+    counts = jobs.aggregate(
+        groups=Count("group", distinct=True),
+        jobs=Count("pk"),
+        running=Count("pk", filter=is_running),
+    )
+    return OpenWork(**counts)
 
 
 def listed_page(

@@ -1,13 +1,20 @@
-"""Cancel a group or one child of it."""
+"""Cancel a group, one child of it, or all open groups."""
+
+import time
+from contextlib import suppress
+from typing import Final
 
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
-from jobgroups.domain.shapes.groups import CancelResult
+from jobgroups.domain.shapes.groups import CancelResult, OpenWork
 from jobgroups.domain.states import CHILD_OPEN, GroupStatus
-from jobgroups.errors import ChildNotFound
+from jobgroups.errors import ChildNotFound, GroupNotFound
+from jobgroups.queries.groups import open_groups_of, open_work
 from jobgroups.services.audit import record
 from jobgroups.services.transactions import group_transaction
+
+_SECONDS: Final = 10.0  #: After which a cancel of all groups leaves the others to the next request.
 
 
 @retry_on_conflict
@@ -46,3 +53,21 @@ def child_cancel(*, group_id: str, job_id: str) -> bool:
         if open_children:
             record(Action.JOB_CANCELLED, group_id, job=job_id)
     return bool(open_children)
+
+
+def groups_cancel(*, owner_id: int | None) -> OpenWork:
+    """Cancel the open groups of an account, or of all (None), each as :func:`group_cancel` does.
+
+    The newest come first: while older jobs are stopped, no newer one takes their backends. After
+    ``_SECONDS`` the others are left to the next request (``remaining``).
+    """
+    running, jobs, ends = open_work(owner_id).running, 0, time.monotonic() + _SECONDS
+    waiting = list(open_groups_of(owner_id).order_by("created_at").values_list("pk", flat=True))
+    groups = len(waiting)
+    while waiting:
+        with suppress(GroupNotFound):  # deleted meanwhile
+            jobs += group_cancel(group_id=waiting.pop()).interrupted
+        if time.monotonic() > ends:
+            break
+    remaining = len(waiting)
+    return OpenWork(groups=groups - remaining, jobs=jobs, running=running, remaining=remaining)

@@ -72,6 +72,7 @@ CHANGES: Final = {
     Right.SUBMIT: {
         "/api/job-group",
         "/api/job-groups/plan",
+        "/api/job-groups/cancel",
         "/api/workflows/check",
         "/api/workflows/convert",
         "/api/workflow-from-png",
@@ -285,6 +286,28 @@ def test_artist_manages_own_groups_and_not_those_of_others(
     assert api.patch(path, {"name": "forest"}, **bearer(anna)).json()["name"] == "forest"
     assert api.patch(path, {"name": "wood"}, **bearer(olga)).json()["name"] == "wood"
     assert api.delete(path, **bearer(anna)).json()["cancelled"] is True
+
+
+def test_cancel_of_all_groups_is_of_the_own_ones_and_for_operators_of_all(
+    api: Api, make_backend: Made, runner: Any
+) -> None:
+    make_backend("gpu-1")
+    anna, boris, olga = token_of("anna"), token_of("boris"), token_of("olga", Role.OPERATOR)
+    for token in (anna, anna, boris):
+        assert _submit(api, token).status_code == 201
+    path = "/api/job-groups/cancel"
+    groups = {
+        name: api.get(path, **bearer(token)).json()["groups"]
+        for name, token in (("boris", boris), ("olga", olga))
+    }
+    assert groups == {"boris": 1, "olga": 3}
+    assert api.post(path, None, **bearer(boris)).json()["groups"] == 1
+    assert dict(JobGroup.objects.values_list("submitter", "status")) == {
+        "anna": "running",
+        "boris": "cancelled",
+    }
+    assert api.post(path, None, **bearer(olga)).json()["jobs"] == 2
+    assert set(JobGroup.objects.values_list("status", flat=True)) == {"cancelled"}
 
 
 def test_identity_counts_and_not_the_body(api: Api, make_backend: Made, runner: Any) -> None:

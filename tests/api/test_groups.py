@@ -121,6 +121,26 @@ def test_job_of_another_group_is_not_found(api: Api, farm: list[str]) -> None:
     assert api.get(_path(other, 0)).json()["status"] == "queued"
 
 
+def test_cancel_of_all_groups_leaves_what_has_ended_and_the_rest_to_the_next_request(
+    api: Api, farm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = api.submit("gpu-1")["job_group_id"]
+    play_to_the_end("gpu-1")
+    newest = [api.submit("gpu-1", "gpu-2")["job_group_id"] for _ in range(3)][-1]
+    play_to_the_end("gpu-1")  # a group that is open has a completed job
+    path = "/api/job-groups/cancel"
+    open_ = {"groups": 3, "jobs": 5, "running": 0, "remaining": 0}
+    assert api.get(path).json() == open_
+    error_of(api.post(path, {"all": True}), 400, "invalid_request")
+    monkeypatch.setattr(cancellation, "_SECONDS", -1.0)
+    assert api.post(path, None).json() == {"groups": 1, "jobs": 2, "running": 0, "remaining": 2}
+    assert api.get(f"/api/job-groups/{newest}").json()["status"] == "cancelled"
+    monkeypatch.undo()
+    assert api.post(path, None).json() == {"groups": 2, "jobs": 3, "running": 0, "remaining": 0}
+    assert api.post(path, None).json()["groups"] == 0
+    assert api.get(f"/api/job-groups/{ended}").json()["status"] == "completed"
+
+
 def test_cancel_of_one_job_leaves_the_others(api: Api, farm: list[str]) -> None:
     made = api.submit("gpu-1", "gpu-2")
     assert _counts(api.delete(_path(made, 0))) == (True, 1, 0, 0)

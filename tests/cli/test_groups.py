@@ -121,6 +121,18 @@ def test_group_has_a_priority_and_is_next(desk: Desk) -> None:
     assert "jg_000000000000" in said.stderr
 
 
+def test_cancel_of_all_groups_asks_with_their_number(desk: Desk) -> None:
+    desk.out("cancel", "--all", "--yes")
+    assert desk.out("cancel", "--all") == "No group was open.\n"
+    groups = [desk.out("submit", "workflow.json", "-q").strip() for _ in range(2)]
+    said = desk.said("cancel", "--all", stdin="n\n", status=130)
+    assert "Nothing was cancelled." in said
+    assert desk.run("cancel", "--all", stdin="y\n").stdout.endswith("cancelled.\n")
+    assert {desk.json("show", group)["status"] for group in groups} <= {"cancelled", "completed"}
+    for words in ((), ("--all", groups[0])):
+        assert "Name the groups, or use --all." in desk.said("cancel", *words, status=2)
+
+
 def test_weight_of_a_submitter_is_set(desk: Desk) -> None:
     assert desk.out("weight", "anna", "2") == "anna: weight 2, 0 s used lately.\n"
     assert desk.json("weight", "anna") == {"name": "anna", "weight": 2.0, "used_seconds": 0.0}

@@ -77,6 +77,7 @@ function title() {
   const running = rows().filter((row) => row.dataset.open === "yes");
   document.title = running.length ? `${running.length} running · Director` : "Groups · Director";
   favicon(running.length ? "running" : "");
+  $("cancel-all").hidden = !running.length;
 }
 
 afterMorph((id) => {
@@ -163,6 +164,25 @@ $("selection-cancel").onclick = async () => {
     `${open.length} cancelled.`,
   );
   selectNone();
+};
+
+$("cancel-all").onclick = async () => {
+  const path = "/api/job-groups/cancel";
+  try {
+    const open = await call("GET", path);
+    const jobs = `${counted(open.jobs, "job")} of ${counted(open.groups, "group")}`;
+    const text = `${jobs} will not be finished, ${open.running} of them run now. Groups on other pages, and those that filters hide, are among them.`;
+    if (!(await ask("Stop everything?", text, "Stop all", "Go on"))) return;
+    let done = 0;
+    for (let left = 1; left; ) {
+      const part = await call("POST", path);
+      done += part.jobs;
+      left = part.remaining;
+    }
+    toast(`${counted(done, "job")} cancelled.`);
+  } catch (error) {
+    toast(error.message);
+  }
 };
 
 // --- rename, archive, delete ---------------------------------------------------------------------

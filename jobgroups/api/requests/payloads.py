@@ -416,6 +416,12 @@ class ConvertRequest(RequestSerializer):
     )
 
 
+class CancelRequest(RequestSerializer):
+    """``POST /api/job-groups/cancel``"""
+
+    unknown = "Is not a field of a cancel."
+
+
 class DeletionRequest(RequestSerializer):
     """``POST /api/job-groups/{id}/delete``"""
 

@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
-from jobgroups.api.permissions import deleting_owner, principal_of
+from jobgroups.api.permissions import changing_owner, principal_of
 from jobgroups.api.requests.body import json_body
 from jobgroups.api.requests.upload import received_upload, stored_name, stored_type
 from jobgroups.api.v2.requests import (
@@ -96,7 +96,7 @@ class AssetView(ApiView):
         return json_response({**facts, "url": content_url(base_url(request), asset_id)})
 
     async def delete(self, request: HttpRequest, asset_id: str) -> HttpResponse:
-        principal, owner_id = principal_of(request), deleting_owner(request)
+        principal, owner_id = principal_of(request), changing_owner(request)
         await act(record_delete, asset_id=asset_id, principal=principal, owner_id=owner_id)
         return no_content()
 

@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
-from jobgroups.api.permissions import deleting_owner, principal_of
+from jobgroups.api.permissions import changing_owner, principal_of
 from jobgroups.api.requests.query_params import AssetListQuery
 from jobgroups.api.requests.upload import received_upload
 from jobgroups.api.views.base import ApiView, json_response, no_content
@@ -49,7 +49,7 @@ class AssetView(ApiView):
 
     def delete(self, request: Request, asset_id: str) -> HttpResponse:
         """Delete an asset that no open group needs."""
-        asset_delete(asset_id=asset_id, owner_id=deleting_owner(request))
+        asset_delete(asset_id=asset_id, owner_id=changing_owner(request))
         return no_content()
 
 

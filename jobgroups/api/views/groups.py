@@ -14,7 +14,7 @@ from jobgroups import workflow
 from jobgroups.api.answers import answers
 from jobgroups.api.conversion import converted_body
 from jobgroups.api.long_polls import long_polls
-from jobgroups.api.permissions import check_priority, identity, principal_of
+from jobgroups.api.permissions import changing_owner, check_priority, identity, principal_of
 from jobgroups.api.plan import plan
 from jobgroups.api.requests import payloads
 from jobgroups.api.requests.body import json_body, optional_json_body
@@ -166,6 +166,19 @@ class GroupView(ApiView):
     async def delete(self, _request: HttpRequest, group_id: str) -> HttpResponse:
         """Cancel all jobs of a group that are not final."""
         return json_response(await act(cancellation.group_cancel, group_id=group_id))
+
+
+class CancelView(ApiView):
+    changes: ClassVar[Right] = Right.SUBMIT
+
+    def get(self, request: Request) -> HttpResponse:
+        """Return what a cancel of all open groups would cancel."""
+        return json_response(groups.open_work(changing_owner(request)))
+
+    def post(self, request: Request) -> HttpResponse:
+        """Cancel all open groups; with accounts those of the account, for operators all."""
+        payloads.CancelRequest.read(optional_json_body(request))
+        return json_response(cancellation.groups_cancel(owner_id=changing_owner(request)))
 
 
 class NextView(ApiView):

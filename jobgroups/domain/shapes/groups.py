@@ -294,6 +294,23 @@ class CancelResult(Parsed):
 
 
 @record
+class OpenWork(Parsed):
+    """What a cancel of all open groups cancels, or has cancelled.
+
+    Attributes:
+        groups: Number of groups that have not ended.
+        jobs: Number of their jobs that are not final.
+        running: Number of these that run.
+        remaining: Number of groups that the request had no time for.
+    """
+
+    groups: int
+    jobs: int
+    running: int
+    remaining: int = 0
+
+
+@record
 class Deletion(Parsed):
     """What the deletion of a group removes, or would.
 
