@@ -45,6 +45,7 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "watchers": watchers.measure,
     "farm": farm.measure,
     "line": line.measure,
+    "turns": line.turns,
     "pool": pool.measure,
     "store": store.measure,
     "list": stored.measure,

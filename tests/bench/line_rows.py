@@ -15,21 +15,22 @@ from django.core.management import call_command
 from django.db import connection, transaction
 
 from backends.models import Backend
+from jobgroups.domain.access import EVERYBODY
 from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.schedule import Backlog, Schedule
 from jobgroups.models import Exclusion, Timing, Variant
-from jobgroups.queries import etas, pool
+from jobgroups.queries import etas, pool, queue
 from jobgroups.services import claims
 from tests.harness import factories
 
 _WORKFLOWS, _MODELS, _TAGS, _TIMED = 200, 20, 10, 20
 
 
-def fill(backends: int, groups: int, jobs: int) -> None:
+def fill(backends: int, groups: int, jobs: int, submitters: int = 0) -> None:
     """Fill the database: each backend has a job of the pool, and a fifth more jobs wait for half of
-    them.
+    them. ``submitters``: 0 for one.
     """
     call_command("migrate", verbosity=0)
     names = [f"gpu-{at}" for at in range(backends)]
@@ -41,12 +42,13 @@ def fill(backends: int, groups: int, jobs: int) -> None:
         for at in range(groups):
             some = [names[(at * 10 + more) % backends] for more in range(10)]
             candidates = [["*"], [f"tag:t{at // 3 % _TAGS}"], some][at % 3]
-            group = factories.submit_to_pool(jobs, *candidates, workflow=_workflow(at))
+            by = {"submitter": f"s{at % submitters}"} if submitters else {}
+            group = factories.submit_to_pool(jobs, *candidates, workflow=_workflow(at), **by)
             if at % 3 == 0:
                 for fence in islice(fences, at, at + 3):
                     factories.claim_from_pool(fence, group)
             factories.submit(
-                *(names[-1 - (at * 7 + more) % (backends // 2)] for more in range(jobs // 5))
+                *(names[-1 - (at * 7 + more) % (backends // 2)] for more in range(jobs // 5)), **by
             )
     moment = now()
     Backend.objects.update(last_seen_at=moment + dt.timedelta(hours=1))
@@ -83,6 +85,11 @@ def _workflow(at: int) -> dict[str, Any]:
     return {**factories.WORKFLOW, "1": loader, "3": sampler}
 
 
+def _page() -> None:
+    filters = queue.QueueFilter(principal=EVERYBODY)
+    queue.queue_page(filters, offset=0, limit=100)
+
+
 def measure(rounds: int = 20, each: int = 10) -> None:
     """Print the seconds that each step takes, as JSON."""
     taken = defaultdict[str, list[float]](list)
@@ -117,4 +124,9 @@ def measure(rounds: int = 20, each: int = 10) -> None:
         pool._cache.forget()
         with timed("estimates of the web"):
             etas.current_etas()
+        with timed("the queue"):
+            _page()
+        for _ in range(each):
+            with timed("a page of the queue"):
+                _page()
     print(json.dumps(taken))
