@@ -11,7 +11,6 @@ from jobgroups.domain.access import Principal, Right, may
 from jobgroups.domain.clock import now
 from jobgroups.domain.shapes.groups import QueueRow
 from jobgroups.domain.text import duration
-from jobgroups.domain.turns import MAX_OWN_PRIORITY, MAX_PRIORITY
 from jobgroups.models import JobGroup
 from jobgroups.queries.owners import owned_by
 from jobgroups.queries.queue import QueueFilter, queue_page
@@ -46,7 +45,6 @@ def queue_list(principal: Principal, query: QueryDict) -> dict[str, Any]:
         "running": [row for row in rows if row["row"].place is None],
         "waiting": [row for row in rows if row["row"].place],
         "chosen": chosen,
-        "max_priority": MAX_PRIORITY if principal.can_operate else MAX_OWN_PRIORITY,
         "query": address(offset),
         "before": address(max(offset - PAGE_SIZE, 0)) if offset else None,
         "after": address(offset + PAGE_SIZE) if page.has_more else None,

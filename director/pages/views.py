@@ -50,9 +50,11 @@ _DIRECTIONS: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
 def _page(
     request: HttpRequest, name: str, context: Mapping[str, object], status: int = 200
 ) -> HttpResponse:
+    principal = principal_of(request)
     values = {
         "version": settings.DIRECTOR_VERSION,
-        "failed_day": partial(failure_pages.tally, principal_of(request)),
+        "failed_day": partial(failure_pages.tally, principal),
+        "max_priority": MAX_PRIORITY if principal.can_operate else MAX_OWN_PRIORITY,
         "is_private": settings.DIRECTOR_PRIVATE,
         **context,
     }
@@ -236,7 +238,6 @@ def submit(request: HttpRequest) -> HttpResponse:
             (strategy.value, strategy.value.replace("_", " ")) for strategy in SeedStrategy
         ],
         "retention_days": settings.DIRECTOR_RETENTION_DAYS,
-        "max_priority": MAX_PRIORITY if principal.can_operate else MAX_OWN_PRIORITY,
         "max_body": settings.DIRECTOR_MAX_BODY_BYTES,
         "max_children": settings.DIRECTOR_MAX_CHILDREN,
         "max_pool": MAX_JOBS,

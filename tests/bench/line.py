@@ -35,7 +35,9 @@ def measure(
 
 def _figures(where: str, folder: Path, size: tuple[int, ...], **environment: str) -> list[Figure]:
     script = f"from tests.bench import line_rows; line_rows.fill(*{size}); line_rows.measure()"
-    taken: dict[str, list[float]] = json.loads(filled(folder, script, **environment))
+    taken: dict[str, list[float]] = json.loads(
+        filled(folder, script, within=1_800.0, **environment)
+    )
 
     def both(kind: str) -> list[float]:
         return [
