@@ -94,15 +94,6 @@ class Evidence:
                 self.tracker.cached(nodes)
             case protocol.Executing(node=None):
                 self.is_closed = True
-            case protocol.Executing(node=str(node)):
-                self.executing.add(node)
-                self.tracker.executing(node)
-            case protocol.Progress(node=str(node), value=value, max=maximum):
-                self.tracker.progress(node, value, maximum)
-            case protocol.ProgressState(nodes=nodes):
-                self.tracker.progress_state(nodes)
-            case protocol.Executed():
-                self._take_output(event)
             case protocol.ExecutionError() if result.is_blocked(event):
                 # The other nodes go on. The history of ComfyUI 0.3.64 does not contain this
                 # message.
@@ -113,15 +104,28 @@ class Evidence:
                 | protocol.ExecutionInterrupted()
             ):
                 self.end_frame = event
-            case _:
+            case _ if not self._apply_to_node(event):
                 return False
         self.has_started = True
         return True
 
-    def _take_output(self, event: protocol.Executed) -> None:
-        self.tracker.executed(event.node)
-        if event.output:
-            self.outputs[event.node] = event.output
+    def _apply_to_node(self, event: protocol.Event) -> bool:
+        """Take in what an event says of nodes that execute; return False where it says nothing."""
+        match event:
+            case protocol.Executing(node=str(node)):
+                self.executing.add(node)
+                self.tracker.executing(node)
+            case protocol.Progress(node=str(node), value=value, max=maximum):
+                self.tracker.progress(node, value, maximum)
+            case protocol.ProgressState(nodes=nodes):
+                self.tracker.progress_state(nodes)
+            case protocol.Executed(node=node, output=output):
+                self.tracker.executed(node)
+                if output:
+                    self.outputs[node] = output
+            case _:
+                return False
+        return True
 
     def warn(self, *warnings: str) -> None:
         """Add warnings, each once; the first ones stay."""

@@ -43,20 +43,21 @@ async def look_up(
             one.
         new_connection: for a prompt whose POST was lost, so that no broken connection answers.
     """
-    if (
-        has(version, Feature.JOBS)
-        and (location := _OF_JOB.get(await client.job_status(prompt_id) or "")) is not None
-    ):
-        return PromptLookup(location)
-    if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
-        return ended_lookup(entry)
-    if (
-        lookup := in_queue(await client.queue(new_connection=new_connection), prompt_id, mark)
-    ) is not None:
-        return lookup
-    if (entry := await client.history(prompt_id, new_connection=new_connection)) is not None:
-        return ended_lookup(entry)
-    return PromptLookup(PromptLocation.ABSENT)
+    if has(version, Feature.JOBS):
+        location = _OF_JOB.get(await client.job_status(prompt_id) or "")
+        if location is not None:
+            return PromptLookup(location)
+
+    async def ended() -> PromptLookup | None:
+        entry = await client.history(prompt_id, new_connection=new_connection)
+        return None if entry is None else ended_lookup(entry)
+
+    return (
+        await ended()
+        or in_queue(await client.queue(new_connection=new_connection), prompt_id, mark)
+        or await ended()
+        or PromptLookup(PromptLocation.ABSENT)
+    )
 
 
 def in_queue(

@@ -124,20 +124,10 @@ class SentPictures:
         ``executed`` are the nodes that ComfyUI was to execute; ``cached`` those for which its cache
         answered. A storage that does not answer is tried again for ``within`` seconds.
         """
-        nodes = [node for node in self.nodes if node in executed]
-        async with asyncio.TaskGroup() as tasks:
-            moves = {
-                node: [
-                    tasks.create_task(self._move(writing, within))
-                    for writing in self._received[node]
-                ]
-                for node in nodes
-            }
         node_outputs: dict[str, Any] = {}
         rows: dict[str, StoredFile] = {}
         warnings = []
-        for node in nodes:
-            results = [move.result() for move in moves[node]]
+        for node, results in (await self._move_all(executed, within)).items():
             files = []
             for row, suffix in (result for result in results if not isinstance(result, str)):
                 filename = f"{name}_{len(rows) + 1:05}_{suffix}"
@@ -149,6 +139,21 @@ class SentPictures:
             if lost := self._lost_sentence(node, len(files), node in cached, reasons):
                 warnings.append(f"Node {node} ({CLASS}): {lost} ComfyUI has no file of them.")
         return node_outputs, rows, warnings
+
+    async def _move_all(
+        self, executed: Collection[str], within: float
+    ) -> dict[str, list[tuple[StoredFile, str] | str]]:
+        """Move the pictures of nodes at once; return what :meth:`_move` returns of each."""
+        async with asyncio.TaskGroup() as tasks:
+            moves = {
+                node: [
+                    tasks.create_task(self._move(writing, within))
+                    for writing in self._received[node]
+                ]
+                for node in self.nodes
+                if node in executed
+            }
+        return {node: [move.result() for move in some] for node, some in moves.items()}
 
     def _lost_sentence(
         self, node: str, count: int, is_cached: bool, reasons: Collection[str]
