@@ -13,7 +13,7 @@ from director.cli import credentials, environment, option_types
 from director.cli.exit_status import CommandError, Status, usage_error
 from director.cli.text import json_text, plain_line
 from director.client import Director, DirectorError, UnexpectedAnswer, Unreachable
-from director.client.transport import DEFAULT_URL, Address
+from director.client.transport import DEFAULT_URL, Address, environment_value, with_scheme
 from jobgroups.domain.access import Scope, is_account_token
 
 #: The words of the command line for fields of the API after which no option of the command is
@@ -94,9 +94,9 @@ def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def connected(ctx: click.Context, /, *args: Any, **options: Any) -> Any:
         given = ctx.find_root().ensure_object(dict)
-        url = given.get("server") or environment.value("DIRECTOR_URL") or DEFAULT_URL
+        url = given.get("server") or environment_value("DIRECTOR_URL") or DEFAULT_URL
         address = _address(url)
-        token = environment.value("DIRECTOR_TOKEN")
+        token = environment_value("DIRECTOR_TOKEN")
         check_token(token, "DIRECTOR_TOKEN")
         connection = Connection(address, token, as_json=bool(given.get("as_json")))
         connection.token = token or credentials.token_of(connection.address)
@@ -109,8 +109,7 @@ def with_connection(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _address(url: str) -> str:
-    """Return an address with its scheme: users type ``gpu-host:9820``."""
-    url = url if "://" in url else f"http://{url}"
+    url = with_scheme(url)
     try:
         Address.parse(url, None)
     except ValueError:
@@ -162,7 +161,7 @@ def failure_of(error: DirectorError, connection: Connection) -> CommandError:
             "Set DIRECTOR_TOKEN to the Director's token, or store it: director login",
         )
         if connection.token is not None:
-            is_set = environment.value("DIRECTOR_TOKEN") is not None
+            is_set = environment_value("DIRECTOR_TOKEN") is not None
             problem, hint = (
                 f"refuses the token {'in DIRECTOR_TOKEN' if is_set else 'of director login'}",
                 "It must be the Director's token, or that of an account, which was not revoked.",

@@ -1,15 +1,10 @@
 """The environment variables of the client commands, which have no Django settings."""
 
 import getpass
-import os
 import platform
 
+from director.client.transport import environment_value
 from jobgroups.domain.access import is_account_token
-
-
-def value(name: str) -> str | None:
-    """Return a variable, None if it is empty or not set."""
-    return os.environ.get(name, "").strip() or None  # noqa: TID251 a client's own settings
 
 
 def submitter(token: str | None) -> str | None:
@@ -17,7 +12,7 @@ def submitter(token: str | None) -> str | None:
 
     None: the token is that of an account, whose name the Director knows.
     """
-    name = value("DIRECTOR_SUBMITTER")
+    name = environment_value("DIRECTOR_SUBMITTER")
     if name is None:
         if is_account_token(token):
             return None
@@ -30,4 +25,4 @@ def submitter(token: str | None) -> str | None:
 
 def is_colourless() -> bool:
     """Return whether ``NO_COLOR`` is set, to any value (no-color.org)."""
-    return value("NO_COLOR") is not None
+    return environment_value("NO_COLOR") is not None

@@ -33,7 +33,7 @@ from director.client.requests import (
     post,
     submit,
 )
-from director.client.transport import DEFAULT_URL, Address
+from director.client.transport import DEFAULT_URL, Address, environment_value, with_scheme
 from director.client.webhooks import AsyncWebhooks, Webhooks
 from director.client.wire import AsyncWire, SyncWire, Wire
 from jobgroups.domain.file_names import DEFAULT_TEMPLATE, FileName
@@ -70,12 +70,15 @@ class _Client(Endpoints):
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | None = None,
         token: str | None = None,
         *,
         timeout: float = 30.0,
         give_up_seconds: float | None = 300.0,
     ) -> None:
+        if url is None:
+            url = with_scheme(environment_value("DIRECTOR_URL") or DEFAULT_URL)
+            token = token or environment_value("DIRECTOR_TOKEN")
         self._address = Address.parse(url, token)
         self._give_up_seconds = give_up_seconds
         super().__init__(self._wire_kind(self._address, timeout))
@@ -829,7 +832,8 @@ class Director(_Client, BlockingClient):
     an id raises ``NotFound`` if there is no such object.
 
     Args:
-        url: Address of the Director, with a path prefix if a proxy adds one.
+        url: Address of the Director, with a path prefix if a proxy adds one. None: that of
+            ``DIRECTOR_URL`` with the token of ``DIRECTOR_TOKEN``, else port 9820 of this machine.
         token: Sent as ``Authorization: Bearer`` to this address and to no other.
         timeout: Seconds that a single answer may take.
         give_up_seconds: How long ``stream`` and ``wait`` continue during an outage; None: for ever.

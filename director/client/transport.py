@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Iterator
@@ -20,6 +21,16 @@ from director.client.errors import DirectorError, Unreachable, error_from_answer
 DEFAULT_URL: Final = "http://localhost:9820"
 #: Characters of a token.
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+
+
+def environment_value(name: str) -> str | None:
+    """Return a variable of the client's environment; None if it is empty or not set."""
+    return os.environ.get(name, "").strip() or None  # noqa: TID251 a client has no Django settings
+
+
+def with_scheme(url: str) -> str:
+    """Return an address with its scheme: users type ``gpu-host:9820``."""
+    return url if "://" in url else f"http://{url}"
 
 
 @dataclass(frozen=True, slots=True)

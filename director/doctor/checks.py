@@ -231,6 +231,29 @@ def file_system(folder: Path, mounts: Path = _MOUNTS) -> str:
     return mount[1]
 
 
+def remote(url: str, token: str | None) -> dict[str, Finding]:
+    """Return what a Director elsewhere reports of itself, and whether it accepts the token."""
+    try:
+        with Director(url, token, timeout=_ANSWER_TIMEOUT_S) as director:
+            health = director.health()
+            account = director.whoami()
+    except ValueError as error:
+        return {"Director": Finding(Level.PROBLEM, str(error), "Write it like http://host:9820.")}
+    except DirectorError as error:
+        todo = "Is it running, and is this its address? Does it need another DIRECTOR_TOKEN?"
+        return {"Director": Finding(Level.PROBLEM, str(error), todo)}
+    name = f", and knows you as {account.name} ({account.role})" if account.name else ""
+    said = f"Version {health.version} answers{name}."
+    is_same = health.version == __version__
+    todo = "" if is_same else f"This is version {__version__}: install the same one here."
+    return {"Director": Finding(Level.OK if is_same else Level.NOTE, said, todo)} | {
+        part.capitalize(): Finding(
+            _LEVELS.get(check.get("status"), Level.WARNING), str(check.get("detail", ""))
+        )
+        for part, check in health.checks.items()
+    }
+
+
 def port(number: int) -> Finding:
     """Check which program answers on the port."""
     try:

@@ -86,6 +86,18 @@ def test_report_names_each_part_and_no_secret(farm: tuple[Path, str]) -> None:
         assert found[subject]["level"] == "ok", found[subject]
 
 
+def test_director_elsewhere_is_checked_by_what_it_reports(farm: tuple[Path, str]) -> None:
+    folder, port = farm
+    ended = python("-m", "director", "doctor", "--json", "--server", f"localhost:{port}")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = _by_subject(ended.stdout)
+    assert (found["Director"]["level"], found["Database"]["level"]) == ("ok", "ok")
+    assert (found["Backends"]["level"], "away" in found["Backends"]["said"]) == ("warning", True)
+    for url, said in (("localhost:9", "No answer from"), ("ftp://farm", "is not an address")):
+        away = _by_subject(_doctor(folder, "--json", "--server", url))["Director"]
+        assert (away["level"], said in away["said"]) == ("problem", True), away
+
+
 def test_report_is_readable_in_a_terminal() -> None:
     out = io.StringIO()
     away = Finding(

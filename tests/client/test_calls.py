@@ -265,6 +265,19 @@ def test_call_is_repeated_after_a_lost_answer_where_that_changes_nothing(
         assert len(server.sent(*request)) == 2
 
 
+def test_address_and_token_come_from_the_environment_together(
+    server: FakeDirector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIRECTOR_URL", server.url.removeprefix("http://"))
+    monkeypatch.setenv("DIRECTOR_TOKEN", "of-that-address-alone")
+    sent: list[Any] = []
+    for arguments in ((), (server.url,)):
+        with Director(*arguments) as director:
+            sent.append(director._address.headers_for(server.url).get("Authorization"))
+            assert director.status(server.group()).status == "running"
+    assert sent == ["Bearer of-that-address-alone", None]
+
+
 def test_absent_server_is_unreachable(server: FakeDirector) -> None:
     server.stop()
     url = server.url.replace("://", "://me:secret@")

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from director import __version__
-from director.doctor import report
+from director.client.transport import with_scheme
+from director.doctor import checks, report
 from director.doctor.checks import SEVERITY, Finding, Level
 from director.server.supervise import DEFAULT_PORT
 from jobgroups.domain.clock import iso, now
@@ -29,7 +31,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.epilog = (
             "Examples: director doctor, director doctor --json > report.json, director doctor "
-            "--port 9821"
+            "--port 9821, director doctor --server http://farm:9820"
         )
         parser.add_argument(
             "--json", action="store_true", help="a report without secrets, for support"
@@ -41,10 +43,20 @@ class Command(BaseCommand):
             help=f"of the Director (default {DEFAULT_PORT})",
         )
 
+        parser.add_argument(
+            "--server",
+            metavar="URL",
+            help="check the Director at this address instead, as far as it reports of itself; with "
+            "DIRECTOR_TOKEN",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         # The findings report what would be logged.
         logging.disable(logging.CRITICAL)
-        findings_by_subject = report.run_checks(options["port"])
+        if url := options["server"]:
+            findings_by_subject = checks.remote(with_scheme(url), settings.DIRECTOR_TOKEN or None)
+        else:
+            findings_by_subject = report.run_checks(options["port"])
         worst = max((finding.level for finding in findings_by_subject.values()), key=SEVERITY.index)
         if options["json"]:
             head = {"version": __version__, "created_at": iso(now()), "status": worst}
