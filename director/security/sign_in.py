@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from django.conf import settings
 from django.core import signing
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, parse_cookie
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.utils.crypto import constant_time_compare, salted_hmac
@@ -35,7 +35,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 from rest_framework.permissions import SAFE_METHODS
 
-from director.accounts.principals import SESSION_SECONDS, kept_result, principal_of
+from director.accounts.principals import SESSION_SECONDS, Credentials, kept_result, principal_of
 from director.security.origins import (
     FOREIGN_CODE,
     FOREIGN_DETAIL,
@@ -73,6 +73,8 @@ class Throttle:
 
     def retry_after(self, address: str) -> int:
         """Return the seconds until an address may send a token again; 0: at once."""
+        if not self._wrong:
+            return 0
         moment = time.monotonic()
         with self._lock:
             wrong = self._wrong.get(network_of(address))
@@ -146,10 +148,8 @@ def authenticate(request: HttpRequest, *, changes: bool) -> Principal | Refused:
     """Return who sends a request. ``changes``: it may change data, or opens a WebSocket."""
     if not settings.DIRECTOR_TOKEN and not settings.DIRECTOR_ACCOUNTS:
         return EVERYBODY
-    has_token = sent_token(request.headers) is not None
-    principal = (
-        _identify_throttled(client_address(request), request) if has_token else _identify(request)
-    )
+    has_token = _credentials(request)[0] is not None
+    principal = _identify_throttled(request) if has_token else _identify(request)
     if principal is None:
         return Refused.UNAUTHENTICATED
     by_cookie = isinstance(principal, Principal) and not has_token
@@ -162,32 +162,56 @@ def authenticate(request: HttpRequest, *, changes: bool) -> Principal | Refused:
     return principal
 
 
-def _credentials(request: HttpRequest) -> tuple[str | None, str | None]:
-    """Return token and cookie of a request."""
+def _credentials(request: HttpRequest) -> Credentials:
+    """Return the token of a request, or without one its cookie."""
+    noted: Credentials | None = getattr(request, "scope", {}).get(CREDENTIALS_KEY)
+    if noted is not None:
+        return noted
     token = sent_token(request.headers)
-    return (None if token is None else token.strip()), request.COOKIES.get(COOKIE)
+    return (None, request.COOKIES.get(COOKIE)) if token is None else (token.strip(), None)
+
+
+#: What ``sent_token`` reads, and the cookies.
+_CREDENTIAL_HEADERS: Final = {
+    b"authorization": "Authorization",
+    b"x-api-key": "X-API-Key",
+    b"cookie": "Cookie",
+}
+
+
+def _credentials_of(scope: Scope) -> Credentials:
+    """Return the credentials of a request that does not exist yet, as ``_credentials`` does: this
+    is done for each request.
+    """
+    sent: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        if (known := _CREDENTIAL_HEADERS.get(name)) is not None:
+            text, separator = value.decode("latin-1"), "; " if known == "Cookie" else ","
+            sent[known] = f"{sent[known]}{separator}{text}" if known in sent else text
+    token = sent_token(sent)
+    if token is not None:
+        return token.strip(), None
+    return None, parse_cookie(sent["Cookie"]).get(COOKIE) if "Cookie" in sent else None
 
 
 def _identify(request: HttpRequest) -> Principal | Refused | None:
     """Return the principal of a request; None: its credentials are invalid, or it has none."""
-    token, cookie = _credentials(request)
-    if not settings.DIRECTOR_ACCOUNTS:
-        is_valid = (
-            is_token(token) if token is not None else cookie is not None and is_session(cookie)
-        )
-        return EVERYBODY if is_valid else None
     scope = getattr(request, "scope", {})
-    if PRINCIPAL_KEY not in scope:
+    if PRINCIPAL_KEY in scope:
+        principal: Principal | Refused | None = scope[PRINCIPAL_KEY]
+        return principal
+    token, cookie = _credentials(request)
+    if settings.DIRECTOR_ACCOUNTS:
         return principal_of(token, cookie)
-    principal: Principal | Refused | None = scope[PRINCIPAL_KEY]
-    return principal
+    is_valid = is_token(token) if token is not None else cookie is not None and is_session(cookie)
+    return EVERYBODY if is_valid else None
 
 
 def note_kept_principal(scope: Scope) -> bool:
     """Note in a scope who sends its request; return False if that needs the database."""
     if not settings.DIRECTOR_ACCOUNTS:
         return True
-    token, cookie = scope[CREDENTIALS_KEY] = _credentials(handshake(scope))
+    token, cookie = scope[CREDENTIALS_KEY] = _credentials_of(scope)
     if (kept := kept_result(token, cookie)) is None:
         return False
     scope[PRINCIPAL_KEY] = kept[0]
@@ -218,16 +242,16 @@ def sent_token(headers: Mapping[str, str]) -> str | None:
     return token if scheme.lower() == "bearer" else ""
 
 
-def _identify_throttled(address: str, request: HttpRequest) -> Principal | Refused | None:
+def _identify_throttled(request: HttpRequest) -> Principal | Refused | None:
+    principal = _identify(request)
     # No guess finds a token of an account, so wrong ones of an address do not lock out right ones
     # behind it, which may be a proxy. The shared secret may be a short one.
-    principal = _identify(request) if settings.DIRECTOR_ACCOUNTS else None
-    if principal is None and throttle.retry_after(address):
-        return Refused.THROTTLED
-    if not settings.DIRECTOR_ACCOUNTS:
-        principal = _identify(request)
-    if principal is None:
-        throttle.record_failure(address)
+    if principal is None or not settings.DIRECTOR_ACCOUNTS:
+        address = client_address(request)
+        if throttle.retry_after(address):
+            return Refused.THROTTLED
+        if principal is None:
+            throttle.record_failure(address)
     return principal
 
 

@@ -4,17 +4,18 @@ while it is polled.
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.bench import floors
 from tests.bench.figures import Figure, p50, p99
-from tests.bench.gpus import simulated
-from tests.bench.processes import spent
+from tests.bench.gpus import Gpus, simulated
+from tests.bench.processes import spent, subfolder
 from tests.bench.submission import Client
 from tests.bench.wire import at_once, in_turn
-from tests.harness.processes import Served, serving
+from tests.harness.processes import Served, python, serving, settings_of, stop_in_order
 
 AT_ONCE = 20
 
@@ -27,6 +28,7 @@ def measure(folder: Path, *, jobs: int = 1_000) -> list[Figure]:
         return [
             *of_three(served, gpus.ids, alone=alone, rate=rate),
             *_of_many(served, gpus.ids, jobs),
+            *of_credentials(folder, gpus),
         ]
 
 
@@ -85,6 +87,64 @@ def of_three(
         ),
         Figure(f"{name}, 304, p50", unchanged, floor=alone, gate=0.6, goal=0.4),
     ]
+
+
+#: Settings of the Directors whose statuses are compared with those of one that all may use.
+_SECRET: Final = "x" * 43
+_MODES: Final[dict[str, dict[str, str]]] = {
+    "no token": {},
+    "DIRECTOR_TOKEN": {"DIRECTOR_TOKEN": _SECRET},
+    "a token of an account": {"DIRECTOR_ACCOUNTS": "1"},
+    "a token of an account, private": {"DIRECTOR_ACCOUNTS": "1", "DIRECTOR_PRIVATE": "1"},
+}
+
+
+def of_credentials(
+    folder: Path, gpus: Gpus, *, rounds: int = 12, requests: int = 400
+) -> list[Figure]:
+    """Measure the CPU of the web for statuses of an ended group, in turn at a Director of each mode."""
+    cpu = dict.fromkeys(_MODES, 0.0)
+    paths: dict[str, tuple[Served, str, str]] = {}
+    with ExitStack() as stack:
+        for mode, environment in _MODES.items():
+            place = subfolder(folder, mode)
+            token = _token(place, environment)
+            # It is online for those who have a token, which ``Served`` has not.
+            variables = {**environment, "DIRECTOR_ACCEPT_WITHOUT_RUNNER": "1"}
+            served = Served(place, gpus.urls, environment=variables)
+            stack.callback(stop_in_order, served)
+            with Client(served.url, token) as client:
+                group_id = client.submit(gpus.ids)
+                client.wait(group_id, _is_captured)
+            paths[mode] = served, f"/api/job-groups/{group_id}", token
+        for number in range(rounds + 1):
+            for mode, (served, path, token) in paths.items():
+                with spent(web=served.children().get("web", served.process.pid)) as span:
+                    in_turn(served.url, path, requests=requests, token=token)
+                cpu[mode] += span.cpu["web"] if number else 0.0  # the first fills the caches
+    each = {mode: seconds / (rounds * requests) * 1000 for mode, seconds in cpu.items()}
+    floor = each.pop("no token")
+    return [
+        Figure(
+            f"GET status of 3, {mode}, CPU of the web", value, floor=floor, gate=1.1, of_floor=True
+        )
+        for mode, value in each.items()
+    ]
+
+
+def _token(folder: Path, environment: Mapping[str, str]) -> str:
+    """Return the token of a Director that does not run yet; with accounts one of a new artist."""
+    if "DIRECTOR_ACCOUNTS" not in environment:
+        return environment.get("DIRECTOR_TOKEN", "")
+    settings = settings_of(folder, environment=environment)
+    printed = [
+        python("manage.py", *command.split(), **settings).stdout
+        for command in (
+            "people add anna --role artist",
+            "tokens create anna --scope submit --name bench",
+        )
+    ]
+    return printed[-1].split()[-1]
 
 
 def _of_many(served: Served, backend_ids: Sequence[str], jobs: int) -> list[Figure]:

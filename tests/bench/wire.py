@@ -8,7 +8,10 @@ from urllib.parse import urlsplit
 
 
 class Connection:
-    def __init__(self, url: str) -> None:
+    """``token``: the token of each request; empty: they have none."""
+
+    def __init__(self, url: str, token: str = "") -> None:
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30.0)
         self._http.connect()
         #: The ETag of the last answer; empty: it has none.
@@ -35,7 +38,7 @@ class Connection:
             wanted: the status code of the answer.
             unless: the ETag of ``If-None-Match``; empty: without this header.
         """
-        headers = {"Content-Type": "application/json"} if body else {}
+        headers = self._headers | ({"Content-Type": "application/json"} if body else {})
         headers |= {"If-None-Match": unless} if unless else {}
         began = time.perf_counter()
         self._http.request(method, path, body, headers)
@@ -47,9 +50,11 @@ class Connection:
         return seconds, received
 
 
-def in_turn(url: str, path: str, *, requests: int, unless: str = "") -> list[float]:
+def in_turn(
+    url: str, path: str, *, requests: int, unless: str = "", token: str = ""
+) -> list[float]:
     """Return the seconds of each request; with ``unless``, an ETag, the answers are 304."""
-    with Connection(url) as one:
+    with Connection(url, token) as one:
         return [
             one.ask(path, unless=unless, wanted=304 if unless else 200)[0] for _ in range(requests)
         ]
