@@ -429,6 +429,12 @@ def test_token_is_shown_once_and_makes_only_smaller_ones_that_end_with_it(api: A
         error_of(api.get("/api/whoami", **bearer(token)), 401, "sign_in_required")
 
 
+@pytest.fixture
+def kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(principals, "KEPT_SECONDS", 600.0)
+
+
+@pytest.mark.usefixtures("kept_for_long")
 def test_token_that_is_revoked_during_its_request_makes_none(api: Api) -> None:
     token = token_of("anna")
     assert api.get("/api/whoami", **bearer(token)).status_code == 200
@@ -467,6 +473,7 @@ def test_disabled_account_and_a_smaller_role_count_at_once_for_the_next_read(
     error_of(last, 409, "last_administrator")
 
 
+@pytest.mark.usefixtures("kept_for_long")
 def test_token_is_read_once_within_some_seconds(api: Api, django_assert_num_queries: Any) -> None:
     token = token_of("anna")
     api.get("/api/whoami", **bearer(token))

@@ -156,6 +156,8 @@ def test_every_change_is_recorded_once(api: Api, make_backend: Made, runner: Any
     act("DELETE", f"/api/assets/{asset.pk}", None, anna, "asset.deleted")
     single = act("POST", "/api/v2/jobs", {"workflow": GRAPH}, anna, "group.submitted")["id"]
     act("POST", f"/api/v2/jobs/{single}/cancel", None, anna, "group.cancelled")
+    act("POST", "/api/v2/jobs", {"workflow": GRAPH}, anna, "group.submitted")
+    act("POST", "/api/job-groups/cancel", {}, anna, "group.cancelled")
     person = {"name": "karl", "role": "artist"}
     act("POST", "/api/people", person, vera, "person.added", "person.link_made")
     act("PATCH", "/api/people/karl", {"role": "operator"}, vera, "person.changed")
