@@ -3,6 +3,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# Python keeps compiled files: else each of some hundred processes of the tests compiles what it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
 # The first Python that is new enough. `make PYTHON=/path/to/python …` selects another.
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \

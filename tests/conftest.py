@@ -16,7 +16,12 @@ import hypothesis
 import pytest
 from django.conf import settings
 from django.core.files.storage import storages
-from django.test import override_settings
+from django.core.management.color import no_style
+from django.db import connections
+from django.test import TransactionTestCase, override_settings
+from servestatic.middleware import ServeStaticMiddleware
+
+from tests.harness.processes import migrated, shared_folder
 
 # nohup starts a run with SIGINT ignored, and child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -90,9 +95,51 @@ def _resolve_offline() -> None:
     socket.getaddrinfo = resolved
 
 
+def _list_static_files_once() -> None:
+    """Let all handlers of this process share one list of the static files.
+
+    To list them takes 60 ms, and each test client has a handler of its own.
+    """
+    list_files = ServeStaticMiddleware.add_files_from_finders
+    listed: dict[str, Any] = {}
+
+    def add_listed(self: ServeStaticMiddleware) -> None:
+        if not listed:
+            list_files(self)
+            listed.update(files=self.files, directories=self.directories)
+        self.files = {**self.files, **listed["files"]}
+        self.directories = [*listed["directories"]]
+
+    ServeStaticMiddleware.add_files_from_finders = add_listed
+
+
+def _keep_permissions() -> None:
+    """Let the teardown of a test with transactions leave content types and permissions.
+
+    Django's deletes them and makes them again, in half of the time of such a test.
+    """
+
+    def empty_tables(self: TransactionTestCase) -> None:
+        for name in self._databases_names(include_mirrors=False):
+            tables = connections[name].introspection.django_table_names(
+                only_existing=True, include_views=False
+            )
+            operations = connections[name].ops
+            operations.execute_sql_flush(
+                operations.sql_flush(
+                    no_style(), {*tables} - {"django_content_type", "auth_permission"}
+                )
+            )
+
+    TransactionTestCase._fixture_teardown = empty_tables
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the files of tests in a folder of their own, and the names of tests from the network."""
+    shared_folder()
     _resolve_offline()
+    _list_static_files_once()
+    _keep_permissions()
     folder = Path(tempfile.mkdtemp(prefix="director-files-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     if settings.DIRECTOR_ON_SQLITE:
@@ -101,6 +148,15 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.STORAGES["files"]["OPTIONS"]["location"] = folder
     # The default one takes 0.3 s for each password, on purpose.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb(request: pytest.FixtureRequest, django_db_modify_db_settings: None) -> bool:
+    """Return whether there is a database, which is so on SQLite: a copy of the one of this run."""
+    if settings.DIRECTOR_ON_SQLITE:
+        copy = settings.DATABASES["default"]["TEST"]["NAME"]
+        shutil.copyfile(migrated() / "director.sqlite3", copy)
+    return settings.DIRECTOR_ON_SQLITE or bool(request.config.getvalue("reuse_db"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
+from filelock import FileLock
 
 from tests.harness.servers import free_port
 from tests.harness.waits import NO_TLS, until
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: How many processes a ``serve`` of the tests is, unless a test says it: one starts in half the CPU
 #: time.
 PROCESSES = "DIRECTOR_TEST_PROCESSES"
+#: The variable with the folder that the processes of a test run share.
+SHARED = "DIRECTOR_TEST_SHARED"
 
 
 class Launched:
@@ -324,14 +327,27 @@ def stop_in_order(
 
 @functools.cache
 def migrated() -> Path:
-    """Return a data folder whose database is up to date, made once a run to save each test a
-    second.
+    """Return a data folder whose database is up to date, made once a run.
+
+    To migrate takes as long as all the rest of a start.
     """
-    folder = Path(tempfile.mkdtemp(prefix="director-migrated-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    done = python("manage.py", "migrate", "-v", "0", DIRECTOR_DATA_DIR=str(folder))
-    assert done.returncode == 0, done.stderr
+    folder = shared_folder() / "migrated"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            new = folder.with_suffix(".new")
+            new.mkdir()
+            done = python("manage.py", "migrate", "-v", "0", DIRECTOR_DATA_DIR=str(new))
+            assert done.returncode == 0, done.stderr
+            new.rename(folder)
     return folder
+
+
+def shared_folder() -> Path:
+    """Return a folder that the processes of a test run share, made by the first."""
+    if SHARED not in os.environ:
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="director-shared-")
+        atexit.register(shutil.rmtree, os.environ[SHARED], ignore_errors=True)
+    return Path(os.environ[SHARED])
 
 
 def filled(folder: Path, script: str, *, within: float = 120.0, **environment: str) -> str:

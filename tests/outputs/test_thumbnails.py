@@ -152,28 +152,33 @@ async def test_large_original_has_a_thumbnail(gallery: Gallery) -> None:
     assert _size((await gallery.get(f"{url}?w=160")).content) == (160, 160)
 
 
-def _large_webp() -> bytes:
-    """Return one with fewer pixels than another format may have: its decoder keeps copies."""
-    buffer = io.BytesIO()
-    Image.new("L", (4_097, 4_096)).save(buffer, "WEBP", method=0)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (black_png(9_000, 9_000), "too many pixels"),
         # Pillow itself refuses it.
         (black_png(50_000, 50_000), "too many pixels"),
-        (_large_webp(), "too many pixels"),
         # Pillow took 2 GB for one that is 1 pixel wide.
         (black_png(1, 2**26), "sides has more than 65536 pixels"),
         (black_png(2**26, 1), "sides has more than 65536 pixels"),
         (black_png(2**16 + 1, 2), "sides has more than 65536 pixels"),
     ],
-    ids=["pixels", "bomb", "webp", "narrow", "flat", "long"],
+    ids=["pixels", "bomb", "narrow", "flat", "long"],
 )
 def test_size_is_checked_before_decoding(
+    content: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _check_is_refused_before_decoding(content, reason, monkeypatch)
+
+
+def test_webp_may_have_fewer_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its decoder keeps copies."""
+    buffer = io.BytesIO()
+    Image.new("L", (4_097, 4_096)).save(buffer, "WEBP", method=0)
+    _check_is_refused_before_decoding(buffer.getvalue(), "too many pixels", monkeypatch)
+
+
+def _check_is_refused_before_decoding(
     content: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def decoded(*_: object) -> None:
