@@ -6,6 +6,7 @@ from django.http import HttpResponse
 from django.urls import URLPattern, path, register_converter
 from django.urls.converters import StringConverter
 from django.views.decorators.cache import never_cache
+from django.views.decorators.gzip import gzip_page
 from django.views.decorators.http import require_safe
 
 from director.pages import views
@@ -21,7 +22,8 @@ register_converter(_BackendId, "backend")
 
 
 def _page(route: str, view: Callable[..., HttpResponse], template: str = "") -> URLPattern:
-    handler = require_safe(never_cache(view))
+    # Compressed in the thread that has rendered it, not in the event loop.
+    handler = require_safe(never_cache(gzip_page(view)))
     return path(route, handler, {"template": template} if template else None)
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Final
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.middleware.gzip import GZipMiddleware
 from rest_framework.permissions import SAFE_METHODS
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -19,6 +20,9 @@ from jobgroups.domain.access import Owned, Principal, Right, may, sees
 from jobgroups.errors import MethodNotAllowed, NotAllowed
 from jobgroups.queries.owners import not_found, object_name, owned_of
 from jobgroups.serializers import to_json
+
+
+_compression: Final = GZipMiddleware(lambda _request: HttpResponse())
 
 
 class ApiView(APIView):
@@ -112,6 +116,17 @@ class ApiView(APIView):
     ) -> tuple[JSONRenderer, str]:
         """Respond in JSON: the ``Accept`` header of a browser and ``?format=`` cause no error."""
         return JSONRenderer(), "application/json"
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compress JSON for those who accept it, in the thread of the view.
+
+        An answer with an ``ETag`` would have other bytes under the same one.
+        """
+        response = super().finalize_response(request, response, *args, **kwargs)
+        is_json = response.headers.get("Content-Type") == "application/json"
+        if not is_json or response.streaming or response.has_header("ETag"):
+            return response
+        return _compression.process_response(request, response)
 
     def options(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
         return no_content({"Allow": ", ".join(self.allowed_methods)})
