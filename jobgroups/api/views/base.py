@@ -21,7 +21,6 @@ from jobgroups.errors import MethodNotAllowed, NotAllowed
 from jobgroups.queries.owners import not_found, object_name, owned_of
 from jobgroups.serializers import to_json
 
-
 _compression: Final = GZipMiddleware(lambda _request: HttpResponse())
 
 
