@@ -126,6 +126,19 @@ class NoOutputs(RequestError, code="no_outputs", status=404):
         )
 
 
+class QueueFull(RequestError, code="queue_full", status=429):
+    """The submitter may not have so many queued jobs; nothing was stored."""
+
+    headers = MappingProxyType({"Retry-After": "60"})
+
+    def __init__(self, submitter: str, queued: int, jobs: int, limit: int) -> None:
+        super().__init__(
+            f"{submitter} has {queued} queued jobs and may have {limit}; this group has {jobs}. "
+            "Nothing was stored: submit it again when others have started.",
+            extra={"queued": queued, "max_queued": limit},
+        )
+
+
 class TooManySheets(RequestError, code="too_many_sheets", status=429):
     text = "Other contact sheets are being drawn. Send the request again."
 

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Q, Value
+from django.db.models.functions import Coalesce, NullIf
 
 from backends.capabilities import needed_capabilities
 from backends.models import Backend, time_or_null
@@ -43,6 +44,11 @@ from jobgroups.domain.text import group_title
 #: release reads no null.
 NO_TIMEOUT: Final = 2**31 - 1
 TITLE: Final = ("name", "metadata_json", "summary_json")  #: The columns of ``JobGroup.title``.
+
+
+def share_name(group: str = "") -> Coalesce:
+    """Return ``JobGroup.share_name`` in SQL; ``group`` is the path to the group, as ``child__group__``."""
+    return Coalesce(NullIf(f"{group}share_of", Value("")), f"{group}submitter")
 
 
 def _values(members: type[StrEnum]) -> list[str]:
@@ -290,6 +296,11 @@ class JobGroup(models.Model):
             json.loads(self.metadata_json), json.loads(self.summary_json)
         )
         return title or self.id
+
+    @property
+    def share_name(self) -> str:
+        """Return the submitter whose share it uses, and whose limits and pauses count."""
+        return self.share_of or self.submitter
 
     @property
     def time_limit(self) -> int | None:

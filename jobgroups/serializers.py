@@ -17,6 +17,7 @@ from django.db.models import Model
 from jobgroups.domain.clock import iso, iso_or_none, now
 from jobgroups.domain.media_types import media_kind
 from jobgroups.domain.outputs import output_url, reported_files
+from jobgroups.domain.pauses import PauseTime
 from jobgroups.domain.shapes import groups
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus, Placement, RetryScope
 from jobgroups.domain.turns import DEFAULT_PRIORITY, level_of
@@ -198,7 +199,21 @@ def group_priority(row: JobGroup) -> int:
     return DEFAULT_PRIORITY if row.priority is None else row.priority
 
 
-def serialize_group(row: JobGroup, eta_seconds: float | None = None) -> dict[str, Any]:
+def serialize_pause(pause: PauseTime | None) -> groups.Pause | None:
+    if pause is None:
+        return None
+    return groups.Pause(
+        of=pause.of,
+        since=pause.began_at,
+        until=pause.ends_at,
+        by=pause.by or None,
+        reason=pause.reason or None,
+    )
+
+
+def serialize_group(
+    row: JobGroup, eta_seconds: float | None = None, pause: PauseTime | None = None
+) -> dict[str, Any]:
     return shape(
         groups.GroupRow,
         row,
@@ -207,6 +222,7 @@ def serialize_group(row: JobGroup, eta_seconds: float | None = None) -> dict[str
         visibility=row.visibility.value,
         timeout_seconds=row.time_limit,
         expires_at=expires_at(row),
+        paused=serialize_pause(pause),
         priority=group_priority(row),
         level=group_level(row) if row.completed_at is None else group_priority(row),
         retry_elsewhere=False if row.retry_elsewhere == RetryScope.NEVER else row.retry_elsewhere,

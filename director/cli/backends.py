@@ -30,11 +30,11 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            hint = closest_match(args[0], self.commands, "director backends --help lists them.")
-            raise usage_error(
-                f"There is no command 'backends {args[0]}'.",
-                f"{hint}\nFor a backend of this name: director backends list {args[0]}",
-            )
+            own = f"{self.name} {args[0]}"
+            hint = closest_match(args[0], self.commands, f"director {self.name} --help lists them.")
+            if self.name == "backends":
+                hint += f"\nFor a backend of this name: director backends list {args[0]}"
+            raise usage_error(f"There is no command '{own}'.", hint)
         return super().resolve_command(ctx, args)
 
 

@@ -188,6 +188,9 @@ def _group_lines(group: Group) -> Iterator[str]:
         "Priority": ""
         if (group.priority, group.level) == (50, 50)
         else f"{group.priority}, counts as {group.level}",
+        "At once": f"at most {group.max_running}" if group.max_running else "",
+        "Starts after": text.local(group.start_after) if group.start_after else "",
+        "Paused": text.pause(group.paused) if group.paused else "",
         "Kept until": ""
         if group.expires_at is None
         else f"{text.local(group.expires_at)}, unless a job has a star",

@@ -135,6 +135,36 @@ def moment(text: str) -> dt.datetime:
         ) from None
 
 
+def later(text: str) -> dt.datetime:
+    """Return a time to come: ``now``, a while from now (``30m``, ``2d``), a local time of today or
+    tomorrow (``18:30``), or a local date or time; else raise ``BadParameter``.
+    """
+    text, today = text.strip(), dt.datetime.now().astimezone()
+    try:
+        if text == "now":
+            return today
+        if _AGE.fullmatch(text):
+            return today + age(text)
+        if re.fullmatch(r"\d\d:\d\d", text):
+            moment = dt.datetime.combine(today, dt.time.fromisoformat(text)).astimezone()
+            return moment if moment > today else moment + dt.timedelta(days=1)
+        return dt.datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{text!r} is not a while like 30m, 1h, 2d, not a time like 18:30 and not a date like "
+            "2026-02-01T08:00."
+        ) from None
+
+
+def any_number(text: str) -> int:
+    """Return a positive number, 0 for ``any``; else raise ``BadParameter``."""
+    if text.strip() == "any":
+        return 0
+    if not re.fullmatch("[1-9][0-9]{0,5}", text.strip()):
+        raise click.BadParameter(f"{text!r} is not a number from 1 to 999999, and not any.")
+    return int(text)
+
+
 def limit_option(default: int, rows: str) -> Callable[[Any], Any]:
     return click.option(
         "-n",

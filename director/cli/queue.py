@@ -1,26 +1,51 @@
-"""``director queue``: what runs and what is next."""
+"""``director queue``: what runs and what is next; the pause of the farm."""
 
-from typing import Any
+import datetime as dt
+from collections.abc import Callable
+from typing import Any, Final
 
 import click
 
 from director.cli import option_types, text
+from director.cli.backends import Commands
 from director.cli.connection import Connection, with_connection
+from director.cli.pauses import pause_options
 from director.client import QueueRow
 
 _HEADS = ("PLACE", "ID", "SUBMITTER", "LEVEL", "RUNNING", "QUEUED", "STARTS", "REASON")
 _MOST = 200  #: Groups of one answer.
 
 
-@click.command
-@click.option("--mine", is_flag=True, help="Your groups.")
-@click.option("--submitter", metavar="NAME", help="Groups of this submitter.")
-@click.option(
-    "-b", "--backend", metavar="ID", help="Groups whose jobs this backend has, or may take."
+def _list_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_LIST_OPTIONS):
+        command = option(command)
+    return command
+
+
+_LIST_OPTIONS: Final = (
+    click.option("--mine", is_flag=True, help="Your groups."),
+    click.option("--submitter", metavar="NAME", help="Groups of this submitter."),
+    click.option(
+        "-b", "--backend", metavar="ID", help="Groups whose jobs this backend has, or may take."
+    ),
+    option_types.limit_option(50, "groups"),
 )
-@option_types.limit_option(50, "groups")
+
+
+@click.group(cls=Commands, invoke_without_command=True)
+@option_types.connection_options
+@_list_options
+@click.pass_context
+def queue(ctx: click.Context, /, **options: Any) -> None:
+    """Show what runs and what is next, or pause the whole farm. Without a command: show it."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_, **options)
+
+
+@queue.command("list")
+@_list_options
 @with_connection
-def queue(
+def list_(
     connection: Connection, mine: bool, submitter: str | None, backend: str | None, limit: int
 ) -> None:
     """Show the groups that run and wait, in the order in which they start their next jobs."""
@@ -41,6 +66,23 @@ def queue(
             break
     lines = text.columns(_HEADS, [_cells(row) for row in rows])
     connection.show({**page.raw, "items": items}, lines, empty="No job runs or waits.")
+
+
+@queue.command("pause")
+@pause_options
+@with_connection
+def pause_queue(connection: Connection, reason: str | None, until: dt.datetime | None) -> None:
+    """Pause the whole farm: nothing is sent to any backend. What runs ends."""
+    state = connection.director.pause_queue(reason=reason, until=until, by=connection.submitter)
+    connection.show(state.raw, [f"The farm is {text.pause(state.paused)}."])
+
+
+@queue.command("resume")
+@with_connection
+def resume_queue(connection: Connection) -> None:
+    """Resume the whole farm."""
+    state = connection.director.resume_queue(by=connection.submitter)
+    connection.show(state.raw, [f"The farm is {text.pause(state.paused)}."])
 
 
 def _cells(row: QueueRow) -> tuple[object, ...]:

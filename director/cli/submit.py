@@ -72,6 +72,15 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
     type=click.IntRange(0, 100),
     help="Of waiting groups, a higher one is first (default: 50).",
 )
+@click.option(
+    "--max-running", type=click.IntRange(1), help="Jobs that may be at backends at once (any)."
+)
+@click.option(
+    "--start-after",
+    type=option_types.later,
+    metavar="WHEN",
+    help="Start later: 18:30, 2026-02-01T08:00, or in 30m, 2h.",
+)
 @option_types.metadata_option("Metadata of the group; a filter of director list.")
 @click.option(
     "--timeout",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from director.client import Child, Group
+from director.client import Child, Group, Pause
 from jobgroups.domain.text import duration
 from jobgroups.workflow.assets import referenced_asset
 
@@ -59,6 +59,16 @@ def local(moment: dt.datetime | None) -> str:
     here = moment.astimezone()
     is_today = here.date() == dt.datetime.now(dt.UTC).astimezone().date()
     return f"{here:%H:%M:%S}" if is_today else f"{here:%Y-%m-%d %H:%M}"
+
+
+def pause(held: Pause | None) -> str:
+    """Return whether something is paused, as what follows "is"."""
+    if held is None:
+        return "not paused"
+    whose = {"farm": ", as the whole farm is", "submitter": ", as its submitter is"}
+    until = f" until {local(held.until)}" if held.until else ""
+    reason = f": {plain_line(held.reason)}" if held.reason else ""
+    return f"paused{whose.get(held.of, '')}{until}{reason}".rstrip(".")
 
 
 def plain_line(text: str) -> str:

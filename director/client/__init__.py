@@ -51,6 +51,7 @@ from director.client.requests import (
     ListFilters as ListFilters,
     RetryOptions as RetryOptions,
     SubmitOptions as SubmitOptions,
+    SubmitterFields as SubmitterFields,
 )
 from jobgroups.domain.shapes.accounts import Identity as Identity, Person as Person, Token as Token
 from jobgroups.domain.shapes.assets import Asset as Asset
@@ -92,8 +93,10 @@ from jobgroups.domain.shapes.groups import (
     JobOfFile as JobOfFile,
     MoveResult as MoveResult,
     OpenWork as OpenWork,
+    Pause as Pause,
     Queue as Queue,
     QueueRow as QueueRow,
+    QueueState as QueueState,
     RetryResult as RetryResult,
     SkippedBackend as SkippedBackend,
     Submitter as Submitter,

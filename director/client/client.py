@@ -24,6 +24,7 @@ from director.client.requests import (
     Request,
     RetryOptions,
     SubmitOptions,
+    SubmitterFields,
     check_options,
     delete,
     get,
@@ -58,6 +59,7 @@ from jobgroups.domain.shapes.groups import (
     MoveResult,
     OpenWork,
     Queue,
+    QueueState,
     RetryResult,
     Submitter,
 )
@@ -381,8 +383,88 @@ class _Client(Endpoints):
         return await self._read(Queue, get("queue", **given, **page))
 
     @method
+    async def limit(self, group_id: str, max_running: int | None) -> Group:
+        """Set how many prompts of a group may be at backends at once; None: any number. Returns the
+        group without its jobs.
+        """
+        return await self._call(
+            post(
+                "job-groups",
+                group_id,
+                method="PATCH",
+                nullable=("max_running",),
+                max_running=max_running,
+            ),
+            parse_group,
+        )
+
+    @method
+    async def delay(self, group_id: str, start_after: datetime | None) -> Group:
+        """Have nothing of a group sent before a time with a time zone; None: it may start. Returns
+        the group without its jobs.
+        """
+        return await self._call(
+            post(
+                "job-groups",
+                group_id,
+                method="PATCH",
+                nullable=("start_after",),
+                start_after=start_after,
+            ),
+            parse_group,
+        )
+
+    @method
+    async def pause(
+        self,
+        group_id: str,
+        *,
+        reason: str | None = None,
+        until: datetime | None = None,
+        by: str | None = None,
+    ) -> Group:
+        """Pause a group, until a time or until it is resumed: what waits is not sent, what runs
+        ends. Returns the group without its jobs.
+
+        Raises:
+            Conflict: It has ended (``group_ended``).
+        """
+        return await self._call(
+            post("job-groups", group_id, "pause", reason=reason, until=until, by=by), parse_group
+        )
+
+    @method
+    async def resume(self, group_id: str, *, by: str | None = None) -> Group:
+        """End the pause of a group. Returns the group without its jobs."""
+        return await self._call(post("job-groups", group_id, "resume", by=by), parse_group)
+
+    @method
+    async def pause_queue(
+        self, *, reason: str | None = None, until: datetime | None = None, by: str | None = None
+    ) -> QueueState:
+        """Pause the whole farm, until a time or until it is resumed."""
+        return await self._read(
+            QueueState, post("queue", "pause", reason=reason, until=until, by=by)
+        )
+
+    @method
+    async def resume_queue(self, *, by: str | None = None) -> QueueState:
+        """End the pause of the whole farm."""
+        return await self._read(QueueState, post("queue", "resume", by=by))
+
+    @method
+    async def set_submitter(self, name: str, **fields: Unpack[SubmitterFields]) -> Submitter:
+        """Set the weight and the limits of a submitter, pause or resume its groups."""
+        check_options(SubmitterFields, fields)
+        limits = ("max_running", "max_queued")
+        nullable = [field for field in limits if field in fields]
+        return await self._read(
+            Submitter, post("submitters", name, method="PUT", nullable=nullable, **fields)
+        )
+
+    @method
     async def submitter(self, name: str) -> Submitter:
-        """Return the weight of a submitter, and what it has used of the farm."""
+        """Return the weight and the limits of a submitter, and what it has used of the farm."""
         return await self._read(Submitter, get("submitters", name))
 
     @method

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypedDict
@@ -67,6 +67,8 @@ class SubmitOptions(TypedDict, total=False):
         visibility: ``private`` (default), or ``shared``: where people see their own work alone,
             every account sees it.
         priority: 0 to 100 (default 50): of waiting groups, a higher one is first.
+        max_running: Prompts that the group has at backends at most.
+        start_after: Nothing of it is sent before this time, with a time zone.
         idempotency_key: Submissions with one key within 24 h make one group. A new key for each
             call if left out.
     """
@@ -91,6 +93,8 @@ class SubmitOptions(TypedDict, total=False):
     name: str | None
     visibility: str | None
     priority: int | None
+    max_running: int | None
+    start_after: datetime | None
     idempotency_key: str | None
 
 
@@ -144,6 +148,22 @@ class RetryOptions(TypedDict, total=False):
     retry_elsewhere: bool | str | None
     run: int | None
     by: str | None
+
+
+class SubmitterFields(TypedDict, total=False):
+    """Fields of a submitter that an operator sets; those that are left out stay.
+
+    Attributes:
+        weight: 0.01 to 100; its share of a busy farm is in proportion.
+        max_running: Prompts that its groups have at backends at most; None: any number.
+        max_queued: Jobs of its groups that are queued at most; None: any number.
+        paused: ``True``, ``False`` to resume, or ``{"reason", "until"}``.
+    """
+
+    weight: float
+    max_running: int | None
+    max_queued: int | None
+    paused: bool | Mapping[str, Any]
 
 
 class BackendFields(TypedDict, total=False):
@@ -203,13 +223,19 @@ def check_options(allowed: type, options: Mapping[str, Any]) -> Mapping[str, Any
     return options
 
 
-def post(*segments: str, method: str = "POST", repeatable: bool = True, **fields: Any) -> Request:
-    """Return a request whose body has all ``fields`` that are not None.
+def post(
+    *segments: str,
+    method: str = "POST",
+    repeatable: bool = True,
+    nullable: Collection[str] = (),
+    **fields: Any,
+) -> Request:
+    """Return a request whose body has all ``fields`` that are not None, and the ``nullable`` ones.
 
     Raises ``TypeError`` if one string is given for a list of strings, and ``ValueError`` for a NaN
     or an infinity, which JSON does not have.
     """
-    fields = {k: v for k, v in fields.items() if v is not None}
+    fields = {k: v for k, v in fields.items() if v is not None or k in nullable}
     for name in _LISTS & fields.keys():
         # A string is a sequence of strings, too: "localhost_8188" would mean 14 backends.
         if isinstance(fields[name], str):
@@ -224,7 +250,13 @@ def _dump(value: Any) -> str:
 
     A lone surrogate then reaches the server, whose 400 names it, and causes no encoding error here.
     """
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return json.dumps(value, allow_nan=False, separators=(",", ":"), default=_text_of_time)
+
+
+def _text_of_time(value: object) -> str:
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.isoformat()
+    raise TypeError(f"{value!r} has no form in JSON; a time needs a time zone.")
 
 
 def submit(

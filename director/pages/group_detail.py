@@ -14,12 +14,14 @@ from director.pages import group_list, text as words
 from director.pages.grid import grid_of, number
 from director.pages.outputs import outputs_of, texts_of
 from jobgroups.domain import text
+from jobgroups.domain.clock import now
 from jobgroups.domain.outputs import reported_files
 from jobgroups.domain.states import CHILD_FINAL, CHILD_RETRIED_IN_RUN, ChildStatus, Placement
-from jobgroups.domain.waiting_reasons import left_running
+from jobgroups.domain.waiting_reasons import held_reason, left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.queries import groups
+from jobgroups.queries.pauses import group_pause_now
 from jobgroups.queries.pool import pool_candidates
 from jobgroups.queries.retention import deletion_text
 
@@ -91,6 +93,7 @@ def group_page(
         else groups.group_head(group_id)
     )
     in_pool = head["placement"] == Placement.POOL
+    pause = group_pause_now(group)
     cards = {card["position"] - 1: card for card in _cards(group, head.get("child_jobs", ()))}
     open_ones = Attempt.objects.filter(child__group_id=group_id, ended_at__isnull=True)
     away = Backend.objects.filter(
@@ -141,6 +144,9 @@ def group_page(
         ),
         "partial_outputs": words.PARTIAL_OUTPUTS[head["partial_outputs"]],
         "stop_when": text.stop_condition(head["stop_when"]),
+        # Why nothing of it is sent, and whether that is its own pause.
+        "held": held_reason(pause, group.start_after, now=now()) if not row["ended"] else "",
+        "is_paused": pause is not None and pause.of == "group",
         "deletion": deletion_text(group),
         # Whether any child has a file that can be downloaded, and the number of starred children
         # with such files.

@@ -32,6 +32,7 @@ from jobgroups.errors import GroupNotFinished
 from jobgroups.services.assignment import Choice
 from jobgroups.services.cancellation import child_cancel, group_cancel
 from jobgroups.services.groups import group_change, group_delete, group_deletion
+from jobgroups.services.pauses import group_pause, group_resume
 from jobgroups.services.retries import child_retry, group_retry
 from jobgroups.services.shares import group_next
 from jobgroups.services.webhooks import delivery_replay
@@ -110,7 +111,18 @@ class JobGroupAdmin(ReadOnlyAdmin):
         ("shared_at", admin.EmptyFieldListFilter),
     )
     search_fields = ("id", "name", "prompt", "labels__value", "submitter", "idempotency_key")
-    actions = ("cancel", "retry", "next_", "archive", "unarchive", "share", "unshare", "delete")
+    actions = (
+        "cancel",
+        "retry",
+        "next_",
+        "pause",
+        "resume",
+        "archive",
+        "unarchive",
+        "share",
+        "unshare",
+        "delete",
+    )
     inlines = (VariantInline,)
 
     jobs = ListLink("jobs", "group__id__exact", models.ChildJob)
@@ -119,6 +131,8 @@ class JobGroupAdmin(ReadOnlyAdmin):
     )
 
     next_ = action("Start next: to the front of their level", "next", group_next, in_level=True)
+    pause = action("Pause: send nothing of them", "paused", group_pause)
+    resume = action("Resume", "resumed", group_resume)
     cancel = action(
         "Cancel the jobs that are not final",
         "cancelled",

@@ -23,6 +23,11 @@ class PauseTime(NamedTuple):
     reason: str = ""
     by: str = ""
 
+    @property
+    def of(self) -> str:
+        """Return what it holds: ``farm``, ``submitter`` or ``group``."""
+        return {FARM: "farm", _SUBMITTER: "submitter"}.get(self.target[:1], "group")
+
 
 class Pauses:
     """Pauses that are in force."""

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from functools import cache, cached_property
 from heapq import merge
-from typing import Any, Final
+from math import inf
+from typing import Any, Final, NamedTuple
 
 from backends.capabilities import BackendCapabilities, missing_capabilities
 from jobgroups.domain.estimates import Estimates
@@ -88,6 +89,7 @@ class OpenVariant(WaitingJobs):
     #: Jobs that no backend has. It may be too high by jobs that wait for the end of an older
     #: prompt.
     unsent: int
+    held: int = 0  #: Jobs that no backend has, and of which none is sent now.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,6 +98,13 @@ class BoundJobs(WaitingJobs):
 
     backend_id: str
     jobs: int
+
+
+class HeldGroup(NamedTuple):
+    """A group of which nothing is sent now."""
+
+    waiting_since: dt.datetime | None
+    jobs: int  #: Those that no backend has.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +143,10 @@ class PoolSnapshot:
         bound: number of older bound jobs that wait for a backend and were not sent.
         bound_jobs: all of them, in any order.
         shares: what submitters have used of the farm, without ``prompts``.
+        rooms: how many more prompts each limit permits.
+        held: the groups with unsent jobs of which nothing is sent now.
+        due_in: seconds until one of them is held no longer.
+        taken_back: the attempts that wait at backends although their groups are paused.
     """
 
     def __init__(
@@ -146,7 +159,15 @@ class PoolSnapshot:
         bound: Mapping[str, int] = _NONE,
         bound_jobs: Iterable[BoundJobs] = (),
         shares: Shares | None = None,
+        rooms: Mapping[str, int] = _NONE,
+        held: Mapping[str, HeldGroup] = _NONE,
+        due_in: float = inf,
+        taken_back: frozenset[int] = frozenset(),
     ) -> None:
+        self.rooms: Final = rooms
+        self.held: Final = held
+        self.due_in: Final = due_in
+        self.taken_back: Final = taken_back
         self.variants: Final = tuple(sorted(variants, key=order_key))
         self.backends: Final = {backend.backend_id: backend for backend in backends}
         self.estimates: Final = estimates or Estimates()
@@ -240,6 +261,12 @@ class PoolSnapshot:
         return {(jobs.backend_id, jobs.group_id): jobs for jobs in reversed(self.bound_jobs)}
 
     @cached_property
+    def limits(self) -> Mapping[str, Collection[str]]:
+        """The limits of each group that has some."""
+        jobs = (*self.variants, *self.bound_jobs)
+        return {waiting.group_id: waiting.limits for waiting in jobs if waiting.limits}
+
+    @cached_property
     def _served(self) -> frozenset[str]:
         """The groups of which backends have jobs."""
         return frozenset(prompt.group_id for prompts in self.prompts.values() for prompt in prompts)
@@ -258,9 +285,12 @@ class PoolSnapshot:
 
     @cached_property
     def risen(self) -> Collection[str]:
-        """The groups with unsent jobs that are to rise no more: a backend has a job of them."""
+        """The groups with unsent jobs that are to rise no more: a backend has a job of them, or
+        nothing of them is sent.
+        """
         rising = {group_id for group_id, since in self._waiting.items() if since is not None}
-        return rising & self._served
+        held = {group_id for group_id, group in self.held.items() if group.waiting_since}
+        return rising & self._served | held
 
     @cached_property
     def bound_in_order(self) -> Sequence[BoundJobs]:
@@ -312,6 +342,20 @@ class PoolSnapshot:
                 seconds = self.expected_seconds(variant.workflow_digest, "")
                 queues[variant.turn].append((variant, jobs, seconds))
         return interleave(queues, use, self.shares)
+
+    def permitted(
+        self, order: Iterable[tuple[OpenVariant, int]], rooms: Mapping[str, int]
+    ) -> Iterator[tuple[OpenVariant, int]]:
+        """Yield of an order the jobs that limits permit to be sent at once; jobs that no backend
+        may take use no limit.
+        """
+        left = dict(rooms)
+        for variant, jobs in order:
+            limits = variant.limits if self.able[variant.needs] & self.working else ()
+            permitted = max(min([jobs, *(left[limit] for limit in limits)]), 0)
+            for limit in limits:
+                left[limit] -= permitted
+            yield variant, permitted
 
     @cached_property
     def queue(self) -> Sequence[tuple[WaitingJobs, int]]:
@@ -464,13 +508,15 @@ class PoolSnapshot:
             self.estimates,
             (Worker(name, self.free_in(name)[0], self.models[name]) for name in names),
         )
-        for one, jobs in self.order:
+        for one, jobs in self.permitted(self.order, self.rooms):
             plan.add(one, jobs, self.able[one.needs])
         return plan
 
     def ends(self, variant_id: int) -> Ends | None:
         """Return when the unsent jobs of a variant end; None: that is not known."""
-        return self.plan.ends.get(variant_id)
+        ends, variant = self.plan.ends.get(variant_id), self.variant(variant_id)
+        # Beyond a limit the plan has no jobs.
+        return ends if ends and variant and ends.jobs >= variant.unsent else None
 
     @cached_property
     def _known_free(self) -> Mapping[str, float]:

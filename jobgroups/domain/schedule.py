@@ -22,7 +22,7 @@ from jobgroups.domain.pool import (
     PoolSnapshot,
     VariantClass,
 )
-from jobgroups.domain.turns import Turn, TurnOrder, order_key
+from jobgroups.domain.turns import Turn, TurnOrder, WaitingJobs, order_key
 
 #: Seconds for which backends may take later jobs whose models they have loaded before the first job
 #: of the queue.
@@ -67,6 +67,7 @@ class Backlog:
         #: Jobs that were taken.
         self._sent = Counter[OpenVariant | VariantClass | BoundJobs]()
         self.order: Final = TurnOrder(snapshot.first_of_turns, snapshot.use, snapshot.shares)
+        self._rooms = dict(snapshot.rooms)  #: How many more prompts each limit permits.
         self._taken = defaultdict[str, float](float)  #: Seconds of the jobs that each backend took.
         #: What backends tried to take in vain, by variant.
         self._in_vain = defaultdict[int, set[str]](set)
@@ -108,9 +109,28 @@ class Backlog:
         bound = [
             jobs
             for jobs in self.snapshot.bound_at.get((turn, backend_id), ())
-            if jobs.jobs > self._sent[jobs]
+            if jobs.jobs > self._sent[jobs] and self._permits(jobs)
         ]
         return Offer(turn, classes, bound) if classes or bound else None
+
+    def _permits(self, jobs: WaitingJobs) -> bool:
+        """Return whether the limits of some jobs permit one more prompt."""
+        if all(self._rooms[limit] > 0 for limit in jobs.limits):
+            return True
+        self.is_held_back = True
+        return False
+
+    def _count_limits(self, jobs: WaitingJobs, change: int) -> None:
+        for limit in jobs.limits:
+            self._rooms[limit] -= change
+
+    def note_ended(self, group_id: str) -> None:
+        """Note that a prompt of a group has ended, which may have reached a limit."""
+        for limit in self.snapshot.limits.get(group_id, ()):
+            self._rooms[limit] += 1
+            # A long plan is not made again here.
+            if self._plan is not None and self._plan.size <= _SHORT_PLAN:
+                self._plan = None
 
     def equals(self, variant: OpenVariant, backend_id: str) -> Iterator[Offer]:
         """Yield what a backend with other models may take of turns that count as equals of that of
@@ -142,6 +162,7 @@ class Backlog:
             self._models[backend_id] = variant.models_digest
         self._sent[variant] += change
         self._sent[self.snapshot.class_of(variant)] += change
+        self._count_limits(variant, change)
         seconds = self.snapshot.estimates.seconds(variant.workflow_digest, backend_id)
         self._taken[backend_id] += change * (seconds or 0.0)
         cost = self.snapshot.expected_seconds(variant.workflow_digest, backend_id)
@@ -155,6 +176,7 @@ class Backlog:
         jobs = self.snapshot.first_bound.get((backend_id, group_id))
         if jobs is not None:
             self._sent[jobs] += 1
+            self._count_limits(jobs, 1)
             seconds = self.snapshot.expected_seconds(jobs.workflow_digest, backend_id)
             self.order.charge(jobs.turn.submitter, seconds)
 
@@ -180,7 +202,8 @@ class Backlog:
             names = self.snapshot.planned(self._working)
             workers = (Worker(name, self._free_in(name), self._models[name]) for name in names)
             self._plan = Plan(self.snapshot.estimates, workers)
-            for variant, jobs in self.snapshot.in_order(self.unsent, self.order.use):
+            order = self.snapshot.in_order(self.unsent, self.order.use)
+            for variant, jobs in self.snapshot.permitted(order, self._rooms):
                 self._plan.add(variant, jobs, self.able(variant))
         return self._plan
 
@@ -220,6 +243,8 @@ class Backlog:
         for variant in of_class.variants:
             variant_id = variant.variant_id
             if self.unsent(variant) <= 0 or backend_id in self._in_vain.get(variant_id, ()):
+                continue
+            if not self._permits(variant):
                 continue
             seconds = self.snapshot.estimates.seconds(variant.workflow_digest, backend_id)
             if seconds is None or variant_id in (plan := self.plan()).unplanned:
@@ -274,7 +299,10 @@ class Backlog:
         if all(some.models == variant.models_digest for some in classes):
             return None
         firsts = (
-            next((head for head in some.variants if self.unsent(head) > 0), None)
+            next(
+                (head for head in some.variants if self.unsent(head) > 0 and self._permits(head)),
+                None,
+            )
             for some in classes
         )
         first = min(filter(None, firsts), key=order_key)
@@ -513,6 +541,14 @@ class Schedule:
         recalls = list(itertools.islice(late, _MAX_RECALLS))
         self._recalled.update(recalls)
         return recalls
+
+    def paused(self) -> list[int]:
+        """Return attempts that wait at backends although their jobs are paused: as many as are
+        recalled at once.
+        """
+        paused = sorted(self.snapshot.taken_back - self.refused)[:_MAX_RECALLS]
+        self.backlog.is_held_back |= bool(paused)
+        return paused
 
     def _unstarted(self) -> Iterator[tuple[float, str, ActivePrompt, OpenVariant]]:
         """Yield the prompts of jobs of the pool that wait at a backend, with the seconds until

@@ -54,6 +54,8 @@ class WaitingJobs(Plannable):
     turn: Turn = field(default_factory=Turn)
     #: Since when no backend has a job of the group, as it is stored; None: a backend has one.
     waiting_since: dt.datetime | None = None
+    #: The limits of prompts that count for them: a group, or the target of a submitter.
+    limits: tuple[str, ...] = ()
 
 
 def order_key(jobs: WaitingJobs) -> tuple[dt.datetime, str, int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from backends.states import LEFT_RUNNING, BackendState, BackendStatus
+from jobgroups.domain.pauses import PauseTime
 from jobgroups.domain.text import clock_time, first_of, pluralize, sentence
 
 _ENDINGS: Final = {1: "st", 2: "nd", 3: "rd"}
@@ -74,6 +75,29 @@ class RunningNow:
     stall_seconds: int | None = None  #: Seconds without an event after which its time is up, too.
     goes_elsewhere: bool = False  #: Whether its group has it retried on another backend.
     is_retried: bool = False  #: Whether it is retried at all.
+
+
+def held_reason(
+    pause: PauseTime | None, start_after: dt.datetime | None, *, now: dt.datetime
+) -> str | None:
+    """Return why nothing of a group is sent, None where nothing holds it."""
+    if pause is not None:
+        whose = pause.target[1:] if pause.of == "submitter" else ""
+        what = {"farm": "The whole farm is paused", "group": "Paused"}.get(
+            pause.of, f"Everything of {whose} is paused"
+        )
+        by = f" by {pause.by}" if pause.by else ""
+        until = f" until {clock_time(pause.ends_at, now)}" if pause.ends_at else ""
+        return sentence(f"{what}{by}{until}{f': {pause.reason}' if pause.reason else ''}")
+    if start_after is not None and start_after > now:
+        return f"Starts at {clock_time(start_after, now)} at the earliest."
+    return None
+
+
+def limit_reason(limit: str, group_id: str) -> str:
+    """Return why no more of a group is sent while a limit of prompts is reached."""
+    of = "its group" if limit == group_id else limit[1:]
+    return f"Waits for the end of another job of {of}: no more of them may be at backends at once."
 
 
 def waiting_reason(

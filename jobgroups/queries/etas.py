@@ -73,6 +73,8 @@ class Etas:
                 self._starts[bound.group_id].append(waiting.starts_in)
             free[bound.backend_id] = waiting.ends_in(bound.jobs)
             self._of_group[bound.group_id].append(free[bound.backend_id])
+        for group_id in snapshot.held:
+            self._of_group[group_id].append(None)
         for variant in snapshot.variants:
             if variant.unsent > 0:
                 ends = snapshot.ends(variant.variant_id)

@@ -16,6 +16,7 @@ from jobgroups.queries import groups
 from jobgroups.queries.etas import group_etas
 from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.outputs import known_files
+from jobgroups.queries.pauses import group_pause_now
 from jobgroups.queries.waiting_reasons import Outlook, outlooks
 from jobgroups.serializers import describe_files, serialize_child, serialize_group, to_json
 
@@ -128,7 +129,8 @@ def read_status(group_id: str, earlier: GroupAnswer | None) -> GroupAnswer:
         fields["eta_seconds"] = group_etas([group.id] if is_open else []).get(group.id)
     else:
         fields |= {"eta_seconds": kept.eta_seconds, "expires_at": kept.expires_at}
-    body = _status_body(serialize_group(group, fields["eta_seconds"]), [job.text for job in jobs])
+    row = serialize_group(group, fields["eta_seconds"], group_pause_now(group))
+    body = _status_body(row, [job.text for job in jobs])
     return GroupAnswer.of((group.seq, group.revision), began, body, may_change=is_open, **fields)
 
 

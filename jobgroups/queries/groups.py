@@ -26,6 +26,7 @@ from jobgroups.models import Attempt, ChildJob, GroupLabel, JobEvent, JobGroup
 from jobgroups.queries.etas import group_etas
 from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.outputs import known_files
+from jobgroups.queries.pauses import group_pause_now
 from jobgroups.queries.visibility import visible
 from jobgroups.queries.waiting_reasons import outlooks
 from jobgroups.serializers import (
@@ -176,7 +177,7 @@ def _rows(
 
 def _with_eta(group: JobGroup) -> dict[str, Any]:
     ends = group_etas([] if group.completed_at else [group.id])
-    return serialize_group(group, ends.get(group.id))
+    return serialize_group(group, ends.get(group.id), group_pause_now(group))
 
 
 def group_head(group_id: str) -> dict[str, Any]:

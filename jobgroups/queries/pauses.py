@@ -7,7 +7,7 @@ from django.db.models import Q, QuerySet
 from jobgroups.database.statements import Parameter, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.pauses import Pauses, PauseTime
-from jobgroups.models import Pause
+from jobgroups.models import JobGroup, Pause
 
 
 def _active() -> QuerySet[Pause, tuple[Any, ...]]:
@@ -21,3 +21,9 @@ _read_active: Final = PreparedValues(_active)
 def current_pauses() -> Pauses:
     """Return the pauses that are in force."""
     return Pauses(PauseTime(*row) for row in _read_active(moment=now()))
+
+
+def group_pause_now(group: JobGroup) -> PauseTime | None:
+    """Return the pause that holds an open group; None: nothing does, or it has ended."""
+    open_ = group.completed_at is None
+    return current_pauses().of(group.id, group.share_name) if open_ else None

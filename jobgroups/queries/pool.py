@@ -1,12 +1,14 @@
 """Reads the pool's queue: open variants with their unsent jobs, and the backends."""
 
 import datetime as dt
+import itertools
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -21,9 +23,11 @@ from jobgroups.database.statements import PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.estimates import Estimates, TimingRow
 from jobgroups.domain.failures import ONLY_ELSEWHERE, FailureClass
+from jobgroups.domain.pauses import Pauses, target_of_submitter
 from jobgroups.domain.pool import (
     ActivePrompt,
     BoundJobs,
+    HeldGroup,
     Needs,
     OpenVariant,
     PoolBackend,
@@ -31,7 +35,7 @@ from jobgroups.domain.pool import (
     is_candidate,
 )
 from jobgroups.domain.states import AttemptState, Placement
-from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup, Timing, Variant
+from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup, Submitter, Timing, Variant
 from jobgroups.queries.backends import current_backends
 from jobgroups.queries.exclusions import (
     ACTIVE,
@@ -40,7 +44,8 @@ from jobgroups.queries.exclusions import (
     reason_of,
     valid_since,
 )
-from jobgroups.queries.shares import TURN, current_shares, turn_of
+from jobgroups.queries.pauses import current_pauses
+from jobgroups.queries.shares import TURN, current_shares, submitter_of, turn_of
 
 MAX_ROWS: Final = 4_000  #: The newest rows, which are read.
 
@@ -77,11 +82,13 @@ def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) 
     """
     rows = _read_variants()
     bound_rows = _read_bound()
-    if not rows and not bound_rows and not with_bound:
+    restrictions = _Restrictions(current_pauses(), dict(_limited_submitters()))
+    if not (rows or bound_rows or with_bound or restrictions.pauses):
         return PoolSnapshot((), backends)
-    prompts = _prompts()
+    prompts, taken_back = _prompts(restrictions.pauses)
     served = {prompt.group_id for of_backend in prompts.values() for prompt in of_backend}
-    variants, bound_jobs = _variants(rows, served), _bound_jobs(bound_rows, served)
+    variants = _variants(rows, served, restrictions)
+    bound_jobs = _bound_jobs(bound_rows, served, restrictions)
     submitters = {jobs.turn.submitter for jobs in (*variants, *bound_jobs)}
     return PoolSnapshot(
         variants,
@@ -92,7 +99,74 @@ def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) 
         bound_jobs=bound_jobs,
         # One submitter alone has the whole farm: earlier use does not count.
         shares=current_shares() if len(submitters) > 1 else None,
+        rooms=restrictions.rooms(prompts),
+        held=restrictions.held,
+        due_in=restrictions.due_in,
+        taken_back=frozenset(taken_back),
     )
+
+
+class _Restrictions:
+    """Pauses, limits and times that keep jobs from being sent, as one reading finds them.
+
+    ``held``, ``limits`` and ``due_in`` are what it has found of the groups of the reading.
+    """
+
+    def __init__(self, pauses: Pauses, of_submitters: Mapping[str, int]) -> None:
+        self.pauses: Final = pauses
+        self._of_submitters: Final = of_submitters
+        self.moment: Final = now()
+        self.held: Final[dict[str, HeldGroup]] = {}
+        self.limits: Final[dict[str, int]] = {}
+        self._due_at: Final = {row.ends_at for row in pauses.by_target.values() if row.ends_at}
+
+    @property
+    def due_in(self) -> float:
+        first = min(self._due_at, default=None)
+        return inf if first is None else max((first - self.moment).total_seconds(), 0.0)
+
+    def limits_of(
+        self, group_id: str, turn: Sequence[Any], max_running: int | None
+    ) -> tuple[str, ...]:
+        """Return the limits that count for a group, and note their values."""
+        share = submitter_of(turn)
+        limits = {group_id: max_running, target_of_submitter(share): self._of_submitters.get(share)}
+        of_group = {name: limit for name, limit in limits.items() if limit is not None}
+        self.limits.update(of_group)
+        return tuple(of_group)
+
+    def is_held(
+        self, group_id: str, turn: Sequence[Any], start_after: dt.datetime | None, jobs: int
+    ) -> bool:
+        """Return whether nothing of a group is sent now; note so many unsent jobs of it."""
+        if not jobs:
+            return False
+        is_held = False
+        if start_after is not None and start_after > self.moment:
+            self._due_at.add(start_after)
+            is_held = True
+        is_held = is_held or self.pauses.of(group_id, submitter_of(turn)) is not None
+        if is_held:
+            jobs += self.held[group_id].jobs if group_id in self.held else 0
+            self.held[group_id] = HeldGroup(turn[-1], jobs)
+        return is_held
+
+    def rooms(self, prompts: Mapping[str, Sequence[ActivePrompt]]) -> dict[str, int]:
+        """Return how many more prompts each limit permits."""
+        rooms = dict(self.limits)
+        for prompt in itertools.chain.from_iterable(prompts.values()) if rooms else ():
+            for name in {prompt.group_id, target_of_submitter(prompt.submitter)} & rooms.keys():
+                rooms[name] -= 1
+        return rooms
+
+
+_limited_submitters: Final = PreparedValues(
+    lambda: (
+        Submitter.objects.filter(max_running__isnull=False)
+        .order_by()
+        .values_list("name", "max_running")
+    )
+)
 
 
 def _before_the_last(variants: Sequence[OpenVariant], bound: Iterable[BoundJobs]) -> dict[str, int]:
@@ -121,8 +195,10 @@ def _active_prompts() -> QuerySet[Attempt, tuple[Any, ...]]:
 _read_prompts: Final = PreparedValues(_active_prompts)
 
 
-def _prompts() -> dict[str, list[ActivePrompt]]:
+def _prompts(pauses: Pauses) -> tuple[dict[str, list[ActivePrompt]], set[int]]:
+    """Return the prompts of each backend, and the attempts that wait there though they are paused."""
     moment, prompts = now(), defaultdict[str, list[ActivePrompt]](list)
+    taken_back = set[int]()
     for (
         backend_id,
         attempt_id,
@@ -136,6 +212,9 @@ def _prompts() -> dict[str, list[ActivePrompt]]:
         stopped_at,
         variant_id,
     ) in _read_prompts():
+        waits = started_at is None and stopped_at is None
+        if waits and pauses.of(group_id, share_of or submitter):
+            taken_back.add(attempt_id)
         prompts[backend_id].append(
             ActivePrompt(
                 attempt_id=attempt_id,
@@ -148,7 +227,7 @@ def _prompts() -> dict[str, list[ActivePrompt]]:
                 submitter=share_of or submitter,
             )
         )
-    return prompts
+    return prompts, taken_back
 
 
 def count_by_backend(children: QuerySet[ChildJob]) -> Subquery:
@@ -194,6 +273,7 @@ def _with_unsent() -> QuerySet[Variant, tuple[Any, ...]]:
             "candidates",
         ),
         *(f"group__{column}" for column in ("ordered_at", *TURN)),
+        *("group__max_running", "group__start_after"),
         *("group__required_capabilities", "group__uses_partner_nodes", "group__has_secret"),
         Coalesce(Subquery(jobs), 0),
     )
@@ -206,10 +286,12 @@ def open_variants() -> list[OpenVariant]:
     """Return the variants of open groups, with the numbers of their unsent jobs; a moved job is
     bound to its backend.
     """
-    return _variants(_read_variants(), ())
+    return _variants(_read_variants(), (), _Restrictions(Pauses(), {}))
 
 
-def _variants(rows: Collection[Any], served: Collection[str]) -> list[OpenVariant]:
+def _variants(
+    rows: Collection[Any], served: Collection[str], restrictions: _Restrictions
+) -> list[OpenVariant]:
     moment, none = now(), frozenset[str]()
     excluded = _excluded_backends() if rows else {}
     variants = []
@@ -226,7 +308,11 @@ def _variants(rows: Collection[Any], served: Collection[str]) -> list[OpenVarian
             ordered_at,
             *others,
         ) = row
-        turn, (required, is_paid, has_own_key, jobs) = tuple(others[:-4]), others[-4:]
+        turn, (max_running, start_after, required, is_paid, has_own_key, jobs) = (
+            tuple(others[:-6]),
+            others[-6:],
+        )
+        is_held = restrictions.is_held(group_id, turn, start_after, jobs)
         needed = needed_capabilities(required, is_paid, has_own_key=has_own_key)
         cannot = excluded.get((digest, 0), none) | excluded.get((digest, variant_id), none)
         variants.append(
@@ -244,7 +330,9 @@ def _variants(rows: Collection[Any], served: Collection[str]) -> list[OpenVarian
                 bypassed_for=None
                 if bypassed_at is None
                 else (moment - bypassed_at).total_seconds(),
-                unsent=jobs,
+                unsent=0 if is_held else jobs,
+                held=jobs if is_held else 0,
+                limits=restrictions.limits_of(group_id, turn, max_running),
             )
         )
     return variants
@@ -279,12 +367,24 @@ def _with_bound() -> QuerySet[ChildJob, tuple[Any, ...]]:
 _read_bound: Final = PreparedValues(_with_bound)
 
 
-def _bound_jobs(rows: Collection[Any], served: Collection[str]) -> list[BoundJobs]:
-    # A group may be deleted meanwhile.
-    groups = JobGroup.objects.only("workflow_digest", "ordered_at", *TURN).in_bulk(
-        {group_id for _, _, group_id, _ in rows}
-    )
+def _bound_jobs(
+    rows: Collection[Any], served: Collection[str], restrictions: _Restrictions
+) -> list[BoundJobs]:
+    columns = ("workflow_digest", "ordered_at", "max_running", "start_after", *TURN)
     moment, turn = now(), attrgetter(*TURN)
+    unsent_jobs = Counter[str]()
+    for _, _, group_id, jobs in rows:
+        unsent_jobs[group_id] += jobs
+    # A group may be deleted meanwhile.
+    groups = {
+        group_id: group
+        for group_id, group in JobGroup.objects.only(*columns).in_bulk(unsent_jobs).items()
+        if not restrictions.is_held(group_id, turn(group), group.start_after, unsent_jobs[group_id])
+    }
+    limits = {
+        group_id: restrictions.limits_of(group_id, turn(group), group.max_running)
+        for group_id, group in groups.items()
+    }
     turns = {
         group_id: turn_of(turn(group), is_served=group_id in served, moment=moment)
         for group_id, group in groups.items()
@@ -299,6 +399,7 @@ def _bound_jobs(rows: Collection[Any], served: Collection[str]) -> list[BoundJob
             ordered_at=groups[group_id].ordered_at,
             waiting_since=groups[group_id].waiting_since,
             turn=turns[group_id],
+            limits=limits[group_id],
             jobs=jobs,
         )
         for backend_id, queued_at, group_id, jobs in rows

@@ -11,13 +11,16 @@ from django.db.models import Q
 
 from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import now
+from jobgroups.domain.pauses import Pauses
 from jobgroups.domain.places import Place
 from jobgroups.domain.pool import BoundJobs
 from jobgroups.domain.shapes.groups import QueueRow
+from jobgroups.domain.waiting_reasons import held_reason
 from jobgroups.models import JobGroup
 from jobgroups.queries.etas import Etas, current_etas
 from jobgroups.queries.groups import open_groups
 from jobgroups.queries.leases import runner_alive
+from jobgroups.queries.pauses import current_pauses
 from jobgroups.queries.visibility import visible
 from jobgroups.queries.waiting_reasons import group_reason
 from jobgroups.serializers import group_level, group_priority
@@ -49,7 +52,9 @@ class _Entry(NamedTuple):
 
 
 class _Queue:
-    """The queue of one snapshot: first the groups of which no job waits, then those that wait."""
+    """The queue of one snapshot: first the groups of which no job waits, then those that wait, then
+    those of which nothing is sent now.
+    """
 
     def __init__(self, etas: Etas) -> None:
         snapshot = etas.current.snapshot
@@ -59,13 +64,16 @@ class _Queue:
         queued = Counter[str]()
         for jobs, number in snapshot.queue:
             queued[jobs.group_id] += number
+        for group_id, held in snapshot.held.items():
+            queued[group_id] += held.jobs
         places: Mapping[str, Place | None] = dict.fromkeys(
             group_id for group_id in running if group_id not in snapshot.places
         )
+        last: Mapping[str, Place | None] = dict.fromkeys(snapshot.held.keys() - running.keys())
         self.etas: Final = etas
         self.entries: Final = [
             _Entry(group_id, place, queued[group_id], running[group_id])
-            for group_id, place in {**places, **snapshot.places}.items()
+            for group_id, place in {**places, **snapshot.places, **last}.items()
         ]
 
     def groups_at(self, backend_id: str) -> set[str]:
@@ -113,16 +121,23 @@ def queue_page(filters: QueueFilter, *, offset: int, limit: int) -> QueuePage:
     shown = JobGroup.objects.filter(visible(principal), pk__in=[entry.group_id for entry in page])
     groups = shown.defer("workflow_json", "parameters_json", "editor_json").in_bulk()
     # A group may have ended or been deleted meanwhile.
-    moment, is_alive = now(), runner_alive()
+    moment, pauses = now(), current_pauses()
+    is_alive = runner_alive()
     items = [
-        _row(entry, groups.get(entry.group_id), queue.etas, moment, is_alive=is_alive)
+        _row(entry, groups.get(entry.group_id), queue.etas, pauses, moment, is_alive=is_alive)
         for entry in page
     ]
     return QueuePage(items, groups, len(entries) > offset + limit)
 
 
 def _row(
-    entry: _Entry, group: JobGroup | None, etas: Etas, moment: dt.datetime, *, is_alive: bool
+    entry: _Entry,
+    group: JobGroup | None,
+    etas: Etas,
+    pauses: Pauses,
+    moment: dt.datetime,
+    *,
+    is_alive: bool,
 ) -> QueueRow:
     place = entry.place
     start = etas.start_of(entry.group_id) if place and is_alive else None
@@ -131,7 +146,10 @@ def _row(
     if group is None:
         return QueueRow(place=number, expected_start=at)
     reason = None
-    if place:
+    if entry.queued:
+        pause = pauses.of(group.id, group.share_name)
+        reason = held_reason(pause, group.start_after, now=moment)
+    if place and not reason:
         reason = (
             group_reason(place, group, etas.current)
             if is_alive
@@ -141,7 +159,7 @@ def _row(
         place=number,
         job_group_id=group.id,
         title=group.title,
-        submitter=group.share_of or group.submitter or None,
+        submitter=group.share_name or None,
         priority=group_priority(group),
         level=place.first.turn.level if place else group_level(group),
         waiting_reason=reason,

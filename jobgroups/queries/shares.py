@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from django.conf import settings
@@ -17,6 +17,12 @@ from jobgroups.models import Attempt, ShareCount, Submitter
 TURN: Final = ("priority", "share_of", "submitter", "front_at", "waiting_since")
 
 
+def submitter_of(columns: Sequence[Any]) -> str:
+    """Return the submitter whose share a group uses; ``columns`` are the values of ``TURN``."""
+    _, share_of, submitter, _, _ = columns
+    return str(share_of or submitter)
+
+
 def turn_of(columns: tuple[Any, ...], *, is_served: bool, moment: dt.datetime) -> Turn:
     """Return the turn of a group.
 
@@ -24,7 +30,7 @@ def turn_of(columns: tuple[Any, ...], *, is_served: bool, moment: dt.datetime) -
         columns: the values of ``TURN``.
         is_served: whether a backend has a job of it: it does not rise meanwhile.
     """
-    priority, share_of, submitter, front_at, waiting_since = columns
+    priority, _, _, front_at, waiting_since = columns
     waits = waiting_since is not None and not is_served
     return Turn(
         level=level_of(
@@ -33,7 +39,7 @@ def turn_of(columns: tuple[Any, ...], *, is_served: bool, moment: dt.datetime) -
             settings.DIRECTOR_AGING_MINUTES * 60,
         ),
         front=0.0 if front_at is None else front_at.timestamp(),
-        submitter=(share_of or submitter) if settings.DIRECTOR_FAIR_SHARE else "",
+        submitter=submitter_of(columns) if settings.DIRECTOR_FAIR_SHARE else "",
     )
 
 
@@ -53,6 +59,11 @@ def current_shares() -> Shares:
         for name, seconds, ended_at in ended_uses(counted_until, moment):
             used[name] += seconds * 0.5 ** half_lives(ended_at, moment)
     return Shares(used, weights)
+
+
+def submitter_find(name: str) -> Submitter:
+    """Return the row of a submitter; without one, a row with the defaults that is not stored."""
+    return Submitter.objects.filter(pk=name).first() or Submitter(name=name)
 
 
 _submitters: Final = PreparedValues(

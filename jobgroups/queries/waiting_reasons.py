@@ -36,6 +36,8 @@ from jobgroups.domain.waiting_reasons import (
     QueueBackend,
     QueuedChild,
     RunningNow,
+    held_reason,
+    limit_reason,
     offline_reason,
     pool_reason,
     waiting_reason,
@@ -43,6 +45,7 @@ from jobgroups.domain.waiting_reasons import (
 from jobgroups.models import AssetOwner, Attempt, ChildJob, JobGroup
 from jobgroups.queries import pool
 from jobgroups.queries.etas import Etas, current_etas
+from jobgroups.queries.pauses import group_pause_now
 
 
 class Outlook(NamedTuple):
@@ -150,6 +153,11 @@ def _queued_reasons(
         if child.current_attempt is not None
     }
     is_sent = AttemptState.INTENT in states.values()
+    held = held_reason(group_pause_now(group), group.start_after, now=moment)
+    snapshot = etas.current.snapshot
+    for name in () if held else snapshot.limits.get(group.id, ()):
+        if snapshot.rooms[name] <= 0:
+            held = limit_reason(name, group.id)
     files = (
         list(group.asset_uses.order_by("id").values_list(_file_name(group), flat=True))
         if is_sent
@@ -158,6 +166,9 @@ def _queued_reasons(
 
     def reason(row: ChildJob) -> str:
         attempt = row.current_attempt
+        if held and runner_alive and row.current_attempt_id is None and row.id not in stopping:
+            positions.pop(row.id, None)
+            return held
         child = QueuedChild(
             state=states.get(row.id),
             input_files=files,

@@ -20,6 +20,7 @@ from jobgroups.services.audit import audit_forget
 from jobgroups.services.captures import captures_clean, captures_fill, captures_hold
 from jobgroups.services.files_processes import files_end, files_forget, files_heartbeat
 from jobgroups.services.group_times import group_times_fill
+from jobgroups.services.pauses import pauses_forget
 from jobgroups.services.purge import retention_apply
 from jobgroups.services.sessions import sessions_forget
 from jobgroups.services.stored_files import marker_write
@@ -123,7 +124,7 @@ async def clean_loop(
         # In parts: an orderly end waits for one of them alone, and so do other writers.
         retention = functools.partial(next, retention_apply(), None)
         sums = functools.partial(next, usage_fill(), None)
-        fills = (captures_fill, group_times_fill, audit_forget, sessions_forget)
+        fills = (captures_fill, group_times_fill, audit_forget, pauses_forget, sessions_forget)
         for step in (mark, files_forget, clean_and_expire, captures_clean, *fills, retention, sums):
             try:
                 while await database.run(step):  # noqa: ASYNC110 a pause for other writers

@@ -49,6 +49,8 @@ class Pool:
         due_at = float("inf")
         if self.schedule.backlog.has_leftover:
             due_at = self._read_at + _LEFTOVER_POLL
+        # A pause ends, or a group may start.
+        due_at = min(due_at, self._read_at + self.schedule.snapshot.due_in)
         if self.is_stale:
             due_at = self._not_before
         return max(due_at - time.monotonic(), 0.0)
@@ -71,6 +73,11 @@ class Pool:
         self._read_at = time.monotonic()
         took = self._read_at - started
         self._not_before = self._read_at + took * (1 / pool.READING_PART - 1)
+        for attempt_id in self.schedule.paused():
+            if not await self._database.run_with_retry(
+                moves.prompt_take_back, attempt_id=attempt_id
+            ):
+                self.schedule.refused.add(attempt_id)
 
     async def recall(self, free: Sequence[str]) -> None:
         """Take prompts back that another backend ends earlier; ``free`` are those without prompt

@@ -203,10 +203,11 @@ def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> Non
             "stop_requested_at": None,
             "stop_reason": "",
             "failure_class": "",
+            "error_message": None,
             "is_counted": True,
         }
         late_results.reinstate(child, attempt)
-        if child.is_bound:
+        if child.is_bound and left != attempt.backend_id:
             # A recall made no event.
             reason = (
                 f"{attempt.backend_id} had started it before it could be moved: it stays there."

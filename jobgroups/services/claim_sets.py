@@ -113,6 +113,7 @@ def _claim(wanted: Mapping[ClaimRequest, _Wanted]) -> dict[ClaimRequest, ClaimRe
         if request.fence in fences
         and prompts.get(request.fence.backend_id, request.depth) < request.depth
         and (group := groups.get(what.group_id)) is not None
+        and not group.is_limited
         and (group.has_claimed_child or group.id in unclaimed)
     }
     children = {**_bound_children(plain), **dict(_children_of_pool(plain))}

@@ -4,12 +4,13 @@ Holds are checked under the fence: a user's pause locks the lease, so no claim i
 pause.
 """
 
+import contextlib
 import datetime as dt
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -93,15 +94,21 @@ def child_claim(
             bound = _oldest_bound(fence.backend_id, withheld, bound_first) or bound
         # A job of the named group may be delayed: others wait by their age then.
         if choice is not None and (bound is None or precedes(choice, bound, bound_first)):
-            claim = _claim_from_pool(choice, slots)
-            if claim is not None:
-                return ClaimResult(claim, from_pool=True)
+            with contextlib.suppress(_LimitReached):
+                claim = _claim_from_pool(choice, slots)
+                if claim is not None:
+                    return ClaimResult(claim, from_pool=True)
             in_vain = True
+        full = set[str]()
         while bound is not None:
-            claim = _claim_bound(bound, slots)
+            try:
+                claim = _claim_bound(bound, slots)
+            except _LimitReached:
+                claim = None
+                full.add(bound.group_id)
             if claim is not None:
                 return ClaimResult(claim, in_vain=in_vain)
-            bound = _oldest_bound(fence.backend_id, withheld)
+            bound = _oldest_bound(fence.backend_id, withheld, full=full)
     except _NoFreeSlot:
         return ClaimResult()
     return ClaimResult(in_vain=in_vain)
@@ -131,6 +138,10 @@ def precedes(choice: PoolChoice, bound: ChildJob | store.Oldest, bound_first: st
     variant = choice.variant
     place = (variant.queued_at, variant.group_id)
     return bound_first == "" or place < (bound.queued_at, bound.group_id)
+
+
+class _LimitReached(Exception):
+    """The group or its submitter may have no more prompts. Rolls the claim's transaction back."""
 
 
 class _NoFreeSlot(Exception):
@@ -194,9 +205,9 @@ _locked_backend: Final = PreparedQuery(
 
 
 @cache
-def _oldest(withheld: int, *, of_group: bool) -> PreparedQuery[ChildJob]:
+def _oldest(withheld: int, full: int, *, of_group: bool) -> PreparedQuery[ChildJob]:
     """Return the query of the oldest child that is bound to a backend, without those of so many
-    workflows; ``of_group``: of one group.
+    workflows and groups; ``of_group``: of one group.
     """
 
     def rows() -> QuerySet[ChildJob]:
@@ -214,6 +225,9 @@ def _oldest(withheld: int, *, of_group: bool) -> PreparedQuery[ChildJob]:
             claimable = claimable.exclude(
                 workflow__in=[Parameter(f"withheld_{number}") for number in range(withheld)]
             )
+        claimable = claimable.exclude(
+            group__id__in=[Parameter(f"full_{number}") for number in range(full)]
+        )
         return claimable[:1]
 
     return PreparedQuery(rows)
@@ -231,11 +245,12 @@ _still_waiting: Final = PreparedQuery(
 
 
 def _oldest_bound(
-    backend_id: str, withheld: Collection[str], group_id: str = ""
+    backend_id: str, withheld: Collection[str], group_id: str = "", full: Collection[str] = ()
 ) -> ChildJob | None:
-    """Return the oldest bound child of a backend, or of a group there."""
+    """Return the oldest bound child of a backend, or of a group there; of ``full`` groups none."""
     parameters = {f"withheld_{number}": digest for number, digest in enumerate(withheld)}
-    query = _oldest(len(parameters), of_group=bool(group_id))
+    parameters |= {f"full_{number}": name for number, name in enumerate(full)}
+    query = _oldest(len(withheld), len(full), of_group=bool(group_id))
     if group_id:
         parameters["group"] = group_id
     return query.first(backend_id, **store.time_parameters(), **parameters)
@@ -257,19 +272,21 @@ def _claim_in_group(
     group_id: str, fence: FencingToken, claim: Callable[[JobGroup], Attempt | None]
 ) -> Attempt | None:
     """Run a claim in a transaction that locks the lease, and the group's row only for the group's
-    first claim.
+    first claim, or if the number of its prompts is limited.
 
     So claims of one group for many backends wait neither for one another nor for outcomes of the
     group. The row of the claimed child is locked.
     """
-    group = _claimed_group.first(group_id)
+    group: Any = _claimed_group.first(group_id)
     if group is None:
         return None
-    if group.has_claimed_child:
+    if group.has_claimed_child and not group.is_limited:
         with transaction.atomic():
             verify_fence(fence)
             return claim(group)
     with group_transaction(group_id, fence=fence) as tx:
+        if group.is_limited and not store.has_room(tx.group):
+            raise _LimitReached
         # The lock does not read it, and it never changes.
         tx.group.editor_json = group.editor_json
         claimed = claim(tx.group)
@@ -278,9 +295,7 @@ def _claim_in_group(
         return claimed
 
 
-_claimed_group: Final = PreparedQuery(
-    lambda: JobGroup.objects.filter(pk=KEY).only("has_claimed_child", *store.SENT).order_by()
-)
+_claimed_group: Final = PreparedQuery(lambda: store.sent(JobGroup.objects.filter(pk=KEY)))
 
 
 # --- from the pool --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 deletion.
 """
 
+import datetime as dt
 import json
 from dataclasses import replace
 
@@ -31,9 +32,12 @@ def group_change(
     archived: bool | None = None,
     visibility: str | None = None,
     priority: int | None = None,
+    **limits: int | dt.datetime | None,
 ) -> None:
     """Set the name of a group (empty: none), its visibility and its priority, and archive it or end
     that; None leaves each as it is.
+
+    ``limits`` are ``max_running`` and ``start_after``; None ends a limit.
 
     Open pages are notified; who may not see the group any more is not sent more of it. Raises
     ``GroupNotFound``.
@@ -49,6 +53,8 @@ def group_change(
         fields["shared_at"] = Coalesce("shared_at", Value(now())) if is_shared else None
     if priority is not None:
         fields["priority"] = priority
+    fields |= limits
+    if priority is not None or limits:
         log.notify_runners_on_commit(work_only=True)
     JobGroup.objects.filter(pk=group_id).update(**fields)
     record(
@@ -58,6 +64,7 @@ def group_change(
         archived=archived,
         visibility=visibility,
         priority=priority,
+        **{key: "none" if value is None else str(value) for key, value in limits.items()},
     )
     log.publish_changed(group_id)
 

@@ -20,6 +20,7 @@ from jobgroups.domain.states import AttemptState, ChildStatus, StopReason
 from jobgroups.errors import ChildNotFound, JobNotWaiting
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob
+from jobgroups.queries.pauses import current_pauses
 from jobgroups.services import assignment
 from jobgroups.services.audit import record
 from jobgroups.services.group_transaction import GroupTransaction
@@ -89,6 +90,11 @@ def _move(tx: GroupTransaction, child: ChildJob, backend_id: str, by: str) -> No
 MAX_RECALLS: Final = 2
 
 
+#: Message of the attempt of a prompt that was taken back since its job is paused, which is no
+#: recall that counts.
+_PAUSED: Final = "Taken back: its job is paused"
+
+
 @retry_on_conflict
 def prompt_recall(*, attempt_id: int) -> bool:
     """Request the removal of a prompt that waits in a backend's queue. Any runner may do so.
@@ -99,20 +105,38 @@ def prompt_recall(*, attempt_id: int) -> bool:
         Whether this call requested it. False: the prompt has started, ended or is being stopped,
         its job is bound, is paid or was recalled too often in this run.
     """
+    return _recall(attempt_id, is_paused=False)
+
+
+@retry_on_conflict
+def prompt_take_back(*, attempt_id: int) -> bool:
+    """Request the removal of a prompt whose job is paused, as :func:`prompt_recall` does; a bound
+    job goes back to the queue of its backend.
+    """
+    return _recall(attempt_id, is_paused=True)
+
+
+def _recall(attempt_id: int, *, is_paused: bool) -> bool:
     with attempt_transaction(attempt_id, None) as (tx, child, attempt):
+        if is_paused and current_pauses().of(tx.group.id, tx.group.share_name) is None:
+            return False
         if (
             # If the backend is offline then, the prompt is not waited for: it may be paid twice.
             tx.group.uses_partner_nodes
-            or child.is_bound
+            or (child.is_bound and not is_paused)
             or child.status != ChildStatus.QUEUED
             or child.current_attempt_id != attempt.pk
             or attempt.state != AttemptState.ACCEPTED
         ):
             return False
-        earlier = child.attempts.filter(run=child.run, stop_reason=StopReason.RECALLED).count()
-        if earlier >= MAX_RECALLS or not tx.request_stop([attempt.pk], StopReason.RECALLED):
+        earlier = child.attempts.filter(run=child.run, stop_reason=StopReason.RECALLED)
+        counted = earlier.filter(~Q(error_message=_PAUSED) | Q(error_message__isnull=True))
+        if (not is_paused and counted.count() >= MAX_RECALLS) or not tx.request_stop(
+            [attempt.pk], StopReason.RECALLED
+        ):
             return False
-        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False)
+        message = _PAUSED if is_paused else None
+        Attempt.objects.filter(pk=attempt.pk).update(is_counted=False, error_message=message)
         requeue(tx, child, attempt)
         log.notify_runners_on_commit(work_only=True)
         return True

@@ -217,7 +217,7 @@ def close_with_result(
     stopped = end.state is AttemptState.INTERRUPTED and attempt.stop_requested_at is not None
     if stopped and end.failure in (None, FailureClass.INTERRUPTED):
         # The Director interrupted it, not a user at the backend.
-        message = _STOPPED[StopReason(attempt.stop_reason)]
+        message = attempt.error_message or _STOPPED[StopReason(attempt.stop_reason)]
     failure: dict[str, Any] = {
         "error_message": message,
         "error_type": end.error_type,

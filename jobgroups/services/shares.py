@@ -3,7 +3,7 @@
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
 from django.db.models import F, Min, QuerySet
 from django.db.models.functions import Coalesce
@@ -138,8 +138,13 @@ def _queued_at(group: JobGroup) -> dt.datetime:
 
 
 @retried_transaction
-def submitter_change(*, name: str, weight: float) -> None:
-    """Set the weight of a submitter, whose share is in proportion to it; positive."""
-    Submitter.objects.update_or_create(name=name, defaults={"weight": weight})
-    record(Action.SUBMITTER_CHANGED, name, weight=weight)
+def submitter_change(*, name: str, **columns: float | None) -> None:
+    """Set some of the columns of a submitter.
+
+    These are ``weight``, to which its share is in proportion (positive), and ``max_running`` and
+    ``max_queued`` (None: any number).
+    """
+    Submitter.objects.update_or_create(name=name, defaults=columns)
+    details: dict[str, Any] = {key: value or "any" for key, value in columns.items()}
+    record(Action.SUBMITTER_CHANGED, name, **details)
     log.notify_runners_on_commit(work_only=True)

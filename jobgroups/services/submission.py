@@ -27,12 +27,21 @@ from jobgroups.database.statements import (
 from jobgroups.domain.access import Visibility
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
-from jobgroups.domain.states import GroupStatus, PartialOutputs, Placement, RetryScope
+from jobgroups.domain.states import ChildStatus, GroupStatus, PartialOutputs, Placement, RetryScope
 from jobgroups.domain.turns import DEFAULT_PRIORITY
-from jobgroups.errors import GroupDeleted, IdempotencyConflict
+from jobgroups.errors import GroupDeleted, IdempotencyConflict, QueueFull
 from jobgroups.events import log
 from jobgroups.log_context import bound, note_cause
-from jobgroups.models import NO_TIMEOUT, ChildJob, DeletedSubmission, GroupLabel, JobGroup, Variant
+from jobgroups.models import (
+    NO_TIMEOUT,
+    ChildJob,
+    DeletedSubmission,
+    GroupLabel,
+    JobGroup,
+    Submitter,
+    Variant,
+    share_name,
+)
 from jobgroups.queries.groups import is_large, submitted_backends
 from jobgroups.serializers import to_json
 from jobgroups.services.assets import assets_use
@@ -90,6 +99,8 @@ class Submission:
     owner_id: int | None = None  #: The account that submits; None: there are no accounts.
     address: str = ""  #: Of the client: its share is used if there is no ``submitter``.
     priority: int = DEFAULT_PRIORITY
+    max_running: int | None = None  #: Prompts at once; None: any number.
+    start_after: dt.datetime | None = None  #: Nothing is sent before; None: at once.
     name: str = ""
     visibility: str = Visibility.PRIVATE  #: One of ``Visibility``.
     idempotency_key: str | None = None
@@ -179,6 +190,7 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         IdempotencyConflict: its key was used with another body.
         GroupDeleted: the group of its key was deleted.
         Conflict: a backend was removed since it was chosen.
+        QueueFull: its submitter may not have so many queued jobs.
         Overloaded: the write has not begun in time.
     """
     template = submission.template
@@ -219,6 +231,7 @@ def _store(
     group: JobGroup, children: Insertion, submission: Submission, variants: Sequence[Variant]
 ) -> None:
     begin_write()
+    _check_queue(group)
     if not variants:
         lock_backends(submission.backend_ids)
     if group.idempotency_key is not None:
@@ -255,6 +268,31 @@ def _store(
     log.notify_runners_on_commit(work_only=True)
 
 
+def _check_queue(group: JobGroup) -> None:
+    """Raise ``QueueFull`` if a group has more jobs than its submitter may have queued."""
+    limited = _limited_submitter.first(group.share_name)
+    if limited is None:
+        return
+    open_groups = JobGroup.objects.alias(share=share_name()).filter(
+        share=limited.name,
+        status__in=[GroupStatus.PENDING, GroupStatus.RUNNING, GroupStatus.PARTIAL_COMPLETE],
+        completed_at__isnull=True,
+    )
+    queued = ChildJob.objects.filter(group__in=open_groups, status=ChildStatus.QUEUED).count()
+    if queued + group.total_count > limited.max_queued:
+        raise QueueFull(limited.name, queued, group.total_count, limited.max_queued)
+
+
+#: Its row is locked: submissions of one submitter at the same moment count each other's jobs.
+_limited_submitter: Final[PreparedQuery[Any]] = PreparedQuery(
+    lambda: (
+        Submitter.objects.filter(pk=KEY, max_queued__isnull=False)
+        .only("name", "max_queued")
+        .select_for_update(no_key=True)
+    )
+)
+
+
 def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> JobGroup:
     moment = now()
     return JobGroup(
@@ -288,6 +326,8 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         owner_id=submission.owner_id,
         shared_at=moment if submission.visibility == Visibility.SHARED else None,
         priority=submission.priority,
+        max_running=submission.max_running,
+        start_after=submission.start_after,
         share_of=submission.submitter or submission.address,
         name=submission.name,
         placement=(Placement.BOUND if submission.count is None else Placement.POOL).value,

@@ -11,15 +11,17 @@ from functools import cache, partial
 from typing import Any, Final
 
 from django.db import connection
-from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models.functions import Concat
 
 from backends.models import Backend
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN
+from jobgroups.domain.pauses import FARM, target_of_submitter
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus
-from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.models import Attempt, ChildJob, JobGroup, Pause, Submitter, share_name
 from jobgroups.store.keys import places, read
 
 #: The columns of a claimed child, of its variant and of its group that its prompt needs.
@@ -52,12 +54,27 @@ def claimable(at: Any = KEY, **of: Any) -> QuerySet[ChildJob]:
 
 def _due(**of: Any) -> QuerySet[ChildJob]:
     waits = ChildJob.objects.filter(status=ChildStatus.QUEUED, current_attempt__isnull=True, **of)
+    waits = waits.filter(~Exists(_pauses()), ~Exists(_later_groups()))
     return waits.filter(
         Q(not_before__isnull=True)
         | Q(not_before__lte=Parameter("moment"))
         # A longer delay was stored before the clock was set back.
         | Q(not_before__gt=Parameter("longest"))
     )
+
+
+def _pauses() -> QuerySet[Pause]:
+    """Return the pauses of the farm, and of the group of a child and its submitter."""
+    group = JobGroup.objects.filter(pk=OuterRef(OuterRef("group_id"))).order_by()
+    submitter = group.values(target=Concat(Value(target_of_submitter("")), share_name()))
+    targets = [Value(FARM), OuterRef("group_id"), Subquery(submitter)]
+    lasts = Q(ends_at__isnull=True) | Q(ends_at__gt=Parameter("moment"))
+    return Pause.objects.filter(lasts, target__in=targets)
+
+
+def _later_groups() -> QuerySet[JobGroup]:
+    """Return the group of a child if nothing of it is sent yet."""
+    return JobGroup.objects.filter(pk=OuterRef("group_id"), start_after__gt=Parameter("moment"))
 
 
 def _older_prompts(at: Any) -> QuerySet[Attempt]:
@@ -105,17 +122,59 @@ def _oldest_bound(size: int, *, of_group: bool) -> PreparedValues:
     return PreparedValues(rows)
 
 
-def groups_sent(ids: Collection[str]) -> dict[str, JobGroup]:
-    """Return groups with what prompts of theirs need, and whether a child was claimed before."""
+def sent(groups: QuerySet[JobGroup]) -> QuerySet[JobGroup]:
+    """Return groups with what prompts of theirs need, whether a child was claimed before, and
+    ``is_limited``: whether the number of their prompts is limited.
+    """
+    limited = Submitter.objects.filter(name=OuterRef("share_key"), max_running__isnull=False)
+    groups = groups.alias(share_key=share_name()).annotate(
+        is_limited=Q(max_running__isnull=False) | Exists(limited)
+    )
+    return groups.only("has_claimed_child", *SENT).order_by()
+
+
+def groups_sent(ids: Collection[str]) -> dict[str, Any]:
+    """Return groups as :func:`sent` does, by id."""
     return {group.id: group for group in read(_groups_sent, ids)}
 
 
 @cache
 def _groups_sent(size: int) -> PreparedQuery[JobGroup]:
-    columns = ("has_claimed_child", *SENT)
-    return PreparedQuery(
-        lambda: JobGroup.objects.filter(pk__in=places(size)).only(*columns).order_by()
+    return PreparedQuery(lambda: sent(JobGroup.objects.filter(pk__in=places(size))))
+
+
+def has_room(group: JobGroup) -> bool:
+    """Return whether a locked group and its submitter may have one more prompt.
+
+    Prompts count from their claim until their end is seen, since ComfyUI starts them by itself.
+    Claims of all groups of a submitter wait for its row.
+    """
+    submitter = _limited_submitter.first(group.share_name)
+    limits = (group.max_running, None if submitter is None else submitter.max_running)
+    if limits == (None, None):
+        return True
+    active = _active_of_share(group.share_name)
+    counts = (sum(of_group == group.id for (of_group,) in active), len(active))
+    return all(limit is None or count < limit for limit, count in zip(limits, counts, strict=True))
+
+
+_limited_submitter: Final = PreparedQuery(
+    lambda: (
+        Submitter.objects.filter(pk=KEY, max_running__isnull=False)
+        .only("max_running")
+        .select_for_update(no_key=True)
     )
+)
+
+
+_active_of_share: Final = PreparedValues(
+    lambda: (
+        Attempt.objects.alias(share=share_name("child__group__"))
+        .filter(ended_at__isnull=True, share=KEY)
+        .order_by()
+        .values_list("child__group_id")
+    )
+)
 
 
 def unclaimed_groups_locked(ids: Collection[str]) -> set[str]:

@@ -62,7 +62,9 @@ def test_share_is_that_of_the_submitter_or_of_the_address(api: Api, farm: list[s
 
 def test_weight_of_a_submitter_is_set_and_shown(api: Api) -> None:
     path = "/api/submitters/anna@host"
-    assert api.get(path).json() == {"name": "anna@host", "weight": 1.0, "used_seconds": 0.0}
+    defaults = {"max_running": None, "max_queued": None, "paused": None}
+    expected = {"name": "anna@host", "weight": 1.0, "used_seconds": 0.0, **defaults}
+    assert api.get(path).json() == expected
     assert put(api, path, {"weight": 2}).json()["weight"] == 2.0
     assert api.get(f"{path}/").json()["weight"] == 2.0
     for weight in (0, -1, 101, "2", None, True):

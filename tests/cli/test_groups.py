@@ -135,8 +135,35 @@ def test_cancel_of_all_groups_asks_with_their_number(desk: Desk) -> None:
 
 def test_weight_of_a_submitter_is_set(desk: Desk) -> None:
     assert desk.out("weight", "anna", "2") == "anna: weight 2, 0 s used lately.\n"
-    assert desk.json("weight", "anna") == {"name": "anna", "weight": 2.0, "used_seconds": 0.0}
+    known = desk.json("weight", "anna")
+    assert (known["name"], known["weight"], known["used_seconds"]) == ("anna", 2.0, 0.0)
     desk.run("weight", "anna", "1")
+
+
+def test_groups_submitters_and_the_farm_are_paused_and_limited(desk: Desk) -> None:
+    state = desk.out("queue", "pause", "--reason", "power", "--until", "2h")
+    assert state.startswith("The farm is paused until ")
+    assert state.endswith(": power.\n")
+    try:
+        group_id = desk.out("submit", "workflow.json", "--max-running", "3", "-q").strip()
+        assert desk.out("pause", group_id, "--until", "1h").startswith(f"{group_id} is paused")
+        shown = desk.out("show", group_id)
+        assert "  At once: at most 3\n" in shown
+        assert "  Paused: paused, as the whole farm is until" in shown
+    finally:
+        assert desk.out("queue", "resume") == "The farm is not paused.\n"
+    assert desk.out("resume", group_id) == f"{group_id} is not paused.\n"
+    assert (
+        desk.out("limit", group_id, "--max-running", "any") == f"{group_id}: any number at once.\n"
+    )
+    assert "starts after" in desk.out("limit", group_id, "--start-after", "30m")
+    assert "Give --max-running" in desk.said("limit", group_id, status=2)
+    assert "is not a while" in desk.said("limit", group_id, "--start-after", "soon", status=2)
+    line = desk.out("submitters", "carl", "--max-running", "4", "--max-queued", "9", "--pause")
+    assert line.startswith("carl: weight 1, 0 s used lately, at most 4 at once, at most 9 queued, ")
+    assert "belong to --pause" in desk.said("submitters", "carl", "--reason", "x", status=2)
+    line = desk.out("submitters", "carl", "--resume", "--max-running", "any", "--max-queued", "any")
+    assert line == "carl: weight 1, 0 s used lately.\n"
 
 
 def test_record_is_listed_by_action(desk: Desk) -> None:

@@ -249,6 +249,10 @@ def test_call_is_repeated_after_a_lost_answer_where_that_changes_nothing(
         ("archive", ["jg_2", False], "PATCH", "", HEAD, True),
         ("prioritize", ["jg_3", 60], "PATCH", "", HEAD, True),
         ("bring_forward", ["jg_3"], "POST", "/next", HEAD, True),
+        ("pause", ["jg_3"], "POST", "/pause", HEAD, True),
+        ("resume", ["jg_3"], "POST", "/resume", HEAD, True),
+        ("limit", ["jg_4", None], "PATCH", "", HEAD, True),
+        ("delay", ["jg_5", None], "PATCH", "", HEAD, True),
         ("deletion", ["jg_1"], "GET", "/delete", DELETION, True),
         ("delete", ["jg_1"], "POST", "/delete", DELETION, False),
     ):

@@ -23,7 +23,7 @@ from jobgroups.errors import SetRefused
 from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup
 from jobgroups.runner.claims import Claims
 from jobgroups.runner.sets import Tasks
-from jobgroups.services import cancellation, claim_sets, holds
+from jobgroups.services import cancellation, claim_sets, holds, pauses
 from jobgroups.services.claim_sets import ClaimRequest, claims_store
 from jobgroups.services.claims import ClaimResult
 from jobgroups.services.transactions import group_transaction
@@ -137,7 +137,20 @@ def change(**fields: Any) -> Callable[[], object]:
     return lambda: Backend.objects.filter(pk="gpu-1").update(**fields)
 
 
+def pause_group() -> None:
+    pauses.group_pause(group_id=JobGroup.objects.latest("created_at").id)
+
+
+def start_later() -> None:
+    newest = JobGroup.objects.latest("created_at").id
+    JobGroup.objects.filter(pk=newest).update(start_after=now() + dt.timedelta(minutes=1))
+
+
 FORBIDDEN: dict[str, Callable[[], object]] = {
+    "group paused": pause_group,
+    "not started": start_later,
+    "submitter paused": partial(pauses.submitter_pause, name="192.0.2.1"),
+    "farm paused": pauses.queue_pause,
     "lease lost": factories.lease,
     "paused": partial(holds.backend_hold, backend_id="gpu-1", hold=Hold.PAUSE),
     "quarantined": partial(holds.backend_quarantine, backend_id="gpu-1"),
@@ -159,7 +172,12 @@ def test_set_claims_nothing_that_is_forbidden_after_the_job_was_chosen(
     fence = factories.online("gpu-1", tags=["fast"])
     other = factories.online("gpu-2")
     factories.submit("gpu-2")
-    group = factories.submit_to_pool(1, "tag:fast") if in_pool else factories.submit("gpu-1")
+    own = {"address": "192.0.2.1"}
+    group = (
+        factories.submit_to_pool(1, "tag:fast", **own)
+        if in_pool
+        else factories.submit("gpu-1", **own)
+    )
     requests = [request(fence, group if in_pool else None), request(other)]
     choose = claim_sets.store.oldest_bound
 
@@ -171,7 +189,7 @@ def test_set_claims_nothing_that_is_forbidden_after_the_job_was_chosen(
     monkeypatch.setattr(claim_sets.store, "oldest_bound", choose_before)
     results = claims_store(requests=requests)
     assert requests[0] not in results
-    is_for_all = cause in ("delayed", "older prompt")
+    is_for_all = cause in ("delayed", "older prompt", "farm paused")
     assert (requests[1] in results) is not is_for_all
 
 

@@ -6,11 +6,13 @@ import datetime as dt
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
 from hypothesis import given, strategies as st
 
+from jobgroups.domain.estimates import Estimates, TimingRow
 from jobgroups.domain.pool import BoundJobs, Needs, OpenVariant, PoolBackend, PoolSnapshot
 from jobgroups.domain.schedule import Backlog, Schedule
 from jobgroups.domain.turns import (
@@ -285,3 +287,35 @@ def test_order_of_turns_follows_the_use(some: list[Turn], charges: list[tuple[st
     )
     assert list(order) == expected
     assert [order.place(turn) for turn in order] == list(range(len(some)))
+
+
+def numbers_taken(schedule: Schedule, backend_id: str, count: int) -> list[int | None]:
+    taken = [schedule.choose(backend_id, prompts=0) for _ in range(count)]
+    return [choice and choice.variant.variant_id for choice in taken]
+
+
+def test_backends_take_what_comes_behind_a_limit_and_more_when_a_prompt_has_ended() -> None:
+    limits = {"limits": ("jg_001", "@anna")}
+    variants = [variant(1, 9, **limits), variant(2, 9, limits=("@anna",)), variant(3, 9)]
+    schedule = scheduled(variants, rooms={"jg_001": 1, "@anna": 2})
+    assert numbers_taken(schedule, "gpu-1", 4) == [1, 2, 3, 3]
+    assert schedule.backlog.has_leftover
+    schedule.backlog.note_ended("jg_001")
+    assert numbers_taken(schedule, "gpu-2", 2) == [1, 3]
+
+
+def test_limit_holds_for_bound_jobs_and_the_plan() -> None:
+    row = TimingRow("w", "gpu-1", "", 10.0, None, NOON)
+    known = Estimates([row, replace(row, backend_id="gpu-2")])
+    schedule = scheduled(
+        [variant(1, 40, limits=("jg_001",)), variant(2, 1)],
+        bound_jobs=[bound(0, 2, limits=("jg_000",))],
+        rooms={"jg_000": 0, "jg_001": 1},
+        estimates=known,
+    )
+    assert schedule.bound_first("gpu-1") == ""
+    # The plan has one of the forty jobs: the job behind it is not left to the end of the queue.
+    assert numbers_taken(schedule, "gpu-1", 1) == [1]
+    assert numbers_taken(schedule, "gpu-2", 2) == [2, None]
+    assert schedule.snapshot.ends(1) is None
+    assert schedule.snapshot.ends(2) is not None

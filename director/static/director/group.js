@@ -259,6 +259,16 @@ onClick("[data-act]", async (button) => {
       await call("POST", `/api/job-groups/${group}/next`);
       toast("The jobs of this group start next.");
     }
+    if (act === "pause-group" || act === "resume-group") {
+      const change = act.replace("-group", "");
+      await call("POST", `/api/job-groups/${group}/${change}`, actor());
+      refresh($("head"));
+      toast(
+        change === "pause"
+          ? "The group is paused: what waits is not sent, what runs ends."
+          : "The group is resumed.",
+      );
+    }
     if (act === "delete-group") await deleteGroup();
     if (act === "cancel-group") {
       const { left, running } = $("head").dataset;

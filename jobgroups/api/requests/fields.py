@@ -64,6 +64,13 @@ class Weight(_Strict, serializers.FloatField):
         return super().to_internal_value(float(data) if type(data) is int else data)
 
 
+class Limit(Integer):
+    """A number of jobs or prompts; null: any number."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(1, 1_000_000, required=False, allow_null=True, **options)
+
+
 class Flag(_Strict, serializers.BooleanField):
     json_type = bool
     sentence = "Must be true or false."
@@ -162,6 +169,8 @@ class RequestSerializer(serializers.Serializer[Any]):
 
     #: The error of a field that is not declared; None: it is ignored.
     unknown: ClassVar[str | None] = "Is not a field of this."
+    #: The fields of which null is a value; one that is absent has no value then.
+    nullable: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def read(cls, body: Mapping[str, Any], errors: FieldErrors | None = None) -> dict[str, Any]:
@@ -183,7 +192,10 @@ class RequestSerializer(serializers.Serializer[Any]):
     @classmethod
     def check(cls, body: Mapping[str, Any]) -> tuple[dict[str, Any], FieldErrors]:
         """Return the values, or no values and the errors of the declared fields."""
-        given = {name: value for name, value in body.items() if value is not None}
+        nullable = cls.nullable
+        given = {
+            name: value for name, value in body.items() if value is not None or name in nullable
+        }
         try:
             return _shared_serializer(cls).run_validation(given), []
         except ValidationError as error:

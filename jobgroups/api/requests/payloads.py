@@ -1,5 +1,6 @@
 """The bodies of requests: their fields, defaults and limits. No check reads the database."""
 
+import datetime as dt
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ from jobgroups.api.requests.fields import RequestSerializer
 from jobgroups.api.requests.path_params import check_id
 from jobgroups.api.requests.query_params import Moment
 from jobgroups.domain.access import Role, Scope, Visibility
+from jobgroups.domain.clock import now
 from jobgroups.domain.failures import RETRIED, FailureClass
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 from jobgroups.domain.states import PartialOutputs, RetryScope, Where
@@ -50,6 +52,7 @@ _MAX_SHOWN_UNKNOWN: Final = 20
 _MAX_WORD: Final = 200  #: No tag, capability, class or id is longer.
 _MAX_ID: Final = 64
 _MAX_URL: Final = 1000
+MAX_DAYS_AHEAD: Final = 366  #: Of the start of a group.
 _MAX_BY: Final = 150  #: The longest name of a user.
 _MAX_REASON: Final = 500
 _MAX_MINUTES: Final = 10_080  #: A week. A longer quarantine has no end: it lasts until a release.
@@ -161,6 +164,16 @@ class _Webhook(fields.Object):
             ) from None
 
 
+class _StartTime(Moment):
+    """When the first job of a group may start; one that has passed is now."""
+
+    def to_internal_value(self, value: Any) -> dt.datetime:
+        moment = super().to_internal_value(value)
+        if moment > now() + dt.timedelta(days=MAX_DAYS_AHEAD):
+            raise ValidationError(f"Must be at most {MAX_DAYS_AHEAD} days ahead.")
+        return moment
+
+
 class SubmissionRequest(RequestSerializer):
     """``POST /api/job-group``; the names are those of ``Submission``."""
 
@@ -198,6 +211,8 @@ class SubmissionRequest(RequestSerializer):
     name = fields.Line(_MAX_WORD, default="")
     visibility = fields.Choice(Visibility, default=Visibility.PRIVATE)
     priority = fields.Integer(0, MAX_PRIORITY, default=DEFAULT_PRIORITY)
+    max_running = fields.Integer(1, 1_000_000, default=None)
+    start_after = _StartTime(default=None)
 
     def validate_metadata(self, metadata: dict[str, Any]) -> dict[str, Any]:
         limit = settings.DIRECTOR_MAX_METADATA_BYTES
@@ -382,10 +397,14 @@ class GroupRequest(RequestSerializer):
     archived = fields.Flag(default=None)
     visibility = fields.Choice(Visibility, default=None)
     priority = fields.Integer(0, MAX_PRIORITY, default=None)
+    max_running = fields.Limit()
+    start_after = _StartTime(required=False, allow_null=True)
+    nullable = frozenset({"max_running", "start_after"})
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if set(attrs.values()) == {None}:
-            raise ValidationError({"name": "Set name, archived, visibility or priority."})
+        if set(attrs.values()) == {None} and not attrs.keys() & self.nullable:
+            message = "Set name, archived, visibility, priority, max_running or start_after."
+            raise ValidationError({"name": message})
         return attrs
 
 
@@ -397,12 +416,53 @@ class NextRequest(RequestSerializer):
     before = fields.Text(_MAX_WORD, default=None)
 
 
+class PauseRequest(RequestSerializer):
+    """``POST /api/job-groups/{id}/pause`` and ``/api/queue/pause``"""
+
+    unknown = "Is not a field of a pause."
+
+    reason = fields.Line(_MAX_REASON, default="")
+    until = Moment(default=None)
+    by = fields.Line(_MAX_BY, default="")
+
+    def validate_until(self, until: dt.datetime | None) -> dt.datetime | None:
+        if until is not None and until <= now():
+            raise ValidationError("Must be a time to come.")
+        return until
+
+
+class _Paused(fields.Anything):
+    """``true``, ``false``, or the reason and the end of a pause."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, bool):
+            return {} if data else None
+        if not isinstance(data, dict):
+            raise ValidationError("Must be true, false, or an object with reason and until.")
+        values, errors = PauseRequest.check(data)
+        errors += [
+            {"field": n, "message": "Is unknown."} for n in PauseRequest.unknown_fields(data)
+        ]
+        if errors:
+            raise ValidationError({error["field"]: error["message"] for error in errors})
+        return values
+
+
 class SubmitterRequest(RequestSerializer):
     """``PUT /api/submitters/{name}``"""
 
     unknown = "Is not a field of a submitter that can be set."
 
-    weight = fields.Weight()
+    weight = fields.Weight(required=False)
+    max_running = fields.Limit()
+    max_queued = fields.Limit()
+    paused = _Paused(required=False)
+    nullable = frozenset({"max_running", "max_queued"})
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if not attrs:
+            raise ValidationError({"weight": "Set weight, max_running, max_queued or paused."})
+        return attrs
 
 
 class ConvertRequest(RequestSerializer):

@@ -59,7 +59,7 @@ class Moment(serializers.DateTimeField):
         try:
             moment = dt.datetime.fromisoformat(_LOST_PLUS.sub("+", value))
             return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
-        except (ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError):
             raise ValidationError("Must be a time such as 2026-02-01T07:00:00.000Z.") from None
 
 

@@ -18,6 +18,7 @@ _CONTRACT: Final[dict[int | str, tuple[int, str]]] = {
     404: (404, "not_found"),
     410: (404, "not_found"),
     "too_many_requests": (429, "rate_limited"),
+    "queue_full": (429, "rate_limited"),
 }
 #: The contract allows no detail of the implementation in these messages.
 _UPSTREAM: Final = (

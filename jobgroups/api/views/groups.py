@@ -1,6 +1,6 @@
 """Groups and their jobs: check, submit, list, read, cancel."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import ClassVar, Final
@@ -14,10 +14,11 @@ from jobgroups import workflow
 from jobgroups.api.answers import answers
 from jobgroups.api.conversion import converted_body
 from jobgroups.api.long_polls import long_polls
-from jobgroups.api.permissions import changing_owner, check_priority, identity, principal_of
+from jobgroups.api.permissions import changing_owner, check_priority, identity, principal_of, signed
 from jobgroups.api.plan import plan
 from jobgroups.api.requests import payloads
 from jobgroups.api.requests.body import json_body, optional_json_body
+from jobgroups.api.requests.payloads import ByRequest, PauseRequest
 from jobgroups.api.requests.query_params import (
     DEFAULT_PAGE,
     EventsQuery,
@@ -31,6 +32,7 @@ from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.api.workflow_check import JobKinds, check, offered_choices
 from jobgroups.database.pools import act, probe_threads
 from jobgroups.domain.access import Right, may
+from jobgroups.domain.pauses import FARM
 from jobgroups.domain.shapes.backends import ConvertedWorkflow
 from jobgroups.domain.shapes.groups import CancelResult
 from jobgroups.domain.states import ChildStatus
@@ -38,9 +40,11 @@ from jobgroups.errors import GroupNotFound
 from jobgroups.queries import group_status, groups
 from jobgroups.queries.assets import check_references
 from jobgroups.queries.group_status import Answer
-from jobgroups.serializers import serialize_submission, to_json
+from jobgroups.queries.pauses import current_pauses
+from jobgroups.serializers import serialize_pause, serialize_submission, to_json
 from jobgroups.services import cancellation, shares
 from jobgroups.services.groups import group_change, group_delete, group_deletion
+from jobgroups.services.pauses import group_pause, group_resume, queue_pause, queue_resume
 from jobgroups.streams.feed import TOO_SLOW_FRAME, error_frame, group_feed
 from jobgroups.streams.stream import Frame
 
@@ -193,6 +197,24 @@ class NextView(ApiView):
         else:
             await act(shares.group_move, group_id=group_id, before=before)
         return encoded_response(request, await answers.get(group_status.read_head, group_id))
+
+
+class GroupPauseView(ApiView):
+    async def post(self, request: HttpRequest, group_id: str, *, paused: bool) -> HttpResponseBase:
+        """Pause a group, or resume it; return it without its jobs."""
+        fields = PauseRequest if paused else ByRequest
+        values = signed(request, fields.read(optional_json_body(request)))
+        service: Callable[..., None] = group_pause if paused else group_resume
+        await act(service, group_id=group_id, **values)
+        return encoded_response(request, await answers.get(group_status.read_head, group_id))
+
+
+class QueuePauseView(ApiView):
+    def post(self, request: Request, *, paused: bool) -> HttpResponse:
+        """Pause the whole farm, or resume it; return its pause."""
+        fields, service = (PauseRequest, queue_pause) if paused else (ByRequest, queue_resume)
+        service(**signed(request, fields.read(optional_json_body(request))))
+        return json_response({"paused": serialize_pause(current_pauses().by_target.get(FARM))})
 
 
 class DeletionView(ApiView):

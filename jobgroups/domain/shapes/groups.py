@@ -133,6 +133,30 @@ class SkippedBackend:
 
 
 @record
+class Pause(Parsed):
+    """Since when what waits is not sent.
+
+    Attributes:
+        of: What is paused: ``group``, ``submitter``, or ``farm``: everything.
+        until: When it is resumed by itself; None: when a user does.
+        by: Who paused it, if that is known.
+    """
+
+    of: str
+    since: Moment
+    until: Moment | None = None
+    by: str | None = None
+    reason: str | None = None
+
+
+@record
+class QueueState(Parsed):
+    """Whether the whole farm is paused."""
+
+    paused: Pause | None = None
+
+
+@record
 class GroupRow(Parsed):
     """One submission.
 
@@ -162,6 +186,9 @@ class GroupRow(Parsed):
         priority: From 0 to 100: of waiting groups, a higher one is first.
         level: The priority that counts: it rises by one for each ``DIRECTOR_AGING_MINUTES`` that
             the group waits without a job at a backend.
+        max_running: Prompts that it has at backends at most; None: any number.
+        start_after: Nothing of it is sent before; None: it may start at once.
+        paused: The pause that holds what waits of it; None: none does.
         name: As a user called it; None: no user did.
         title: What users read: the name, else what its metadata, its prompt or its files name, else
             the id.
@@ -214,6 +241,9 @@ class GroupRow(Parsed):
     submitter: str | None = None
     priority: int = 50
     level: int = 50
+    max_running: int | None = None
+    start_after: Moment | None = None
+    paused: Pause | None = None
     run: int = 1
     seq: int | None = None
     revision: int = 0
@@ -254,11 +284,14 @@ class Queue(Parsed):
     """A page of the queue.
 
     Attributes:
-        items: First groups of which no job waits, then those that wait, in their order.
+        items: First groups of which no job waits, then those that wait, in their order, then those of
+            which nothing is sent now, as they are paused or start later.
+        paused: The pause of the whole farm; None: there is none.
         next: The address of the next page; None: this is the last.
     """
 
     items: tuple[QueueRow, ...] = ()
+    paused: Pause | None = None
     next: str | None = None
 
 
@@ -271,11 +304,17 @@ class Submitter(Parsed):
         weight: Its share of a busy farm is in proportion to it.
         used_seconds: Seconds of backends, of which half count after each
             ``DIRECTOR_SHARE_HALF_LIFE``; without prompts that run now.
+        max_running: Prompts that its groups have at backends at most; None: any number.
+        max_queued: Jobs of its groups that are queued at most; None: any number.
+        paused: The pause of its groups; None: there is none.
     """
 
     name: str
     weight: float = 1.0
     used_seconds: float = 0.0
+    max_running: int | None = None
+    max_queued: int | None = None
+    paused: Pause | None = None
 
 
 @record

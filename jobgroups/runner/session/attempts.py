@@ -99,6 +99,7 @@ class ActiveAttempts:
             )
         self.owned_attempt_ids.discard(attempt_id)
         self.broken.discard(attempt_id)
+        context.runner.pool.schedule.backlog.note_ended(spec.group_id)
         context.work_available.set()
         if context.desired_state.hold:
             # A drain may wait for this attempt.
