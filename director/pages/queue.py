@@ -9,10 +9,13 @@ from django.http import QueryDict
 from director.pages.filters import PAGE_SIZE
 from jobgroups.domain.access import Principal, Right, may
 from jobgroups.domain.clock import now
+from jobgroups.domain.pauses import FARM
 from jobgroups.domain.shapes.groups import QueueRow
 from jobgroups.domain.text import duration
+from jobgroups.domain.waiting_reasons import held_reason
 from jobgroups.models import JobGroup
 from jobgroups.queries.owners import owned_by
+from jobgroups.queries.pauses import current_pauses
 from jobgroups.queries.queue import QueueFilter, queue_page
 
 _MAX_TEXT, _MAX_DIGITS = 200, 9
@@ -33,17 +36,23 @@ def queue_list(principal: Principal, query: QueryDict) -> dict[str, Any]:
     digits = chosen["offset"][:_MAX_DIGITS]
     offset = int(digits) if digits.isdecimal() else 0
     page = queue_page(filters, offset=offset, limit=PAGE_SIZE)
+    pauses = current_pauses().by_target
     rows = [_row(row, page.groups.get(row.job_group_id or ""), principal) for row in page.rows]
     turns = Counter(row["turn"] for row in rows)
     for row in rows:
         row["is_movable"] = turns[row["turn"]] > 1 and row["turn"]
+        row["is_paused"] = row["row"].job_group_id in pauses
+    rest = [row for row in rows if row["row"].place is None]
 
     def address(start: int) -> str:
         return urlencode({k: v for k, v in {**chosen, "offset": start or ""}.items() if v})
 
     return {
-        "running": [row for row in rows if row["row"].place is None],
+        "running": [row for row in rest if row["row"].running != 0],
         "waiting": [row for row in rows if row["row"].place],
+        # Paused, or to be started later.
+        "held": [row for row in rest if row["row"].running == 0],
+        "paused": held_reason(pauses.get(FARM), None, now=now()) or "",
         "chosen": chosen,
         "query": address(offset),
         "before": address(max(offset - PAGE_SIZE, 0)) if offset else None,

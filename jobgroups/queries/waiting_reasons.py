@@ -21,7 +21,7 @@ from jobgroups.database.statements import KEY, PreparedQuery, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass
 from jobgroups.domain.places import Place, place_reason
-from jobgroups.domain.pool import BoundJobs
+from jobgroups.domain.pool import BoundJobs, PoolSnapshot
 from jobgroups.domain.states import (
     CHILD_OPEN,
     VOID_ONCE_STARTED,
@@ -154,10 +154,7 @@ def _queued_reasons(
     }
     is_sent = AttemptState.INTENT in states.values()
     held = held_reason(group_pause_now(group), group.start_after, now=moment)
-    snapshot = etas.current.snapshot
-    for name in () if held else snapshot.limits.get(group.id, ()):
-        if snapshot.rooms[name] <= 0:
-            held = limit_reason(name, group.id)
+    held = held or _limit_text(group.id, etas.current.snapshot)
     files = (
         list(group.asset_uses.order_by("id").values_list(_file_name(group), flat=True))
         if is_sent
@@ -202,6 +199,13 @@ def _place_text(group: JobGroup, etas: Etas) -> str:
     return f"place {place.number} in the queue: {reason}"
 
 
+def _limit_text(group_id: str, snapshot: PoolSnapshot) -> str | None:
+    """Return which limit of prompts a group has reached, as a sentence; None: none."""
+    limits = snapshot.limits.get(group_id, ())
+    reached = next((name for name in limits if snapshot.rooms[name] <= 0), None)
+    return reached and limit_reason(reached, group_id)
+
+
 def group_reason(place: Place, group: JobGroup, current: pool.CurrentPool) -> str:
     """Return why the first waiting job of a group waits, as a sentence.
 
@@ -225,6 +229,8 @@ def group_reason(place: Place, group: JobGroup, current: pool.CurrentPool) -> st
             if variant_id in queues:
                 return pool_reason(QueuedChild(), queues[variant_id], now=moment, runner_alive=True)
         next_free = snapshot.next_free(variant_id) if place.number == 1 else ""
+    if limit := _limit_text(group.id, snapshot):
+        return limit
     with_names = not settings.DIRECTOR_PRIVATE
     reason = place_reason(place, snapshot.use, with_names=with_names) or next_free or "next"
     return f"Place {place.number}: {reason}."

@@ -1,6 +1,7 @@
 """The queue in the API: places, reasons, expected starts, and what principals see of it."""
 
 import datetime as dt
+import re
 from typing import Any
 
 import pytest
@@ -84,6 +85,32 @@ def test_group_that_no_backend_takes_has_the_cause(api: Api, farm: list[str]) ->
     assert {row["job_group_id"]: row["expected_start"] for row in queue(api)}[bound] is None
 
 
+def test_paused_and_limited_groups_say_so(api: Api, farm: list[str]) -> None:
+    limited, paused, free = (
+        str(api.submit("*", count=2, **fields)["job_group_id"])
+        for fields in ({"max_running": 1}, {"name": "<b>owl</b>"}, {})
+    )
+    factories.claim_from_pool(factories.lease(farm[0]), JobGroup.objects.get(pk=limited))
+    api.post(f"/api/job-groups/{paused}/pause", {"reason": "a new model"})
+    rows = queue(api)
+    assert [(row["place"], row["job_group_id"]) for row in rows] == [
+        (1, limited),
+        (2, free),
+        (None, paused),
+    ]
+    assert rows[0]["waiting_reason"].startswith("Waits for the end of another job of its group")
+    assert rows[2]["waiting_reason"] == "Paused: a new model."
+    page = get_page(api, "/queue", {})
+    runs, held = page.index('data-act="resume"'), page.index("Not sent now")
+    assert held < runs
+    assert "&lt;b&gt;owl" in page[held:]
+    api.post("/api/queue/pause", {"reason": "a thunderstorm"})
+    assert api.get("/api/queue").json()["paused"]["reason"] == "a thunderstorm"
+    page = get_page(api, "/queue", {})
+    assert "The whole farm is paused: a thunderstorm." in page
+    assert "Resume the queue" in page
+
+
 def test_queue_is_filtered_and_has_pages(api: Api, farm: list[str]) -> None:
     groups = [submit(api, submitter=name) for name in ("anna", "ben", "anna")]
     alone = str(api.submit(farm[1], count=1, submitter="cleo")["job_group_id"])
@@ -156,6 +183,11 @@ def test_others_are_a_place_and_a_time_where_work_is_private(
     assert "anna" not in said["waiting_reason"]
 
 
+def get_page(api: Api, path: str, headers: dict[str, str]) -> str:
+    text: str = api.get(path, **headers).content.decode()
+    return text
+
+
 def test_page_has_actions_of_what_the_account_may_change(
     api: Api, farm: list[str], people: dict[str, dict[str, str]]
 ) -> None:
@@ -164,8 +196,13 @@ def test_page_has_actions_of_what_the_account_may_change(
         api.post("/api/job-group", body, **people[name])
     for name, own, movable, most in (("anna", 1, 0, 60), ("ben", 2, 2, 60), ("olga", 3, 2, 100)):
         pool._cache.forget()
-        page = api.get("/queue", **people[name]).content.decode()
+        page = get_page(api, "/queue", people[name])
         assert page.count('<li class="queued"') == 3
         assert page.count(" data-owned") == page.count('data-act="next"') == own
         assert page.count('draggable="true"') == movable
         assert page.count(f'max="{most}"') == own
+        # What the list of groups lets an account choose.
+        boxes = re.findall(
+            r'name="pick" value="jg_\w+"( disabled)?', get_page(api, "/", people[name])
+        )
+        assert boxes.count("") == own

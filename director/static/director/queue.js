@@ -1,5 +1,5 @@
 // The queue: loaded again when something changed. A person orders groups by dragging them, or by buttons.
-import { $, $$, call, onClick, toast } from "./dom.js";
+import { $, $$, actor, call, confirmed, onClick, toast } from "./dom.js";
 import { afterMorph, refresh } from "./parts.js";
 import { follow } from "./working.js";
 import "./menus.js";
@@ -7,23 +7,25 @@ import "./menus.js";
 follow("queue");
 let focused = null; // the row and the action whose button keeps the focus
 
-async function change(row, method, path, body, text) {
+async function change(method, path, body, text) {
   try {
-    await call(method, `/api/job-groups/${row.dataset.group}${path}`, body);
+    await call(method, path, body);
     toast(text);
   } catch (error) {
     toast(error.errors?.[0]?.message || error.message);
   }
   refresh($("queue"));
 }
+const pathOf = (row) => (row ? `/api/job-groups/${row.dataset.group}` : "/api/queue");
 const place = (row, before) =>
-  change(row, "POST", "/next", { before: before.dataset.group }, "The order is changed.");
+  change("POST", `${pathOf(row)}/next`, { before: before.dataset.group }, "The order is changed.");
 // The rows that follow each other as their submitter orders them.
 const turn = (row) =>
   $$("[draggable=true]", $("queue")).filter((one) => one.dataset.turn === row.dataset.turn);
 
+// Each acts on a row; of the whole farm there is none.
 const ACTS = {
-  next: (row) => change(row, "POST", "/next", {}, "The group is next."),
+  next: (row) => change("POST", `${pathOf(row)}/next`, {}, "The group is next."),
   up: (row) => {
     const above = turn(row)[turn(row).indexOf(row) - 1];
     if (above) place(row, above);
@@ -34,10 +36,26 @@ const ACTS = {
     if (below) place(below, row);
     else toast("No group of this submitter and level is below it on this page.");
   },
+  pause: async (row) => {
+    $("pause-form").reset();
+    $("pause-title").textContent = row
+      ? `Pause ${row.querySelector(".name").textContent}?`
+      : "Pause the whole queue?";
+    if (!(await confirmed($("pause")))) return;
+    const [until, reason] = [$("pause-until").value, $("pause-reason").value.trim()];
+    const body = {
+      ...actor(),
+      ...(until && { until: new Date(until).toISOString() }),
+      ...(reason && { reason }),
+    };
+    change("POST", `${pathOf(row)}/pause`, body, `The ${row ? "group" : "queue"} is paused.`);
+  },
+  resume: (row) =>
+    change("POST", `${pathOf(row)}/resume`, actor(), `The ${row ? "group" : "queue"} is resumed.`),
 };
 onClick("#queue button[data-act]", (button) => {
   const row = button.closest("[data-group]");
-  focused = [row.id, button.dataset.act];
+  focused = row && [row.id, button.dataset.act];
   ACTS[button.dataset.act](row);
 });
 afterMorph(() => {
@@ -50,7 +68,7 @@ $("queue").parentElement.addEventListener("change", ({ target }) => {
   if (target.name !== "priority" || !target.value || !target.reportValidity()) return;
   const body = { priority: target.valueAsNumber };
   const text = `The group has the priority ${target.value}.`;
-  change(target.closest("[data-group]"), "PATCH", "", body, text);
+  change("PATCH", pathOf(target.closest("[data-group]")), body, text);
 });
 
 // --- drag ----------------------------------------------------------------------------------------
