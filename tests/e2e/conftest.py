@@ -10,6 +10,7 @@ import pytest
 
 from tests.harness.machines import Machines, simulated
 from tests.harness.process_farm import ProcessFarm
+from tests.harness.processes import MIGRATED, migrated_postgres
 from tests.harness.servers import Postgres, Redis, own_redis, postgres
 from tests.harness.waits import until
 
@@ -64,13 +65,20 @@ class Leases:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
     """One PostgreSQL for the tests of a file; a test that stops it starts it again."""
-    with postgres() as running:
+    with postgres(data=migrated_postgres()) as running:
         yield running
 
 
 @pytest.fixture
-def url(tmp_path: Path, server: Postgres) -> str:
-    return server.create(f"director_{tmp_path.name[-24:]}_{time.time_ns() % 10**6}")
+def template() -> str:
+    """What the database of a test is a copy of. Parametrized with ``template0``, it is empty."""
+    return MIGRATED
+
+
+@pytest.fixture
+def url(tmp_path: Path, server: Postgres, template: str) -> str:
+    name = f"director_{tmp_path.name[-24:]}_{time.time_ns() % 10**6}"
+    return server.create(name, template)
 
 
 @pytest.fixture
@@ -97,7 +105,7 @@ def gpus(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machines]:
 
 @pytest.fixture
 def farm(tmp_path: Path, gpus: Machines, settings: dict[str, str]) -> Iterator[ProcessFarm]:
-    """PostgreSQL and Redis, an empty database, nothing started yet."""
+    """PostgreSQL and Redis, a database without rows, nothing started yet."""
     made = ProcessFarm(tmp_path, gpus, **settings)
     yield made
     made.close()

@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.harness.graphs import Graph, picture
 from tests.harness.process_farm import ProcessFarm
-from tests.harness.processes import stop_in_order
+from tests.harness.processes import MIGRATED, stop_in_order
 from tests.harness.servers import Postgres, needs_servers
 from tests.harness.waits import until
 
@@ -40,7 +40,7 @@ def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/data/rows.sqlite3"
     server: Postgres = request.getfixturevalue("server")
-    return server.create(f"files_{time.time_ns()}")
+    return server.create(f"files_{time.time_ns()}", MIGRATED)
 
 
 postgresql_only = pytest.mark.parametrize("url", ["postgresql"], indirect=True)

@@ -38,6 +38,7 @@ def received_kinds(farm: ProcessFarm, group_id: str) -> list[str]:
 
 
 @needs_servers
+@pytest.mark.parametrize("template", ["template0"])
 def test_group_is_rendered_by_another_process_whose_name_is_unique(
     farm: ProcessFarm, url: str
 ) -> None:

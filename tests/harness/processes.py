@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import httpx
 from filelock import FileLock
 
-from tests.harness.servers import free_port
+from tests.harness.servers import free_port, postgres
 from tests.harness.waits import NO_TLS, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -342,10 +342,39 @@ def migrated() -> Path:
     return folder
 
 
+#: The database in the data folder of ``migrated_postgres``.
+MIGRATED = "migrated"
+
+
+@functools.cache
+def migrated_postgres() -> Path:
+    """Return the data folder of a stopped PostgreSQL with a migrated database, made once a run."""
+    folder = shared_folder() / "postgres"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            with postgres() as server:
+                done = python(
+                    "manage.py",
+                    "migrate",
+                    "-v",
+                    "0",
+                    DIRECTOR_DATA_DIR=str(shared_folder()),
+                    DIRECTOR_DATABASE_URL=server.create(MIGRATED),
+                )
+                assert done.returncode == 0, done.stderr
+                server.stop("fast")
+                server.data.rename(folder)
+    return folder
+
+
 def shared_folder() -> Path:
     """Return a folder that the processes of a test run share, made by the first."""
     if SHARED not in os.environ:
-        os.environ[SHARED] = tempfile.mkdtemp(prefix="director-shared-")
+        # PostgreSQL, which does not run as root, reads it; root's other temporary folders are
+        # closed.
+        place = "/tmp" if hasattr(os, "geteuid") and os.geteuid() == 0 else None
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="director-shared-", dir=place)
+        Path(os.environ[SHARED]).chmod(0o755)
         atexit.register(shutil.rmtree, os.environ[SHARED], ignore_errors=True)
     return Path(os.environ[SHARED])
 

@@ -54,9 +54,12 @@ needs_servers = pytest.mark.skipif(
 
 
 class Postgres:
-    """A PostgreSQL server with a folder and a port of its own. Not started yet."""
+    """A PostgreSQL server with a folder and a port of its own. Not started yet.
 
-    def __init__(self, *, durable: bool = False) -> None:
+    ``data`` is the data folder of a stopped server that it begins with.
+    """
+
+    def __init__(self, *, durable: bool = False, data: Path | None = None) -> None:
         self.port = free_port()
         self._unsynced = "" if durable else "-F"
         # It refuses to run as root, and root's other temporary folders are closed to it.
@@ -65,18 +68,21 @@ class Postgres:
         if os.geteuid() == 0:
             owner = pwd.getpwnam(_POSTGRES)
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
-        self._data = self.folder / "data"
-        self._run("initdb", "-U", _POSTGRES, "-A", "trust", "-N", "-D", str(self._data))
+        self.data = self.folder / "data"
+        if data is None:
+            self._run("initdb", "-U", _POSTGRES, "-A", "trust", "-N", "-D", str(self.data))
+        else:
+            self._run("cp", "-R", str(data), str(self.data))
 
     def start(self) -> None:
         places = "-c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
         options = f"-p {self.port} {self._unsynced} {places}"
         log = str(self.folder / "log")
-        self._run("pg_ctl", "-w", "-D", str(self._data), "-l", log, "-o", options, "start")
+        self._run("pg_ctl", "-w", "-D", str(self.data), "-l", log, "-o", options, "start")
 
-    def stop(self) -> None:
+    def stop(self, mode: str = "immediate") -> None:
         """Stop it at once, and cut off its clients."""
-        self._run("pg_ctl", "-w", "-m", "immediate", "-D", str(self._data), "stop")
+        self._run("pg_ctl", "-w", "-m", mode, "-D", str(self.data), "stop")
 
     def freeze(self) -> None:
         """Have it answer nothing more, with every connection kept open."""
@@ -85,9 +91,10 @@ class Postgres:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def create(self, name: str) -> str:
+    def create(self, name: str, template: str = "template1") -> str:
+        """Create a database, a copy of the template, and return its URL."""
         with self.connect(_POSTGRES) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url(name)
 
     def url(self, name: str) -> str:
@@ -100,12 +107,12 @@ class Postgres:
     @property
     def pid(self) -> int:
         """Its main process."""
-        return int((self._data / "postmaster.pid").read_text().split()[0])
+        return int((self.data / "postmaster.pid").read_text().split()[0])
 
     @property
     def is_running(self) -> bool:
         """Whether it was started and not stopped, frozen or not."""
-        return (self._data / "postmaster.pid").exists()
+        return (self.data / "postmaster.pid").exists()
 
     def close(self) -> None:
         if self.is_running:
@@ -179,9 +186,9 @@ class Redis:
 
 
 @contextmanager
-def postgres(*, durable: bool = False) -> Iterator[Postgres]:
+def postgres(*, durable: bool = False, data: Path | None = None) -> Iterator[Postgres]:
     """Run a PostgreSQL until the block ends; ``durable``: one that syncs what it commits."""
-    server = Postgres(durable=durable)
+    server = Postgres(durable=durable, data=data)
     try:
         server.start()
         yield server
