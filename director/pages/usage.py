@@ -46,11 +46,7 @@ def usage_page(principal: Principal, given: QueryDict) -> dict[str, Any]:
         "last": last,
         "since": iso_or_none(report.since),
         "rows": [
-            row
-            | {
-                "cells": [row[name] for name in by],
-                "gpu_hours": f"{row['gpu_seconds'] / 3600:,.2f}",
-            }
+            row | {"cells": [row[name] for name in by], "gpu_time": _gpu_time(row["gpu_seconds"])}
             for row in report.rows
         ],
         "most": max((row["gpu_seconds"] for row in report.rows), default=0.0) or 1.0,
@@ -58,3 +54,9 @@ def usage_page(principal: Principal, given: QueryDict) -> dict[str, Any]:
         + urlencode({"by": ",".join(by), **days, "limit": 10_000, "format": "csv"}),
         "has_more": report.has_more,
     }
+
+
+def _gpu_time(seconds: float) -> str:
+    """Return hours, or minutes where these would round to 0.00."""
+    hours = seconds / 3600
+    return f"{hours:,.2f} h" if hours >= 0.1 else f"{seconds / 60:.1f} min"

@@ -172,11 +172,13 @@ def test_page_shows_rows_the_choice_and_since_when_groups_are_stored(
         "/usage?by=backend&metadata=show&from=2026-05-03&to=2026-05-05"
     ).content.decode()
     assert "<td>gpu-1</td><td>castle</td>" in page
-    assert '<td class="n">1.08</td>' in page  # 3,891.5 s
+    assert '<td class="n">1.08 h</td>' in page  # 3,891.5 s
     assert (
         "by=backend%2Cmetadata.show&amp;from=2026-05-03&amp;to=2026-05-05&amp;limit=10000&amp;format=csv"
         in page
     )
     assert f"{now():%Y-%m-%d}</time>; deleted groups are not counted" in page
+    of_ann = client.get("/usage?by=submitter&from=2026-05-03&to=2026-05-05").content.decode()
+    assert '<td class="n">1.5 min</td>' in of_ann  # 90.5 s
     wrong = client.get("/usage?by=colour&from=x").content.decode()
     assert "by: Must be one to three of" in wrong
