@@ -105,6 +105,7 @@ class HeldGroup(NamedTuple):
 
     waiting_since: dt.datetime | None
     jobs: int  #: Those that no backend has.
+    rank: tuple[Any, ...] = ()  #: Sorts it among such groups: by level and by age.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,7 +136,12 @@ class _Restrictions:
         return tuple(of_group)
 
     def is_held(
-        self, group_id: str, turn: Sequence[Any], start_after: dt.datetime | None, jobs: int
+        self,
+        group_id: str,
+        turn: Sequence[Any],
+        start_after: dt.datetime | None,
+        jobs: int,
+        queued_at: dt.datetime,
     ) -> bool:
         """Return whether nothing of a group is sent now; note so many unsent jobs of it."""
         if not jobs:
@@ -148,7 +153,8 @@ class _Restrictions:
         is_held = is_held or self.pauses.of(group_id, submitter_of(turn)) is not None
         if is_held:
             jobs += self.held[group_id].jobs if group_id in self.held else 0
-            self.held[group_id] = HeldGroup(turn[-1], jobs)
+            level = turn_of(tuple(turn), is_served=True, moment=self.moment).level
+            self.held[group_id] = HeldGroup(turn[-1], jobs, (-level, queued_at, group_id))
         return is_held
 
     def rooms(self, prompts: Mapping[str, Sequence[ActivePrompt]]) -> dict[str, int]:
@@ -312,7 +318,7 @@ def _variants(
             tuple(others[:-6]),
             others[-6:],
         )
-        is_held = restrictions.is_held(group_id, turn, start_after, jobs)
+        is_held = restrictions.is_held(group_id, turn, start_after, jobs, ordered_at or queued_at)
         needed = needed_capabilities(required, is_paid, has_own_key=has_own_key)
         cannot = excluded.get((digest, 0), none) | excluded.get((digest, variant_id), none)
         variants.append(
@@ -372,14 +378,21 @@ def _bound_jobs(
 ) -> list[BoundJobs]:
     columns = ("workflow_digest", "ordered_at", "max_running", "start_after", *TURN)
     moment, turn = now(), attrgetter(*TURN)
-    unsent_jobs = Counter[str]()
-    for _, _, group_id, jobs in rows:
+    unsent_jobs, first = Counter[str](), dict[str, dt.datetime]()
+    for _, queued_at, group_id, jobs in rows:
         unsent_jobs[group_id] += jobs
+        first[group_id] = min(queued_at, first.get(group_id, queued_at))
     # A group may be deleted meanwhile.
     groups = {
         group_id: group
         for group_id, group in JobGroup.objects.only(*columns).in_bulk(unsent_jobs).items()
-        if not restrictions.is_held(group_id, turn(group), group.start_after, unsent_jobs[group_id])
+        if not restrictions.is_held(
+            group_id,
+            turn(group),
+            group.start_after,
+            unsent_jobs[group_id],
+            group.ordered_at or first[group_id],
+        )
     }
     limits = {
         group_id: restrictions.limits_of(group_id, turn(group), group.max_running)

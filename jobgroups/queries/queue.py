@@ -1,6 +1,7 @@
 """Reads the queue: which groups backends have jobs of, and which wait, in the real order."""
 
 import datetime as dt
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,18 +59,19 @@ class _Queue:
 
     def __init__(self, etas: Etas) -> None:
         snapshot = etas.current.snapshot
-        prompts = [(name, one) for name, some in snapshot.prompts.items() for one in some]
-        prompts.sort(key=lambda pair: pair[1].attempt_id)
-        running = Counter(prompt.group_id for _, prompt in prompts)
-        queued = Counter[str]()
+        prompts = itertools.chain.from_iterable(snapshot.prompts.values())
+        oldest = sorted(prompts, key=lambda prompt: prompt.attempt_id)
+        running = Counter(prompt.group_id for prompt in oldest)
+        queued = Counter({group_id: group.jobs for group_id, group in snapshot.held.items()})
         for jobs, number in snapshot.queue:
             queued[jobs.group_id] += number
-        for group_id, held in snapshot.held.items():
-            queued[group_id] += held.jobs
         places: Mapping[str, Place | None] = dict.fromkeys(
             group_id for group_id in running if group_id not in snapshot.places
         )
-        last: Mapping[str, Place | None] = dict.fromkeys(snapshot.held.keys() - running.keys())
+        held = snapshot.held.keys() - running.keys()
+        last: Mapping[str, Place | None] = dict.fromkeys(
+            sorted(held, key=lambda group_id: snapshot.held[group_id].rank)
+        )
         self.etas: Final = etas
         self.entries: Final = [
             _Entry(group_id, place, queued[group_id], running[group_id])

@@ -106,6 +106,9 @@ def test_paused_and_limited_groups_say_so(api: Api, farm: list[str]) -> None:
     assert "&lt;b&gt;owl" in page[held:]
     api.post("/api/queue/pause", {"reason": "a thunderstorm"})
     assert api.get("/api/queue").json()["paused"]["reason"] == "a thunderstorm"
+    low = submit(api, priority=20)
+    urgent = str(api.submit(farm[0], priority=70)["job_group_id"])
+    assert order(api) == [(None, group) for group in (limited, urgent, paused, free, low)]
     page = get_page(api, "/queue", {})
     assert "The whole farm is paused: a thunderstorm." in page
     assert "Resume the queue" in page
