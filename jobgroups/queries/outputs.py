@@ -13,6 +13,7 @@ from django.db import connection
 from django.db.models import F
 
 from backends.models import Backend
+from jobgroups.database.keys import places, read
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.file_names import FileNames, Template, default_name, facts
@@ -270,8 +271,19 @@ def unhashed_files(*, runner: str | None, after: str, limit: int) -> list[Stored
 
 
 def claimed_captures(ids: Collection[int]) -> dict[str, list[tuple[int, OutputFile]]]:
-    return _located_captures(
-        Capture.objects.filter(pk__in=ids).select_related("child__current_attempt")
+    return _located_captures(read(_captures, ids))
+
+
+@cache
+def _captures(size: int) -> PreparedQuery[Capture]:
+    rows = Capture.objects.select_related("child__current_attempt")
+    return PreparedQuery(lambda: rows.filter(pk__in=places(size)))
+
+
+@cache
+def _backends(size: int) -> PreparedQuery[Backend]:
+    return PreparedQuery(
+        lambda: Backend.objects.filter(pk__in=places(size)).only("url", "headers").order_by()
     )
 
 
@@ -279,7 +291,7 @@ def _located_captures(rows: Iterable[Capture]) -> dict[str, list[tuple[int, Outp
     captures_by_backend: dict[str, list[Capture]] = defaultdict(list)
     for row in rows:
         captures_by_backend[row.backend_id].append(row)
-    backends = Backend.objects.in_bulk(captures_by_backend)
+    backends = {row.id: row for row in read(_backends, captures_by_backend)}
     return {
         backend_id: [
             (row.pk, _Files(row.child, backends.get(backend_id)).get(row.number, None))

@@ -13,6 +13,7 @@ from typing import Any
 from django.db import transaction
 
 from backends.eligibility import capabilities_of
+from jobgroups.database.keys import places, read
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.database.statements import PreparedValues, insert_with_keys
 from jobgroups.domain.leases import FencingToken
@@ -23,7 +24,6 @@ from jobgroups.queries.exclusions import ACTIVE, valid_since
 from jobgroups.services.claims import ClaimResult, child_claim, new_attempt, precedes
 from jobgroups.services.leases import valid_fences
 from jobgroups.store import claims as store
-from jobgroups.store.keys import places, read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -3,9 +3,13 @@
 """
 
 from collections.abc import Collection
+from functools import cache, partial
+from typing import Final
 
-from django.db.models import F
+from django.db import connection
 
+from jobgroups.database.keys import places, read
+from jobgroups.database.statements import PreparedValues
 from jobgroups.models import ChildJob, JobGroup
 
 
@@ -16,15 +20,31 @@ def groups_revise(ids: Collection[str], *, skip_locked: bool = False) -> set[str
     Returns the groups that exist; with ``skip_locked`` without those that another transaction has
     locked.
     """
-    # In one order: the progress of several groups is stored by several runners.
-    rows = (
-        JobGroup.objects.select_for_update(no_key=True, skip_locked=skip_locked)
-        .filter(pk__in=ids)
-        .order_by("pk")
-    )
-    group_ids = set(rows.values_list("pk", flat=True))
-    JobGroup.objects.filter(pk__in=group_ids).order_by().update(revision=F("revision") + 1)
+    group_ids = {key for (key,) in read(partial(_locked, skip_locked=skip_locked), ids)}
+    if group_ids:
+        listed = ", ".join(["%s"] * len(group_ids))
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {_GROUPS} SET revision = revision + 1 WHERE id IN ({listed})",  # noqa: S608 no input in it
+                list(group_ids),
+            )
     return group_ids
+
+
+_GROUPS: Final = JobGroup._meta.db_table
+
+
+@cache
+def _locked(size: int, *, skip_locked: bool) -> PreparedValues:
+    # In one order: the progress of several groups is stored by several runners.
+    return PreparedValues(
+        lambda: (
+            JobGroup.objects.filter(pk__in=places(size))
+            .select_for_update(no_key=True, skip_locked=skip_locked)
+            .order_by("pk")
+            .values_list("pk")
+        )
+    )
 
 
 def groups_of(child_ids: Collection[str]) -> dict[str, str]:

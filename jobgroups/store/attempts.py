@@ -11,9 +11,9 @@ from django.db import connection
 from django.db.models import F
 
 from backends.models import Backend
+from jobgroups.database.keys import places, read
 from jobgroups.database.statements import PreparedQuery
 from jobgroups.models import Attempt, JobGroup, ReportedFile
-from jobgroups.store.keys import places, read
 
 _GROUP: Final = (
     *(

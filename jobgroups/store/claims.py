@@ -15,6 +15,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Concat
 
 from backends.models import Backend
+from jobgroups.database.keys import places, read
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import OVERTAKEN
@@ -22,7 +23,6 @@ from jobgroups.domain.pauses import FARM, target_of_submitter
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus
 from jobgroups.models import Attempt, ChildJob, JobGroup, Pause, Submitter, share_name
-from jobgroups.store.keys import places, read
 
 #: The columns of a claimed child, of its variant and of its group that its prompt needs.
 TAKEN: Final = ("group_id", "run", "seed", "variation_json", "is_bound", "variant__workflow_digest")
