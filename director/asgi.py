@@ -6,6 +6,7 @@
 import asyncio
 import os
 from contextlib import suppress
+from functools import lru_cache
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -34,6 +35,8 @@ _pages: Any = ASGIHandler()
 _pages.request_class = LenientRequest
 _in_loop: Any = LoopHandler()
 _in_thread: Any = ThreadedHandler()
+#: A client polls the same paths; to match one takes longer than to read its kept answer.
+_match: Any = lru_cache(1_024)(resolve)
 
 
 async def _http(scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +50,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     await find_principal(scope)
     if scope["path"].startswith(("/api/", "/metrics")):
         with suppress(Resolver404):
-            match = scope[MATCH_KEY] = resolve(scope["path"])
+            match = scope[MATCH_KEY] = _match(scope["path"])
             if iscoroutinefunction(match.func):
                 await serve_request(_in_loop, scope, receive, send, ended=ENDED)
                 return
