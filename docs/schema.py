@@ -389,7 +389,7 @@ class _Operation(AutoSchema):
             return schema
         if "enum" in schema:
             schema["enum"] = [*schema["enum"], None]
-        if "type" in schema:
+        if isinstance(schema.get("type"), str):
             schema["type"] = [schema["type"], "null"]
         return schema
 

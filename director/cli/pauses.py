@@ -133,5 +133,5 @@ def _line(submitter: Submitter) -> str:
     if submitter.max_queued is not None:
         facts.append(f"at most {submitter.max_queued} queued")
     if submitter.paused is not None:
-        facts.append(text.pause(submitter.paused))
+        facts.append(text.pause(submitter.paused, "submitter"))
     return f"{text.plain_line(submitter.name)}: {', '.join(facts)}."

@@ -74,7 +74,7 @@ def list_(
 def pause_queue(connection: Connection, reason: str | None, until: dt.datetime | None) -> None:
     """Pause the whole farm: nothing is sent to any backend. What runs ends."""
     state = connection.director.pause_queue(reason=reason, until=until, by=connection.submitter)
-    connection.show(state.raw, [f"The farm is {text.pause(state.paused)}."])
+    connection.show(state.raw, [f"The farm is {text.pause(state.paused, 'farm')}."])
 
 
 @queue.command("resume")
@@ -82,7 +82,7 @@ def pause_queue(connection: Connection, reason: str | None, until: dt.datetime |
 def resume_queue(connection: Connection) -> None:
     """Resume the whole farm."""
     state = connection.director.resume_queue(by=connection.submitter)
-    connection.show(state.raw, [f"The farm is {text.pause(state.paused)}."])
+    connection.show(state.raw, [f"The farm is {text.pause(state.paused, 'farm')}."])
 
 
 def _cells(row: QueueRow) -> tuple[object, ...]:

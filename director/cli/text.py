@@ -61,14 +61,15 @@ def local(moment: dt.datetime | None) -> str:
     return f"{here:%H:%M:%S}" if is_today else f"{here:%Y-%m-%d %H:%M}"
 
 
-def pause(held: Pause | None) -> str:
-    """Return whether something is paused, as what follows "is"."""
+def pause(held: Pause | None, of: str = "group") -> str:
+    """Return whether a group, a submitter or the farm (``of``) is paused, as what follows "is"."""
     if held is None:
         return "not paused"
     whose = {"farm": ", as the whole farm is", "submitter": ", as its submitter is"}
     until = f" until {local(held.until)}" if held.until else ""
     reason = f": {plain_line(held.reason)}" if held.reason else ""
-    return f"paused{whose.get(held.of, '')}{until}{reason}".rstrip(".")
+    why = "" if held.of == of else whose.get(held.of, "")
+    return f"paused{why}{until}{reason}".rstrip(".")
 
 
 def plain_line(text: str) -> str:

@@ -141,10 +141,10 @@ def test_weight_of_a_submitter_is_set(desk: Desk) -> None:
 
 
 def test_groups_submitters_and_the_farm_are_paused_and_limited(desk: Desk) -> None:
-    state = desk.out("queue", "pause", "--reason", "power", "--until", "2h")
-    assert state.startswith("The farm is paused until ")
-    assert state.endswith(": power.\n")
     try:
+        state = desk.out("queue", "pause", "--reason", "power", "--until", "2h")
+        assert state.startswith("The farm is paused until ")
+        assert state.endswith(": power.\n")
         group_id = desk.out("submit", "workflow.json", "--max-running", "3", "-q").strip()
         assert desk.out("pause", group_id, "--until", "1h").startswith(f"{group_id} is paused")
         shown = desk.out("show", group_id)
