@@ -7,7 +7,7 @@ from django.views.generic import RedirectView
 
 from director.accounts import views as account_views
 from director.pages import api_docs
-from director.security.passwords import first_administrator, set_password, sign_in
+from director.security.passwords import change_password, first_administrator, set_password, sign_in
 from director.security.sign_in import sign_out
 from director.web import errors
 from director.web.health import HealthView
@@ -28,6 +28,7 @@ urlpatterns = [
     path("sign-in/password/<str:uid>/<str:code>", set_password),
     path("sign-in/first/<str:code>", first_administrator),
     *([path("", include("director.security.oidc"))] if settings.DIRECTOR_OIDC_ISSUER else []),
+    path("account/password", change_password),
     path("sign-out", sign_out),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),

@@ -1,4 +1,4 @@
-"""Sign-in of accounts by name and password, and the one-time links by which they get one.
+"""Sign-in of accounts by name and password, its change, and the one-time links for a first one.
 
 ``django-axes`` counts wrong passwords by account and by address in the database, so for all
 processes.
@@ -12,7 +12,7 @@ from django.contrib.auth import authenticate, user_logged_in
 from django.contrib.auth.models import User
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
@@ -29,7 +29,7 @@ from director.accounts.people import (
 )
 from director.accounts.principals import new_session
 from director.security import sign_in as shared
-from jobgroups.api.permissions import client_address
+from jobgroups.api.permissions import client_address, principal_of
 from jobgroups.domain.access import Role
 from jobgroups.errors import Conflict
 
@@ -105,6 +105,34 @@ def set_password(request: HttpRequest, uid: str, code: str) -> HttpResponse:
         )
     password_set(user, password)
     return signed_in(request, user, "/")
+
+
+@never_cache
+@csrf_exempt  # as above
+@sensitive_post_parameters("present", "password")
+@require_http_methods(["GET", "HEAD", "POST"])
+def change_password(request: HttpRequest) -> HttpResponse:
+    """``/account/password``: the page where a person changes the own password, which ends the other
+    sessions. ``axes`` counts wrong ones as those of the sign-in.
+    """
+    principal = principal_of(request)
+    user = User.objects.filter(pk=principal.user_id or 0).first()
+    if user is None or principal.token_id or not user.has_usable_password():
+        raise Http404
+    context: dict[str, Any] = {"user_name": user.username, "is_change": True}
+    if request.method != "POST":
+        return render(request, "director/password.html", context)
+    password = request.POST.get("password", "")
+    if authenticate(request, username=user.username, password=request.POST.get("present", "")):
+        context["problems"] = _problems(password, request.POST.get("again", ""), user)
+    else:
+        context["problems"] = ["The present password is wrong."]
+    if context["problems"]:
+        return render(request, "director/password.html", context, status=400)
+    password_set(user, password)
+    response = HttpResponseRedirect("/account")
+    shared.set_session(request, response, new_session(user))
+    return response
 
 
 @never_cache

@@ -283,11 +283,7 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
                 ),
                 Right.SEE,
             )
-            return (
-                None
-                if may(principal, right)
-                else error_response(403, refusal_text(principal, right), "not_allowed")
-            )
+            return None if may(principal, right) else _not_allowed(request, principal, right)
         case Refused.THROTTLED:
             wait = throttle.retry_after(client_address(request))
             detail = f"Too many wrong tokens; try again in {wait} s."
@@ -301,6 +297,13 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
             return error_response(503, detail, "database_unavailable", headers={"Retry-After": "2"})
         case Refused.UNAUTHENTICATED:
             return _sign_in_required(request)
+
+
+def _not_allowed(request: HttpRequest, principal: Principal, right: Right) -> HttpResponse:
+    detail = refusal_text(principal, right)
+    if is_api(request) or request.method not in SAFE_METHODS:
+        return error_response(403, detail, "not_allowed")
+    return render(request, "403.html", {"detail": detail}, status=403)
 
 
 def _sign_in_required(request: HttpRequest) -> HttpResponse:

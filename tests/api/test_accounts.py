@@ -538,6 +538,31 @@ def test_new_password_ends_sessions(browser: Client) -> None:
     assert browser.get("/account").status_code == 302
 
 
+def test_person_changes_the_own_password(browser: Client) -> None:
+    user = people.person_add("anna", Role.ARTIST)
+    token = tokens.token_create(user, name="t", scope=Scope.SUBMIT)[1]
+    browser.cookies[COOKIE] = principals.new_session(user)
+    assert browser.get("/account/password").status_code == 404  # it has none
+    people.password_set(user, PASSWORD)
+    old = browser.cookies[COOKIE] = principals.new_session(user)
+    assert b'href="/account/password"' in browser.get("/account").content
+    assert b"Present password" in browser.get("/account/password").content
+    new = {"present": PASSWORD, "password": "a loud harbour", "again": "a loud harbour"}
+    for wrong in ({"present": "wrong"}, {"again": "other"}, {"password": "x", "again": "x"}):
+        assert browser.post("/account/password", new | wrong).status_code == 400
+    by_token = browser.post("/account/password", new, headers=bearer(token))
+    assert by_token.status_code == 404
+    foreign = browser.post("/account/password", new, headers={"origin": "http://localhost:1"})
+    assert foreign.status_code == 403
+    assert browser.post("/account/password", new).headers["Location"] == "/account"
+    principals.kept.clear()
+    assert browser.get("/account").status_code == 200
+    browser.cookies[COOKIE] = old
+    assert browser.get("/account").status_code == 302
+    given = {"name": "anna", "password": "a loud harbour"}
+    assert browser.post("/sign-in", given).status_code == 302
+
+
 def test_first_administrator_is_made_by_the_code_and_only_once(browser: Client) -> None:
     path = f"/sign-in/first/{people.first_code()}"
     assert browser.get("/sign-in/first/other").status_code == 404
@@ -589,15 +614,19 @@ def test_page_says_what_the_role_may_not_do(browser: Client) -> None:
         assert f"its role: {role}".encode() in page
         assert (b'href="/admin/"' in page) is (role is Role.ADMINISTRATOR)
         assert (b'href="/audit"' in page) is (right is None)
+        refused = browser.get("/people").content
+        is_refused = f"for administrators; {role} has the role {role}".encode() in refused
+        assert is_refused is (role is not Role.ADMINISTRATOR)
+        assert b"</html>" in refused
         # No page leads to one that the role may not open.
         for path in ("/", "/account", "/usage", "/backends"):
             found = browser.get(path).content.decode()
-            refused = {
+            wrong = {
                 link
                 for link in set(re.findall(r'<a [^>]*href="(/[^"#?]*)', found))
                 if browser.get(link).status_code == 403
             }
-            assert not refused, (role, path)
+            assert not wrong, (role, path)
 
 
 def test_session_needs_an_own_origin_for_a_change_and_for_a_socket(api: Api) -> None:
@@ -646,8 +675,10 @@ def test_commands_make_people_and_tokens(
     api: Api, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("director.server.startup.open_tables", lambda _: None)
+    monkeypatch.setenv("DIRECTOR_URL", "studio.example:9821/")
     call_command("people", "add", "anna", "--role", "artist")
-    assert "/sign-in/password/" in capsys.readouterr().out.splitlines()[-1]
+    link = capsys.readouterr().out.splitlines()[-1]
+    assert link.startswith("http://studio.example:9821/sign-in/password/")
     call_command("people", "add", "bot", "--role", "service")
     assert capsys.readouterr().out == ""
     call_command("tokens", "create", "bot", "--scope", "submit", "--name", "nightly", "--days", "3")

@@ -7,6 +7,7 @@ import pytest
 from django.core import signing
 from django.core.management import CommandError, call_command
 from django.test import Client
+from django.utils.crypto import salted_hmac
 
 from director.security import sign_in
 from director.security.sign_in import COOKIE, guard_sockets
@@ -284,3 +285,9 @@ def test_serve_requires_a_token_for_other_hosts(settings: Any) -> None:
     settings.DIRECTOR_TOKEN = ""
     with pytest.raises(CommandError, match="DIRECTOR_TOKEN"):
         call_command("serve", host="0.0.0.0", port=0)
+
+
+def test_session_of_the_release_before_accounts_is_accepted(phone: Client) -> None:
+    digest = salted_hmac("director.sign_in", TOKEN, algorithm="sha256").hexdigest()
+    phone.cookies[COOKIE] = signing.dumps(digest, salt="director.sign_in")
+    assert phone.get("/api/backends").status_code == 200

@@ -3,11 +3,22 @@
 import argparse
 from typing import Any
 
+from django.conf import settings
+from django.contrib.auth.models import User
+
 from director.accounts import people
+from director.client.transport import environment_value, with_scheme
 from director.server.table_command import TableCommand
 from jobgroups.domain.access import Role
 
 _PERSON = [known_role.value for known_role in Role]
+
+
+def _link(user: User) -> str:
+    """Return a link for the password of an account, at the address that clients have, too."""
+    url = environment_value("DIRECTOR_URL")
+    base = settings.DIRECTOR_PUBLIC_URL or (url and with_scheme(url)) or ""
+    return people.password_link(user, base.rstrip("/"))
 
 
 class Command(TableCommand):
@@ -45,9 +56,9 @@ class Command(TableCommand):
             user = people.person_add(name, Role(role))
             if role != Role.SERVICE:
                 self.stdout.write("This link sets the password, once and within three days:")
-                self.stdout.write(people.password_link(user))
+                self.stdout.write(_link(user))
         elif action == "link":
-            self.stdout.write(people.password_link(people.person_named(name)))
+            self.stdout.write(_link(people.person_named(name)))
         elif action == "role":
             people.person_change(name, role=Role(role))
         else:
