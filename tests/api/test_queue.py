@@ -181,6 +181,8 @@ def test_others_are_a_place_and_a_time_where_work_is_private(
     assert rows[1]["waiting_reason"] == "Place 2: 1 other submitter comes first."
     assert order(api, "?mine=yes", **people["ben"]) == [(2, groups["ben"])]
     assert order(api, "?submitter=anna", **people["ben"]) == []
+    page = get_page(api, "/queue", people["ben"])
+    assert page.count("Another account") == page.count('data-group="') == 1
     assert order(api, **people["olga"]) == [(1, groups["anna"]), (2, groups["ben"])]
     said = api.get(f"/api/job-groups/{groups['ben']}", **people["ben"]).json()["child_jobs"][0]
     assert "anna" not in said["waiting_reason"]
