@@ -407,7 +407,7 @@ class PoolSnapshot:
         return [
             variant.variant_id
             for variant in self.variants
-            if variant.unsent > 0 and variant.queued_at < before
+            if (variant.unsent or variant.held) > 0 and variant.queued_at < before
         ]
 
     def ahead_of(self, variant_id: int) -> int:

@@ -175,7 +175,9 @@ def _queued_reasons(
             stopping_at=stopping.get(row.id, ("", ""))[0],
             is_removed=stopping.get(row.id, ("", ""))[1] in VOID_ONCE_STARTED,
             goes_elsewhere=group.retry_elsewhere != RetryScope.NEVER,
-            ends_at=row.queued_at + limit if row.attempt_count == 0 else None,
+            ends_at=max(row.queued_at, group.start_after or row.queued_at) + limit
+            if row.attempt_count == 0
+            else None,
             partly_refused=attempt is not None and attempt.stop_reason == StopReason.PARTLY_REFUSED,
         )
         if row.current_attempt_id is None and not row.is_bound:

@@ -17,6 +17,7 @@ from jobgroups.queries import pool
 from jobgroups.services import expiry, moves, shares
 from jobgroups.services.claims import ClaimResult
 
+_OLD_EVERY: Final = 60.0  #: Seconds between two ends by age; less if the limit is short.
 #: Seconds between two readings while a backend found no job where one is counted.
 _LEFTOVER_POLL: Final = 1.0
 
@@ -36,6 +37,7 @@ class Pool:
         self.schedule = Schedule()
         self._backends: Sequence[PoolBackend] = ()
         self.is_stale = True  #: Whether the database may have another queue.
+        self._expired_at = float("-inf")  #: Monotonic: when jobs were last ended by age.
         #: Monotonic: the queue is not read again before, and when it was read.
         self._not_before = self._read_at = float("-inf")
 
@@ -133,6 +135,9 @@ class Pool:
             variant_id = self.schedule.leftover.pop()
             await self._database.run_with_retry(expiry.pool_fail_barred, variant_id=variant_id)
         limit = dt.timedelta(seconds=self._queued_limit_s)
+        if time.monotonic() < self._expired_at + min(_OLD_EVERY, self._queued_limit_s / 100):
+            return
+        self._expired_at = time.monotonic()
         for variant_id in self.schedule.snapshot.overdue(moment - limit):
             await self._database.run_with_retry(
                 expiry.pool_expire, variant_id=variant_id, limit_s=self._queued_limit_s

@@ -18,6 +18,7 @@ from jobgroups.domain.states import ChildStatus, ErrorType, RetryScope, StopReas
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup, Variant
 from jobgroups.queries.exclusions import active_exclusions
+from jobgroups.queries.pauses import limits_began
 from jobgroups.queries.pool import PoolCandidate, barring_failures, candidate_reasons
 from jobgroups.services import late_results
 from jobgroups.services.candidates import CandidateBackends, candidate_backends, open_candidates
@@ -145,16 +146,29 @@ def children_expire(*, fence: FencingToken, limit_s: int, unsent_only: bool = Fa
     return their number.
 
     A child that has executed in this run and is to be retried has the same time from its last
-    start. A clock without forward jumps measures it. ``unsent_only`` leaves those that were sent:
-    one may have been rendered while no runner was alive.
+    start. A clock without forward jumps measures it. What is paused meanwhile, or starts later, has
+    so much more, see ``domain.pauses``. ``unsent_only`` leaves those that were sent: one may have
+    been rendered while no runner was alive.
     """
-    oldest = monotonic_now() - dt.timedelta(seconds=limit_s)
+    return _expire(_unsent_at(fence) if unsent_only else _queued_at(fence), limit_s, fence)
 
-    def end(tx: GroupTransaction, child: ChildJob, _others: CandidateBackends) -> bool:
-        return _time_out(tx, child, oldest, limit_s)
 
-    queued = _unsent_at(fence) if unsent_only else _queued_at(fence)
-    return _end_waiting(end, {**queued, "queued_at__lt": oldest}, fence)
+def _expire(queued: dict[str, Any], limit_s: int, fence: FencingToken | None = None) -> int:
+    moment, limit = monotonic_now(), dt.timedelta(seconds=limit_s)
+    old = ChildJob.objects.filter(**queued, queued_at__lt=moment - limit)
+    ended = 0
+    for group_id, since in limits_began(_groups_of(old), moment, limit).items():
+
+        def end(
+            tx: GroupTransaction,
+            child: ChildJob,
+            _others: CandidateBackends,
+            since: dt.datetime = since,
+        ) -> bool:
+            return _time_out(tx, child, since, limit_s)
+
+        ended += _end_in_group(group_id, end, {**queued, "queued_at__lt": since}, fence)
+    return ended
 
 
 def _time_out(tx: GroupTransaction, child: ChildJob, oldest: dt.datetime, limit_s: int) -> bool:
@@ -196,9 +210,7 @@ def pool_expire(*, variant_id: int, limit_s: int) -> int:
     """Time out the jobs of a variant that were unclaimed for ``limit_s`` seconds, as
     ``children_expire``; return how many.
     """
-    oldest = monotonic_now() - dt.timedelta(seconds=limit_s)
-    unclaimed = {**_unclaimed_children(variant_id), "queued_at__lt": oldest}
-    return _end_waiting(lambda tx, child, _others: _time_out(tx, child, oldest, limit_s), unclaimed)
+    return _expire(_unclaimed_children(variant_id), limit_s)
 
 
 def pool_give_up(*, variant_id: int, limit_s: int) -> int:

@@ -16,7 +16,7 @@ from jobgroups.models import Attempt, JobGroup, Pause
 from jobgroups.queries.groups import group_snapshot
 from jobgroups.queries.pauses import current_pauses
 from jobgroups.queries.pool import pool_backends, pool_snapshot
-from jobgroups.services import attempts, cancellation, pauses, runners
+from jobgroups.services import attempts, cancellation, expiry, pauses, runners
 from jobgroups.services.moves import MAX_RECALLS, prompt_recall, prompt_take_back
 from tests.db.test_order import mark, next_job, waited
 from tests.harness import factories
@@ -172,6 +172,44 @@ def test_pauses_do_not_count_against_the_limit_of_recalls() -> None:
         removed(claimed, fence)
         pauses.queue_resume()
     assert prompt_recall(attempt_id=accepted(fence, group).pk)
+
+
+@pytest.mark.parametrize("in_pool", [False, True], ids=["bound", "pool"])
+def test_queued_limit_stands_still_during_pauses_and_before_the_start(in_pool: bool) -> None:
+    fence = factories.online("gpu-1")
+
+    def expire() -> int:
+        if not in_pool:
+            return expiry.children_expire(fence=fence, limit_s=86_400)
+        overdue = pool_snapshot(pool_backends()).overdue(now() - dt.timedelta(days=1))
+        return sum(expiry.pool_expire(variant_id=one, limit_s=86_400) for one in overdue)
+
+    def ago(**of: float) -> dt.datetime:
+        return now() - dt.timedelta(**of)
+
+    def queued(group: JobGroup, at: dt.datetime) -> None:
+        group.children.update(queued_at=at)
+        group.variants.update(queued_at=at)
+
+    paused, later, old, ancient = (submit(in_pool, 1, submitter=name) for name in "pqrs")
+    queued(paused, ago(days=3))
+    pauses.submitter_pause(name="p")
+    Pause.objects.update(began_at=ago(days=2.5))
+    queued(later, ago(days=3))
+    JobGroup.objects.filter(pk=later.id).update(start_after=ago(hours=23))
+    queued(old, ago(days=1.1))
+    queued(ancient, ago(days=31))
+    pauses.group_pause(group_id=ancient.id)
+    Pause.objects.filter(target=ancient.id).update(began_at=ago(days=30.9))
+    assert expire() == 2
+    assert {group.id for group in (paused, later)} == set(
+        JobGroup.objects.filter(completed_at=None).values_list("id", flat=True)
+    )
+    JobGroup.objects.filter(pk=later.id).update(start_after=ago(hours=25))
+    pauses.submitter_resume(name="p")
+    assert expire() == 1
+    queued(paused, ago(days=3.6))
+    assert expire() == 1
 
 
 def test_paused_group_does_not_rise(settings: Settings) -> None:
