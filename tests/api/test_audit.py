@@ -116,6 +116,8 @@ def test_every_change_is_recorded_once(api: Api, make_backend: Made, runner: Any
     path = f"/api/job-groups/{group}"
     act("PATCH", path, {"name": "forest"}, anna, "group.changed")
     act("POST", f"{path}/next", {}, anna, "group.brought_forward")
+    act("POST", f"{path}/pause", {"reason": "dust"}, anna, "group.paused")
+    act("POST", f"{path}/resume", {}, anna, "group.resumed")
     act("POST", f"{path}/jobs/{job}/move", {"backend_id": "gpu-2"}, olga, "job.moved")
     act("DELETE", f"{path}/jobs/{job}", {}, anna, "job.cancelled")
     act("DELETE", path, {}, anna, "group.cancelled")
@@ -125,6 +127,10 @@ def test_every_change_is_recorded_once(api: Api, make_backend: Made, runner: Any
     act("POST", f"{path}/retry", {}, olga, "group.retried")
     act("DELETE", path, {}, olga, "group.cancelled")
     act("PUT", "/api/submitters/anna", {"weight": 2}, olga, "submitter.changed")
+    act("PUT", "/api/submitters/anna", {"paused": True}, olga, "submitter.paused")
+    act("PUT", "/api/submitters/anna", {"paused": False}, olga, "submitter.resumed")
+    act("POST", "/api/queue/pause", {}, olga, "queue.paused")
+    act("POST", "/api/queue/resume", {}, olga, "queue.resumed")
     act("POST", "/api/backends/gpu-1/pause", {"by": "eve"}, olga, "backend.paused")
     act("POST", "/api/backends/gpu-1/resume", {}, olga, "backend.resumed")
     act("POST", "/api/backends/gpu-1/resume", {}, olga)  # changes nothing
