@@ -66,7 +66,9 @@ def _row(row: QueueRow, group: JobGroup | None, principal: Principal) -> dict[st
     answer: dict[str, Any] = {
         "row": row,
         "start": "" if left is None else f"in about {duration(left)}" if left > 1 else "now",
-        "reason": (row.waiting_reason or "").removeprefix(f"Place {row.place}: "),
+        "reason": (row.waiting_reason or "")
+        .removeprefix(f"Place {row.place}: ")
+        .removeprefix("next."),
         "turn": "",
     }
     if group is None:

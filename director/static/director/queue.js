@@ -83,6 +83,8 @@ function targetOf(event) {
 }
 document.addEventListener("dragstart", (event) => {
   dragged = event.target.closest?.("#queue [draggable=true]");
+  // Firefox drags only what has data.
+  if (dragged) event.dataTransfer.setData("text/plain", dragged.dataset.group);
 });
 document.addEventListener("dragover", (event) => {
   const over = targetOf(event);
