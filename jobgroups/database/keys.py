@@ -2,11 +2,13 @@
 
 import itertools
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from jobgroups.database.statements import Parameter
 
 T = TypeVar("T")
+
+_AT_ONCE: Final = 1_024  #: The most keys of a query.
 
 
 def places(count: int) -> list[Any]:
@@ -17,10 +19,15 @@ def places(count: int) -> list[Any]:
 def read(
     prepared: Callable[[int], Callable[..., list[T]]], keys: Collection[Any], **values: Any
 ) -> list[T]:
-    """Execute the query that is prepared for so many keys as there are, or somewhat more."""
-    if not keys:
-        return []
+    """Execute the query that is prepared for so many keys as there are, or somewhat more; of
+    thousands in parts, in the order of the keys.
+    """
     ordered = sorted(set(keys))
-    count = 1 << (len(ordered) - 1).bit_length()
-    padded = itertools.islice(itertools.chain(ordered, itertools.repeat(ordered[-1])), count)
-    return prepared(count)(**{f"key_{number}": key for number, key in enumerate(padded)}, **values)
+    rows: list[T] = []
+    for first in range(0, len(ordered), _AT_ONCE):
+        some = ordered[first : first + _AT_ONCE]
+        count = 1 << (len(some) - 1).bit_length()
+        padded = itertools.islice(itertools.chain(some, itertools.repeat(some[-1])), count)
+        places_of = {f"key_{number}": key for number, key in enumerate(padded)}
+        rows += prepared(count)(**places_of, **values)
+    return rows

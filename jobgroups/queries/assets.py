@@ -74,10 +74,10 @@ def check_references(references: Sequence[tuple[str, str]], principal: Principal
     """Raise ``InvalidRequest``, which names each path, if some references are to assets that do not
     exist for a principal.
     """
-    asset_ids = {asset_id for _, asset_id in references}
-    rows = Asset.objects.filter(visible_assets(principal))
-    if asset_ids and (gone := asset_ids - rows.in_bulk(asset_ids).keys()):
-        raise references_unknown(references, gone)
+    if asset_ids := {asset_id for _, asset_id in references}:
+        rows = Asset.objects.filter(visible_assets(principal))
+        if gone := asset_ids - rows.in_bulk(asset_ids).keys():
+            raise references_unknown(references, gone)
 
 
 def references_unknown(

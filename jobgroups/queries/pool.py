@@ -54,9 +54,13 @@ def current_estimates() -> Estimates:
     """Return the estimates from the newest rows; a reading takes one short query unless samples
     were stored.
     """
-    return _estimates_of(
-        Timing.objects.order_by("-updated_at").values_list("updated_at", flat=True).first()
-    )
+    newest = _read_newest_timing()
+    return _estimates_of(newest[0][0] if newest else None)
+
+
+_read_newest_timing: Final = PreparedValues(
+    lambda: Timing.objects.order_by("-updated_at").values_list("updated_at")[:1]
+)
 
 
 @lru_cache(maxsize=1)

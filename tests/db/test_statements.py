@@ -10,7 +10,16 @@ from django.db.models import F, Model, Q
 from django.db.models.sql.compiler import SQLCompiler
 from django.test.utils import CaptureQueriesContext
 
-from jobgroups.database.statements import KEY, Parameter, PreparedQuery, insert, update_where
+from backends.models import Backend
+from jobgroups.database import keys
+from jobgroups.database.statements import (
+    KEY,
+    Parameter,
+    PreparedQuery,
+    PreparedValues,
+    insert,
+    update_where,
+)
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup
@@ -102,6 +111,23 @@ def test_prepared_query_takes_named_parameters() -> None:
     assert WAITING.first(group.id, other="gpu-1", moment=moment + hour) is None
     with pytest.raises(KeyError):
         WAITING(group.id, other="gpu-2")
+
+
+def test_rows_of_many_keys_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "_AT_ONCE", 2)
+    names = [factories.backend(f"gpu-{number}").pk for number in range(5)]
+    sizes: list[int] = []
+
+    def prepared(size: int) -> PreparedValues:
+        sizes.append(size)
+        rows = Backend.objects.filter(pk__in=keys.places(size)).values_list("pk")
+        return PreparedValues(lambda: rows)
+
+    assert keys.read(prepared, [*names, "gone"]) == [(name,) for name in names]
+    assert sizes == [2, 2, 2]
+    assert keys.read(prepared, names[:1] * 2) == [("gpu-0",)]
+    assert keys.read(prepared, []) == []
+    assert sizes == [2, 2, 2, 1]
 
 
 @pytest.mark.django_db(transaction=True)
