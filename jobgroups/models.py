@@ -535,6 +535,12 @@ class ChildJob(models.Model):
             # Deriving a group's status and counts.
             models.Index(name="child_group_status", fields=["group", "status"]),
             models.Index(name="child_seed", fields=["seed"]),  # The search of groups by seed.
+            # The outputs of all groups, newest first.
+            models.Index(
+                name="child_output_newest",
+                fields=["-completed_at", "-id"],
+                condition=Q(outputs_json__isnull=False),
+            ),
             # Failed jobs of the last day: every page shows their number.
             models.Index(
                 name="child_failed", fields=["-completed_at"], condition=~Q(failure_class="")

@@ -56,6 +56,7 @@ _views: Views = {
     "job-groups/<str:group_id>/jobs/<str:job_id>/star": outputs.StarView,
     "job-groups/<str:group_id>/outputs.zip": outputs.ZipView,
     "job-groups/<str:group_id>/sheet.webp": outputs.SheetView,
+    "outputs": outputs.OutputListView,
     "provenance": outputs.ProvenanceSearchView,
     "failures": failures.FailuresView,
     "failures/jobs": failures.FailedJobsView,

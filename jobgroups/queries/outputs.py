@@ -185,25 +185,39 @@ def known_files(group_id: str, positions: Collection[int]) -> dict[str, dict[int
     spans = [(first, last)]
     if last - first > _FAR * len(positions):
         spans = [(position, position) for position in positions]
-    files: dict[str, dict[int, tuple[Any, ...]]] = {}
-    for first, last in spans:
-        for child_id, number, *fields in _known_files(group_id, first=first, last=last):
-            files.setdefault(child_id, {})[number] = tuple(fields)
-    return files
+    return _by_child(
+        row for first, last in spans for row in _known_files(group_id, first=first, last=last)
+    )
 
 
 _FAR: Final = 20  #: Children between two above which two queries take less time than one.
 _OF_CAPTURE: Final = {"node_id": "node_id", "capture_warning": "reason"}
+_FACTS: Final = (
+    "child_id",
+    "number",
+    *(_OF_CAPTURE.get(name, f"file__{name}") for name in FILE_FIELDS),
+)
 _known_files: Final = PreparedValues(
     lambda: (
         Capture.objects.filter(child__group=KEY)
         .filter(child__position__gte=Parameter("first"), child__position__lte=Parameter("last"))
         .order_by()
-        .values_list(
-            "child_id", "number", *(_OF_CAPTURE.get(name, f"file__{name}") for name in FILE_FIELDS)
-        )
+        .values_list(*_FACTS)
     )
 )
+
+
+def known_files_of(job_ids: Collection[str]) -> dict[str, dict[int, tuple[Any, ...]]]:
+    """Return the ``FILE_FIELDS`` of the outputs of some children, by child id and number."""
+    rows = Capture.objects.filter(child__in=job_ids).order_by().values_list(*_FACTS)
+    return _by_child(rows)
+
+
+def _by_child(rows: Iterable[tuple[Any, ...]]) -> dict[str, dict[int, tuple[Any, ...]]]:
+    files: dict[str, dict[int, tuple[Any, ...]]] = {}
+    for child_id, number, *fields in rows:
+        files.setdefault(child_id, {})[number] = tuple(fields)
+    return files
 
 
 def due_backends(*, runner: str | None) -> list[str]:

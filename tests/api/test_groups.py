@@ -396,3 +396,28 @@ def test_cancelled_job_shows_why_its_prompt_still_runs(api: Api, farm: list[str]
     assert (attempt["outcome"], attempt["left_running"]) == ("success", None)
     assert note not in api.get(card).content.decode()
     assert " data-stopping" not in api.get(card).content.decode()
+
+
+def test_list_of_outputs_has_the_facts_of_files_jobs_and_groups(api: Api, farm: list[str]) -> None:
+    group = api.submit("gpu-1", submitter="anna", name="owl", base_seed=7)
+    play_to_the_end("gpu-1")
+    answer = api.get("/api/outputs?kind=image&submitter=anna").json()
+    (output,) = answer["results"]
+    wanted = {
+        "job_group_id": group["job_group_id"],
+        "title": "owl",
+        "index": 1,
+        "number": 0,
+        "filename": "a.png",
+        "media_type": "image/png",
+        "backend_id": "gpu-1",
+        "submitter": "anna",
+        "starred": False,
+    }
+    assert wanted.items() <= output.items()
+    assert output["seed"] == group["child_jobs"][0]["seed"]
+    assert answer["next"] is None
+    wrong = wrong_fields(api.get("/api/outputs?kind=audio&size=big&limit=0&starred=1"))
+    assert wrong.keys() == {"kind", "size", "limit", "starred"}
+    for cursor in ("x", "MjAyNi0wMi0zMVQwMDowMDowMC4wMDBafGp8MA"):
+        assert wrong_fields(api.get(f"/api/outputs?cursor={cursor}")).keys() == {"cursor"}

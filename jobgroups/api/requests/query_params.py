@@ -25,6 +25,7 @@ from jobgroups.outputs.thumbnails import WIDTHS
 from jobgroups.queries import usage
 from jobgroups.queries.failures import DEFAULT_WINDOW, WINDOWS
 from jobgroups.queries.groups import MAX_PAGE
+from jobgroups.queries.output_list import KINDS
 from jobgroups.queries.webhooks import STATES
 from jobgroups.workflow import check_text
 from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
@@ -40,6 +41,7 @@ _MAX_METADATA_KEY: Final = 100
 _MAX_METADATA_VALUE: Final = 200
 _METADATA_KEY: Final = re.compile(rf"metadata\.[^,]{{1,{_MAX_METADATA_KEY}}}")
 _MAX_DAYS: Final = 366  #: Days of a report of usage.
+_SIZE: Final = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 #: The blank in ``…T07:00:00.000 01:00``, which was a ``+``.
 _LOST_PLUS: Final = re.compile(r"(?<=[T:.0-9]{8}) (?=[0-9]{2}:?[0-9]{2}$)")
@@ -164,6 +166,34 @@ class GroupListQuery(QuerySerializer):
     def is_known(self, name: str) -> bool:
         """Return whether it is a parameter; ``metadata`` without a key is not."""
         return name.startswith(_METADATA) or (name in self.fields and name != "metadata")
+
+
+class OutputListQuery(QuerySerializer):
+    """``GET /api/outputs``; all but ``cursor`` and ``limit`` is an ``OutputFilter``."""
+
+    text = fields.Text(_MAX_TEXT, default="")
+    model = fields.Text(_MAX_TEXT, default=None)
+    kind = fields.Choice(list(KINDS), default=None)
+    size = fields.Text(_MAX_TEXT, default=None)
+    starred = fields.Choice({"yes": True, "no": False}, default=None)
+    group = fields.Text(_MAX_TEXT, default=None)
+    submitter = fields.Text(_MAX_TEXT, default=None)
+    backend = fields.Text(_MAX_TEXT, default=None)
+    completed_after = Moment(default=None)
+    completed_before = Moment(default=None)
+    cursor = serializers.CharField(default=None)  # the query checks it
+    limit = _Digits(1, MAX_PAGE, default=DEFAULT_PAGE)
+
+    validate_submitter = GroupListQuery.validate_submitter
+
+    def validate_size(self, text: str | None) -> tuple[int, int] | None:
+        """Return width and height."""
+        if text is None:
+            return None
+        match = _SIZE.fullmatch(text)
+        if match is None:
+            raise ValidationError("Must be width and height in pixels, such as 1024x768.")
+        return int(match[1]), int(match[2])
 
 
 class QueueQuery(QuerySerializer):

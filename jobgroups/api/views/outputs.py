@@ -1,4 +1,4 @@
-"""Outputs of jobs: files, thumbnails, the zip, contact sheets; stars, seeds, the workflow in a PNG,
+"""Outputs of jobs: their list, files, thumbnails, the zip, contact sheets; stars, seeds, the workflow in a PNG,
 provenance.
 """
 
@@ -30,9 +30,16 @@ from jobgroups.api.answers import answers
 from jobgroups.api.conversion import converted_body
 from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.body import UnsupportedMediaType, media_type, read_body
-from jobgroups.api.requests.query_params import OutputQuery, SeedsQuery, SheetQuery, ZipQuery
+from jobgroups.api.requests.query_params import (
+    OutputListQuery,
+    OutputQuery,
+    SeedsQuery,
+    SheetQuery,
+    ZipQuery,
+)
 from jobgroups.api.requests.upload import received_upload
 from jobgroups.api.views.base import ApiView, json_response
+from jobgroups.api.views.groups import page_response
 from jobgroups.database.pools import act, read
 from jobgroups.domain import media_types
 from jobgroups.domain.access import Right
@@ -54,6 +61,7 @@ from jobgroups.outputs.resize import MAX_SOURCE_BYTES
 from jobgroups.outputs.sheet import SheetPictures, draw_sheet
 from jobgroups.outputs.stored import StoredAnswer, file_response
 from jobgroups.outputs.thumbnails import Thumbnails
+from jobgroups.queries.output_list import OutputFilter, output_list
 from jobgroups.queries.outputs import OutputFile, child_output, group_outputs
 from jobgroups.queries.provenance import job_of_content, job_of_mark, job_provenance
 from jobgroups.queries.sheet import group_sheet
@@ -69,6 +77,15 @@ _NUMBER: Final = re.compile(r"[0-9]{1,6}")
 _RANGE: Final = re.compile(r"bytes=(?:[0-9]+-[0-9]*|-[0-9]+)")
 #: Headers of the backend that are also true of the Director's response.
 _PASSED_ON: Final = ("etag", "last-modified", "content-range", "accept-ranges")
+
+
+class OutputListView(ApiView):
+    def get(self, request: Request) -> HttpResponse:
+        """List the images and videos of completed jobs of all groups, newest first."""
+        query = OutputListQuery.read_query(request.GET)
+        cursor, limit = query.pop("cursor"), query.pop("limit")
+        filters = OutputFilter(principal=principal_of(request), **query)
+        return page_response(request, output_list(filters, cursor=cursor, limit=limit))
 
 
 class OutputView(ApiView):

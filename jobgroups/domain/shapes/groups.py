@@ -47,6 +47,34 @@ class OutputFile(Parsed):
 
 
 @record
+class ListedOutput(OutputFile):
+    """An image or a video of a completed job, in the list of the outputs of all groups.
+
+    Attributes:
+        number: Its number in its job, from 0, as in its address.
+        index: Number of its job in the group, from 1.
+        kind: ``image`` or ``video``.
+        media_type: By the name of the file: ``image/png``.
+        starred: Whether its job has a star.
+        completed_at: When its job completed.
+        title: What users read of the group.
+    """
+
+    job_group_id: str
+    job_id: str
+    number: int
+    index: int
+    kind: str
+    media_type: str
+    seed: int
+    backend_id: str
+    starred: bool
+    completed_at: Moment
+    submitter: str | None = None
+    title: str
+
+
+@record
 class Attempt(Parsed):
     """One attempt of a job on one backend, with one ComfyUI prompt id.
 
