@@ -12,6 +12,7 @@ from django.conf import settings
 
 from backends.capabilities import PARTNER_NODES, BackendCapabilities, lacks_reason
 from backends.comfyui.versions import Feature, has, limitations
+from backends.hours import never_opens
 from backends.models import Backend, Reachability
 from backends.queries import backend_status
 from backends.states import TAKES_CHILDREN, BackendState, BackendStatus
@@ -73,15 +74,16 @@ def capabilities_of(backend: Backend) -> BackendCapabilities:
 
 
 def limitations_of(backend: Backend) -> list[str]:
-    """Return what cannot be done with a backend, as sentences: by its version, and why it gets no
-    key if it may get it.
+    """Return what cannot be done with a backend, as sentences: by its version, why it gets no
+    key if it may get it, and hours that never open.
     """
     refusal = (
         lacks_reason(capabilities_of(backend), [PARTNER_NODES])
         if backend.partner_nodes_allowed
         else None
     )
-    return [*limitations(backend.comfyui_version), *([refusal] if refusal else [])]
+    closed = ["Its hours never open: it gets no job."] if never_opens(backend.hours) else []
+    return [*limitations(backend.comfyui_version), *([refusal] if refusal else []), *closed]
 
 
 def _partner_refusal(backend: Backend) -> str | None:

@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Iterable
 from typing import Any, Final
 
+from backends.hours import is_open, local_text, opens_at
 from backends.models import Backend, Reachability
 from backends.states import STALE_AFTER, BackendState, BackendStatus, Hold
 
@@ -22,7 +23,10 @@ def backends_by_id(backend_ids: Iterable[str]) -> dict[str, Backend]:
 
 _QUARANTINE: Final = ("quarantined_at", "quarantine_until", "quarantine_by", "quarantine_reason")
 #: What users and failures require of a backend; its session applies it.
-_DESIRED_STATE: Final = ("enabled", "hold", "evict", "changed_by", *_QUARANTINE)
+_DESIRED_STATE: Final = (
+    *("enabled", "hold", "evict", "changed_by", "hours", "time_zone"),
+    *_QUARANTINE,
+)
 
 
 def desired_backends() -> list[dict[str, Any]]:
@@ -56,6 +60,10 @@ def backend_status(row: Backend, *, now: dt.datetime, ours: int = 0) -> BackendS
     if row.hold:
         state = BackendState.DRAINING if row.hold == Hold.DRAIN else BackendState.PAUSED
         return BackendStatus(state, row.changed_reason, row.changed_at, row.changed_by)
+    if not is_open(row.hours, row.time_zone, now):
+        at = opens_at(row.hours, row.time_zone, now)
+        opens = f"it opens {local_text(at, row.time_zone)}" if at else "its hours never open"
+        return BackendStatus(BackendState.PAUSED, f"Outside its hours: {opens}.", is_closed=True)
     return _observed_status(row, now, is_busy=bool(row.queue_running + row.queue_pending + ours))
 
 

@@ -18,6 +18,7 @@ from django.utils import timezone
 from backends.comfyui.address import BackendAddress, normalise_url, slug_for_url
 from backends.comfyui.destinations import check_url
 from backends.errors import BackendExists, FieldInvalid
+from backends.hours import check_hours
 from backends.models import Backend, FoundBackend, Reachability
 from backends.states import Hold
 
@@ -61,6 +62,8 @@ def backend_create(
     enabled: bool = True,
     headers: Mapping[str, str] | None = None,
     partner_nodes_allowed: bool | None = None,
+    hours: str | None = None,
+    time_zone: str | None = None,
     adopted_at: dt.datetime | None = None,
 ) -> Backend:
     """Register a ComfyUI. One address is registered once, however it is spelled; credentials in it
@@ -72,6 +75,7 @@ def backend_create(
         backend_id: None: host and port, with a number appended if that id is taken.
         name: None: ``backend_id`` if it is given, else the address without its scheme.
         tags: capabilities that a submission may require.
+        hours, time_zone: when it takes jobs, see ``backends.hours``; None: always.
         adopted_at: when discovery registers it without a question; None: a user registers it.
     """
     address = _permitted_address(url)
@@ -90,6 +94,7 @@ def backend_create(
         enabled=enabled,
         headers=_headers(headers, address),
         partner_nodes_allowed=partner_nodes_allowed or False,
+        **_hours(hours, time_zone),
         status_since=current_time(),
         adopted_at=adopted_at,
     )
@@ -112,6 +117,8 @@ def backend_update(
     enabled: bool | None = None,
     headers: Mapping[str, str] | None = None,
     partner_nodes_allowed: bool | None = None,
+    hours: str | None = None,
+    time_zone: str | None = None,
 ) -> Backend | None:
     """Change a backend; None leaves a value as it is. Raises the errors of :func:`backend_create`.
 
@@ -129,6 +136,7 @@ def backend_update(
                 return None
             changes = _changed_fields(name=name, tags=tags, enabled=enabled, row=row)
             changes |= _address_columns(row, url, headers)
+            changes |= _hours(hours, time_zone)
             if partner_nodes_allowed is not None:
                 changes["partner_nodes_allowed"] = partner_nodes_allowed
             if changes:
@@ -208,6 +216,14 @@ def address_taken(url: str) -> BackendExists | None:
         if same is None
         else BackendExists(f"This address is registered already, as {same.id}.", same.id)
     )
+
+
+def _hours(hours: str | None, time_zone: str | None) -> dict[str, str]:
+    """Return the columns of hours that are given, or raise ``FieldInvalid``."""
+    for field, problem in check_hours(hours or "", time_zone or "").items():
+        raise FieldInvalid(field, problem)
+    given = {"hours": hours, "time_zone": time_zone}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _changed_fields(

@@ -24,7 +24,8 @@ class BackendState(StrEnum):
     DISABLED = "disabled"  #: A user disabled it.
     QUARANTINED = "quarantined"  #: Excluded by its failures, or by a user.
     DRAINING = "draining"  #: A user drains it: it takes nothing more, and is disabled once empty.
-    PAUSED = "paused"  #: A user paused it: its queued children keep waiting.
+    #: A user paused it, or it is outside its hours: its queued children keep waiting.
+    PAUSED = "paused"
     OFFLINE = "offline"  #: It does not respond, or is unfit.
     UNKNOWN = "unknown"  #: No response since it was registered.
     BUSY = "busy"  #: It responds, and a prompt runs or waits there.
@@ -64,6 +65,7 @@ class BackendStatus:
     reason: str = ""
     since: dt.datetime | None = None
     by: str = ""
+    is_closed: bool = False  #: Whether it is paused since it is outside its hours.
 
 
 def prompt_limit(

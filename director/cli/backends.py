@@ -118,6 +118,8 @@ def _headers(pairs: Sequence[str]) -> dict[str, str]:
     is_flag=True,
     help="It may get the API key for partner nodes.",
 )
+@click.option("--hours", help="When it takes jobs: mon-fri 19:00-07:00; sat-sun.")
+@click.option("--time-zone", help="Of its hours: Europe/Berlin (default: UTC).")
 @with_connection
 def add(connection: Connection, *, url: str, disabled: bool, **fields: Any) -> None:
     """Register the ComfyUI at URL (or HOST:PORT) and probe it."""
@@ -285,6 +287,8 @@ def _states(backends: Sequence[Backend]) -> list[str]:
         since = f" {since}" if (since := _since(backend)) else ""
         why = f": {backend.status_reason}" if backend.status_reason else ""
         lines.append(f"{backend.backend_id} is {text.coloured(backend.status)}{since}{why}")
+        if backend.hours:
+            lines.append(f"  Hours: {backend.hours} ({backend.time_zone or 'UTC'})")
         if backend.partner_nodes_allowed:
             # The limitations include why it gets no key all the same.
             lines += [
@@ -312,6 +316,27 @@ def partner_nodes(connection: Connection, backend_id: str, *, off: bool) -> Back
     nodes.
     """
     return connection.director.update_backend(backend_id, partner_nodes_allowed=not off)
+
+
+@_change(
+    click.option("--set", "hours", metavar="HOURS", help="As mon-fri 19:00-07:00; sat-sun."),
+    click.option("--time-zone", metavar="NAME", help="As Europe/Berlin (default: UTC)."),
+    click.option("--always", is_flag=True, help="It takes jobs at any time."),
+)
+def hours(
+    connection: Connection,
+    backend_id: str,
+    *,
+    hours: str | None,
+    time_zone: str | None,
+    always: bool,
+) -> Backend:
+    """Show or set when backends take jobs; outside their hours they finish what they have."""
+    if always:
+        hours = time_zone = ""
+    if hours is None and time_zone is None:
+        return connection.director.backend(backend_id)
+    return connection.director.update_backend(backend_id, hours=hours, time_zone=time_zone)
 
 
 @_change(_NOW, _REASON)

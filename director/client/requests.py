@@ -177,6 +177,8 @@ class BackendFields(TypedDict, total=False):
             again.
         partner_nodes_allowed: It may get the Director's API key of Comfy.org, with workflows that
             have partner nodes.
+        hours: When it takes jobs, as ``mon-fri 19:00-07:00; sat-sun``; empty: always.
+        time_zone: Of its hours, as ``Europe/Berlin``; empty: UTC.
     """
 
     name: str | None
@@ -184,6 +186,8 @@ class BackendFields(TypedDict, total=False):
     enabled: bool | None
     headers: Mapping[str, str] | None
     partner_nodes_allowed: bool | None
+    hours: str | None
+    time_zone: str | None
 
 
 #: Fields of a body that are lists of strings.

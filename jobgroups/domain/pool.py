@@ -63,6 +63,8 @@ class PoolBackend:
     works: bool = True  #: Whether it answers and nothing holds it back.
     #: Whether jobs may wait for it: it is neither disabled nor drained nor away.
     is_possible: bool = True
+    #: Seconds until its hours begin; None: it is open, or something else holds it back.
+    opens_in: float | None = None
 
 
 def names_of(backend_id: str, tags: Iterable[str]) -> set[str]:
@@ -504,10 +506,18 @@ class PoolSnapshot:
     @cached_property
     def plan(self) -> Plan:
         """The plan of the queue. With many backends, it takes 0.1 s."""
-        names = self.planned(self.working)
+        opens_in = {
+            name: backend.opens_in
+            for name, backend in self.backends.items()
+            if backend.opens_in is not None
+        }
+        names = self.planned(self.working | opens_in.keys())
         plan = Plan(
             self.estimates,
-            (Worker(name, self.free_in(name)[0], self.models[name]) for name in names),
+            (
+                Worker(name, max(self.free_in(name)[0], opens_in.get(name, 0.0)), self.models[name])
+                for name in names
+            ),
         )
         for one, jobs in self.permitted(self.order, self.rooms):
             plan.add(one, jobs, self.able[one.needs])

@@ -237,6 +237,8 @@ def _held_reason(child: QueuedChild, backend: QueueBackend, now: dt.datetime) ->
             stays = "" if child.goes_elsewhere else " It may go nowhere else."
             reason = f"{name} is being drained{_by(status, now)}{why}."
             return f"{reason}{_elsewhere(child)}{stays}{_limit(child, now)}"
+        case BackendState.PAUSED if status.is_closed:
+            return f"{name}: {status.reason}"
         case BackendState.PAUSED:
             return f"{name} is paused{_by(status, now)}{why}.{_limit(child, now)}"
         case _:

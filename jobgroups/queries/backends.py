@@ -7,6 +7,7 @@ from typing import Any, Final
 from django.db.models import Count
 
 from backends.eligibility import limitations_of
+from backends.hours import opens_at
 from backends.models import Backend
 from backends.queries import backend_status, is_on_probation
 from jobgroups.database.statements import PreparedQuery
@@ -79,7 +80,7 @@ def backend_in_use(backend_id: str) -> tuple[int, int]:
 
 NO_LOAD: Final = BackendLoad(running=0, accepted=0, waiting=0)
 _SETTINGS: Final = {
-    *("name", "url", "tags", "partner_nodes_allowed", "limitations"),
+    *("name", "url", "tags", "partner_nodes_allowed", "hours", "time_zone", "limitations"),
     *("changed_by", "changed_reason", "changed_at", "adopted_at"),
 }
 
@@ -101,6 +102,9 @@ def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, An
         status_reason=status.reason or None,
         status_since=status.since,
         status_by=status.by or None,
+        hours=row.hours or None,
+        time_zone=row.time_zone or None,
+        opens_at=opens_at(row.hours, row.time_zone, now()),
         queue_ours=ours,
         running=max(row.queue_running, load.running),
         quarantine=_quarantine(row),

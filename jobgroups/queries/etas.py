@@ -62,7 +62,10 @@ class Etas:
                 )
                 self._of_group[prompt.group_id].append(free[row.id])
             if row.id not in snapshot.working:
-                free[row.id] = None
+                backend = snapshot.backends.get(row.id)
+                opens_in, free_in = backend and backend.opens_in, free[row.id]
+                is_known = opens_in is not None and free_in is not None
+                free[row.id] = max(opens_in or 0.0, free_in or 0.0) if is_known else None
         before = defaultdict[str, int](int)
         for bound in current.bound:
             seconds = snapshot.estimates.seconds(bound.workflow_digest, bound.backend_id)

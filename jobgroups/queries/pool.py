@@ -18,7 +18,9 @@ from django.db.models.functions import Coalesce
 
 from backends.capabilities import lacks_reason, needed_capabilities
 from backends.eligibility import capabilities_of, ineligible_reason, is_working, may_take_later
+from backends.hours import opens_at
 from backends.models import Backend
+from backends.queries import backend_status
 from jobgroups.database.statements import PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.estimates import Estimates, TimingRow
@@ -507,9 +509,18 @@ def _as_pooled(rows: Iterable[Backend]) -> list[PoolBackend]:
             capabilities=capabilities_of(row),
             works=is_working(row, now=moment),
             is_possible=may_take_later(row, now=moment),
+            opens_in=_opens_in(row, moment),
         )
         for row in rows
     ]
+
+
+def _opens_in(row: Backend, moment: dt.datetime) -> float | None:
+    if not row.hours or not backend_status(row, now=moment).is_closed:
+        return None
+    at = opens_at(row.hours, row.time_zone, moment)
+    is_there = row.unreachable_since is None
+    return (at - moment).total_seconds() if at and is_there else None
 
 
 def unplaced_variants() -> dict[int, Any]:

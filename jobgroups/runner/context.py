@@ -15,8 +15,10 @@ from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.versions import Feature, has
+from backends.hours import is_open
 from backends.states import Hold
 from jobgroups.database.threads import DatabaseThreads
+from jobgroups.domain.clock import now
 from jobgroups.domain.estimates import TimingSample
 from jobgroups.domain.leases import FencingToken
 from jobgroups.runner.availability import Availability
@@ -43,6 +45,8 @@ class DesiredState:
     quarantine_until: dt.datetime | None = None
     quarantine_by: str = ""  #: The user who requested the quarantine; "": the Director itself.
     quarantine_reason: str = ""
+    hours: str = ""
+    time_zone: str = ""
 
     @property
     def quarantined(self) -> bool:
@@ -50,7 +54,8 @@ class DesiredState:
 
     @property
     def is_schedulable(self) -> bool:
-        return self.enabled and not self.hold and not self.quarantined
+        is_held = not self.enabled or self.hold or self.quarantined
+        return not is_held and is_open(self.hours, self.time_zone, now())
 
 
 def desired_state(row: Mapping[str, Any]) -> DesiredState:

@@ -17,6 +17,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Coalesce
 
 from backends.eligibility import capabilities_of
+from backends.hours import is_open
 from backends.models import Backend
 from backends.states import prompt_limit
 from jobgroups.database.retry import retry_on_conflict
@@ -176,7 +177,7 @@ class _Slots:
             raise _NoFreeSlot
         limit = prompt_limit(
             enabled=row.enabled,
-            hold=row.hold,
+            hold=row.hold or ("" if is_open(row.hours, row.time_zone, now()) else "closed"),
             quarantined=row.quarantined_at is not None,
             consecutive_quarantines=row.consecutive_quarantines,
             depth=self.depth,
@@ -193,7 +194,10 @@ _active: Final = PreparedValues(
         .values_list("pk", "state", "stop_requested_at")
     )
 )
-_HELD_BY: Final = ("enabled", "hold", "quarantined_at", "consecutive_quarantines")
+_HELD_BY: Final = (
+    *("enabled", "hold", "quarantined_at", "consecutive_quarantines"),
+    *("hours", "time_zone"),
+)
 #: Wait for a failure that is being stored: it may quarantine the backend.
 _locked_backend: Final = PreparedQuery(
     lambda: (

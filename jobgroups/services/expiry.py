@@ -3,17 +3,20 @@
 import datetime as dt
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from django.db.models import QuerySet
 
 from backends.eligibility import may_take_later
+from backends.hours import closed_times
+from backends.models import Backend
 from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.domain.clock import monotonic_now, now
 from jobgroups.domain.exclusions import CLASS_OF
 from jobgroups.domain.failures import TAXONOMY, FailureClass
 from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.pauses import MOST_HELD
 from jobgroups.domain.states import ChildStatus, ErrorType, RetryScope, StopReason
 from jobgroups.events import log
 from jobgroups.models import Attempt, ChildJob, JobGroup, Variant
@@ -150,14 +153,26 @@ def children_expire(*, fence: FencingToken, limit_s: int, unsent_only: bool = Fa
     so much more, see ``domain.pauses``. ``unsent_only`` leaves those that were sent: one may have
     been rendered while no runner was alive.
     """
-    return _expire(_unsent_at(fence) if unsent_only else _queued_at(fence), limit_s, fence)
+    row = Backend.objects.filter(pk=fence.backend_id).values_list("hours", "time_zone")
+    queued = _unsent_at(fence) if unsent_only else _queued_at(fence)
+    return _expire(queued, limit_s, row.all, fence)
 
 
-def _expire(queued: dict[str, Any], limit_s: int, fence: FencingToken | None = None) -> int:
+def _expire(
+    queued: dict[str, Any],
+    limit_s: int,
+    hours: Callable[[], Iterable[tuple[str, str]]],
+    fence: FencingToken | None = None,
+) -> int:
+    """Time out children; ``hours`` returns the hours and zones of the backends that may take them."""
     moment, limit = monotonic_now(), dt.timedelta(seconds=limit_s)
-    old = ChildJob.objects.filter(**queued, queued_at__lt=moment - limit)
+    group_ids = _groups_of(ChildJob.objects.filter(**queued, queued_at__lt=moment - limit))
+    if not group_ids:
+        return 0
+    of_backends = list(hours())
+    closed = closed_times(of_backends, moment - MOST_HELD, moment) if of_backends else ()
     ended = 0
-    for group_id, since in limits_began(_groups_of(old), moment, limit).items():
+    for group_id, since in limits_began(group_ids, moment, limit, closed).items():
 
         def end(
             tx: GroupTransaction,
@@ -210,7 +225,13 @@ def pool_expire(*, variant_id: int, limit_s: int) -> int:
     """Time out the jobs of a variant that were unclaimed for ``limit_s`` seconds, as
     ``children_expire``; return how many.
     """
-    return _expire(_unclaimed_children(variant_id), limit_s)
+
+    def hours() -> Iterable[tuple[str, str]]:
+        variant = Variant.objects.select_related("group").get(pk=variant_id)
+        fit = (one.row for one in candidate_reasons(variant) if one.unfit is None)
+        return [(row.hours, row.time_zone) for row in fit]
+
+    return _expire(_unclaimed_children(variant_id), limit_s, hours)
 
 
 def pool_give_up(*, variant_id: int, limit_s: int) -> int:

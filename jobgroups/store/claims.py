@@ -14,6 +14,7 @@ from django.db import connection
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Concat
 
+from backends.hours import is_open
 from backends.models import Backend
 from jobgroups.database.keys import places, read
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues
@@ -201,7 +202,8 @@ def backends_locked(ids: Collection[str]) -> dict[str, int]:
 
     One where a running prompt is to be stopped is left out.
     """
-    free = {backend_id: 0 for (backend_id,) in read(_backends, ids)}
+    moment, rows = now(), read(_backends, ids)
+    free = {name: 0 for name, hours, zone in rows if is_open(hours, zone, moment)}
     for backend_id, state, stop_requested_at in read(_prompts, free):
         if backend_id in free:
             free[backend_id] += 1
@@ -223,7 +225,7 @@ def _backends(size: int) -> PreparedValues:
             )
             .select_for_update(no_key=True, skip_locked=True)
             .order_by("pk")
-            .values_list("pk")
+            .values_list("pk", "hours", "time_zone")
         )
     )
 

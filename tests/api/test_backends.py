@@ -379,3 +379,17 @@ def test_backend_ids_test_and_find_are_allowed(make_backend: Made, api: Api) -> 
         assert api.patch(f"/api/backends/{name}", {"name": "N"}).json()["name"] == "N"
         assert api.delete(f"/api/backends/{name}").status_code == 204
     error_of(api.post("/api/backends/other", {}), 405, "method_not_allowed")
+
+
+def test_backend_has_hours(api: Api) -> None:
+    body = {"url": "http://127.0.0.1:1", "backend_id": "night", "hours": "mon-fri 19:00-07:00"}
+    made = api.post("/api/backends", {**body, "time_zone": "Europe/Berlin"})
+    assert made.status_code == 201
+    assert (made.json()["hours"], made.json()["time_zone"]) == (body["hours"], "Europe/Berlin")
+    for field, value in (("hours", "monday"), ("hours", 5), ("time_zone", "Berlin")):
+        assert field in wrong_fields(api.patch("/api/backends/night", {field: value}))
+    never = api.patch("/api/backends/night", {"hours": "mon 07:00-07:00"}).json()
+    assert "Its hours never open: it gets no job." in never["limitations"]
+    assert never["status"] == "paused"
+    always = api.patch("/api/backends/night", {"hours": "", "time_zone": ""}).json()
+    assert (always["hours"], always["time_zone"], always["opens_at"]) == (None, None, None)

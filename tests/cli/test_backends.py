@@ -115,3 +115,15 @@ def test_exclusions_are_listed_and_lifted(desk: Desk, served: Served) -> None:
     said = desk.said("backends", "exclusions", "gpu-1", "--lift", number)
     assert said == "gpu-1 is excluded from no workflow.\n"
     assert desk.json("backends", "exclusions", "gpu-1", "--lift") == []
+
+
+def test_hours_are_set_shown_and_ended(desk: Desk) -> None:
+    try:
+        out = desk.out("backends", "hours", "gpu-1", "--set", "mon 07:00-07:00")
+        assert "gpu-1 is paused: Outside its hours: its hours never open." in out
+        assert "  Hours: mon 07:00-07:00 (UTC)\n" in desk.out("backends", "hours", "gpu-1")
+        said = desk.said("backends", "hours", "gpu-1", "--set", "monday", status=4)
+        assert "is no part of hours" in said
+    finally:
+        out = desk.out("backends", "hours", "gpu-1", "--always")
+    assert "Hours" not in out

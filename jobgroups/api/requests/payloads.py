@@ -565,6 +565,8 @@ class BackendRequest(RequestSerializer):
     enabled = fields.Flag(default=None)
     headers = fields.Object(default=None)
     partner_nodes_allowed = fields.Flag(default=None)
+    hours = fields.Text(_MAX_REASON, allow_blank=True, default=None)
+    time_zone = fields.Text(_MAX_ID, allow_blank=True, default=None)
 
     def validate_headers(self, headers: dict[str, Any] | None) -> dict[str, str] | None:
         """Refuse other values than strings. ``backends.services`` checks names and values."""

@@ -37,6 +37,9 @@ class Backend(Parsed):
             ``unknown`` or ``disabled``; ``status_reason``, ``status_since`` and ``status_by`` have
             the reason, the time and the user.
         partner_nodes_allowed: A user confirmed that it may get the API key for partner nodes.
+        hours: When it takes jobs, as ``mon-fri 19:00-07:00; sat-sun``; None: always.
+        time_zone: IANA name of the zone of its hours; None: UTC.
+        opens_at: When its hours begin; None: it is within them, has none, or they never begin.
         queue_ours: Prompts of the Director that are queued or run there.
         queue_foreign: Prompts of other clients.
         hold: ``pause`` or ``drain``; with ``evict`` its running jobs are requeued.
@@ -55,11 +58,14 @@ class Backend(Parsed):
     url: str
     tags: tuple[str, ...] = ()
     partner_nodes_allowed: bool = False
+    hours: str | None = None
+    time_zone: str | None = None
     enabled: bool
     status: str
     status_reason: str | None = None
     status_since: Moment | None = None
     status_by: str | None = None
+    opens_at: Moment | None = None
     queue_ours: int = 0
     queue_foreign: int = 0
     running: int = 0
