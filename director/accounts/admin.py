@@ -1,14 +1,19 @@
-"""The admin's pages of users and groups, whose changes are in the record of who did what."""
+"""The admin's pages of users and groups, whose changes are in the record of who did what. Roles are
+not changed there.
+"""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import Model
 from django.http import HttpRequest
 
+from director.accounts.people import role_of
+from jobgroups.domain.access import Role
 from jobgroups.domain.audit import Action
 from jobgroups.services.audit import record_alone
 
@@ -43,15 +48,33 @@ class _Recorded(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             )
 
 
+_ROLE_FIELDS: Final = ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")
+
 admin.site.unregister(User)
 admin.site.unregister(Group)
 
 
 @admin.register(User)
 class _Users(_Recorded, UserAdmin):  # type: ignore[type-arg]  # as above
-    pass
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
+        """With accounts, the page *People* changes roles: it keeps the last administrator."""
+        return _ROLE_FIELDS if settings.DIRECTOR_ACCOUNTS else ()
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        """An administrator gets another role first."""
+        is_kept = settings.DIRECTOR_ACCOUNTS and obj and role_of(obj) is Role.ADMINISTRATOR
+        return not is_kept and super().has_delete_permission(request, obj)
 
 
 @admin.register(Group)
 class _Groups(_Recorded, GroupAdmin):
-    pass
+    def has_change_permission(self, request: HttpRequest, obj: Group | None = None) -> bool:
+        """The groups of roles stay as they are."""
+        return not _is_role(obj) and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Group | None = None) -> bool:
+        return not _is_role(obj) and super().has_delete_permission(request, obj)
+
+
+def _is_role(group: Group | None) -> bool:
+    return group is not None and group.name in list(Role)

@@ -222,6 +222,30 @@ def test_people_tokens_and_admin_are_recorded(api: Api, browser: Client) -> None
     assert entries(action="admin.changed") == [("vera", "admin.changed", "anna")]
 
 
+def test_admin_site_keeps_administrators_and_roles(browser: Client) -> None:  # noqa: F811
+    vera = people.person_add("vera", Role.ADMINISTRATOR)
+    browser.cookies[COOKIE] = principals.new_session(vera)
+    browser.force_login(vera, "django.contrib.auth.backends.ModelBackend")
+    browser.handler.enforce_csrf_checks = False
+    group = vera.groups.get()
+    path = f"/admin/auth/user/{vera.pk}"
+    changed = {"username": "vera", "first_name": "Vera", "date_joined_0": "2026-01-01"}
+    changed |= {"date_joined_1": "10:00:00"}
+    assert browser.post(f"{path}/change/", changed).status_code == 302
+    many = {"action": "delete_selected", "_selected_action": vera.pk, "post": "yes"}
+    for url, sent in (
+        (f"{path}/delete/", {"post": "yes"}),
+        ("/admin/auth/user/", many),
+        (f"/admin/auth/group/{group.pk}/change/", {"name": "other"}),
+        (f"/admin/auth/group/{group.pk}/delete/", {"post": "yes"}),
+        ("/admin/auth/group/", many | {"_selected_action": group.pk}),
+    ):
+        assert browser.post(url, sent).status_code in (200, 403)
+    vera.refresh_from_db()
+    assert (vera.first_name, vera.is_active) == ("Vera", True)
+    assert people.role_of(vera) is Role.ADMINISTRATOR
+
+
 def test_sign_ins_are_recorded_and_not_what_is_refused_unchecked(
     browser: Client,  # noqa: F811
     settings: Any,
