@@ -8,6 +8,7 @@ import functools
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
 
@@ -60,11 +61,13 @@ def _short(raw: Answer, **more: Any) -> Answer:
     } | more
 
 
+def _resource(address: str) -> str:
+    return "director://" + address.rpartition("/api/job-")[2]
+
+
 def _job(child: Child) -> Answer:
-    addresses = [file.file_url for file in child.files if file.file_url]
     return _short(
-        child.raw,
-        outputs=["director://" + address.rpartition("/api/job-")[2] for address in addresses],
+        child.raw, outputs=[_resource(file.file_url) for file in child.files if file.file_url]
     )
 
 
@@ -192,6 +195,34 @@ class Tools:
             if len(groups) == limit:
                 break
         return {"groups": groups}
+
+    async def search_outputs(
+        self,
+        text: str | None = None,
+        model: str | None = None,
+        kind: Literal["image", "video"] | None = None,
+        starred: bool = False,
+        days: Annotated[float | None, Field(gt=0, le=10_000)] = None,
+        limit: Limit = 20,
+    ) -> Answer:
+        """List images and videos of all groups, newest first: with words of the prompt, of a model,
+        of jobs with a star, of the last days.
+        """
+        after = datetime.now(UTC) - timedelta(days=days) if days else None
+        found = self._director.outputs(
+            text=text,
+            model=model,
+            kind=kind,
+            starred="yes" if starred else None,
+            completed_after=after,
+            limit=limit,
+        )
+        outputs: list[Answer] = []
+        async for output in found:
+            outputs.append(_short(output.raw, output=_resource(output.file_url or "")))
+            if len(outputs) == limit:
+                break
+        return {"outputs": outputs}
 
     async def queue(self, submitter: str | None = None, limit: Limit = 50) -> Answer:
         """List the groups that run and wait, in the order in which they start their next jobs:

@@ -16,8 +16,8 @@ import click
 
 from director.cli import option_types
 from director.cli.exit_status import CommandError, Status, usable, usage_error
-from director.client import Director, DirectorError, Group, OutputFile, Outputs
-from director.client.downloads import facts_of
+from director.client import Director, DirectorError, Group, ListedOutput, OutputFile, Outputs
+from director.client.downloads import facts_of, file_of
 from jobgroups.domain.file_names import (
     DEFAULT_TEMPLATE,
     FileName,
@@ -152,11 +152,18 @@ class Downloader:
             # The Director's own address (docs/api.md).
             url = f"api/job-groups/{group_id}/jobs/{job_id}/outputs/{reported.number - 1}"
             file = dataclasses.replace(reported, url=url, **self._of_job.get(job_id, {}))
-            name = self._names.of(facts_of(file))
-            if file.missing:
-                self.missing.append(Unsaved(f"Not saved: {file.why_missing}", may_help=False))
-            else:
-                self._futures.append(self._pool.submit(self._save, job_id, file, name))
+            self._start(job_id, file)
+
+    def download_listed(self, output: ListedOutput) -> None:
+        """Download one file of the list of outputs."""
+        self._start(output.job_id, dataclasses.replace(file_of(output), url=output.file_url))
+
+    def _start(self, job_id: str, file: OutputFile) -> None:
+        name = self._names.of(facts_of(file))
+        if file.missing:
+            self.missing.append(Unsaved(f"Not saved: {file.why_missing}", may_help=False))
+        else:
+            self._futures.append(self._pool.submit(self._save, job_id, file, name))
 
     def finish(self) -> list[Unsaved]:
         """Wait for every file; return those that could not be saved. An ``OSError`` of ``on_saved``

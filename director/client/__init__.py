@@ -49,6 +49,7 @@ from director.client.groups import (
 from director.client.requests import (
     BackendFields as BackendFields,
     ListFilters as ListFilters,
+    OutputFilters as OutputFilters,
     RetryOptions as RetryOptions,
     SubmitOptions as SubmitOptions,
     SubmitterFields as SubmitterFields,
@@ -91,6 +92,7 @@ from jobgroups.domain.shapes.groups import (
     CancelResult as CancelResult,
     Deletion as Deletion,
     JobOfFile as JobOfFile,
+    ListedOutput as ListedOutput,
     MoveResult as MoveResult,
     OpenWork as OpenWork,
     Pause as Pause,

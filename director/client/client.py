@@ -21,6 +21,7 @@ from director.client.methods import AsyncClient, BlockingClient, method
 from director.client.requests import (
     BackendFields,
     ListFilters,
+    OutputFilters,
     Request,
     RetryOptions,
     SubmitOptions,
@@ -29,6 +30,7 @@ from director.client.requests import (
     delete,
     get,
     list_groups,
+    list_outputs,
     moment,
     plan,
     post,
@@ -56,6 +58,7 @@ from jobgroups.domain.shapes.groups import (
     CancelResult,
     Deletion,
     JobOfFile,
+    ListedOutput,
     MoveResult,
     OpenWork,
     Queue,
@@ -217,6 +220,15 @@ class _Client(Endpoints):
             print(group.job_group_id, group.metadata)
         """
         return calls.pages(self._wire, partial(list_groups, **filters), parse_group)
+
+    @method
+    def outputs(self, **filters: Unpack[OutputFilters]) -> AsyncGenerator[ListedOutput]:
+        """Iterate over the images and videos of all groups, newest first; see ``OutputFilters``::
+
+        for output in director.outputs(text="lighthouse", starred="yes"):
+            director.download(output, "images")
+        """
+        return calls.pages(self._wire, partial(list_outputs, **filters), parser(ListedOutput))
 
     @method
     async def workflow(self, group_id: str) -> dict[str, Any]:
@@ -585,7 +597,8 @@ class _Client(Endpoints):
     async def download(
         self, source: Downloadable, folder: str | Path, name: str | FileName = DEFAULT_TEMPLATE
     ) -> tuple[Path, ...]:
-        """Save one file, or the files of a job, of a ``ChildCompleted`` or of a whole group.
+        """Save one file (also of ``outputs``), or the files of a job, of a ``ChildCompleted`` or of
+        a whole group.
 
         No file is ever overwritten: one with the same content stays and is returned, one with other
         content gets a number. An incomplete file never has its final name. Files that are
@@ -599,8 +612,8 @@ class _Client(Endpoints):
             folder: Created if it does not exist.
             name: Template of the file names: ``{index}``, ``{number}``, ``{seed}``, ``{backend}``,
                 ``{name}``, ``{job}``, ``{group}``, metadata and varied inputs (docs/api.md, "File
-                names"). A file of an event has no index, no group and no metadata: they are empty.
-                For one file also its ``FileName``.
+                names"). A file of an event has no index, no group and no metadata: they are empty,
+                and one of ``outputs`` has no metadata. For one file also its ``FileName``.
 
         Returns:
             The paths, in the order of the files.

@@ -8,18 +8,20 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import urljoin
 
 from director.client import calls, requests
+from director.client.decode import build
 from director.client.errors import NotFound, UnexpectedAnswer
 from director.client.events import ChildCompleted
 from director.client.file_writer import AtomicFile
 from director.client.groups import Child, Group, OutputFile
 from director.client.wire import Wire
 from jobgroups.domain.file_names import FileName, FileNames, Template, facts
+from jobgroups.domain.shapes.groups import ListedOutput
 
 logger = logging.getLogger(__name__)
 
 _SHEET_TIMEOUT: Final = 60.0  #: Seconds: the thumbnails are made first.
 
-Downloadable: TypeAlias = OutputFile | Child | ChildCompleted | Group
+Downloadable: TypeAlias = OutputFile | ListedOutput | Child | ChildCompleted | Group
 
 
 async def download(
@@ -59,6 +61,11 @@ async def sheet(wire: Wire, group_id: str, path: Path, axes: Sequence[str]) -> t
     return tuple(paths)
 
 
+def file_of(output: ListedOutput) -> OutputFile:
+    """Return an output of the list as the answer about its group has it."""
+    return build(OutputFile, {**output.raw, "number": output.number + 1, "raw": output.raw})
+
+
 def facts_of(file: OutputFile) -> dict[str, Any]:
     """Return what a template of names can contain of a file."""
     return facts(
@@ -91,13 +98,15 @@ def _files(source: object) -> Sequence[OutputFile]:
     match source:
         case OutputFile():
             return (source,)
+        case ListedOutput():
+            return (file_of(source),)
         case ChildCompleted():
             return source.outputs.files
         case Child() | Group():
             return source.files
         case _:
             raise TypeError(
-                "download() takes an OutputFile, a Child, a ChildCompleted or a Group, not "
+                "download() takes an OutputFile, a ListedOutput, a Child, a ChildCompleted or a Group, not "
                 f"{type(source).__name__}."
             )
 

@@ -124,6 +124,36 @@ class ListFilters(TypedDict, total=False):
     limit: int | None
 
 
+class OutputFilters(TypedDict, total=False):
+    """Filters of ``outputs``.
+
+    Attributes:
+        text: Outputs of groups that ``list`` finds by these words.
+        model: Outputs of groups whose summary has exactly this model.
+        kind: ``image`` or ``video``.
+        size: Width and height in pixels: ``1024x768``.
+        starred: ``yes``: outputs of jobs with a star; ``no``: of the others.
+        group: Outputs of this group.
+        submitter: Outputs of groups that were submitted under exactly this name.
+        backend: Outputs that this backend made.
+        completed_after: Datetime with a time zone, from which on the jobs completed; likewise
+            ``completed_before``.
+        limit: Outputs per request, at most 200. All pages are read during the iteration.
+    """
+
+    text: str | None
+    model: str | None
+    kind: str | None
+    size: str | None
+    starred: str | None
+    group: str | None
+    submitter: str | None
+    backend: str | None
+    completed_after: datetime | None
+    completed_before: datetime | None
+    limit: int | None
+
+
 class RetryOptions(TypedDict, total=False):
     """Options of a retry.
 
@@ -306,12 +336,23 @@ def list_groups(*, cursor: str | None = None, **filters: Any) -> Request:
     params = {**check_options(ListFilters, filters), "cursor": cursor}
     for name, value in (params.pop("metadata", None) or {}).items():
         params[f"metadata.{name}"] = value if isinstance(value, str) else _dump(value)
+    return _get_list("job-groups", params)
+
+
+def list_outputs(*, cursor: str | None = None, **filters: Any) -> Request:
+    """Return the request for one page of outputs, newest first; ``filters`` as in
+    ``OutputFilters``.
+    """
+    return _get_list("outputs", {**check_options(OutputFilters, filters), "cursor": cursor})
+
+
+def _get_list(path: str, params: Mapping[str, Any]) -> Request:
     texts = {
         name: moment(value) if isinstance(value, datetime) else str(value)
         for name, value in params.items()
         if value is not None
     }
-    return get("job-groups", **texts)
+    return get(path, **texts)
 
 
 def stream_path(group_id: str, since: int | None) -> str:

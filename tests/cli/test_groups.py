@@ -251,6 +251,23 @@ def test_save_reads_files_through_the_director(desk: Desk) -> None:
     assert image.read_text() == "content"
 
 
+def test_outputs_of_all_groups_are_listed_and_saved(desk: Desk) -> None:
+    first, second = desk.group("gpu-1"), desk.group("gpu-2")
+    rows = desk.json("outputs", "--since", "1h", "--kind", "image", "-n", "2")
+    assert [(row["job_group_id"], row["backend_id"]) for row in rows] == [
+        (second, "gpu-2"),
+        (first, "gpu-1"),
+    ]
+    table = desk.out("outputs", "--group", first)
+    assert table.splitlines()[1].startswith(first)
+    words = ["outputs", "--group", first, "--name", "{backend}/{number}_{job}.png", "--save"]
+    name = f"gpu-1/1_{rows[1]['job_id']}.png"
+    assert desk.out(*words).strip() == f"saved {name}"
+    assert desk.out(*words, "all").strip() == f"saved all/{name}"
+    assert "{cfg}" in desk.said("outputs", "--save", "--name", "{cfg}.png", status=2)
+    assert desk.said("outputs", "--text", "no such words", "--save") == "No output was found.\n"
+
+
 def test_sheet_is_saved_and_replaced(desk: Desk, failed_group: str) -> None:
     for _ in range(2):
         assert desk.json("sheet", failed_group, "-o", "all.webp") == ["all.webp"]

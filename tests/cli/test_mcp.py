@@ -71,6 +71,8 @@ async def test_agent_runs_a_group_and_sees_its_pictures(desk: Desk) -> None:
         assert made["job_group_id"] in [
             one["job_group_id"] for one in (await answer(client, "list_groups"))["groups"]
         ]
+        outputs = (await answer(client, "search_outputs", kind="image", days=1))["outputs"]
+        assert {job["outputs"][0] for job in ended["jobs"]} <= {one["output"] for one in outputs}
         job = ended["jobs"][0]
         [resource] = (await client.read_resource(f"{job['outputs'][0]}?width=160")).contents
         shown = {"group_id": made["job_group_id"], "job_id": job["job_id"], "width": 160}

@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import assert_type
 
-from director.client import AsyncDirector, Backend, Director, Event, Group, WorkflowCheck
+from director.client import (
+    AsyncDirector,
+    Backend,
+    Director,
+    Event,
+    Group,
+    ListedOutput,
+    WorkflowCheck,
+)
 
 
 def blocking(director: Director) -> None:
@@ -12,6 +20,8 @@ def blocking(director: Director) -> None:
     assert_type(director.submit({}, count=3), Group)
     assert_type(group.child_jobs[0].backend_id, str | None)
     assert_type(director.download(group, "images"), tuple[Path, ...])
+    for output in director.outputs(starred="yes"):
+        assert_type(output, ListedOutput)
     for event in director.stream("jg_1", since=3):
         assert_type(event, Event)
     director.submit({}, ["gpu-1"], urgency=1)  # type: ignore[call-arg]
