@@ -253,6 +253,8 @@ DIRECTOR_GIVE_UP_SECONDS = _number("DIRECTOR_GIVE_UP_SECONDS", int, 600, 5, 86_4
 DIRECTOR_FAIR_SHARE = _flag("DIRECTOR_FAIR_SHARE", True)
 #: Seconds after which what a submitter has used of the farm counts half.
 DIRECTOR_SHARE_HALF_LIFE = _number("DIRECTOR_SHARE_HALF_LIFE", int, 3600, 60, 2_592_000)
+#: Requests that a token of an account may send within a minute to one process; 0: any number.
+DIRECTOR_REQUESTS_PER_MINUTE = _number("DIRECTOR_REQUESTS_PER_MINUTE", int, 0, 0, 1_000_000)
 #: A waiting group rises by one level after so many minutes; 0: it does not.
 DIRECTOR_AGING_MINUTES = _number("DIRECTOR_AGING_MINUTES", float, 10.0, 0.0, 43_200.0)
 DIRECTOR_QUEUED_LIMIT_SECONDS = _number("DIRECTOR_QUEUED_LIMIT_SECONDS", int, 86_400, 60, 2_592_000)

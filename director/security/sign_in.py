@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
 from typing import Final
@@ -60,16 +60,20 @@ logger = logging.getLogger(__name__)
 
 ALLOWED: Final = 10  #: Wrong tokens that an address may send within the window.
 WINDOW: Final = 60.0  #: Seconds.
-#: Maximum number of stored addresses; the oldest failure is dropped first.
+#: Maximum number of stored addresses, or tokens; the oldest failure is dropped first.
 _MAX_ADDRESSES: Final = 10_000
 
 
 class Throttle:
-    """Counts failures by address. Thread-safe."""
+    """Counts failures by address, or requests by token. Thread-safe.
 
-    def __init__(self) -> None:
+    ``allowed`` returns how many are allowed within the window.
+    """
+
+    def __init__(self, allowed: Callable[[], int] = lambda: ALLOWED) -> None:
         self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
         self._lock = threading.Lock()
+        self._allowed = allowed
 
     def retry_after(self, address: str) -> int:
         """Return the seconds until an address may send a token again; 0: at once."""
@@ -78,14 +82,14 @@ class Throttle:
         moment = time.monotonic()
         with self._lock:
             wrong = self._wrong.get(network_of(address))
-            if wrong is None or len(wrong) < ALLOWED:
+            if wrong is None or len(wrong) < self._allowed():
                 return 0
             return max(0, int(wrong[0] + WINDOW - moment + 0.999))
 
     def record_failure(self, address: str) -> None:
         name = network_of(address)
         with self._lock:
-            wrong = self._wrong.setdefault(name, deque(maxlen=ALLOWED))
+            wrong = self._wrong.setdefault(name, deque(maxlen=self._allowed()))
             wrong.append(time.monotonic())
             self._wrong.move_to_end(name)
             while len(self._wrong) > _MAX_ADDRESSES:
@@ -109,6 +113,8 @@ SIGN_IN_REQUIRED: Final = 4401  #: WebSocket close code: sign in, then reconnect
 _SALT: Final = "director.sign_in"
 
 throttle = Throttle()
+#: The requests of each token; each process counts its own.
+token_requests = Throttle(lambda: settings.DIRECTOR_REQUESTS_PER_MINUTE)
 
 
 class Refused(Enum):
@@ -263,6 +269,26 @@ _PAGE_RIGHTS: Final = {
 }
 
 
+def _too_many(detail: str, wait: int) -> HttpResponseBase:
+    headers = {"Retry-After": str(wait)}
+    return error_response(429, detail, "too_many_requests", headers=headers)
+
+
+def _refusal_of(request: HttpRequest, principal: Principal) -> HttpResponseBase | None:
+    request.principal = principal  # type: ignore[attr-defined]  # as Django's own middleware sets ``user``
+    if known := actor.get():
+        actor.set(replace(known, name=principal.name, token_id=principal.token_id))
+    if settings.DIRECTOR_REQUESTS_PER_MINUTE and principal.token_id:
+        if wait := token_requests.retry_after(principal.token_id):
+            return _too_many(f"Too many requests of this token; try again in {wait} s.", wait)
+        token_requests.record_failure(principal.token_id)
+    right = next(
+        (page_right for path, page_right in _PAGE_RIGHTS.items() if request.path.startswith(path)),
+        Right.SEE,
+    )
+    return None if may(principal, right) else _not_allowed(request, principal, right)
+
+
 def _refusal(request: HttpRequest) -> HttpResponseBase | None:
     is_sign_in = request.path.rstrip("/") == PATH or request.path.startswith(f"{PATH}/")
     # A browser comes back from a provider of OpenID Connect by GET.
@@ -272,23 +298,10 @@ def _refusal(request: HttpRequest) -> HttpResponseBase | None:
         return None
     match authenticate(request, changes=request.method not in SAFE_METHODS):
         case Principal() as principal:
-            request.principal = principal  # type: ignore[attr-defined]  # as Django's own middleware sets ``user``
-            if known := actor.get():
-                actor.set(replace(known, name=principal.name, token_id=principal.token_id))
-            right = next(
-                (
-                    page_right
-                    for path, page_right in _PAGE_RIGHTS.items()
-                    if request.path.startswith(path)
-                ),
-                Right.SEE,
-            )
-            return None if may(principal, right) else _not_allowed(request, principal, right)
+            return _refusal_of(request, principal)
         case Refused.THROTTLED:
             wait = throttle.retry_after(client_address(request))
-            detail = f"Too many wrong tokens; try again in {wait} s."
-            headers = {"Retry-After": str(wait)}
-            return error_response(429, detail, "too_many_requests", headers=headers)
+            return _too_many(f"Too many wrong tokens; try again in {wait} s.", wait)
         case Refused.FOREIGN_PAGE:
             detail = "Only pages of the Director may do this; programs must send the token."
             return error_response(403, detail, "origin_not_allowed")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
+from director.security import sign_in
 from jobgroups.domain.access import Role
 from jobgroups.domain.clock import iso, now
 from jobgroups.models import AuditEntry, JobGroup
@@ -142,3 +143,24 @@ def test_artists_pause_their_own_groups_and_operators_everything(
     paused = put(api, "/api/submitters/anna", {"paused": True}, **bearer(olga)).json()["paused"]
     assert (paused["of"], paused["by"]) == ("submitter", "olga")
     assert api.post("/api/queue/pause", None, **bearer(olga)).json()["paused"]["by"] == "olga"
+
+
+def test_requests_of_a_token_are_bounded_within_a_minute(
+    api: Api, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.DIRECTOR_ACCOUNTS = True
+    anna, ben = token_of("anna"), token_of("ben")
+    settings.DIRECTOR_REQUESTS_PER_MINUTE = 3
+    counted = sign_in.Throttle(lambda: settings.DIRECTOR_REQUESTS_PER_MINUTE)
+    monkeypatch.setattr(sign_in, "token_requests", counted)
+
+    def ask(token: str) -> Any:
+        return api.get("/api/backends", **bearer(token))
+
+    assert [ask(anna).status_code for _ in range(3)] == [200] * 3
+    refused = ask(anna)
+    error_of(refused, 429, "too_many_requests")
+    assert 0 < int(refused.headers["Retry-After"]) <= 60
+    assert ask(ben).status_code == 200
+    settings.DIRECTOR_REQUESTS_PER_MINUTE = 0
+    assert ask(anna).status_code == 200
