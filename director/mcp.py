@@ -199,6 +199,7 @@ class Tools:
     async def search_outputs(
         self,
         text: str | None = None,
+        *,
         model: str | None = None,
         kind: Literal["image", "video"] | None = None,
         starred: bool = False,
