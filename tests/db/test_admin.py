@@ -74,6 +74,7 @@ def group() -> models.JobGroup:
     )
     models.AuditEntry.objects.create(created_at=now(), actor="anna", action="sign_in")
     models.Submitter.objects.create(name="anna")
+    models.Pause.objects.create(target="jg_000000000000", began_at=now(), ends_at=now())
     models.ShareCount.objects.create(counted_until=now())
     Discovery.objects.create(adopts_until=now())
     day = models.UsageDay.objects.create(day="2026-11-29", begins_at=now(), ends_at=now(), id_sum=1)
