@@ -114,6 +114,7 @@ def test_wheel_has_every_file_and_nothing_else(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == set(_PACKAGES)
 
 
+@pytest.mark.slow
 def test_installed_commands_work_and_the_server_serves_pages_with_style_and_scripts(
     installed: Path, environment: dict[str, str], served: str, tmp_path: Path
 ) -> None:

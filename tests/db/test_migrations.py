@@ -203,11 +203,10 @@ def _number_of(name: str) -> int:
     return next(number for number, (_, one) in enumerate(STATES) if one == name)
 
 
-#: The first state, one in the middle of the squashed migrations, their last one, the last one
-#: without accounts, and the last two; the others are slow.
+#: The first state, the last one of the squashed migrations, the last one without accounts, and the
+#: last two; the others are slow.
 SAMPLE: Final = {
     0,
-    _number_of("0006_child_failed"),
     _number_of("0012_notice_state"),
     _number_of("0001_accounts") - 1,
     len(STATES) - 2,

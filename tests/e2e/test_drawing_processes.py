@@ -73,7 +73,7 @@ def test_bomb_costs_no_job_and_no_other_picture(tmp_path: Path, gpus: Machines) 
         assert director.wait_ended(director.submit(picture(), gpus.ids))["status"] == "completed"
 
 
-@pytest.mark.parametrize("processes", ["1", "3"])
+@pytest.mark.parametrize("processes", [pytest.param("1", marks=pytest.mark.slow), "3"])
 def test_killed_process_costs_no_picture_and_none_is_left_of_a_killed_serve(
     tmp_path: Path, gpus: Machines, processes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,13 @@ def begin(served: Served) -> http.client.HTTPConnection:
     return connection
 
 
-@pytest.mark.parametrize("arguments", [(), ("--no-runner",)], ids=["embedded", "apart"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param((), id="embedded", marks=pytest.mark.slow),
+        pytest.param(("--no-runner",), id="apart"),
+    ],
+)
 def test_submission_is_refused_in_time_and_one_whose_client_has_gone_is_not_stored(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:

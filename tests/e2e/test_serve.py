@@ -142,6 +142,7 @@ def test_serve_on_all_addresses_prints_each_and_who_may_use_it(
     assert not token or token not in director.printed()
 
 
+@pytest.mark.slow
 def test_start_prints_how_long_a_migration_has_been_running(tmp_path: Path) -> None:
     lines = (
         "import sys; sys.argv[0] = 'manage.py'",
