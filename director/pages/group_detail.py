@@ -33,7 +33,7 @@ _SHOWN: Final = {
     "running": Q(status=ChildStatus.RUNNING),
 }
 #: Backends in the line of completed jobs; those with fewer jobs are counted together.
-_MAX_MADE: Final = 12
+_MAX_MADE: Final = 3
 #: Details of an error that its card shows elsewhere.
 _SHOWN_ELSEWHERE: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
 _ATTEMPT_FIELDS: Final = (
@@ -93,6 +93,7 @@ def group_page(
         else groups.group_head(group_id)
     )
     in_pool = head["placement"] == Placement.POOL
+    summary = _summary(group, sweep)
     pause = group_pause_now(group)
     cards = {card["position"] - 1: card for card in _cards(group, head.get("child_jobs", ()))}
     open_ones = Attempt.objects.filter(child__group_id=group_id, ended_at__isnull=True)
@@ -122,7 +123,8 @@ def group_page(
             ("failed", "Failed", row["failed"]),
             ("running", "Running", row["running"]),
         ],
-        "summary": _summary(group, sweep),
+        "summary": summary,
+        "summary_line": _summary_line(summary),
         "metadata": [
             (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
             for key, value in head["metadata"].items()
@@ -166,6 +168,19 @@ def _summary(group: JobGroup, sweep: Any) -> dict[str, Any]:
     return values | dict.fromkeys(values.keys() & varied, "varied")
 
 
+def _summary_line(summary: Mapping[str, Any]) -> str:
+    """Return prompt and settings in one line."""
+    parts = [
+        str(summary.get("prompt") or "")[:200],
+        summary.get("model"),
+        f"{summary['width']} × {summary['height']}" if summary.get("width") else "",
+        f"{summary['steps']} steps" if summary.get("steps") else "",
+        f"CFG {summary['cfg']}" if summary.get("cfg") else "",
+        summary.get("sampler_name"),
+    ]
+    return " · ".join(str(part) for part in parts if part)
+
+
 def _skipped_text(skipped: Mapping[tuple[str, str], int], *, in_pool: bool) -> str:
     """Return the number of backends that were left out, and of missing jobs; of the pool no job is
     missing.
@@ -204,20 +219,20 @@ def child_card(group_id: str, job_id: str) -> dict[str, Any]:
 
 
 def _made_text(group_id: str) -> str:
-    """Return the number of completed jobs of each backend: ``gpu-1 8 · gpu-2 4``, most jobs first."""
+    """Return the number of completed jobs of each backend, most jobs first: ``8 × gpu-1, 4 × gpu-2 and
+    3 others``.
+    """
     rows = ChildJob.objects.filter(group_id=group_id, status=ChildStatus.COMPLETED)
     counts = rows.order_by().values_list("backend_id").annotate(Count("id"))
     counted = [(backend_id or "", count) for backend_id, count in counts]
     counted.sort(key=lambda class_count: (-class_count[1], class_count[0]))
     known = backends_by_id(backend_id for backend_id, _ in counted)
     sentences = [
-        f"{_name(known.get(backend_id)) or backend_id} {count}"
+        f"{count} × {_name(known.get(backend_id)) or backend_id}"
         for backend_id, count in counted[:_MAX_MADE]
     ]
-    if rest := counted[_MAX_MADE:]:
-        others = text.pluralize(len(rest), "other backend")
-        sentences.append(f"{others} {sum(count for _, count in rest)}")
-    return " · ".join(sentences)
+    others = len(counted) - _MAX_MADE
+    return ", ".join(sentences) + (f" and {text.pluralize(others, 'other')}" if others > 0 else "")
 
 
 def _cards(group: JobGroup, children: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

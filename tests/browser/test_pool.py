@@ -62,7 +62,7 @@ def test_twelve_jobs_are_completed_by_whichever_backend_is_free(desk: Desk, page
     expect(page.locator(".facts")).to_contain_text("12/12 completed")
     made = Counter(child["backend_id"] for child in ended["child_jobs"])
     assert made[fast] > made[slow] > 0
-    line = f"Completed by: {name(fast)} {made[fast]} · {name(slow)} {made[slow]}"
+    line = f"{made[fast]} × {name(fast)}, {made[slow]} × {name(slow)}"
     expect(page.locator("#head")).to_contain_text(line)
     sound(page)
     expect(page.locator(".machine").filter(has_text="any backend")).to_have_count(0)
