@@ -3,20 +3,16 @@
 The order is that of ``domain.turns``: a group has the place of its first waiting job.
 """
 
-import itertools
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from jobgroups.domain.text import first_of, pluralize
-from jobgroups.domain.turns import Turn, WaitingJobs
+from jobgroups.domain.turns import WaitingJobs
 
 _MOST_NAMED: Final = 3  #: Submitters that a reason names.
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a group stands in the queue, and how many groups of each kind come before it."""
 
     number: int  #: From 1.
@@ -41,25 +37,22 @@ def group_places(order: Iterable[tuple[WaitingJobs, int]]) -> dict[str, Place]:
         order: all waiting jobs, as ``interleave`` yields them.
     """
     places: dict[str, Place] = {}
-    for _, of_level in itertools.groupby(order, key=lambda pair: pair[0].turn.level):
-        higher = len(places)
-        for _, same in itertools.groupby(of_level, key=lambda pair: pair[0].turn.front):
-            fronted, own, submitters = len(places) - higher, Counter[Turn](), list[str]()
-            for jobs, _ in same:
-                if jobs.group_id in places:
-                    continue
-                if not (mine := own[jobs.turn]):
-                    submitters.append(jobs.turn.submitter)
-                places[jobs.group_id] = Place(
-                    number=len(places) + 1,
-                    first=jobs,
-                    higher=higher,
-                    fronted=fronted,
-                    own=mine,
-                    submitters=submitters,
-                    before=len(submitters) - (not mine),
-                )
-                own[jobs.turn] += 1
+    level, front, higher, fronted = -1, -1.0, 0, 0
+    own, submitters = dict[str, int](), list[str]()
+    for jobs, _ in order:
+        if jobs.group_id in places:
+            continue
+        turn, count = jobs.turn, len(places)
+        if turn.level != level:
+            level, front, higher = turn.level, -1.0, count
+        if turn.front != front:
+            front, fronted, own, submitters = turn.front, count - higher, {}, []
+        mine = own.get(turn.submitter, 0)
+        own[turn.submitter] = mine + 1
+        before = len(submitters)
+        if not mine:
+            submitters.append(turn.submitter)
+        places[jobs.group_id] = Place(count + 1, jobs, higher, fronted, mine, submitters, before)
     return places
 
 
