@@ -18,7 +18,7 @@ from tests.harness.director import Director, Step, directing
 from tests.harness.graphs import picture
 from tests.harness.machines import Entry, Machines, simulated
 from tests.harness.processes import stop_in_order
-from tests.harness.waits import PAUSE_SECONDS, until
+from tests.harness.waits import PAUSES, until
 from tests.harness.watcher import Watcher, all_events
 from tests.ws.client_state import picked
 
@@ -109,7 +109,7 @@ class Scene:
             while is_to_come():
                 if self.ask_again("GET", f"/api/job-groups/{group}").json()["completed_at"]:
                     group = self.submit(children, in_pool=in_pool)
-                time.sleep(PAUSE_SECONDS)
+                time.sleep(PAUSES[0])
 
     def restart_when_killed(self) -> None:
         """Wait for the kill, queue prompts of another client, and start again without a step."""

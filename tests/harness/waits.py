@@ -7,16 +7,19 @@ from typing import Any
 
 import httpx
 
-PAUSE_SECONDS = 0.05
+#: A query costs the process that answers it some milliseconds of CPU, so a long wait has fewer: the
+#: pauses are a tenth of the time so far, within these limits in seconds.
+PAUSES = (0.02, 0.15)
 #: For requests that use no TLS: httpx would make a context for each, which takes 5 ms.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def until(ask: Callable[[], Any], within: float = 60.0, state: Callable[[], object] = str) -> Any:
-    end = time.monotonic() + within
+    begun, (least, most) = time.monotonic(), PAUSES
     while not (found := ask()):
-        assert time.monotonic() < end, f"not within {within:g} s: {state()}"
-        time.sleep(PAUSE_SECONDS)
+        gone = time.monotonic() - begun
+        assert gone < within, f"not within {within:g} s: {state()}"
+        time.sleep(min(max(gone / 10, least), most))
     return found
 
 
