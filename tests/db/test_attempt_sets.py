@@ -2,6 +2,7 @@
 plain is left to these.
 """
 
+import contextlib
 import datetime as dt
 import json
 import re
@@ -21,7 +22,7 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import AttemptState, PartialOutputs
-from jobgroups.errors import LeaseLost, SetRefused
+from jobgroups.errors import GroupEnded, LeaseLost, SetRefused
 from jobgroups.models import (
     AbandonedPrompt,
     Attempt,
@@ -35,7 +36,7 @@ from jobgroups.models import (
     Variant,
     WebhookDelivery,
 )
-from jobgroups.services import attempt_sets, attempts, cancellation
+from jobgroups.services import attempt_sets, attempts, cancellation, pauses
 from jobgroups.services.attempt_sets import AttemptWrite, attempts_store
 from jobgroups.services.claim_sets import ClaimRequest, claims_store
 from jobgroups.services.claims import ClaimResult
@@ -68,6 +69,7 @@ GROUPS: tuple[dict[str, Any], ...] = (
     {"webhook": {"url": "http://hooks.test/", "events": ["child_completed", "group_complete"]}},
     {"max_attempts": 2},
     {"runner_alive": False},
+    {"max_running": 2},
 )
 POOL = len(GROUPS)  #: The number of a group whose jobs wait in the pool.
 #: What ComfyUI may answer to a POST.
@@ -98,6 +100,7 @@ STEPS = st.one_of(
     st.tuples(st.just("cancel"), st.integers(0, 11)),
     st.tuples(st.just("delay"), st.tuples(st.integers(0, 11), st.sampled_from([-60, 0, 60]))),
     st.tuples(st.just("hold"), st.tuples(st.integers(0, BACKENDS - 1), st.booleans())),
+    st.tuples(st.just("pause"), st.tuples(st.integers(0, 2), st.booleans())),
     st.tuples(st.just("exclude"), st.integers(0, BACKENDS - 1)),
     st.tuples(st.just("uncertain"), st.integers(0, 11)),
     st.tuples(st.just("probation"), st.integers(0, BACKENDS - 1)),
@@ -191,6 +194,13 @@ class Course:
         children = list(ChildJob.objects.order_by("group__created_at", "position"))
         moment = now() + dt.timedelta(seconds=seconds)
         ChildJob.objects.filter(pk=children[number % len(children)].pk).update(not_before=moment)
+
+    def pause(self, value: tuple[int, bool]) -> None:
+        number, is_paused = value
+        groups = list(JobGroup.objects.order_by("created_at"))
+        change = pauses.group_pause if is_paused else pauses.group_resume
+        with contextlib.suppress(GroupEnded):
+            change(group_id=groups[number % len(groups)].pk)
 
     def hold(self, value: tuple[int, bool]) -> None:
         number, is_held = value
