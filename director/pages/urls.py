@@ -42,6 +42,8 @@ urlpatterns = [
     _page("backends/<backend:backend_id>", views.backend, "backend"),
     _page("backends/<backend:backend_id>/parts/backend", views.backend, "parts/backend"),
     _page("backends/<backend:backend_id>/parts/models", views.backend, "parts/models"),
+    _page("gallery", views.gallery, "gallery"),
+    _page("parts/gallery", views.gallery, "parts/shelf"),
     _page("queue", views.queue, "queue"),
     _page("parts/queue", views.queue, "parts/queue"),
     _page("failures", views.failures, "failures"),

@@ -19,6 +19,7 @@ from director.pages import (
     documents,
     failures as failure_pages,
     filters,
+    gallery as gallery_pages,
     group_detail,
     group_list,
     new_group,
@@ -33,6 +34,7 @@ from jobgroups.domain.states import GroupStatus, RetryScope
 from jobgroups.domain.turns import MAX_OWN_PRIORITY, MAX_PRIORITY
 from jobgroups.errors import BackendNotFound, GroupNotFound
 from jobgroups.queries.assets import asset_list
+from jobgroups.queries.output_list import models as output_models
 from jobgroups.queries.provenance import job_provenance
 from jobgroups.queries.retention import retention_text
 from jobgroups.queries.visibility import sees_group
@@ -149,6 +151,19 @@ def queue(request: HttpRequest, template: str) -> HttpResponse:
     if template == "queue":
         submitters = partial(group_list.submitters, principal)
         context |= {"backends": backend_list, "submitters": submitters}
+    return _page(request, template, context)
+
+
+def gallery(request: HttpRequest, template: str) -> HttpResponse:
+    """The outputs of all groups, or more of them."""
+    principal = principal_of(request)
+    context: dict[str, object] = {"shown": gallery_pages.gallery(principal, request.GET)}
+    if template == "gallery":
+        submitters, models = (
+            partial(group_list.submitters, principal),
+            partial(output_models, principal),
+        )
+        context |= {"backends": backend_list, "submitters": submitters, "models": models}
     return _page(request, template, context)
 
 

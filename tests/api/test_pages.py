@@ -367,6 +367,30 @@ def test_table_of_backends_is_sorted_by_any_column(client: Client) -> None:
     assert all(len(order(one["next"])) == 3 for one in sorts)
 
 
+@pytest.mark.parametrize(
+    ("query", "is_shown"),
+    [
+        ("kind=image&size=1x&since=2026-02-31&until=1&cursor=x&starred=", True),
+        ("since=2020-01-01&until=2099-01-01&backend=gpu-1&kind=nonsense", True),
+        ("until=2020-01-01", False),
+        ("kind=video", False),
+        ("starred=yes", False),
+        ("size=64x48", False),
+        ("backend=gpu-2", False),
+    ],
+)
+def test_gallery_has_the_filters_of_its_url_and_ignores_invalid_ones(
+    client: Client, query: str, is_shown: bool
+) -> None:
+    fence = factories.online()
+    group, claimed = factories.running(fence, name="Owl")
+    factories.finish(claimed, fence)
+    for path in ("/gallery", "/parts/gallery"):
+        html = client.get(f"{path}?{query}").content.decode()
+        assert (f'href="/groups/{group.pk}?job=' in html) is is_shown
+    assert ("No matching outputs" in html) is not is_shown
+
+
 def test_number_of_queries_does_not_depend_on_the_number_of_backends(client: Client) -> None:
     counts = []
     for number in range(4):

@@ -4,14 +4,13 @@ import { $, $$, call, counted, onClick, toast } from "./dom.js";
 import { afterMorph } from "./parts.js";
 
 const MOST = 4;
-const group = document.body.dataset.group;
-const KEY = `director.compare.${group}`;
+const KEY = `director.compared.${document.body.dataset.group ?? ""}`;
 const dialog = $("compare");
 const stage = $("compare-stage");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const panes = () => $$(".pane", stage);
 
-let chosen = []; // {view, job, title, label, small}
+let chosen = []; // {view, group, job, title, label, small}
 try {
   chosen = JSON.parse(sessionStorage.getItem(KEY)) || [];
 } catch {
@@ -31,10 +30,18 @@ export const isChosen = (view) => chosen.some((one) => one.view === view);
 export function toggle(tile) {
   const { view, title } = tile.dataset;
   const { job, label } = tile.closest("[data-job]").dataset;
+  const { group } = tile.closest("[data-group]").dataset;
   if (isChosen(view)) chosen = chosen.filter((one) => one.view !== view);
   else if (chosen.length === MOST) return `At most ${MOST} pictures can be compared.`;
   else
-    chosen.push({ view, job, title, label, small: tile.querySelector("img")?.getAttribute("src") });
+    chosen.push({
+      view,
+      group,
+      job,
+      title,
+      label,
+      small: tile.querySelector("img")?.getAttribute("src"),
+    });
   keep();
   return "";
 }
@@ -75,7 +82,7 @@ function paneOf(one) {
   const label = pane.querySelector(".pane-label");
   label.textContent = label.title = one.label || one.title;
   pane.ariaLabel = one.label || one.title;
-  pane.querySelector("a").href = `/submit?from=${group}&job=${one.job}`;
+  pane.querySelector("a").href = `/submit?from=${one.group}&job=${one.job}`;
   image.alt = one.title;
   // The thumbnail is shown while the original loads.
   const sources = [`${one.view}?redirect=no`, `${one.view}?w=2560`, one.small].filter(Boolean);
@@ -107,7 +114,8 @@ function paneOf(one) {
   if (one.small) image.src = one.small;
   next();
   star.dataset.job = one.job;
-  call("GET", `/api/job-groups/${group}/jobs/${one.job}`)
+  star.dataset.group = one.group;
+  call("GET", `/api/job-groups/${one.group}/jobs/${one.job}`)
     .then((job) => {
       star.ariaPressed = job.starred;
       star.disabled = false;
@@ -255,7 +263,8 @@ stage.onclick = async (event) => {
   };
   mark(on);
   try {
-    await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${star.dataset.job}/star`);
+    const { group, job } = star.dataset;
+    await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${job}/star`);
   } catch (error) {
     mark(!on);
     const note = star.closest(".pane").querySelector(".pane-note");

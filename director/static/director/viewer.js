@@ -1,13 +1,13 @@
 // Looking at results: pictures, videos, sounds and texts, one after the other, with a strip of all files of the page, and
 // what the job was made from. They come through the Director, and no script of theirs runs: a text is shown as text.
 import { isChosen, toggle } from "./compare.js";
-import { $, $$, call, onClick, remember, remembered } from "./dom.js";
+import { $, $$, onClick, remember, remembered } from "./dom.js";
 import { afterMorph } from "./parts.js";
+import { star as starJob } from "./star.js";
 import { Strip } from "./strip.js";
 import { Zoom } from "./zoom.js";
 
 const dialog = $("viewer");
-const group = document.body.dataset.group;
 const KINDS = ["image", "video", "audio", "text"];
 const SHORT = 10; // seconds: a shorter video is repeated without sound
 const LONGEST_TEXT = 200_000; // characters
@@ -21,6 +21,7 @@ const details = new Map(); // job → what its panel shows
 const tiles = () => $$("[data-view]");
 const through = (button) => `${button.dataset.view}?redirect=no`;
 const jobOf = (tile) => tile.closest("[data-job]");
+const groupOf = (tile) => tile.closest("[data-group]").dataset.group;
 const starOf = (tile) => jobOf(tile)?.querySelector("[data-act=star]");
 const image = $("viewer-image"),
   soft = $("viewer-soft");
@@ -58,6 +59,7 @@ function show(index) {
   $("viewer-stage").focus();
   around(all);
   inform();
+  dialog.dispatchEvent(new CustomEvent("shown", { detail: all.length - at }));
 }
 
 // After the last file of a page comes the first one of the next page.
@@ -65,6 +67,8 @@ function step(by) {
   const other = tiles()[at + by]
     ? null
     : document.querySelector(`.pager a[rel=${by > 0 ? "next" : "prev"}]`);
+  // Where a page loads more of them by itself, they come here.
+  if (other?.dataset.part) return;
   if (other) location.assign(`${other.href}#${by > 0 ? "first" : "last"}-file`);
   else show(at + by);
 }
@@ -229,17 +233,10 @@ const isLoopback = (host) =>
 async function star() {
   const own = starOf(current);
   if (!own) return;
-  const on = own.ariaPressed !== "true",
-    mine = shown;
-  const mark = (value) => {
-    own.ariaPressed = String(value);
-    around(tiles());
-  };
-  mark(on);
+  const mine = shown;
   try {
-    await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${own.dataset.job}/star`);
+    await starJob(own, undefined, () => around(tiles()));
   } catch (error) {
-    mark(!on);
     if (mine === shown) say(error.message);
   }
 }
@@ -265,7 +262,7 @@ async function inform() {
       setTimeout(done, BRIEF);
     });
     if (mine !== shown) return;
-    found = await loaded(job);
+    found = await loaded(groupOf(current), job);
     if (mine !== shown) return;
   }
   panel.innerHTML = found;
@@ -274,7 +271,7 @@ async function inform() {
   panel.ariaBusy = "false";
 }
 
-async function loaded(job) {
+async function loaded(group, job) {
   try {
     const response = await fetch(`/groups/${group}/parts/info/${job}`);
     if (response.ok && !response.redirected) {

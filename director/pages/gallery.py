@@ -1,0 +1,112 @@
+"""Read model of the gallery: the outputs of all groups in a grid."""
+
+import contextlib
+import datetime as dt
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from django.http import QueryDict
+
+from director.pages.filters import page_after
+from jobgroups.domain.access import Principal, Right, may
+from jobgroups.domain.clock import now
+from jobgroups.domain.file_names import default_name
+from jobgroups.domain.shapes import Raw
+from jobgroups.models import JobGroup
+from jobgroups.queries.output_list import KINDS, OutputFilter, output_list
+from jobgroups.queries.owners import owned_by
+
+_MAX_TEXT: Final = 200
+_ON_PAGE: Final = 60
+_DAY: Final = dt.timedelta(days=1)
+_TEXTS: Final = ("text", "model", "group", "submitter", "backend")
+_NAMES: Final = (*_TEXTS, "kind", "starred", "size", "since", "until")
+#: Width by height in percent, of which ``gallery.css`` has rules: pages have no style of an
+#: element.
+_RATIOS: Final = (50, 67, 75, 100, 133, 150, 178, 240)
+
+
+def gallery(principal: Principal, query: QueryDict) -> dict[str, Any]:
+    """Return a page of outputs by the query of its URL; invalid values are ignored."""
+    given = {
+        name: str(query.get(name, "")).replace("\0", "").strip()[:_MAX_TEXT] for name in _NAMES
+    }
+    since, until = _day(given["since"]), _day(given["until"])
+    width, _, height = given["size"].partition("x")
+    is_size = all(text.isdecimal() and len(text) < 7 for text in (width, height))
+    chosen = {
+        **given,
+        "kind": given["kind"] if given["kind"] in KINDS else "",
+        "starred": "yes" if given["starred"] else "",
+        "size": given["size"] if is_size else "",
+        "since": since.date().isoformat() if since else "",
+        "until": until.date().isoformat() if until else "",
+    }
+    filters = OutputFilter(
+        principal=principal,
+        **{name: chosen[name] for name in _TEXTS if chosen[name]},
+        kind=chosen["kind"] or None,
+        size=(int(width), int(height)) if is_size else None,
+        starred=True if chosen["starred"] else None,
+        completed_after=since,
+        completed_before=until and until + _DAY,
+    )
+    page = page_after(
+        str(query.get("cursor", ""))[:_MAX_TEXT],
+        lambda cursor: output_list(filters, cursor=cursor, limit=_ON_PAGE),
+    )
+
+    def address(**changes: str) -> str:
+        return urlencode({name: text for name, text in {**chosen, **changes}.items() if text})
+
+    week = (now() - 7 * _DAY).date().isoformat()
+    is_week = (chosen["since"], chosen["until"]) == (week, "")
+    columns = JobGroup.objects.filter(pk__in={row["job_group_id"] for row in page.results})
+    may_change = {
+        group_id: may(principal, Right.OPERATE, owned_by(owner_id, shared_at))
+        for group_id, owner_id, shared_at in columns.values_list("pk", "owner_id", "shared_at")
+    }
+    return {
+        "chosen": chosen,
+        "any": any(chosen.values()),
+        "is_week": is_week,
+        "has_more_filters": any(
+            chosen[name] for name in _NAMES if name not in ("text", "starred", is_week and "since")
+        ),
+        "week": address(since=week, until=""),
+        "older": address(cursor=page.next_cursor) if page.next_cursor else "",
+        "outputs": [
+            {**_tile(row), "may_change": may_change.get(row["job_group_id"], False)}
+            for row in page.results
+        ],
+    }
+
+
+def _day(text: str) -> dt.datetime | None:
+    with contextlib.suppress(ValueError):
+        day = dt.date.fromisoformat(text)
+        if 2000 <= day.year < 3000:
+            return dt.datetime.combine(day, dt.time(), dt.UTC)
+    return None
+
+
+def _tile(row: Raw) -> dict[str, Any]:
+    """Return an output with what ``parts/tile.html`` shows of its file and its job."""
+    name, percent = (
+        row["filename"],
+        100 * (row["width"] or 1) / (row["height"] or row["width"] or 1),
+    )
+    minutes, seconds = divmod(round(row["duration"] or 0), 60)
+    return {
+        **row,
+        "ratio": min(_RATIOS, key=lambda ratio: abs(ratio - percent)),
+        "saved_as": default_name(row["seed"], row["backend_id"], name),
+        "card": {"child": {"seed": row["seed"]}, "backend_name": row["backend_id"]},
+        "file": {
+            "filename": name,
+            "url": row["file_url"],
+            "thumbnail": f"{row['file_url']}?w=320",
+            "kind": row["kind"],
+            "lasts": "" if row["duration"] is None else f"{minutes}:{seconds:02}",
+        },
+    }

@@ -1,0 +1,108 @@
+// The gallery: older outputs come as a person scrolls, and pictures that are far away leave the memory.
+import { $, $$, counted, onClick, sendAll, signIn, toast } from "./dom.js";
+import "./images.js";
+import { monitor } from "./live.js";
+import { chosen, onPicked, picked, selectNone } from "./selection.js";
+import { star } from "./star.js";
+import "./viewer.js";
+
+const NEAR = "1500px 0px"; // from the window: older outputs are loaded
+const FAR = "4000px 0px"; // pictures behind it are dropped
+const FEW = 20; // files before the last one that the viewer shows: older ones are loaded
+
+monitor(() => []);
+
+const pictures = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries)
+      for (const image of $$("img", target)) {
+        if (isIntersecting === image.hasAttribute("src")) continue;
+        const [from, to] = isIntersecting ? ["data-", ""] : ["", "data-"];
+        for (const name of ["srcset", "src"]) {
+          const text = image.getAttribute(`${from}${name}`);
+          image.removeAttribute(`${from}${name}`);
+          if (text) image.setAttribute(`${to}${name}`, text);
+        }
+      }
+  },
+  { rootMargin: FAR },
+);
+const end = new IntersectionObserver(
+  (entries) => {
+    if (entries.some((entry) => entry.isIntersecting)) more();
+  },
+  { rootMargin: NEAR },
+);
+
+let isLoading = false;
+async function more() {
+  const link = document.querySelector(".pager a[data-part]");
+  if (!link || isLoading) return;
+  isLoading = true;
+  try {
+    const response = await fetch(link.dataset.part);
+    if (response.status === 401 || response.redirected) signIn();
+    if (!response.ok) throw new Error(String(response.status));
+    const part = document.createElement("template");
+    part.innerHTML = await response.text();
+    link.parentElement.replaceWith(part.content);
+    watch();
+  } catch (error) {
+    // The Director is away: the link stays, and opens the page of the older ones.
+    console.debug("gallery", error);
+  }
+  isLoading = false;
+}
+
+function watch() {
+  for (const tile of $$(".tile:not([data-watched])")) {
+    tile.dataset.watched = "";
+    pictures.observe(tile);
+  }
+  const pager = document.querySelector(".pager");
+  if (pager) end.observe(pager);
+}
+watch();
+$("viewer").addEventListener("shown", ({ detail: left }) => {
+  if (left < FEW) more();
+});
+
+// --- filters: the URL says what is shown ---------------------------------------------------------
+
+$("filters").onchange = ({ target }) => {
+  if (target.name !== "text" && target.validity.valid) $("filters").requestSubmit();
+};
+$("filters").onsubmit = (event) => {
+  event.preventDefault();
+  const given = [...new FormData($("filters"))].filter(([, value]) => value);
+  location.search = new URLSearchParams(given).toString();
+};
+
+// --- stars ---------------------------------------------------------------------------------------
+
+onClick(".tile [data-act=star]", (button) => star(button).catch((error) => toast(error.message)));
+
+// One button for each chosen job: a job may have several files.
+const buttons = () => [
+  ...new Map(
+    chosen()
+      .map((tile) => tile.querySelector("[data-act=star]"))
+      .filter(Boolean)
+      .map((button) => [button.dataset.job, button]),
+  ).values(),
+];
+const areStarred = () => buttons().every((button) => button.ariaPressed === "true");
+onPicked(() => {
+  $("selection-star").disabled = !buttons().length;
+  $("selection-star").textContent = areStarred() && buttons().length ? "Remove star" : "Star";
+});
+$("selection-star").onclick = async () => {
+  const [some, on] = [buttons(), !areStarred()];
+  await sendAll(
+    some.map((button) => star(button, on)),
+    (failed) => `${counted(failed, "job")} could not be changed`,
+    `${counted(some.length, "job")} ${on ? "starred" : "without a star"}.`,
+  );
+  selectNone();
+};
+picked();
