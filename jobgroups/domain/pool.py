@@ -354,9 +354,11 @@ class PoolSnapshot:
         """
         left = dict(rooms)
         for variant, jobs in order:
-            limits = variant.limits if self.able[variant.needs] & self.working else ()
-            permitted = max(min([jobs, *(left[limit] for limit in limits)]), 0)
-            for limit in limits:
+            if not variant.limits or self.working.isdisjoint(self.able[variant.needs]):
+                yield variant, jobs
+                continue
+            permitted = max(min([jobs, *(left[limit] for limit in variant.limits)]), 0)
+            for limit in variant.limits:
                 left[limit] -= permitted
             yield variant, permitted
 

@@ -126,7 +126,7 @@ class Backlog:
 
     def note_ended(self, group_id: str) -> None:
         """Note that a prompt of a group has ended, which may have reached a limit."""
-        for limit in self.snapshot.limits.get(group_id, ()):
+        for limit in self.snapshot.limits.get(group_id, ()) if self._rooms else ():
             self._rooms[limit] += 1
             # A long plan is not made again here.
             if self._plan is not None and self._plan.size <= _SHORT_PLAN:

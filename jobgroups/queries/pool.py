@@ -135,6 +135,8 @@ class _Restrictions:
         self, group_id: str, turn: Sequence[Any], max_running: int | None
     ) -> tuple[str, ...]:
         """Return the limits that count for a group, and note their values."""
+        if max_running is None and not self._of_submitters:
+            return ()
         share = submitter_of(turn)
         limits = {group_id: max_running, target_of_submitter(share): self._of_submitters.get(share)}
         of_group = {name: limit for name, limit in limits.items() if limit is not None}
@@ -150,7 +152,7 @@ class _Restrictions:
         queued_at: dt.datetime,
     ) -> bool:
         """Return whether nothing of a group is sent now; note so many unsent jobs of it."""
-        if not jobs:
+        if not jobs or (start_after is None and not self.pauses):
             return False
         is_held = False
         if start_after is not None and start_after > self.moment:
