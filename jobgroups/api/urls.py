@@ -57,6 +57,7 @@ _views: Views = {
     "job-groups/<str:group_id>/outputs.zip": outputs.ZipView,
     "job-groups/<str:group_id>/sheet.webp": outputs.SheetView,
     "outputs": outputs.OutputListView,
+    "outputs.zip": outputs.ChosenZipView,
     "provenance": outputs.ProvenanceSearchView,
     "failures": failures.FailuresView,
     "failures/jobs": failures.FailedJobsView,

@@ -4,7 +4,7 @@ import datetime as dt
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -15,14 +15,16 @@ from django.db.models import F
 from backends.models import Backend
 from jobgroups.database.keys import places, read
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues
+from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import now
-from jobgroups.domain.file_names import FileNames, Template, default_name, facts
+from jobgroups.domain.file_names import DEFAULT_TEMPLATE, FileNames, Template, default_name, facts
 from jobgroups.domain.media_types import media_kind
 from jobgroups.domain.outputs import REPLACED, SENT, file_digest, reported_files
 from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import ChildNotFound, GroupNotFound, OutputNotFound
 from jobgroups.models import Capture, ChildJob, JobGroup, Lease, ReportedFile, StoredFile
 from jobgroups.queries.leases import database_now, files_process_alive
+from jobgroups.queries.visibility import visible
 from jobgroups.serializers import FILE_FIELDS
 
 _AT_ONCE: Final = 500  #: Stored captures that are read at once.
@@ -125,6 +127,33 @@ def group_outputs(group_id: str, *, starred: bool, template: Template) -> list[O
                 )
     names.check()
     return files_of_group
+
+
+def chosen_outputs(chosen: Sequence[tuple[str, int]], principal: Principal) -> list[OutputFile]:
+    """Return the files by job and number, in their order.
+
+    Raises ``ChildNotFound`` for a job that a principal does not see, and ``OutputNotFound``.
+    """
+    children = ChildJob.objects.filter(visible(principal, "group")).select_related(
+        "current_attempt"
+    )
+    children_by_id = children.in_bulk({job_id for job_id, _ in chosen})
+    captures = Capture.objects.filter(child__in=children_by_id, file__isnull=False)
+    stored = {
+        (capture.child_id, capture.number): capture.file
+        for capture in captures.select_related("file")
+    }
+    backends, names = Backend.objects.in_bulk(), FileNames(Template(DEFAULT_TEMPLATE))
+    chosen_files = []
+    for job_id, number in chosen:
+        if (child := children_by_id.get(job_id)) is None:
+            raise ChildNotFound(job_id)
+        files = _Files(child, backends.get(child.backend_id or ""))
+        if number >= len(files.items):
+            raise OutputNotFound(job_id, number, len(files.items))
+        name = names.of(_facts(child, number, files.items[number]["filename"], {}))
+        chosen_files.append(files.get(number, stored.get((job_id, number)), saved_as=str(name)))
+    return chosen_files
 
 
 def first_pictures(

@@ -230,6 +230,12 @@ def test_no_list_has_the_work_of_others(api: Api, work: Work) -> None:
         assert [one for one in work.secrets() if one not in seen and one != work.record] == []
 
 
+def test_chosen_files_of_others_are_not_found(api: Api, work: Work) -> None:
+    path = f"/api/outputs.zip?files={work.values(0)['job_id']}-99"
+    error_of(api.get(path, **headers_of("boris")), 404, "job_not_found")
+    error_of(api.get(path, **headers_of("anna")), 404, "output_not_found")
+
+
 def test_place_of_the_work_of_others_is_shown(api: Api, work: Work) -> None:
     page = text_of(api.client.get("/backends", headers=_sent(headers_of("boris"))))
     assert "A job of another account" in page

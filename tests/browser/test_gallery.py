@@ -51,6 +51,9 @@ def test_gallery_loads_as_one_scrolls_filters_and_stars(desk: Desk, page: Any) -
     for index in (0, 1):
         tiles.nth(index).hover()
         tiles.nth(index).get_by_role("checkbox").check()
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Download as zip").click()
+    assert waiting.value.suggested_filename == "outputs.zip"
     page.get_by_role("button", name="Star", exact=True).click()
     expect(page.locator("#toast")).to_have_text("2 jobs starred.")
     assert [job["starred"] for job in desk.status(few)["child_jobs"]] == [True, True]

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 from django.db import connection
 
-from jobgroups.domain.access import EVERYBODY
+from jobgroups.domain.access import EVERYBODY, Principal, Right
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
@@ -36,7 +36,8 @@ def _made(fence: FencingToken, *names: str, **fields: Any) -> ChildJob:
 
 def _names(cursor: str | None = None, limit: int = 50, **filters: Any) -> list[str]:
     """Return the names of the files of all pages."""
-    page = output_list(OutputFilter(principal=EVERYBODY, **filters), cursor=cursor, limit=limit)
+    wanted = OutputFilter(**{"principal": EVERYBODY, **filters})
+    page = output_list(wanted, cursor=cursor, limit=limit)
     assert len(page.results) <= limit
     names = [output["filename"] for output in page.results]
     return names + (_names(page.next_cursor, limit, **filters) if page.next_cursor else [])
@@ -65,6 +66,15 @@ def test_file_that_was_replaced_is_left_out() -> None:
     (output,) = output_list(OutputFilter(principal=EVERYBODY), cursor=None, limit=9).results
     assert (output["filename"], output["number"]) == ("b.png", 1)
     assert output["file_url"].endswith(f"/{group.pk}/jobs/{output['job_id']}/outputs/1")
+
+
+def test_outputs_of_others_are_listed_once_they_are_shared() -> None:
+    child = _made(make.online(), "a.png")
+    limited = Principal(Right.SUBMIT, user_id=1, sees_all=False)
+    for shared_at, names in ((None, []), (now(), ["a.png"])):
+        JobGroup.objects.filter(pk=child.group_id).update(shared_at=shared_at)
+        assert _names(principal=limited) == names
+    assert models(limited) == []
 
 
 def test_filters_find_their_outputs() -> None:

@@ -39,6 +39,21 @@ async def test_zip_has_every_file(gallery: Gallery) -> None:
     }
 
 
+async def test_zip_of_chosen_files_of_several_groups(gallery: Gallery) -> None:
+    for name in ("a.png", "b.png"):
+        gallery.put(name, name.encode())
+    _, (one,) = await gallery.done({"images": [file("a.png"), file("b.png")]})
+    _, (two,) = await gallery.done({"images": [file("a.png")]})
+    path = "/api/outputs.zip?files="
+    found = await _unzipped(gallery, f"{path}{two}-0,{one}-1,{two}-0")
+    assert list(found.values()) == [b"a.png", b"b.png"]
+    error_of(await gallery.get(f"{path}{one}-2"), 404, "output_not_found")
+    error_of(await gallery.get(f"{path}{one}-0,j_000000000000-0"), 404, "job_not_found")
+    many = ",".join(f"{one}-{number}" for number in range(201))
+    for wrong in ("x", f"{one}", f"{one}-0,", many):
+        assert "one to 200 files" in wrong_fields(await gallery.get(path + wrong))["files"]
+
+
 async def test_template_names_files_in_the_zip_as_in_the_client(gallery: Gallery) -> None:
     for name in ("a.png", "b.webp"):
         gallery.put(name, name.encode())

@@ -8,6 +8,7 @@ import "./viewer.js";
 
 const NEAR = "1500px 0px"; // from the window: older outputs are loaded
 const FAR = "4000px 0px"; // pictures behind it are dropped
+const MOST = 200; // files of a zip
 const FEW = 20; // files before the last one that the viewer shows: older ones are loaded
 
 monitor(() => []);
@@ -78,7 +79,7 @@ $("filters").onsubmit = (event) => {
   location.search = new URLSearchParams(given).toString();
 };
 
-// --- stars ---------------------------------------------------------------------------------------
+// --- select many, act once ---------------------------------------------------------------------------------------
 
 onClick(".tile [data-act=star]", (button) => star(button).catch((error) => toast(error.message)));
 
@@ -104,5 +105,9 @@ $("selection-star").onclick = async () => {
     `${counted(some.length, "job")} ${on ? "starred" : "without a star"}.`,
   );
   selectNone();
+};
+$("selection-zip").onclick = () => {
+  if (chosen().length > MOST) toast(`A zip has at most ${MOST} files.`);
+  else location.href = `/api/outputs.zip?files=${chosen().map((tile) => tile.id)}`;
 };
 picked();

@@ -41,6 +41,7 @@ _MAX_METADATA_KEY: Final = 100
 _MAX_METADATA_VALUE: Final = 200
 _METADATA_KEY: Final = re.compile(rf"metadata\.[^,]{{1,{_MAX_METADATA_KEY}}}")
 _MAX_DAYS: Final = 366  #: Days of a report of usage.
+_FILE: Final = re.compile(r"(j_[0-9a-f]{12})-([0-9]{1,6})")
 _SIZE: Final = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 #: The blank in ``…T07:00:00.000 01:00``, which was a ``+``.
@@ -284,6 +285,22 @@ class ZipQuery(QuerySerializer):
             return Template(template)
         except TemplateInvalid as error:
             raise ValidationError(str(error)) from None
+
+
+class ChosenZipQuery(QuerySerializer):
+    """``GET /api/outputs.zip``; ``files`` has jobs and numbers, with commas."""
+
+    files = fields.Text(30 * MAX_PAGE)
+
+    def validate_files(self, text: str) -> list[tuple[str, int]]:
+        """Return jobs and numbers, each once."""
+        matches = [_FILE.fullmatch(name) for name in dict.fromkeys(text.split(","))]
+        chosen = [(match[1], int(match[2])) for match in matches if match]
+        if len(chosen) < len(matches) or len(chosen) > MAX_PAGE:
+            raise ValidationError(
+                f"Must be one to {MAX_PAGE} files, such as j_91ce44d07b3a-0, with commas."
+            )
+        return chosen
 
 
 class SheetQuery(QuerySerializer):

@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import cache
 from typing import ClassVar, Final
 
@@ -31,6 +31,7 @@ from jobgroups.api.conversion import converted_body
 from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.body import UnsupportedMediaType, media_type, read_body
 from jobgroups.api.requests.query_params import (
+    ChosenZipQuery,
     OutputListQuery,
     OutputQuery,
     SeedsQuery,
@@ -62,7 +63,7 @@ from jobgroups.outputs.sheet import SheetPictures, draw_sheet
 from jobgroups.outputs.stored import StoredAnswer, file_response
 from jobgroups.outputs.thumbnails import Thumbnails
 from jobgroups.queries.output_list import OutputFilter, output_list
-from jobgroups.queries.outputs import OutputFile, child_output, group_outputs
+from jobgroups.queries.outputs import OutputFile, child_output, chosen_outputs, group_outputs
 from jobgroups.queries.provenance import job_of_content, job_of_mark, job_provenance
 from jobgroups.queries.sheet import group_sheet
 from jobgroups.services.files import output_replaced
@@ -242,14 +243,24 @@ class ZipView(ApiView):
             raise FieldInvalid("name", str(error)) from None
         if not files:
             raise NoOutputs(starred=starred)
-        body = iter_zip(files, note_replaced)
-        name = f"{group_id}-starred.zip" if starred else f"{group_id}.zip"
-        headers = {
-            **media_types.GUARD_HEADERS,
-            "Content-Type": "application/zip",
-            "Content-Disposition": f"attachment; {media_types.filename_parameters(name)}",
-        }
-        return StreamingHttpResponse(body, headers=headers)
+        return _zip_response(files, f"{group_id}-starred.zip" if starred else f"{group_id}.zip")
+
+
+class ChosenZipView(ApiView):
+    async def get(self, request: HttpRequest) -> StreamingHttpResponse:
+        """Return the originals of some jobs of any groups."""
+        query = ChosenZipQuery.read_query(request.GET)
+        files = await read(chosen_outputs, query["files"], principal_of(request))
+        return _zip_response(files, "outputs.zip")
+
+
+def _zip_response(files: Sequence[OutputFile], name: str) -> StreamingHttpResponse:
+    headers = {
+        **media_types.GUARD_HEADERS,
+        "Content-Type": "application/zip",
+        "Content-Disposition": f"attachment; {media_types.filename_parameters(name)}",
+    }
+    return StreamingHttpResponse(iter_zip(files, note_replaced), headers=headers)
 
 
 class StarView(ApiView):
