@@ -19,12 +19,12 @@ from jobgroups.domain.outputs import reported_files
 from jobgroups.models import TITLE, ChildJob, JobGroup
 from jobgroups.queries.groups import GroupFilter, Page, filter_groups
 from jobgroups.queries.outputs import known_files_of
-from jobgroups.serializers import describe_files, to_json
+from jobgroups.serializers import FILE_FIELDS, describe_files, to_json
 
 KINDS: Final = ("image", "video")
 _AT_ONCE: Final = 500  #: Jobs that are read at once.
 #: Jobs that are read for a page: of a kind or a size that few have, it may be short or empty.
-_MAX_JOBS: Final = 5_000
+_MAX_JOBS: Final = 3_000
 _MAX_MODEL_GROUPS: Final = 500  #: The newest groups, whose models are offered.
 #: The output before the page: when its job completed, the job, and the number of the output.
 _CURSOR: Final = re.compile(
@@ -32,6 +32,7 @@ _CURSOR: Final = re.compile(
 )
 #: After every output of a job.
 _LAST: Final = 999_999_999
+_WIDTH: Final = FILE_FIELDS.index("width")  #: The height follows.
 _COLUMNS: Final = ("group", "position", "backend", "seed", "outputs_json", "starred")
 
 
@@ -150,6 +151,16 @@ def _outputs(
         if any(media_kind(file["filename"]) in kinds for file in reported_files(outputs)):
             made.append((job, outputs))
     known = known_files_of([job.id for job, _ in made])
+    if filters.size:
+        # Before the files are described, which takes longer.
+        made = [
+            (job, outputs)
+            for job, outputs in made
+            if any(
+                facts[_WIDTH : _WIDTH + 2] == filters.size
+                for facts in known.get(job.id, {}).values()
+            )
+        ]
     groups = JobGroup.objects.only(*TITLE, "submitter").in_bulk({job.group_id for job, _ in made})
     for job, outputs in made:
         group = groups.get(job.group_id)
