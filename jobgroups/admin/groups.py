@@ -32,7 +32,7 @@ from jobgroups.errors import GroupNotFinished
 from jobgroups.services.assignment import Choice
 from jobgroups.services.cancellation import child_cancel, group_cancel
 from jobgroups.services.groups import group_change, group_delete, group_deletion
-from jobgroups.services.pauses import group_pause, group_resume
+from jobgroups.services.pauses import group_pause, group_resume, submitter_pause, submitter_resume
 from jobgroups.services.retries import child_retry, group_retry
 from jobgroups.services.shares import group_next
 from jobgroups.services.webhooks import delivery_replay
@@ -226,6 +226,20 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin):
     actions = ("replay",)
 
     replay = action("Send again", "due now", delivery_replay)
+
+
+@admin.register(models.Submitter)
+class SubmitterAdmin(ReadOnlyAdmin):
+    """What submitters have used of the farm lately, their weights and limits."""
+
+    keys: ClassVar = {"name": "pk"}
+    noun = ("submitter is", "submitters are")
+    listed_columns = "name weight max_running max_queued used_seconds used_at"
+    search_fields = ("name",)
+    actions = ("pause", "resume")
+
+    pause = action("Pause: send nothing of their groups", "paused", submitter_pause)
+    resume = action("Resume", "resumed", submitter_resume)
 
 
 #: Columns of the pages in ``rows.toml`` that are no fields.

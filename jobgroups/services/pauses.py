@@ -3,7 +3,7 @@ take back what waits at backends.
 """
 
 import datetime as dt
-from typing import Any, Final
+from typing import Final
 
 from django.db.models import Q, QuerySet
 
@@ -22,13 +22,14 @@ _KEPT_DAYS: Final = 31
 
 
 @retried_transaction
-def group_pause(*, group_id: str, **request: Any) -> None:
+def group_pause(
+    *, group_id: str, reason: str = "", until: dt.datetime | None = None, by: str = ""
+) -> None:
     """Have nothing of a group sent; see :func:`queue_pause`. Raises ``GroupNotFound``, or
     ``GroupEnded``.
     """
     _check_open(group_id)
-    _pause(group_id, **request)
-    record(Action.GROUP_PAUSED, group_id, **_details(request))
+    _pause(group_id, Action.GROUP_PAUSED, group_id, reason=reason, until=until, by=by)
     log.publish_changed(group_id)
 
 
@@ -45,10 +46,12 @@ def group_resume(*, group_id: str, by: str = "") -> None:
 
 
 @retried_transaction
-def submitter_pause(*, name: str, **request: Any) -> None:
+def submitter_pause(
+    *, name: str, reason: str = "", until: dt.datetime | None = None, by: str = ""
+) -> None:
     """Have nothing of the groups of a submitter sent; see :func:`queue_pause`."""
-    _pause(target_of_submitter(name), **request)
-    record(Action.SUBMITTER_PAUSED, name, **_details(request))
+    target = target_of_submitter(name)
+    _pause(target, Action.SUBMITTER_PAUSED, name, reason=reason, until=until, by=by)
 
 
 @retried_transaction
@@ -67,8 +70,7 @@ def queue_pause(*, reason: str = "", until: dt.datetime | None = None, by: str =
     Args:
         until: when the pause ends by itself; None: when a user ends it.
     """
-    _pause(FARM, reason=reason, until=until, by=by)
-    record(Action.QUEUE_PAUSED, "", by=by, reason=reason, until=until and until.isoformat())
+    _pause(FARM, Action.QUEUE_PAUSED, "", reason=reason, until=until, by=by)
 
 
 @retried_transaction
@@ -97,11 +99,12 @@ def _active(target: str) -> QuerySet[Pause]:
 
 
 def _pause(
-    target: str, *, reason: str = "", until: dt.datetime | None = None, by: str = ""
+    target: str, action: Action, name: str, *, reason: str, until: dt.datetime | None, by: str
 ) -> None:
     given = {name: text for name, text in (("reason", reason), ("by", by)) if text}
     if not _active(target).update(ends_at=until, **given):
         Pause.objects.create(target=target, began_at=now(), ends_at=until, reason=reason, by=by)
+    record(action, name, by=by, reason=reason, until=until and until.isoformat())
     log.notify_runners_on_commit(work_only=True)
 
 
@@ -111,8 +114,3 @@ def _resume(target: str) -> bool:
     if ended:
         log.notify_runners_on_commit(work_only=True)
     return ended
-
-
-def _details(request: dict[str, Any]) -> dict[str, Any]:
-    until = request.get("until")
-    return {**request, "until": until and until.isoformat()}

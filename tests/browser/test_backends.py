@@ -269,3 +269,19 @@ def test_a_machine_is_set_aside_and_released(desk: Desk, page: Any) -> None:
     page.get_by_role("dialog").get_by_role("button", name="Release", exact=True).click()
     expect(shown).to_contain_text("On probation")
     assert backend(desk, 2)["on_probation"] is True
+
+
+def test_hours_are_set_on_the_page_of_a_backend(desk: Desk, page: Any) -> None:
+    page.goto(f"{desk.url}/backends/{desk.backend_ids()[0]}")
+    hours = page.get_by_label("Hours in which it takes jobs")
+    hours.fill("monday")
+    page.get_by_role("button", name="Set", exact=True).click()
+    expect(page.get_by_text("is no part of hours")).to_be_visible()
+    try:
+        hours.fill("mon 07:00-07:00")
+        page.get_by_role("button", name="Set", exact=True).click()
+        expect(page.locator("#backend")).to_contain_text("Outside its hours")
+    finally:
+        hours.fill("")
+        page.get_by_role("button", name="Set", exact=True).click()
+        expect(page.locator("#backend")).not_to_contain_text("Outside its hours")
