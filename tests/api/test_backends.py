@@ -325,6 +325,7 @@ def test_desired_backends_have_address_and_desired_state(make_backend: Made) -> 
     make_backend("a", url="http://a.invalid:1", headers={"X-A": "1"})
     holds = dict.fromkeys(["hold", "changed_by", "quarantine_by", "quarantine_reason"], "")
     free = {**holds, "evict": False, "quarantined_at": None, "quarantine_until": None}
+    free |= {"hours": "", "time_zone": ""}
     assert queries.desired_backends() == [
         {"id": "a", "url": "http://a.invalid:1", "headers": {"X-A": "1"}, "enabled": True, **free},
         {"id": "b", "url": "http://b.invalid:1", "headers": {}, "enabled": False, **free},

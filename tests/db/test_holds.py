@@ -69,8 +69,8 @@ def test_claim_checks_that_the_child_was_not_moved(
     factories.submit()
     original = claims._oldest_bound
 
-    def finds_and_is_moved(*args: Any) -> ChildJob | None:
-        found = original(*args)
+    def finds_and_is_moved(*args: Any, **options: Any) -> ChildJob | None:
+        found = original(*args, **options)
         ChildJob.objects.update(backend_id="gpu-2")
         return found
 

@@ -119,13 +119,14 @@ class ApiView(APIView):
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """Compress JSON for those who accept it, in the thread of the view.
 
-        An answer with an ``ETag`` would have other bytes under the same one.
+        An answer with an ``ETag`` would have other bytes under the same one, and the middleware
+        reads errors.
         """
         response = super().finalize_response(request, response, *args, **kwargs)
         is_json = response.headers.get("Content-Type") == "application/json"
-        if not is_json or response.streaming or response.has_header("ETag"):
-            return response
-        return _compression.process_response(request, response)
+        if is_json and response.status_code < 400 and not response.has_header("ETag"):
+            return _compression.process_response(request, response)
+        return response
 
     def options(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
         return no_content({"Allow": ", ".join(self.allowed_methods)})
