@@ -2,6 +2,7 @@
 
 import ast
 import atexit
+import itertools
 import os
 import shutil
 import signal
@@ -208,12 +209,32 @@ def _keep_changed(commit: str, items: list[pytest.Item], config: pytest.Config) 
     items[:] = kept
 
 
+def _deal(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Return the items in an order in which each worker, which gets an equal part of them, begins
+    with files of long tests: at the end of a run the others would wait for these.
+    """
+    long_, short = list[list[pytest.Item]](), list[pytest.Item]()
+    for path, of_file in itertools.groupby(items, key=lambda item: item.path):
+        if {"browser", "e2e", "fuzz"} & set(path.parts):
+            long_.append(list(of_file))
+        else:
+            short += of_file
+    rest, size = iter(short), len(items) // workers
+    dealt: list[pytest.Item] = []
+    for number in range(workers):
+        part = list(itertools.chain.from_iterable(long_[number::workers]))
+        dealt += [*part, *itertools.islice(rest, max(size - len(part), 0))]
+    return [*dealt, *rest]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
     """Skip tests whose service is away, unless DIRECTOR_TEST_SERVICES=required makes that a
     failure.
     """
     if commit := config.getoption("changed_since"):
         _keep_changed(commit, items, config)
+    if workers := getattr(config, "workerinput", {}).get("workercount"):
+        items[:] = _deal(items, workers)
     if os.environ.get("DIRECTOR_TEST_SERVICES") == "required":
         return
     missing = {"ffmpeg": "ffmpeg is not on the PATH"} if shutil.which("ffmpeg") is None else {}
