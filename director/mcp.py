@@ -122,6 +122,12 @@ class Tools:
         priority: Annotated[
             int | None, Field(ge=0, le=100, description="Of waiting groups, a higher one is first.")
         ] = None,
+        max_running: Annotated[
+            int | None, Field(ge=1, description="Jobs at backends at once, at most.")
+        ] = None,
+        start_after: Annotated[
+            datetime | None, Field(description="Nothing is sent before it; with a time zone.")
+        ] = None,
         key: Annotated[str | None, Field(description="Calls with one key make one group.")] = None,
     ) -> Answer:
         """Submit a ComfyUI workflow as a group of jobs, on the GPUs that are free first. Then watch
@@ -132,6 +138,8 @@ class Tools:
             "parameters": parameters,
             "name": name,
             "priority": priority,
+            "max_running": max_running,
+            "start_after": start_after,
             "idempotency_key": key,
         }
         graph = await self._graph(workflow)

@@ -461,6 +461,8 @@ function body() {
     ["stall", "stall_seconds"],
     ["retention", "retention_days"],
     ["priority", "priority"],
+    ["at-once", "max_running"],
+    ["start-after", "start_after"],
     ["stop-completed", "stop_when"],
     ["stop-failed", "stop_when"],
   ])
@@ -476,6 +478,10 @@ function body() {
     stall_seconds: number("stall"),
     retention_days: number("retention"),
     priority: number("priority"),
+    max_running: number("at-once"),
+    start_after: $("start-after").value
+      ? new Date($("start-after").value).toISOString()
+      : undefined,
   };
   if (Object.keys(parameters).length) rest.parameters = parameters;
   if (Object.keys(meta.metadata || {}).length) rest.metadata = meta.metadata;
@@ -562,6 +568,8 @@ function update() {
     "stall",
     "retention",
     "priority",
+    "at-once",
+    "start-after",
     "stop-completed",
     "stop-failed",
     "metadata",
@@ -721,6 +729,7 @@ async function repeat() {
   $("stall").value = again.stall_seconds ?? "";
   $("retention").value = again.retention_days ?? "";
   if (again.priority !== 50) $("priority").value = Math.min(again.priority, $("priority").max);
+  $("at-once").value = again.max_running ?? "";
   for (const kind of ["completed", "failed"])
     $(`stop-${kind}`).value = again.stop_when?.[kind] ?? "";
   if (again.base_seed !== null) $("base").value = again.base_seed;
