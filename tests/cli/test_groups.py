@@ -159,6 +159,7 @@ def test_groups_submitters_and_the_farm_are_paused_and_limited(desk: Desk) -> No
     assert "starts after" in desk.out("limit", group_id, "--start-after", "30m")
     assert "Give --max-running" in desk.said("limit", group_id, status=2)
     assert "is not a while" in desk.said("limit", group_id, "--start-after", "soon", status=2)
+    desk.out("cancel", group_id)  # others wait for what is open
     line = desk.out("submitters", "carl", "--max-running", "4", "--max-queued", "9", "--pause")
     assert line.startswith("carl: weight 1, 0 s used lately, at most 4 at once, at most 9 queued, ")
     assert "belong to --pause" in desk.said("submitters", "carl", "--reason", "x", status=2)
