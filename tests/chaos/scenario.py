@@ -2,6 +2,7 @@
 off.
 """
 
+import datetime as dt
 import itertools
 import os
 import random
@@ -328,8 +329,14 @@ class Load:
             "workflow_json": picture(number),
             "timeout_seconds": 120,
             "metadata": {"number": number},
+            "submitter": self._dice.choice(("anna", "ben", "cleo")),
+            "priority": self._dice.choice((40, 50, 50, 60)),
             **self._dice.choice(_POLICIES),
         }
+        if number % 5 == 0:
+            body["max_running"] = 2
+        if number % 7 == 0:
+            body["start_after"] = _in_seconds(3.0)
         if number % 2:
             body["backend_ids"] = [self._dice.choice(names) for _ in range(count)]
         else:
@@ -344,6 +351,7 @@ class Load:
         self._submitted += len(answer.json()["child_jobs"])
         self.watchers[group_id] = watcher = PatientWatcher(self._farm, group_id)
         watcher.started.wait(20.0)
+        self._change_the_order(group_id, number)
         if number % 6 == 0:
             answer = self._farm.ask("DELETE", f"/api/job-groups/{group_id}")
             assert answer.status_code == 200, answer.text
@@ -351,3 +359,25 @@ class Load:
             # Another client's prompt; a machine that is away gets none.
             with suppress(httpx.HTTPError):
                 self._farm.machines[self._dice.choice(names)].stranger(number, 0.2)
+
+    def _change_the_order(self, group_id: str, number: int) -> None:
+        """Pause for a while, which takes prompts back, and bring forward."""
+        path = f"/api/job-groups/{group_id}"
+        held = {"until": _in_seconds(self._dice.uniform(0.5, 4.0)), "reason": "chaos"}
+        calls: list[tuple[str, str, dict[str, Any]]] = []
+        if number % 3 == 0:
+            calls.append(("POST", f"{path}/pause", held))
+        if number % 8 == 0:
+            calls.append(("POST", "/api/queue/pause", held))
+        if number % 9 == 0:
+            calls.append(("PUT", "/api/submitters/ben", {"paused": held}))
+        if number % 4 == 1:
+            calls += [("PATCH", path, {"priority": 70}), ("POST", f"{path}/next", {})]
+        for method, where, body in calls:
+            answer = self._farm.ask(method, where, json=body)
+            # It may have ended meanwhile.
+            assert answer.status_code in (200, 409), (where, answer.text)
+
+
+def _in_seconds(seconds: float) -> str:
+    return (dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)).isoformat()
