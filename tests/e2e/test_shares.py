@@ -50,9 +50,8 @@ def test_submitters_keep_their_shares_when_a_runner_is_killed(farm: ProcessFarm)
     # A machine may start the one that it took behind another one later.
     assert order[:18].count(urgent) == 3
     order = [group_id for group_id in order if group_id != urgent]
-    # Shares are in seconds: the submitter whose jobs run at the slow machine starts fewer, and one
-    # whose prompts were those of the killed runner none until another runner has taken them over.
-    # First come, first served would give each of these parts to one submitter.
-    for part, submitters in ((order[:30], 3), (order[30:50], 2)):
-        counted = Counter(groups[group_id] for group_id in part)
-        assert sum(counted[name] >= 3 for name in groups.values()) >= submitters, counted
+    # First come, first served would give these, which started before the kill, to one submitter.
+    # Afterwards the prompts of the killed runner count for their submitters until another runner
+    # has taken them over: longer than many of these short jobs, so the order of the rest says little.
+    counted = Counter(groups[group_id] for group_id in order[:30])
+    assert min(counted[name] for name in groups.values()) >= 3, counted
