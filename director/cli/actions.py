@@ -44,6 +44,8 @@ def cancel(
     if is_all == bool(group_ids):
         raise click.UsageError("Name the groups, or use --all.")
     if is_all:
+        if jobs:
+            raise click.UsageError("--all cancels whole groups: use it without --job.")
         _cancel_all(connection, ask=not yes)
         return
     if jobs and len(group_ids) != 1:
@@ -65,10 +67,9 @@ def _cancel_all(connection: Connection, *, ask: bool) -> None:
         what = f"{pluralize(work.jobs, 'job')} of {pluralize(work.groups, 'group')}{running}"
         _confirm(f"Cancel {what}?", "Nothing was cancelled.")
     done = connection.director.cancel_all()
-    text_ = f"{pluralize(done.jobs, 'job')} of {pluralize(done.groups, 'group')} cancelled."
-    connection.show(
-        {"groups": done.groups, "jobs": done.jobs}, [text_ if done.groups else "No group was open."]
-    )
+    what = f"{pluralize(done.jobs, 'job')} of {pluralize(done.groups, 'group')} cancelled."
+    line = what if done.groups else "No group was open."
+    connection.show({"groups": done.groups, "jobs": done.jobs}, [line])
 
 
 def _confirm(question: str, refused: str) -> None:

@@ -131,6 +131,8 @@ def test_cancel_of_all_groups_asks_with_their_number(desk: Desk) -> None:
     assert {desk.json("show", group)["status"] for group in groups} <= {"cancelled", "completed"}
     for words in ((), ("--all", groups[0])):
         assert "Name the groups, or use --all." in desk.said("cancel", *words, status=2)
+    said = desk.said("cancel", "--all", "--job", "j_91ce44d07b3a", status=2)
+    assert "use it without --job" in said
 
 
 def test_weight_of_a_submitter_is_set(desk: Desk) -> None:
