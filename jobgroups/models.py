@@ -43,6 +43,8 @@ from jobgroups.domain.text import group_title
 #: ``timeout_seconds`` of a group whose jobs may run for any time: 68 years, since the previous
 #: release reads no null.
 NO_TIMEOUT: Final = 2**31 - 1
+#: The long columns of ``JobGroup``, which few callers need.
+LONG: Final = ("workflow_json", "parameters_json", "editor_json")
 TITLE: Final = ("name", "metadata_json", "summary_json")  #: The columns of ``JobGroup.title``.
 
 

@@ -5,7 +5,8 @@ whose work hangs takes no thread from another.
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent import futures
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -99,7 +100,4 @@ class Share(Executor):
             self._is_closed = True
             running = list(self._running)
         if wait:
-            _wait(running)
-
-
-_wait: Final = wait
+            futures.wait(running)

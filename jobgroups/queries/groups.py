@@ -22,7 +22,7 @@ from jobgroups.domain.shapes.groups import OpenWork
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus, GroupStatus, Placement
 from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound
-from jobgroups.models import Attempt, ChildJob, GroupLabel, JobEvent, JobGroup
+from jobgroups.models import LONG, Attempt, ChildJob, GroupLabel, JobEvent, JobGroup
 from jobgroups.queries.etas import group_etas
 from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.outputs import known_files
@@ -130,9 +130,7 @@ def _group(group_id: str) -> JobGroup:
     return groups[0]
 
 
-#: The long columns, which few callers need.
-_LONG: Final = ("workflow_json", "parameters_json", "editor_json")
-_groups: Final = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY).order_by().defer(*_LONG))
+_groups: Final = PreparedQuery(lambda: JobGroup.objects.filter(pk=KEY).order_by().defer(*LONG))
 _UNUSED_OF_ATTEMPT: Final = [
     f"current_attempt__{attempt_field.name}"
     for attempt_field in Attempt._meta.concrete_fields
@@ -437,7 +435,7 @@ def read_page(
         pairs = keys.order_by(f"{sign}group_created_at", f"{sign}group_id").values_list(
             "group_id", "group_created_at"
         )
-        rows = JobGroup.objects.defer(*_LONG).filter(
+        rows = JobGroup.objects.defer(*LONG).filter(
             pk__in=[key for key, _ in pairs.distinct()[: limit + 1]]
         )
     elif place is not None:
@@ -458,7 +456,7 @@ def filter_groups(filters: GroupFilter, *, is_filled: bool = False) -> QuerySet[
 
     ``is_filled``: all jobs of the backend have the time of their group.
     """
-    rows = JobGroup.objects.filter(visible(filters.principal)).defer(*_LONG)
+    rows = JobGroup.objects.filter(visible(filters.principal)).defer(*LONG)
     if filters.status:
         rows = rows.filter(status=filters.status)
     if filters.backend:

@@ -17,7 +17,7 @@ from jobgroups.domain.places import Place
 from jobgroups.domain.pool import BoundJobs
 from jobgroups.domain.shapes.groups import QueueRow
 from jobgroups.domain.waiting_reasons import held_reason
-from jobgroups.models import JobGroup
+from jobgroups.models import LONG, JobGroup
 from jobgroups.queries.etas import Etas, current_etas
 from jobgroups.queries.groups import open_groups
 from jobgroups.queries.leases import runner_alive
@@ -121,7 +121,7 @@ def queue_page(filters: QueueFilter, *, offset: int, limit: int) -> QueuePage:
         entries = [entry for entry in entries if entry.group_id in matching]
     page = entries[offset : offset + limit]
     shown = JobGroup.objects.filter(visible(principal), pk__in=[entry.group_id for entry in page])
-    groups = shown.defer("workflow_json", "parameters_json", "editor_json").in_bulk()
+    groups = shown.defer(*LONG).in_bulk()
     # A group may have ended or been deleted meanwhile.
     moment, pauses = now(), current_pauses()
     is_alive = runner_alive()

@@ -10,7 +10,7 @@ from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import ChildStatus, Placement
 from jobgroups.errors import ChildNotFound
-from jobgroups.models import Capture, ChildJob, JobGroup, StoredFile
+from jobgroups.models import LONG, Capture, ChildJob, JobGroup, StoredFile
 from jobgroups.queries.groups import Page, read_page
 from jobgroups.queries.pool import current_pool
 from jobgroups.queries.visibility import visible
@@ -90,11 +90,7 @@ def single_jobs(
 
     Raises ``InvalidRequest`` for a cursor that no page gave.
     """
-    rows = (
-        _groups()
-        .filter(visible(principal))
-        .defer("workflow_json", "parameters_json", "editor_json")
-    )
+    rows = _groups().filter(visible(principal)).defer(*LONG)
     for key, value in metadata.items():
         rows = rows.filter(labels__key=key, labels__value=value)
     return read_page(rows, SingleJob, cursor=cursor, limit=limit)

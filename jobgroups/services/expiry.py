@@ -19,7 +19,7 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.pauses import MOST_HELD
 from jobgroups.domain.states import ChildStatus, ErrorType, RetryScope, StopReason
 from jobgroups.events import log
-from jobgroups.models import Attempt, ChildJob, JobGroup, Variant
+from jobgroups.models import LONG, Attempt, ChildJob, JobGroup, Variant
 from jobgroups.queries.exclusions import active_exclusions
 from jobgroups.queries.pauses import limits_began
 from jobgroups.queries.pool import PoolCandidate, barring_failures, candidate_reasons
@@ -55,7 +55,7 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
 
     return sum(
         _end_in_group(group.id, move, _unsent_at(fence), fence)
-        for group in groups.defer("workflow_json", "parameters_json", "editor_json")
+        for group in groups.defer(*LONG)
         if candidate_backends(group, RetryScope(group.retry_elsewhere), besides={fence.backend_id})
     )
 

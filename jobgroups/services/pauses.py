@@ -11,11 +11,11 @@ from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.pauses import FARM, target_of_submitter
-from jobgroups.errors import GroupEnded, GroupNotFound
+from jobgroups.errors import GroupNotFound
 from jobgroups.events import log
-from jobgroups.models import JobGroup, Pause
+from jobgroups.models import Pause
 from jobgroups.services.audit import record
-from jobgroups.services.revisions import groups_revise
+from jobgroups.services.revisions import groups_revise, open_group_revise
 
 #: Days for which an ended pause is kept: the queued limit stands still for at most 30.
 _KEPT_DAYS: Final = 31
@@ -28,7 +28,7 @@ def group_pause(
     """Have nothing of a group sent; see :func:`queue_pause`. Raises ``GroupNotFound``, or
     ``GroupEnded``.
     """
-    _check_open(group_id)
+    open_group_revise(group_id)
     _pause(group_id, Action.GROUP_PAUSED, group_id, reason=reason, until=until, by=by)
     log.publish_changed(group_id)
 
@@ -64,7 +64,7 @@ def submitter_resume(*, name: str, by: str = "") -> None:
 def queue_pause(*, reason: str = "", until: dt.datetime | None = None, by: str = "") -> None:
     """Have nothing sent to any backend.
 
-    What waits at a backend is taken back, unless it is paid; what runs goes on. A repeated request
+    What waits at a backend is taken back, unless it is paid; what runs continues. A repeated request
     replaces the end, and the reason and the name if it has them.
 
     Args:
@@ -80,17 +80,9 @@ def queue_resume(*, by: str = "") -> None:
 
 
 @retried_transaction
-def pauses_forget() -> bool:
-    """Delete pauses that ended long ago; return whether there may be more."""
+def pauses_forget() -> None:
+    """Delete pauses that ended long ago."""
     Pause.objects.filter(ends_at__lt=now() - dt.timedelta(days=_KEPT_DAYS)).delete()
-    return False
-
-
-def _check_open(group_id: str) -> None:
-    if not groups_revise([group_id]):
-        raise GroupNotFound(group_id)
-    if JobGroup.objects.filter(pk=group_id, completed_at__isnull=False).exists():
-        raise GroupEnded(group_id)
 
 
 def _active(target: str) -> QuerySet[Pause]:

@@ -10,6 +10,7 @@ from django.db import connection
 
 from jobgroups.database.keys import places, read
 from jobgroups.database.statements import PreparedValues
+from jobgroups.errors import GroupEnded, GroupNotFound
 from jobgroups.models import ChildJob, JobGroup
 
 
@@ -22,6 +23,8 @@ def groups_revise(ids: Collection[str], *, skip_locked: bool = False) -> set[str
     """
     group_ids = {key for (key,) in read(partial(_locked, skip_locked=skip_locked), ids)}
     if group_ids:
+        # An update that Django builds takes 0.6 ms of CPU instead of 0.2: each action of a user and
+        # each stored progress executes one.
         listed = ", ".join(["%s"] * len(group_ids))
         with connection.cursor() as cursor:
             cursor.execute(
@@ -32,6 +35,20 @@ def groups_revise(ids: Collection[str], *, skip_locked: bool = False) -> set[str
 
 
 _GROUPS: Final = JobGroup._meta.db_table
+
+
+def open_group_revise(group_id: str) -> JobGroup:
+    """Increase the revision of a group that has not ended, as :func:`groups_revise` does; return it
+    with the columns that say when it ended and whose it is.
+
+    Raises ``GroupNotFound``, or ``GroupEnded``.
+    """
+    if not groups_revise([group_id]):
+        raise GroupNotFound(group_id)
+    group = JobGroup.objects.only("completed_at", "share_of", "submitter").get(pk=group_id)
+    if group.completed_at is not None:
+        raise GroupEnded(group_id)
+    return group
 
 
 @cache

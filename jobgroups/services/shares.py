@@ -13,13 +13,12 @@ from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import ChildStatus
-from jobgroups.errors import GroupEnded, GroupNotFound
 from jobgroups.events import log
 from jobgroups.models import JobGroup, ShareCount, Submitter
 from jobgroups.queries.groups import open_groups
 from jobgroups.queries.shares import ended_uses, half_lives
 from jobgroups.services.audit import record
-from jobgroups.services.revisions import groups_revise
+from jobgroups.services.revisions import open_group_revise
 
 #: Ends are counted so many seconds after their times: a transaction that stores one may have waited
 #: for a lock, and clocks of hosts differ.
@@ -104,7 +103,7 @@ def group_move(*, group_id: str, before: str) -> None:
         raise FieldInvalid("before", message)
     at = other.ordered_at or _queued_at(other)
     JobGroup.objects.filter(pk=group_id).update(ordered_at=(at := at - _STEP))
-    # Groups that were placed there before go one step forward each.
+    # Groups that were placed there before move one step forward each.
     placed = own.filter(ordered_at__lte=at, ordered_at__gt=at - _NEAR).order_by("-ordered_at")
     for neighbour in placed.only("ordered_at"):
         if neighbour.ordered_at != at:
@@ -120,11 +119,7 @@ def _own_groups(group_id: str) -> QuerySet[JobGroup]:
 
     Raises ``GroupNotFound``, or ``GroupEnded``.
     """
-    if not groups_revise([group_id]):
-        raise GroupNotFound(group_id)
-    group = JobGroup.objects.only("completed_at", "share_of", "submitter").get(pk=group_id)
-    if group.completed_at is not None:
-        raise GroupEnded(group_id)
+    group = open_group_revise(group_id)
     return open_groups().filter(share_of=group.share_of, submitter=group.submitter).order_by()
 
 

@@ -42,7 +42,7 @@ from jobgroups.models import (
     Variant,
     share_name,
 )
-from jobgroups.queries.groups import is_large, submitted_backends
+from jobgroups.queries.groups import is_large, open_groups, submitted_backends
 from jobgroups.serializers import to_json
 from jobgroups.services.assets import assets_use
 from jobgroups.services.audit import record
@@ -273,12 +273,8 @@ def _check_queue(group: JobGroup) -> None:
     limited = _limited_submitter.first(group.share_name)
     if limited is None:
         return
-    open_groups = JobGroup.objects.alias(share=share_name()).filter(
-        share=limited.name,
-        status__in=[GroupStatus.PENDING, GroupStatus.RUNNING, GroupStatus.PARTIAL_COMPLETE],
-        completed_at__isnull=True,
-    )
-    queued = ChildJob.objects.filter(group__in=open_groups, status=ChildStatus.QUEUED).count()
+    groups = open_groups().alias(share=share_name()).filter(share=limited.name)
+    queued = ChildJob.objects.filter(group__in=groups, status=ChildStatus.QUEUED).count()
     if queued + group.total_count > limited.max_queued:
         raise QueueFull(limited.name, queued, group.total_count, limited.max_queued)
 
