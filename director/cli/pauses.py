@@ -8,7 +8,7 @@ import click
 
 from director.cli import option_types, text
 from director.cli.connection import Connection, with_connection
-from director.client import Submitter, SubmitterFields
+from director.client import Group, Submitter, SubmitterFields
 
 
 def pause_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,13 +69,14 @@ def limit(
 ) -> None:
     """Set how many jobs of the group ID may be at backends at once, and when it may start."""
     director = connection.director
-    if max_running is None and start_after is None:
-        raise click.UsageError("Give --max-running or --start-after.")
-    group = director.status(group_id, jobs=False)
+    changed: list[Group] = []
     if max_running is not None:
-        group = director.limit(group_id, max_running or None)
+        changed.append(director.limit(group_id, max_running or None))
     if start_after is not None:
-        group = director.delay(group_id, start_after)
+        changed.append(director.delay(group_id, start_after))
+    if not changed:
+        raise click.UsageError("Give --max-running or --start-after.")
+    group = changed[-1]
     start = f", starts after {text.local(group.start_after)}" if group.start_after else ""
     number = "any number" if group.max_running is None else group.max_running
     connection.show(group.raw, [f"{group_id}: {number} at once{start}."])

@@ -316,23 +316,23 @@ class _Client(Endpoints):
             outage=Outage(self._give_up_seconds),
         )
 
+    async def _change(self, group_id: str, **fields: Any) -> Group:
+        request = post("job-groups", group_id, method="PATCH", nullable=fields, **fields)
+        return await self._call(request, parse_group)
+
     @method
     async def rename(self, group_id: str, name: str) -> Group:
         """Set the name of a group, up to 200 characters; an empty one removes it. Returns the group
         without its jobs.
         """
-        return await self._call(
-            post("job-groups", group_id, method="PATCH", name=name), parse_group
-        )
+        return await self._change(group_id, name=name)
 
     @method
     async def archive(self, group_id: str, archived: bool = True) -> Group:
         """Move a group out of the lists, or back (``archived=False``). Returns the group without
         its jobs.
         """
-        return await self._call(
-            post("job-groups", group_id, method="PATCH", archived=archived), parse_group
-        )
+        return await self._change(group_id, archived=archived)
 
     @method
     async def share(self, group_id: str, shared: bool = True) -> Group:
@@ -340,9 +340,7 @@ class _Client(Endpoints):
         see their own work alone. Returns the group without its jobs.
         """
         visibility = "shared" if shared else "private"
-        return await self._call(
-            post("job-groups", group_id, method="PATCH", visibility=visibility), parse_group
-        )
+        return await self._change(group_id, visibility=visibility)
 
     @method
     async def prioritize(self, group_id: str, priority: int) -> Group:
@@ -351,9 +349,7 @@ class _Client(Endpoints):
         Raises:
             BadRequest: The priority is above the highest of your role.
         """
-        return await self._call(
-            post("job-groups", group_id, method="PATCH", priority=priority), parse_group
-        )
+        return await self._change(group_id, priority=priority)
 
     @method
     async def bring_forward(self, group_id: str, *, before: str | None = None) -> Group:
@@ -399,32 +395,14 @@ class _Client(Endpoints):
         """Set how many prompts of a group may be at backends at once; None: any number. Returns the
         group without its jobs.
         """
-        return await self._call(
-            post(
-                "job-groups",
-                group_id,
-                method="PATCH",
-                nullable=("max_running",),
-                max_running=max_running,
-            ),
-            parse_group,
-        )
+        return await self._change(group_id, max_running=max_running)
 
     @method
     async def delay(self, group_id: str, start_after: datetime | None) -> Group:
         """Have nothing of a group sent before a time with a time zone; None: it may start. Returns
         the group without its jobs.
         """
-        return await self._call(
-            post(
-                "job-groups",
-                group_id,
-                method="PATCH",
-                nullable=("start_after",),
-                start_after=start_after,
-            ),
-            parse_group,
-        )
+        return await self._change(group_id, start_after=start_after)
 
     @method
     async def pause(

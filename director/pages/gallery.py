@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from django.http import QueryDict
 
 from director.pages.filters import page_after
+from director.pages.outputs import duration_text
 from jobgroups.domain.access import Principal, Right, may
 from jobgroups.domain.clock import now
 from jobgroups.domain.file_names import default_name
@@ -96,7 +97,6 @@ def _tile(row: Raw) -> dict[str, Any]:
         row["filename"],
         100 * (row["width"] or 1) / (row["height"] or row["width"] or 1),
     )
-    minutes, seconds = divmod(round(row["duration"] or 0), 60)
     return {
         **row,
         "ratio": min(_RATIOS, key=lambda ratio: abs(ratio - percent)),
@@ -107,6 +107,6 @@ def _tile(row: Raw) -> dict[str, Any]:
             "url": row["file_url"],
             "thumbnail": f"{row['file_url']}?w=320",
             "kind": row["kind"],
-            "lasts": "" if row["duration"] is None else f"{minutes}:{seconds:02}",
+            "lasts": duration_text(row["duration"]),
         },
     }

@@ -26,6 +26,12 @@ def texts_of(outputs: Any) -> list[dict[str, Any]]:
     return [{"shown": text[:_MAX_TEXT], "length": len(text)} for text in texts[:_MAX_TEXTS]]
 
 
+def duration_text(seconds: float | None) -> str:
+    """Return the duration of a video or sound as ``1:05``; empty: it is not known."""
+    minutes, rest = divmod(round(seconds or 0), 60)
+    return "" if seconds is None else f"{minutes}:{rest:02}"
+
+
 def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a child's files in the order of their numbers: images first, then other keys.
 
@@ -41,7 +47,6 @@ def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
         kind, missing = media_kind(name), bool(file.get("missing"))
         # A later file of the same name has replaced it; an old thumbnail may exist.
         replaced = file.get("reason") == REPLACED
-        minutes, seconds = divmod(round(file.get("duration") or 0), 60)
         cards.append(
             {
                 "filename": name,
@@ -61,7 +66,7 @@ def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
                 # Known of captured files: bytes, and the duration of a video or sound as ``1:05``.
                 "size_bytes": file.get("size_bytes"),
                 "capture_warning": file.get("capture_warning"),
-                "lasts": "" if file.get("duration") is None else f"{minutes}:{seconds:02}",
+                "lasts": duration_text(file.get("duration")),
             }
         )
     return cards
