@@ -1,7 +1,7 @@
 """Hours of a backend: ``mon-fri 19:00-07:00; sat-sun``, by the wall clock of a time zone. Pure.
 
 A part has days, times, or both: without days it holds for every day, without times for the whole
-day. A time that ends before it begins goes on to the next day.
+day. A time that ends before it begins continues on the next day.
 """
 
 import datetime as dt

@@ -72,8 +72,8 @@ def test_backends_of_a_set_take_different_jobs_of_the_pool_in_their_order() -> N
 
 def test_set_takes_the_bound_job_of_the_group_that_comes_first(fence: FencingToken) -> None:
     _, later = factories.submit("gpu-1"), factories.submit("gpu-1")
-    asked = ClaimRequest(fence=fence, client_id="s", depth=2, bound_first=later.pk)
-    (result,) = claims_store(requests=[asked]).values()
+    request = ClaimRequest(fence=fence, client_id="s", depth=2, bound_first=later.pk)
+    (result,) = claims_store(requests=[request]).values()
     assert result.claim is not None
     assert result.claim.child.group_id == later.pk
 

@@ -131,7 +131,7 @@ def test_page_reads_no_more_of_many_outputs_than_of_few() -> None:
             page = output_list(OutputFilter(principal=EVERYBODY), cursor=None, limit=50)
             assert len(page.results) == 50
         costs.append(work)
-    # A page of a kind that none has ends after a number of jobs, and the next one goes on.
+    # A page of a kind that none has ends after a number of jobs, and the next one continues there.
     videos = OutputFilter(principal=EVERYBODY, kind="video")
     page = output_list(videos, cursor=None, limit=50)
     assert (page.results, page.next_cursor is not None) == ([], True)

@@ -1,5 +1,5 @@
 """Pauses of a group, of a submitter and of the farm: nothing is claimed, what waits at a backend is
-taken back, and what runs goes on.
+taken back, and what runs continues.
 """
 
 import datetime as dt

@@ -22,7 +22,7 @@ def utc(text: str) -> dt.datetime:
         # 2026-02-02 is a Monday.
         (NIGHTS, "", ["2026-02-02T19:00", "2026-02-03T06:59", "2026-02-07T12:00"], []),
         (NIGHTS, "", [], ["2026-02-02T06:00", "2026-02-02T18:59", "2026-02-03T07:00"]),
-        # The night of Friday goes on into Saturday; that of Sunday ends at midnight.
+        # The night of Friday continues into Saturday; that of Sunday ends at midnight.
         (NIGHTS, "", ["2026-02-07T06:00", "2026-02-08T23:59"], ["2026-02-09T00:00"]),
         (NIGHTS, BERLIN, ["2026-02-02T18:00"], ["2026-02-02T17:59"]),
         ("19:00-07:00", "", ["2026-02-02T03:00"], ["2026-02-02T12:00"]),

@@ -171,8 +171,9 @@ $("cancel-all").onclick = async () => {
   try {
     const open = await call("GET", path);
     const jobs = `${counted(open.jobs, "job")} of ${counted(open.groups, "group")}`;
-    const text = `${jobs} will not be finished, ${open.running} of them run now. Groups on other pages, and those that filters hide, are among them.`;
-    if (!(await ask("Stop everything?", text, "Stop all", "Go on"))) return;
+    const text = `${jobs} will not be finished, ${open.running} of them run now.`;
+    const which = "Groups on other pages, and those that filters hide, are among them.";
+    if (!(await ask("Stop everything?", `${text} ${which}`, "Stop all", "Keep them"))) return;
     let done = 0;
     for (let left = 1; left; ) {
       const part = await call("POST", path);
