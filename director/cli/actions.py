@@ -18,7 +18,7 @@ from jobgroups.domain.text import pluralize
 
 
 @click.command
-@click.argument("group_ids", metavar="ID...", type=option_types.identifier, nargs=-1)
+@click.argument("group_ids", metavar="[ID]...", type=option_types.identifier, nargs=-1)
 @option_types.jobs_option
 @click.option(
     "--all",
