@@ -24,8 +24,9 @@ from director.security.sign_in import ENDED, find_principal, guard_sockets  # no
 from director.web import probes  # noqa: E402
 from director.web.asgi_types import Receive, Scope, Send  # noqa: E402
 from director.web.handlers import MATCH_KEY, LenientRequest, LoopHandler, ThreadedHandler  # noqa: E402
+from director.web.listener import at_listener  # noqa: E402
 from director.web.request_id import with_request_id  # noqa: E402
-from jobgroups.consumers.routing import websocket_urlpatterns  # noqa: E402
+from jobgroups.consumers.routing import listener_urlpatterns, websocket_urlpatterns  # noqa: E402
 from jobgroups.events.hub import hub  # noqa: E402
 from jobgroups.streams.reads import read_seqs  # noqa: E402
 
@@ -39,10 +40,18 @@ _in_thread: Any = ThreadedHandler()
 _match: Any = lru_cache(1_024)(resolve)
 
 
+_LISTENER_URLS: Any = "jobgroups.api.listener.urls"
+#: The sockets of the ComfyUI listener.
+_listener_sockets: Any = guard_sockets(URLRouter(listener_urlpatterns))  # type: ignore[arg-type]
+
+
 async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve a request: the API's views have handlers for the loop and for threads, all else has
     Django's.
     """
+    if (moved := at_listener(scope)) is not None:
+        await _serve_listener(moved, receive, send)
+        return
     handler = _pages
     if scope["path"] in probes.PATHS:
         await probes.answer(scope, receive, send)
@@ -58,7 +67,27 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     await handler(scope, receive, send)
 
 
-_protocols: Any = ProtocolTypeRouter({"http": _http, "websocket": guard_sockets(_streams)})
+async def _serve_listener(scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve a request at the ComfyUI listener, whose last route takes every path."""
+    await find_principal(scope)
+    match = scope[MATCH_KEY] = _match(scope["path"], _LISTENER_URLS)
+    if iscoroutinefunction(match.func):
+        await serve_request(_in_loop, scope, receive, send, ended=ENDED)
+    else:
+        await _in_thread(scope, receive, send)
+
+
+_sockets: Any = guard_sockets(_streams)
+
+
+async def _websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    if (moved := at_listener(scope)) is not None:
+        await _listener_sockets(moved, receive, send)
+    else:
+        await _sockets(scope, receive, send)
+
+
+_protocols: Any = ProtocolTypeRouter({"http": _http, "websocket": _websocket})
 _router = with_request_id(_protocols)
 
 

@@ -241,6 +241,9 @@ DIRECTOR_BACKENDS = _words("DIRECTOR_BACKENDS")
 #: Search for ComfyUIs on this machine's ports 8188–8199.
 DIRECTOR_DISCOVER = _flag("DIRECTOR_DISCOVER", default=True)
 DIRECTOR_DISCOVER_PORTS = range(8188, 8200)
+#: Port at which the Director answers as one ComfyUI; ``serve`` sets that of ``--comfyui-port``. 0:
+#: there is none.
+DIRECTOR_COMFYUI_PORT = _number("DIRECTOR_COMFYUI_PORT", int, 0, 1, 65_535)
 #: Whether backends may have link-local addresses, where a cloud's metadata service is.
 DIRECTOR_ALLOW_LINK_LOCAL = _flag("DIRECTOR_ALLOW_LINK_LOCAL", default=False)
 #: Prompts in the queue of one ComfyUI: one runs, one is pending so that the GPU is never idle.

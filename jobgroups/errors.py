@@ -48,6 +48,10 @@ class NothingDescribed(RequestError, code="nothing_described", status=503):
     )
 
 
+class PromptIdConflict(RequestError, code="prompt_id_conflict"):
+    text = "The prompt_id {} was used before with another body; use a new one."
+
+
 class GroupNotFound(RequestError, code="group_not_found", status=404):
     text = "Job group {} not found"
 

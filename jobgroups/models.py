@@ -44,7 +44,9 @@ from jobgroups.domain.text import group_title
 #: release reads no null.
 NO_TIMEOUT: Final = 2**31 - 1
 #: The long columns of ``JobGroup``, which few callers need.
-LONG: Final = ("workflow_json", "parameters_json", "editor_json")
+LONG: Final = ("workflow_json", "parameters_json", "editor_json", "prompt_fields_json")
+#: Of them what only the sending of a prompt needs.
+UNREAD: Final = ("editor_json", "prompt_fields_json")
 TITLE: Final = ("name", "metadata_json", "summary_json")  #: The columns of ``JobGroup.title``.
 
 
@@ -122,6 +124,12 @@ class JobGroup(models.Model):
 
     # The request.
     workflow_json = models.TextField()
+    #: What its prompt has beside the workflow: ``extra_data`` without keys, and
+    #: ``partial_execution_targets``, as a program sent them to the ComfyUI listener. Null: it came
+    #: through the API.
+    prompt_fields_json = _text_or_null()
+    #: The program that sent it to the ComfyUI listener, by its ``User-Agent``; null as above.
+    program = models.CharField(max_length=100, null=True, blank=True)  # noqa: DJ001 see priority
     #: Digest of the workflow without its seeds; groups with one digest are compared in estimates
     #: and failures.
     workflow_digest = models.CharField(max_length=16, blank=True, default="", db_default="")
@@ -322,6 +330,66 @@ class JobGroup(models.Model):
             retry_on=None if self.retry_on is None else frozenset(map(FailureClass, self.retry_on)),
             is_paid=bool(self.uses_partner_nodes),
         )
+
+
+class ListenerPrompt(models.Model):
+    """A prompt that a program sent to the ComfyUI listener: its group has one job.
+
+    Whose it is decides which lists show it and who may end it, also without accounts.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    group = models.OneToOneField(JobGroup, on_delete=models.CASCADE, related_name="listener_prompt")
+    #: ``api.listener.owner``: an account, or the address of the client and its ``Comfy-User``.
+    owner = models.CharField(max_length=200)
+    prompt_id = models.CharField(max_length=36)  #: The client's own, whatever id a backend knows.
+    digest = models.CharField(max_length=64)  #: SHA-256 of the body of the request.
+    client_id = models.CharField(max_length=200, blank=True, default="")
+    #: Its place in the owner's own order, as ComfyUI counts prompts; null: its ``id``.
+    number = models.FloatField(null=True, blank=True)
+    outputs_json = models.TextField(default="[]")  #: The ids of the nodes to execute.
+    created_at = models.DateTimeField()
+    #: When its end was sent to a socket of its client; null: it was not.
+    presented_at = time_or_null()
+    hidden_at = time_or_null()  #: When its owner removed it from the history.
+
+    class Meta:
+        verbose_name = "prompt of the ComfyUI listener"
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(name="listener_prompt_id", fields=["owner", "prompt_id"])
+        ]
+        indexes = [
+            models.Index(name="listener_prompt_newest", fields=["owner", "-id"]),
+            models.Index(name="listener_prompt_client", fields=["owner", "client_id", "-id"]),
+        ]
+
+    def __str__(self) -> str:
+        return self.prompt_id
+
+
+class InputFile(models.Model):
+    """The name of an asset as a program uploaded it to the ComfyUI listener.
+
+    A workflow has the name, which becomes a reference to the asset.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    owner = models.CharField(max_length=200)  #: As of ``ListenerPrompt``.
+    folder = models.CharField(max_length=16)  #: ``input``, ``temp`` or ``output``, as ComfyUI's.
+    path = models.CharField(max_length=400)  #: Below the folder, with slashes.
+    asset = models.ForeignKey("Asset", on_delete=models.CASCADE, related_name="input_files")
+    created_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = "input file of the ComfyUI listener"
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(name="input_file_path", fields=["owner", "folder", "path"])
+        ]
+
+    def __str__(self) -> str:
+        return self.path
 
 
 class DeletedSubmission(models.Model):

@@ -5,7 +5,7 @@ no proxy.
 import datetime as dt
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
@@ -90,6 +90,7 @@ class ComfyClient:
         prompt_id: str,
         client_id: str,
         extra_data: Mapping[str, Any] | None = None,
+        targets: Sequence[str] | None = None,
         may_send: Callable[[], bool] | None = None,
     ) -> answers.Accepted:
         """Queue a prompt.
@@ -101,6 +102,7 @@ class ComfyClient:
             prompt_id: ours, fresh.
             client_id: of the open socket that receives the events.
             extra_data: marks that come back in queue and history.
+            targets: the output nodes to execute; None: all.
             may_send: called at the last moment, after the connection was made: a process may have
                 been suspended while it connected.
 
@@ -118,6 +120,8 @@ class ComfyClient:
         }
         if extra_data is not None:
             body["extra_data"] = extra_data
+        if targets is not None:
+            body["partial_execution_targets"] = targets
         encoded = msgspec.json.encode(body)
         try:
             answer = await self._exchange.request(

@@ -21,6 +21,7 @@ from django.utils.cache import patch_vary_headers
 from director.web.asgi_types import Scope
 from director.web.errors import error_response
 from director.web.handlers import LenientRequest
+from director.web.listener import is_listener
 from director.web.middleware import middleware
 
 _ORIGIN: Final = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::([0-9]{1,5}))?")
@@ -108,12 +109,25 @@ def _is_own(page: Origin, host: str | None) -> bool:
     )
 
 
+def is_embedded(request: HttpRequest) -> bool:
+    """Return whether a page of another site makes a browser send a request without ``Origin`` to
+    the ComfyUI listener.
+
+    Its routes change things without a media type that browsers ask for permission to send.
+    """
+    return (
+        is_listener(request)
+        and "Origin" not in request.headers
+        and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    )
+
+
 def _early_answer(request: HttpRequest) -> HttpResponse | None:
     """Return the response to a request of a foreign origin or to a preflight; None for other
     requests.
     """
     origin = request.headers.get("Origin")
-    if not is_allowed(origin, request.headers.get("Host")):
+    if not is_allowed(origin, request.headers.get("Host")) or is_embedded(request):
         return error_response(403, FOREIGN_DETAIL, FOREIGN_CODE)
     preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
     if origin is None or not preflight:

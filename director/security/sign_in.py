@@ -42,11 +42,13 @@ from director.security.origins import (
     FOREIGN_ORIGIN,
     handshake,
     is_allowed,
+    is_embedded,
     is_own,
 )
 from director.security.revocations import CREDENTIALS_KEY, serve_socket
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import error_response, is_api
+from director.web.listener import BY_BROWSER_KEY, is_listener
 from director.web.middleware import middleware
 from jobgroups.api.permissions import client_address, refusal_text
 from jobgroups.database.pools import read
@@ -158,7 +160,8 @@ def authenticate(request: HttpRequest, *, changes: bool) -> Principal | Refused:
     principal = _identify_throttled(request) if has_token else _identify(request)
     if principal is None:
         return Refused.UNAUTHENTICATED
-    by_cookie = isinstance(principal, Principal) and not has_token
+    is_by_browser = getattr(request, "scope", {}).get(BY_BROWSER_KEY, False)
+    by_cookie = isinstance(principal, Principal) and (not has_token or is_by_browser)
     if (
         by_cookie
         and changes
@@ -325,7 +328,8 @@ def _sign_in_required(request: HttpRequest) -> HttpResponse:
         detail = (
             f"This Director requires {which}, as Authorization: Bearer TOKEN or X-API-Key: TOKEN."
         )
-        headers = {"WWW-Authenticate": 'Bearer realm="Director"'}
+        scheme = "Basic" if is_listener(request) else "Bearer"
+        headers = {"WWW-Authenticate": f'{scheme} realm="Director"'}
         return error_response(401, detail, "sign_in_required", headers=headers)
     if "HX-Request" in request.headers:
         # A fragment: redirect the page instead of inserting the form.
@@ -425,7 +429,8 @@ def guard_sockets(application: Application) -> Application:
         request = handshake(scope)
         noted: Scope = request.scope  # type: ignore[attr-defined]  # an ASGIRequest has it
         await find_principal(noted)
-        if not is_allowed(request.headers.get("Origin"), request.headers.get("Host")):
+        is_foreign = not is_allowed(request.headers.get("Origin"), request.headers.get("Host"))
+        if is_foreign or is_embedded(request):
             code, frame = FOREIGN_ORIGIN, error_frame(FOREIGN_CODE, FOREIGN_DETAIL)
         elif isinstance(authenticate(request, changes=True), Refused):
             detail = "Sign in, or connect with Authorization: Bearer TOKEN or X-API-Key: TOKEN."
@@ -435,7 +440,11 @@ def guard_sockets(application: Application) -> Application:
                 scope[key] = noted[key]
             await serve_socket(application, scope, receive, send, code=SIGN_IN_REQUIRED)
             return
-        if (await receive())["type"] == "websocket.connect":
+        is_connecting = (await receive())["type"] == "websocket.connect"
+        if is_listener(request):
+            # Programs of ComfyUI expect the refusal of the handshake, here 403.
+            await send({"type": "websocket.close"})
+        elif is_connecting:
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.send", "text": frame})
             await send({"type": "websocket.close", "code": code})

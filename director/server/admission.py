@@ -22,11 +22,12 @@ from twisted.internet import reactor as _reactor
 
 from backends.errors import RequestError
 from director.security import sign_in
-from director.security.url_tokens import token_in_url
 from director.web.asgi_types import Scope
 from director.web.errors import error_response, plain_error
 from director.web.handlers import ThreadedHandler
+from director.web.listener import at_listener
 from director.web.request_id import HEADER, request_id_of
+from director.web.url_tokens import token_in_url
 from jobgroups.api.permissions import refusal_text
 from jobgroups.api.requests.body import PayloadTooLarge
 from jobgroups.api.requests.upload import UPLOAD_PATHS, Upload, upload_limit
@@ -306,7 +307,7 @@ def _scope(request: Any, body_bytes: int) -> Scope:
     """Return the scope as daphne makes it later, of a request whose headers are complete."""
     channel = request.channel
     peer, host = channel.getPeer(), channel.getHost()
-    return {
+    scope: Scope = {
         "type": "http",
         "method": _method_of(request),
         "path": _path_of(request),
@@ -321,6 +322,7 @@ def _scope(request: Any, body_bytes: int) -> Scope:
         "server": [host.host, host.port],
         _BODY_BYTES: body_bytes,
     }
+    return at_listener(scope) or scope
 
 
 def refusal(answer: HttpResponse, path: str, server_name: str, given_id: bytes = b"") -> bytes:

@@ -23,16 +23,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def bind_sockets(host: str, port: int) -> list[socket.socket]:
+def bind_sockets(host: str, port: int, *, option: str = "--port") -> list[socket.socket]:
     """Return bound sockets; for ``localhost`` of 127.0.0.1 and, if the machine has IPv6, ::1. They
     do not listen yet.
 
-    Port 0 selects a free port. Raises ``CannotListen`` if the port is invalid or in use, or the
-    address belongs to another machine.
+    Port 0 selects a free port; ``option`` is where the port was given. Raises ``CannotListen`` if
+    the port is invalid or in use, or the address belongs to another machine.
     """
     if not 0 <= port <= _LAST_PORT:
         raise CannotListen(
-            f"--port {port} is not a port; use 1 to {_LAST_PORT}, or 0 for a free one."
+            f"{option} {port} is not a port; use 1 to {_LAST_PORT}, or 0 for a free one."
         )
     if host.lower() == "localhost":
         first = _bind("127.0.0.1", port)

@@ -68,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="localhost", help="address to listen on (loopback)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port (default 9820)")
     parser.add_argument(
+        "--comfyui-port",
+        type=int,
+        default=settings.DIRECTOR_COMFYUI_PORT or None,
+        help="port at which the Director answers programs of ComfyUI as one ComfyUI, such as 9821",
+    )
+    parser.add_argument(
         "--allow-anonymous",
         action="store_true",
         help="allow everyone on the network to submit and cancel, with a --host other than"
@@ -139,19 +145,36 @@ def prepared(options: Mapping[str, Any], say: Say) -> Iterator[list[socket.socke
     )
     # One Director with a runner, and one for each other port.
     if options["no_runner"]:
-        sockets = listen.bind_sockets(host, options["port"])
+        sockets = _bound_sockets(options)
         lock = FileLock(folder / f"serve-{listen.port_of(sockets[0])}.lock", refusal)
         lock.acquire()
     else:
         lock = FileLock(folder / "serve.lock", refusal)
         lock.acquire()
         _wait_for_processes(folder)
-        sockets = listen.bind_sockets(host, options["port"])
+        sockets = _bound_sockets(options)
     say(f"Data folder: {folder}")
     try:
         yield sockets
     finally:
         lock.release()
+
+
+def _bound_sockets(options: Mapping[str, Any]) -> list[socket.socket]:
+    """Return the sockets of the Director's port, then those of the ComfyUI listener, whose port
+    becomes the setting.
+    """
+    sockets = listen.bind_sockets(options["host"], options["port"])
+    if (port := options["comfyui_port"]) is not None:
+        if port in settings.DIRECTOR_DISCOVER_PORTS:
+            raise listen.CannotListen(
+                f"--comfyui-port {port} is one of the ports at which a Director looks for ComfyUIs "
+                "(8188 to 8199). Choose another one, such as 9821."
+            )
+        bound = listen.bind_sockets(options["host"], port, option="--comfyui-port")
+        settings.DIRECTOR_COMFYUI_PORT = listen.port_of(bound[0])
+        sockets += bound
+    return sockets
 
 
 def _wait_for_processes(folder: Path) -> None:
@@ -177,6 +200,10 @@ def announce(host: str, port: int, say: Say) -> None:
     say(f"Director is ready at {first}")
     for url in others:
         say(f"On the network: {url}")
+    if settings.DIRECTOR_COMFYUI_PORT:
+        say(f"As one ComfyUI: http://{hosts[0]}:{settings.DIRECTOR_COMFYUI_PORT}")
+    else:
+        say("Programs of ComfyUI can use the farm as one ComfyUI: add --comfyui-port 9821.")
     if hosts != ["localhost"] and not (settings.DIRECTOR_TOKEN or settings.DIRECTOR_ACCOUNTS):
         say(
             "Everyone on the network can submit and cancel; set DIRECTOR_TOKEN to require a "
@@ -192,6 +219,8 @@ def run(options: Mapping[str, Any], say: Say) -> int:
         no_migrate = ["--no-migrate"] if options["no_migrate"] else []
         anonymous = ["--allow-anonymous"] if options["allow_anonymous"] else []
         web = ["serve", "--processes", "1", "--no-runner", "--host", options["host"], *anonymous]
+        if settings.DIRECTOR_COMFYUI_PORT:
+            web += ["--comfyui-port", str(settings.DIRECTOR_COMFYUI_PORT)]
         supervisor = _Supervisor(
             [
                 _Process("web", web, sockets),

@@ -20,6 +20,7 @@ from django.views import defaults
 from psycopg_pool import PoolTimeout
 
 from backends.errors import RequestError
+from director.web.listener import is_listener
 from director.web.middleware import middleware
 from jobgroups.api.v2.errors import envelope
 from jobgroups.database.threads import TRANSIENT
@@ -121,7 +122,11 @@ def _cause_of(message: str) -> str:
 
 
 def is_api(request: HttpRequest) -> bool:
-    """Return whether a request is for the API or the metrics, whose errors are JSON."""
+    """Return whether a request is for the API, the metrics or the ComfyUI listener, whose errors
+    are JSON.
+    """
+    if is_listener(request):
+        return True
     is_page = request.path in ("/api/docs", "/api/redoc")
     return (
         request.path in ("/api", "/metrics") or request.path.startswith("/api/")

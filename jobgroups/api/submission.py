@@ -8,18 +8,21 @@ from typing import Any, Final
 from django.conf import settings
 
 from backends.capabilities import needed_capabilities
+from jobgroups import workflow
 from jobgroups.api.backend_selection import Selection, select_backends, select_candidates
 from jobgroups.api.conversion import converted_body
 from jobgroups.api.permissions import check_priority
 from jobgroups.api.requests import payloads
-from jobgroups.api.workflow_check import JobKinds, has_partner_nodes
+from jobgroups.api.workflow_check import JobKinds, check, has_partner_nodes
 from jobgroups.domain.access import Principal
 from jobgroups.domain.states import PartialOutputs
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
+from jobgroups.models import JobGroup
 from jobgroups.queries import leases
 from jobgroups.queries.assets import check_references
 from jobgroups.services.submission import Submission, Submitted, group_replay, group_submit
 from jobgroups.services.write_start import check_until
+from jobgroups.workflow.seeds import MAX_SEED
 
 #: Seconds for the probes and the inventory of a submission to the pool.
 _CHECK_SECONDS: Final = 2.0
@@ -75,6 +78,51 @@ def submit(submission: Submission, principal: Principal) -> Submitted:
     if not (alive or settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER):
         raise RunnerAbsent
     return group_submit(submission=choose(submission, principal), runner_alive=alive)
+
+
+class NotExecutable(Exception):
+    """No answering backend takes a workflow.
+
+    Attributes:
+        entries: of the backends that answer, as ``check`` returns them.
+        skipped: by backend, a sentence.
+    """
+
+    def __init__(self, entries: list[dict[str, Any]], skipped: Mapping[str, str]) -> None:
+        self.entries = entries
+        self.skipped = skipped
+
+
+def submit_to_any(submission: Submission, principal: Principal) -> JobGroup:
+    """Store a job unless backends that answer refuse it; one waits for backends that are all away.
+
+    Raises what :func:`submit` raises, but ``NotExecutable`` for ``NoOnlineBackends``.
+    """
+    try:
+        return submit(submission, principal).group
+    except NoOnlineBackends as refused:
+        skipped = refused.extra["skipped_backends"]
+    entries = check(JobKinds(submission.template), submission.backend_ids, ())["backends"]
+    answering = [entry for entry in entries if entry["state_reason"] is None]
+    if answering:
+        raise NotExecutable(
+            answering, {backend["backend_id"]: backend["reason"] for backend in skipped}
+        )
+    return group_submit(
+        submission=replace(submission, skipped_backends=skipped), runner_alive=leases.runner_alive()
+    ).group
+
+
+def own_seeds(graph: workflow.Workflow) -> tuple[dict[str, dict[str, Any]], int | None]:
+    """Return parameters and a base seed with which a job keeps the seeds of its workflow."""
+    slots = workflow.build_template(graph).seed_slots
+    values = [graph[node_id]["inputs"][name] for node_id, name in slots]
+    base = next((value for value in values if type(value) is int and 0 <= value <= MAX_SEED), None)
+    parameters: dict[str, dict[str, Any]] = {}
+    for (node_id, name), value in zip(slots, values, strict=True):
+        if type(value) is not int or value != base:
+            parameters.setdefault(node_id, {})[name] = value
+    return parameters, base
 
 
 def choose(

@@ -3,6 +3,7 @@
 from django.urls import URLPattern, re_path
 
 from jobgroups.consumers.job_group import JobGroupConsumer
+from jobgroups.consumers.listener import ListenerConsumer
 from jobgroups.consumers.monitor import MonitorConsumer
 from jobgroups.consumers.socket import NOT_FOUND, Socket
 from jobgroups.streams.feed import error_frame
@@ -19,6 +20,11 @@ class _UnknownPathConsumer(Socket):
         self.request_close(NOT_FOUND)
 
 
+#: At the port of the ComfyUI listener.
+listener_urlpatterns: list[URLPattern] = [
+    re_path(r"^(?:api/)?ws/?$", ListenerConsumer.as_asgi()),  # type: ignore[arg-type]
+    re_path(r"", _UnknownPathConsumer.as_asgi()),  # type: ignore[arg-type]
+]
 #: In order: the last one takes what no other does.
 websocket_urlpatterns: list[URLPattern] = [
     # ASGI applications, where Django's types expect views.

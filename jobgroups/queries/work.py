@@ -14,7 +14,7 @@ from jobgroups.database.statements import KEY, Parameter, PreparedQuery, Prepare
 from jobgroups.domain.clock import now
 from jobgroups.domain.retry_policy import LONGEST_PAUSE
 from jobgroups.domain.states import AttemptState, ChildStatus
-from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup, ReportedFile
+from jobgroups.models import UNREAD, AbandonedPrompt, Attempt, ChildJob, JobGroup, ReportedFile
 from jobgroups.queries.exclusions import was_refused
 
 
@@ -28,7 +28,9 @@ def attempt_with_group(attempt_id: int) -> Attempt:
 
 
 def _with_group(rows: QuerySet[Attempt]) -> QuerySet[Attempt]:
-    return rows.select_related("child__group", "child__variant").defer("child__group__editor_json")
+    return rows.select_related("child__group", "child__variant").defer(
+        *(f"child__group__{name}" for name in UNREAD)
+    )
 
 
 def was_unconfirmed_before(attempt_id: int, workflow_digest: str, is_500: bool) -> bool:

@@ -36,7 +36,7 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.pool import PoolChoice, fits
 from jobgroups.domain.states import AttemptState, StopReason
 from jobgroups.events import log
-from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup
+from jobgroups.models import UNREAD, Attempt, ChildJob, Exclusion, JobGroup
 from jobgroups.queries.exclusions import is_active, valid_since
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import verify_fence
@@ -291,8 +291,9 @@ def _claim_in_group(
     with group_transaction(group_id, fence=fence) as tx:
         if group.is_limited and not store.has_room(tx.group):
             raise _LimitReached
-        # The lock does not read it, and it never changes.
-        tx.group.editor_json = group.editor_json
+        # The lock does not read them, and they never change.
+        for name in UNREAD:
+            setattr(tx.group, name, getattr(group, name))
         claimed = claim(tx.group)
         if claimed is not None and not tx.group.has_claimed_child:
             _first_claim(tx)

@@ -33,6 +33,8 @@ from jobgroups.services.transactions import group_transaction
 
 #: Ends or reassigns a child, and returns whether it has left the backend's queue.
 EndChild = Callable[[GroupTransaction, ChildJob, CandidateBackends], bool]
+#: What an expiry does not read of a group.
+_LONG: Final = tuple(f"group__{name}" for name in LONG if name != "parameters_json")
 _BATCH: Final = 500  #: Children per transaction: each holds the group's row.
 
 
@@ -242,9 +244,7 @@ def pool_give_up(*, variant_id: int, limit_s: int) -> int:
     """
     since = monotonic_now() - dt.timedelta(seconds=limit_s)
     overdue = Variant.objects.filter(pk=variant_id, unplaced_since__lte=since)
-    variant = (
-        overdue.select_related("group").defer("group__workflow_json", "group__editor_json").first()
-    )
+    variant = overdue.select_related("group").defer(*_LONG).first()
     if variant is None:
         return 0
     candidates = candidate_reasons(variant)
@@ -268,9 +268,7 @@ def pool_fail_refused(*, variant_ids: Collection[int]) -> int:
         pk__in=variant_ids, workflow_digest__in=refused.values("workflow_digest")
     )
     failed = 0
-    for variant in variants.select_related("group").defer(
-        "group__workflow_json", "group__editor_json"
-    ):
+    for variant in variants.select_related("group").defer(*_LONG):
         candidates = [
             candidate._replace(reason=candidate.unfit or candidate.reason)
             for candidate in candidate_reasons(variant)

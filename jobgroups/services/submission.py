@@ -29,7 +29,7 @@ from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import ChildStatus, GroupStatus, PartialOutputs, Placement, RetryScope
 from jobgroups.domain.turns import DEFAULT_PRIORITY
-from jobgroups.errors import GroupDeleted, IdempotencyConflict, QueueFull
+from jobgroups.errors import GroupDeleted, IdempotencyConflict, PromptIdConflict, QueueFull
 from jobgroups.events import log
 from jobgroups.log_context import bound, note_cause
 from jobgroups.models import (
@@ -38,6 +38,7 @@ from jobgroups.models import (
     DeletedSubmission,
     GroupLabel,
     JobGroup,
+    ListenerPrompt,
     Submitter,
     Variant,
     share_name,
@@ -56,6 +57,29 @@ logger = logging.getLogger(__name__)
 M = TypeVar("M", JobGroup, DeletedSubmission)
 
 IDEMPOTENCY_TTL: Final = dt.timedelta(hours=24)  #: How long an idempotency key is remembered.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a program sent to the ComfyUI listener beside the workflow.
+
+    Attributes:
+        owner, prompt_id, digest, client_id, outputs: as of ``ListenerPrompt``.
+        fields: as ``JobGroup.prompt_fields_json``.
+        program: as ``JobGroup.program``.
+        number: its place in the owner's own order; None: the last one.
+        is_front: whether it comes before the owner's other waiting prompts.
+    """
+
+    owner: str
+    prompt_id: str
+    digest: str
+    client_id: str
+    outputs: Sequence[str]
+    fields: Mapping[str, Any]
+    program: str
+    number: float | None = None
+    is_front: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +132,7 @@ class Submission:
     #: A key of Comfy.org for its partner nodes, which is stored nowhere; empty: that of the
     #: installation is used.
     secret: str = field(default="", repr=False)
+    origin: Origin | None = None  #: Of a prompt of the ComfyUI listener; None: it is none.
 
     @property
     def references(self) -> list[tuple[str, str]]:
@@ -147,6 +172,20 @@ def group_replay(
             raise GroupDeleted
         return _replay(row)
     return None
+
+
+def prompt_replay(origin: Origin) -> Submitted | None:
+    """Return the group that an owner's prompt id made before, if any.
+
+    Raises ``PromptIdConflict`` if it made one out of another body.
+    """
+    rows = ListenerPrompt.objects.filter(owner=origin.owner, prompt_id=origin.prompt_id)
+    made = rows.select_related("group").first()
+    if made is None:
+        return None
+    if made.digest != origin.digest:
+        raise PromptIdConflict(origin.prompt_id)
+    return _replay(made.group)
 
 
 def _replay(group: JobGroup) -> Submitted:
@@ -212,6 +251,8 @@ def group_submit(*, submission: Submission, runner_alive: bool) -> Submitted:
         _store(group, rows, submission, variants)
     except IntegrityError:
         # Two requests with one key at the same moment: the other one was first.
+        if submission.origin and (earlier := prompt_replay(submission.origin)):
+            return earlier
         replay = submission.idempotency_key and group_replay(
             submitter=submission.submitter,
             owner_id=submission.owner_id,
@@ -245,6 +286,8 @@ def _store(
         _deleted, group.submitter, group.idempotency_key
     ):
         raise IntegrityError("The group of this key was deleted since the request began.")
+    if submission.origin is not None:
+        _store_origin(group, submission.origin)
     assets_use(group, submission.references)
     if variants:
         insert(variants)
@@ -266,6 +309,21 @@ def _store(
     if submission.secret:
         log.send_key_on_commit(group.id, submission.secret)
     log.notify_runners_on_commit(work_only=True)
+
+
+def _store_origin(group: JobGroup, origin: Origin) -> None:
+    prompt = ListenerPrompt.objects.create(
+        group=group,
+        owner=origin.owner,
+        prompt_id=origin.prompt_id,
+        digest=origin.digest,
+        client_id=origin.client_id,
+        number=origin.number,
+        outputs_json=to_json(list(origin.outputs)),
+        created_at=group.created_at,
+    )
+    if origin.is_front:
+        ListenerPrompt.objects.filter(pk=prompt.pk).update(number=-prompt.pk)
 
 
 def _check_queue(group: JobGroup) -> None:
@@ -317,6 +375,8 @@ def _group_row(submission: Submission, base_seed: int, runner_alive: bool) -> Jo
         retry_on=None if submission.retry_on is None else list(submission.retry_on),
         partial_outputs=submission.partial_outputs.value,
         stop_when_json=_json_or_none(submission.stop_when),
+        prompt_fields_json=None if submission.origin is None else to_json(submission.origin.fields),
+        program=None if submission.origin is None else submission.origin.program,
         webhook_json=_json_or_none(submission.webhook),
         submitter=submission.submitter,
         owner_id=submission.owner_id,

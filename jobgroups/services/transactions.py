@@ -15,13 +15,13 @@ from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import GroupNotFound
 from jobgroups.events import log
 from jobgroups.log_context import bound, note_cause
-from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.models import UNREAD, Attempt, ChildJob, JobGroup
 from jobgroups.services import notices
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import verify_fence
 
 _locked_group: Final = PreparedQuery(
-    lambda: JobGroup.objects.select_for_update().filter(pk=KEY).defer("editor_json").order_by()
+    lambda: JobGroup.objects.select_for_update().filter(pk=KEY).defer(*UNREAD).order_by()
 )
 
 

@@ -32,11 +32,12 @@ SENT: Final = (
         "workflow_json",
         "parameters_json",
         "editor_json",
+        "prompt_fields_json",
         "workflow_digest",
         "timeout_seconds",
         "stall_seconds",
     ),
-    *("uses_partner_nodes", "has_secret"),
+    *("uses_partner_nodes", "has_secret", "program"),
 )
 #: The columns of a backend by which it fits a variant.
 CAPABLE: Final = ("tags", "devices", "comfyui_version", "partner_nodes_allowed")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from director.security.url_tokens import token_in_url
+from director.web.url_tokens import token_in_url
 
 CASES = (
     ("/ws/monitor?token=dt_a-Z_9", "/ws/monitor", "dt_a-Z_9"),

@@ -48,6 +48,7 @@ class Command(BaseCommand):
         # While another process migrates the database.
         from director.server.process import serve  # noqa: PLC0415 importing daphne installs a reactor
 
+        settings.DIRECTOR_COMFYUI_PORT = options["comfyui_port"] or 0
         own.layer.wait_begin()
         startup.open_metrics(self._say)
         startup.say_first_code(listen.port_of(own.sockets[0]), self._say)

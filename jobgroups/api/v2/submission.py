@@ -10,8 +10,7 @@ from backends.errors import FieldInvalid
 from jobgroups import workflow
 from jobgroups.api.conversion import editor_json
 from jobgroups.api.requests import payloads
-from jobgroups.api.submission import submit
-from jobgroups.api.workflow_check import JobKinds, check
+from jobgroups.api.submission import NotExecutable, own_seeds, submit_to_any
 from jobgroups.domain.access import Principal
 from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.errors import (
@@ -20,14 +19,11 @@ from jobgroups.errors import (
     IdempotencyKeyReuse,
     InvalidWorkflow,
     MetadataInvalid,
-    NoOnlineBackends,
     WorkflowFormatUi,
 )
 from jobgroups.models import JobGroup
-from jobgroups.queries.leases import runner_alive
 from jobgroups.services.asset_records import resolve
-from jobgroups.services.submission import Submission, group_replay, group_submit
-from jobgroups.workflow.seeds import MAX_SEED
+from jobgroups.services.submission import group_replay
 from jobgroups.workflow.validation import is_editor_format, shown_key
 
 LABELS: Final = "A key has 1 to 100 characters, a value is a string of at most 200."
@@ -61,7 +57,7 @@ def submit_job(
     labels = {} if body.get("metadata") is None else _labels(body["metadata"])
     secret, editor, warnings = _extra_data(body.get("extra_data"))
     graph = resolve(_check_graph(body.get("workflow")), principal)
-    parameters, base_seed = _own_seeds(graph)
+    parameters, base_seed = own_seeds(graph)
     fields = {
         "workflow_json": graph,
         "backend_ids": [ANY_BACKEND],
@@ -88,24 +84,11 @@ def submit_job(
                 key=idempotency_key,
                 digest=submission.idempotency_digest,
             )
-        return _submit(submission, principal)
+        return submit_to_any(submission, principal)
+    except NotExecutable as refused:
+        raise _refusal(refused.entries, refused.skipped) from None
     except (IdempotencyConflict, GroupDeleted):
         raise IdempotencyKeyReuse from None
-
-
-def _submit(submission: Submission, principal: Principal) -> JobGroup:
-    """Store a job unless backends that answer refuse it; one waits for backends that are all away."""
-    try:
-        return submit(submission, principal).group
-    except NoOnlineBackends as refused:
-        skipped = refused.extra["skipped_backends"]
-    entries = check(JobKinds(submission.template), submission.backend_ids, ())["backends"]
-    answering = [entry for entry in entries if entry["state_reason"] is None]
-    if answering:
-        raise _refusal(answering, {backend["backend_id"]: backend["reason"] for backend in skipped})
-    return group_submit(
-        submission=replace(submission, skipped_backends=skipped), runner_alive=runner_alive()
-    ).group
 
 
 def _refusal(entries: list[dict[str, Any]], skipped: Mapping[str, str]) -> InvalidWorkflow:
@@ -199,15 +182,3 @@ def _extra_data(given: Any) -> tuple[str, str | None, list[str]]:
             f"extra_data.{_PNGINFO}.workflow", "Must be an object; leave it out without one."
         )
     return key, *editor_json(written["workflow"], {})
-
-
-def _own_seeds(graph: workflow.Workflow) -> tuple[dict[str, dict[str, Any]], int | None]:
-    """Return parameters and a base seed with which a job keeps the seeds of its workflow."""
-    slots = workflow.build_template(graph).seed_slots
-    values = [graph[node_id]["inputs"][name] for node_id, name in slots]
-    base = next((value for value in values if type(value) is int and 0 <= value <= MAX_SEED), None)
-    parameters: dict[str, dict[str, Any]] = {}
-    for (node_id, name), value in zip(slots, values, strict=True):
-        if type(value) is not int or value != base:
-            parameters.setdefault(node_id, {})[name] = value
-    return parameters, base

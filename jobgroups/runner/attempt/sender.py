@@ -60,6 +60,7 @@ class Sender:
             prompt_id=spec.prompt_id,
             client_id=spec.client_id,
             extra_data=extra_data,
+            targets=spec.prompt_fields.get("partial_execution_targets"),
             may_send=lambda: context.lease_is_fresh,
         )
         return Sent(accepted.prompt_id, accepted.node_errors, sent_at)

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from backends.comfyui.errors import PromptUnconfirmed
@@ -42,6 +42,9 @@ class AttemptSpec:
     workflow: Mapping[str, Any]
     #: ``JobGroup.editor_json`` of a prompt that is still to be sent.
     editor_json: str | None = None
+    #: ``JobGroup.prompt_fields_json`` of such a prompt, decoded.
+    prompt_fields: Mapping[str, Any] = field(default_factory=dict)
+    is_of_listener: bool = False  #: Whether it came through the ComfyUI listener.
     workflow_digest: str = ""
     uses_partner_nodes: bool | None = None  #: Whether a node is a partner's; None: not known.
     has_secret: bool = False  #: Whether the key for partner nodes is that of its submitter.
@@ -71,9 +74,11 @@ class AttemptSpec:
         self, prompt: Mapping[str, Any], *, marks_outputs: bool, has_previews: bool
     ) -> dict[str, Any]:
         """Return the ``extra_data`` of a prompt: ComfyUI writes editor's workflow and mark into
-        PNGs, too, or creates previews.
+        PNGs, too, or creates previews. What a program sent to the ComfyUI listener stays.
         """
-        written: dict[str, Any] = {}
+        given: dict[str, Any] = self.prompt_fields.get("extra_data", {})
+        pnginfo = given.get("extra_pnginfo")
+        written: dict[str, Any] = dict(pnginfo) if isinstance(pnginfo, dict) else {}
         if self.editor_json is not None:
             # An object or absent: a null lets ComfyUI answer every list of jobs with 500.
             stored = json.loads(self.editor_json)
@@ -82,7 +87,8 @@ class AttemptSpec:
             # Directly before the pixels: see ``MarkedPng``.
             written |= self.mark
         wanted = {"extra_pnginfo": written} if written else {}
-        return self.mark | wanted | ({"preview_method": "auto"} if has_previews else {})
+        previews = {"preview_method": "auto"} if has_previews else {}
+        return previews | given | self.mark | wanted
 
     @classmethod
     def from_claim(cls, row: Attempt) -> Self:
@@ -124,6 +130,8 @@ class AttemptSpec:
             stall_s=group.stall_seconds or math.inf,
             workflow=sent,
             editor_json=group.editor_json if is_new else None,
+            prompt_fields=json.loads(group.prompt_fields_json or "{}") if is_new else {},
+            is_of_listener=group.program is not None,
             workflow_digest=(row.child.variant or group).workflow_digest,
             uses_partner_nodes=group.uses_partner_nodes,
             has_secret=group.has_secret,

@@ -1,0 +1,84 @@
+"""Base of the views of the ComfyUI listener: ComfyUI's shape of errors, and its bodies, which need
+no media type.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
+
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from rest_framework.request import Request
+
+from backends.errors import RequestError
+from jobgroups.api.requests.body import PayloadTooLarge, parse
+from jobgroups.api.views.base import ApiView, json_response
+from jobgroups.domain.access import Right
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES: Final = 100 * 2**20  #: Of a prompt: masks are often texts in it.
+
+
+def error_response(
+    status: int,
+    kind: str,
+    message: str,
+    *,
+    details: str = "",
+    extra_info: Mapping[str, Any] | None = None,
+    node_errors: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> HttpResponse:
+    """Return an error as ComfyUI's ``POST /prompt`` does; ``kind`` is its ``type``."""
+    error = {"type": kind, "message": message, "details": details, "extra_info": extra_info or {}}
+    return json_response(
+        {"error": error, "node_errors": node_errors or {}}, status=status, headers=headers
+    )
+
+
+class PromptRefused(Exception):
+    """A prompt is refused as ComfyUI would refuse it; ``response`` is the answer."""
+
+    def __init__(self, kind: str, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.response = error_response(400, kind, message, **fields)
+
+
+class ListenerView(ApiView):
+    """A path of the ComfyUI listener."""
+
+    changes: ClassVar[Right] = Right.SUBMIT
+
+    def get_exception_handler(self) -> Callable[[Exception, Any], HttpResponseBase | None]:
+        """Return the handler that answers errors in ComfyUI's shape."""
+        own: Callable[[Exception, Any], HttpResponseBase | None] = super().get_exception_handler()
+
+        def handler(error: Exception, context: Any) -> HttpResponseBase | None:
+            if isinstance(error, PromptRefused):
+                return error.response
+            if isinstance(error, RequestError):
+                return error_response(error.status, error.code, error.detail, headers=error.headers)
+            return own(error, context)
+
+        return handler
+
+
+def body_of(request: HttpRequest | Request) -> dict[str, Any]:
+    """Return the JSON object in a body, whatever media type is declared; ``{}`` without a body.
+
+    Raises ``PayloadTooLarge``, ``InvalidJSON`` or ``InvalidRequest``.
+    """
+    content = request.read(MAX_BODY_BYTES + 1)
+    if len(content) > MAX_BODY_BYTES:
+        raise PayloadTooLarge(MAX_BODY_BYTES)
+    return parse(content) if content.strip() else {}
+
+
+class UnknownPathView(ListenerView):
+    """Any path that ComfyUI has and the listener has not."""
+
+    def get(self, _request: Request, **_: Any) -> HttpResponse:
+        return HttpResponse("404: Not Found", status=404, content_type="text/plain")
+
+    post = put = patch = delete = get

@@ -1,0 +1,22 @@
+"""Whose a request at the ComfyUI listener is: every list and every control is the owner's own."""
+
+from django.conf import settings
+from django.http import HttpRequest
+from rest_framework.request import Request
+
+from jobgroups.api.permissions import client_address, principal_of
+
+_MAX_OWNER = 200  #: Characters of ``ListenerPrompt.owner``.
+
+
+def owner_of(request: HttpRequest | Request) -> str:
+    """Return the key of the owner: of its account; of all who have the shared token; else of the
+    client's address and the user that it names in ``Comfy-User``.
+    """
+    user_id = principal_of(request).user_id
+    if user_id is not None:
+        return f"account {user_id}"
+    if settings.DIRECTOR_TOKEN:
+        return "token"
+    user = request.headers.get("Comfy-User", "").strip()
+    return f"{client_address(request)} {user}".strip()[:_MAX_OWNER]

@@ -1,0 +1,147 @@
+"""From the body of ComfyUI's ``POST /prompt`` to the stored group of one job."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, NoReturn
+
+from jobgroups import workflow
+from jobgroups.api.listener.base import PromptRefused
+from jobgroups.api.requests import payloads
+from jobgroups.api.submission import NotExecutable, own_seeds, submit_to_any
+from jobgroups.domain.access import Principal
+from jobgroups.domain.pool import ANY_BACKEND
+from jobgroups.models import ListenerPrompt
+from jobgroups.services.submission import Origin, prompt_replay
+
+#: A native client knows no time limit: a job ends after so many seconds without an event.
+_STALL_SECONDS: Final = 3_600
+#: Of ``extra_data``: kept in memory alone, and sent to a confirmed machine.
+SECRETS: Final = ("api_key_comfy_org", "auth_token_comfy_org")
+_MAX_ID: Final = 200  #: Characters of a client id.
+_MAX_PROGRAM: Final = 100
+
+
+def submit_prompt(
+    body: Mapping[str, Any],
+    *,
+    owner: str,
+    program: str,
+    identity: Mapping[str, Any],
+    principal: Principal,
+) -> ListenerPrompt:
+    """Store the prompt of a body, or return the one that the owner's same body has made before.
+
+    Args:
+        owner: its key, as of ``owner_of``.
+        program: the ``User-Agent`` of the client.
+        identity: the fields of a submission that say whose it is.
+        principal: it may refer to what this one sees.
+
+    Raises:
+        PromptRefused: as ComfyUI refuses it.
+        RequestError: it was not stored for another reason.
+    """
+    graph, extra_data = body.get("prompt"), body.get("extra_data") or {}
+    if not isinstance(graph, dict) or not isinstance(extra_data, dict):
+        raise PromptRefused("no_prompt", "No prompt provided", details="No prompt provided")
+    targets = body.get("partial_execution_targets")
+    fields = {
+        "extra_data": {name: value for name, value in extra_data.items() if name not in SECRETS}
+    }
+    if targets is not None:
+        fields["partial_execution_targets"] = targets
+    origin = Origin(
+        owner=owner,
+        prompt_id=_prompt_id(body.get("prompt_id")),
+        digest=payloads.digest(body),
+        client_id=str(body.get("client_id") or extra_data.get("client_id") or "")[:_MAX_ID],
+        outputs=_outputs(graph, targets),
+        fields=fields,
+        program=program[:_MAX_PROGRAM],
+        number=_number(body.get("number")),
+        is_front=body.get("front") is True,
+    )
+    if prompt_replay(origin) is None:
+        _store(graph, origin, identity, principal, _secret(extra_data))
+    return ListenerPrompt.objects.get(owner=owner, prompt_id=origin.prompt_id)
+
+
+def _store(
+    graph: dict[str, Any],
+    origin: Origin,
+    identity: Mapping[str, Any],
+    principal: Principal,
+    secret: str,
+) -> None:
+    try:
+        workflow.check_workflow(graph, field="prompt")
+    except workflow.WorkflowInvalid as error:
+        raise PromptRefused("invalid_prompt", error.message, details=error.field) from None
+    parameters, base_seed = own_seeds(graph)
+    fields = {
+        "workflow_json": graph,
+        "backend_ids": [ANY_BACKEND],
+        "count": 1,
+        "parameters": parameters,
+        "base_seed": base_seed,
+        "stall_seconds": _STALL_SECONDS,
+    }
+    submission = replace(
+        payloads.submission(fields, None), secret=secret, origin=origin, **identity
+    )
+    try:
+        submit_to_any(submission, principal)
+    except NotExecutable as refused:
+        _refuse(refused)
+
+
+def _refuse(refused: NotExecutable) -> NoReturn:
+    """Raise the error of a workflow that no answering backend takes."""
+    entry = min(refused.entries, key=lambda backend: len(backend["reasons"]))
+    sentence = refused.skipped.get(entry["backend_id"], "No backend can execute the prompt.")
+    raise PromptRefused("prompt_outputs_failed_validation", sentence)
+
+
+def _prompt_id(given: Any) -> str:
+    """Return the id of a prompt: the given one, which must be a UUID in its usual form."""
+    if given is None:
+        return str(uuid.uuid4())
+    try:
+        if isinstance(given, str) and str(uuid.UUID(given)) == given:
+            return given
+    except ValueError:
+        pass
+    raise PromptRefused(
+        "invalid_prompt_id",
+        "prompt_id must be a UUID in lower case with hyphens.",
+        details=str(given)[:100],
+    )
+
+
+def _number(given: Any) -> float | None:
+    if given is None:
+        return None
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        raise PromptRefused("invalid_number", "number must be a number.") from None
+
+
+def _outputs(graph: Mapping[str, Any], targets: Any) -> Sequence[str]:
+    """Return the nodes that no other node of a graph uses, or those that are named."""
+    if isinstance(targets, list):
+        return [str(target) for target in targets if str(target) in graph]
+    nodes = {name: node for name, node in graph.items() if isinstance(node, dict)}
+    used = {
+        value[0]
+        for node in nodes.values()
+        for value in (node.get("inputs") or {}).values()
+        if workflow.is_link(value)
+    }
+    return [name for name in nodes if name not in used]
+
+
+def _secret(extra_data: Mapping[str, Any]) -> str:
+    key = extra_data.get("api_key_comfy_org")
+    return key if isinstance(key, str) else ""

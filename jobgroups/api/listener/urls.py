@@ -1,0 +1,22 @@
+"""Every path of the ComfyUI listener: most of them bare and below ``/api/``, as ComfyUI has them.
+
+The last route takes every other path.
+"""
+
+from django.urls import path, re_path
+
+from jobgroups.api.listener import prompts
+from jobgroups.api.listener.base import UnknownPathView
+from jobgroups.api.urls import Views, with_optional_slash
+
+#: Bare and below ``/api/``.
+_both: Views = {"prompt": prompts.PromptView}
+#: Only below ``/api/``.
+_api: Views = {}
+
+urlpatterns = [
+    *with_optional_slash(_both),
+    *with_optional_slash({f"api/{route}": view for route, view in {**_both, **_api}.items()}),
+    path("", UnknownPathView.as_view()),
+    re_path(r"", UnknownPathView.as_view()),
+]
