@@ -1,5 +1,7 @@
 """Whose a request at the ComfyUI listener is: every list and every control is the owner's own."""
 
+import ipaddress
+
 from django.conf import settings
 from django.http import HttpRequest
 from rest_framework.request import Request
@@ -19,4 +21,16 @@ def owner_of(request: HttpRequest | Request) -> str:
     if settings.DIRECTOR_TOKEN:
         return "token"
     user = request.headers.get("Comfy-User", "").strip()
-    return f"{client_address(request)} {user}".strip()[:_MAX_OWNER]
+    return f"{_machine(client_address(request))} {user}".strip()[:_MAX_OWNER]
+
+
+def _machine(address: str) -> str:
+    """Return the address of a machine in one form: a program may reach ``localhost`` by IPv4 and
+    by IPv6 in turn.
+    """
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+    return "localhost" if parsed.is_loopback else str(parsed)
