@@ -13,11 +13,13 @@ from jobgroups.domain.access import Principal
 from jobgroups.domain.states import CHILD_FINAL, ChildStatus, GroupStatus
 from jobgroups.domain.text import duration
 from jobgroups.errors import GroupNotFound
-from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.models import LONG, Attempt, ChildJob, JobGroup
 from jobgroups.queries import etas
 from jobgroups.queries.visibility import visible
 
 _THUMBNAILS: Final = 8  #: Thumbnails in a row.
+_RECENT: Final = 6  #: Recent workflows.
+_RECENT_GROUPS: Final = 100  #: The newest groups, of which they are found.
 MAX_SEGMENTS: Final = 50  #: Above this many children a segment stands for a status.
 _ORDER: Final = ("completed", "failed", "timeout", "cancelled", "running", "queued")
 
@@ -39,6 +41,20 @@ def group_row(group_id: str) -> dict[str, Any]:
     if group is None:
         raise GroupNotFound(group_id)
     return rows_of([group])[0]
+
+
+def recent_workflows(principal: Principal) -> list[dict[str, Any]]:
+    """Return the rows of the newest groups with a completed job, one for each workflow, newest first;
+    with accounts those of the principal.
+    """
+    rows = JobGroup.objects.filter(completed_count__gt=0, archived_at__isnull=True)
+    if principal.user_id is not None:
+        rows = rows.filter(owner_id=principal.user_id)
+    newest = rows.order_by("-created_at").values_list("workflow_digest", "id")[:_RECENT_GROUPS]
+    # Of a workflow the first is the newest.
+    ids = list(dict(reversed(newest)).values())
+    groups = JobGroup.objects.filter(pk__in=ids).defer(*LONG).order_by("-created_at")
+    return rows_of(list(groups[:_RECENT]))
 
 
 def submitters(principal: Principal) -> list[str]:

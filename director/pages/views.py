@@ -248,6 +248,7 @@ def submit(request: HttpRequest) -> HttpResponse:
         "source": new_group.from_group(group_id, seed, job_id)
         if principal.sees_all or sees_group(principal, group_id)
         else None,
+        "recent": [] if group_id else group_list.recent_workflows(principal),
         "quick": (1, 4, 12),
         "strategies": [
             (strategy.value, strategy.value.replace("_", " ")) for strategy in SeedStrategy

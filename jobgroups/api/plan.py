@@ -14,8 +14,10 @@ from jobgroups.domain.pool import Needs, OpenVariant, PoolSnapshot
 from jobgroups.domain.states import Placement
 from jobgroups.queries.etas import latest
 from jobgroups.queries.pool import current_pool, pool_backends
+from jobgroups.queries.similar import known_digests
 from jobgroups.services.submission import Submission, jobs_of, warnings_of
 from jobgroups.workflow.seeds import random_base
+from jobgroups.workflow.template import WorkflowTemplate, varied
 
 
 def plan(submission: Submission, principal: Principal) -> dict[str, Any]:
@@ -62,16 +64,22 @@ def _eta(chosen: Submission, total: int) -> float | None:
     known.
     """
     snapshot, template = current_pool().snapshot, chosen.template
-    key = template.digests
     ends: list[float | None] = []
     if chosen.count is None:
+        (digest,) = known_digests(template.digests[:1], lambda _: template, snapshot.estimates)
         for name, jobs in Counter(chosen.backend_ids).items():
-            seconds = snapshot.estimates.seconds(key[0], name)
+            seconds = snapshot.estimates.seconds(digest, name)
             ends.append(None if seconds is None else snapshot.free_in(name)[0] + jobs * seconds)
     else:
-        keys, numbers = [key], Counter({0: total})
-        if chosen.batch is not None:
-            keys, numbers = list(chosen.batch.variants), Counter(chosen.batch.variant_of)
+        keys, of_job, batch = [template.digests], [0] * total, chosen.batch
+        if batch is not None:
+            keys, of_job = list(batch.variants), list(batch.variant_of)
+        numbers = Counter(of_job)
+
+        def template_of(number: int) -> WorkflowTemplate:
+            return varied(template, batch and batch.jobs[of_job.index(number)].variation)
+
+        digests = known_digests([digest for digest, _ in keys], template_of, snapshot.estimates)
         needs, backends = (
             Needs(tuple(chosen.backend_ids), tuple(chosen.required_capabilities)),
             pool_backends(),
@@ -87,7 +95,7 @@ def _eta(chosen: Submission, total: int) -> float | None:
                 models_digest=models,
                 unsent=numbers[number],
             )
-            for number, (digest, models) in enumerate(keys)
+            for number, (digest, (_, models)) in enumerate(zip(digests, keys, strict=True))
         ]
         queue = [*snapshot.variants, *variants]
         whole = PoolSnapshot(

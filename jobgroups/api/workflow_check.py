@@ -18,6 +18,7 @@ from jobgroups.domain.shapes.backends import CheckReason
 from jobgroups.queries.backends import current_backends
 from jobgroups.queries.exclusions import excluded_by_digest
 from jobgroups.queries.pool import current_estimates
+from jobgroups.queries.similar import known_digests
 from jobgroups.serializers import to_json
 from jobgroups.services.write_start import check_until
 from jobgroups.workflow import Workflow, WorkflowTemplate
@@ -209,16 +210,17 @@ def has_partner_nodes(graph: Workflow, rows: Collection[Backend], *, until: floa
 
 
 def offered_choices(prepared: WorkflowTemplate, backend_ids: Collection[str]) -> dict[str, Any]:
-    """Return the choices of a workflow's inputs, and its usual time, at backends that a check has
-    just read.
+    """Return the choices of a workflow's inputs, and its usual time or that of the most similar
+    one, at backends that a check has just read.
     """
     rows = [row for row in current_backends().values() if row.id in backend_ids]
     known = _known_classes(prepared.workflow, rows, time.monotonic(), inventory.FRESH_SECONDS)
     estimates = current_estimates()
+    (digest,) = known_digests(prepared.digests[:1], lambda _: prepared, estimates)
     times = [
         seconds
         for backend_id in backend_ids
-        if (seconds := estimates.seconds(prepared.digests[0], backend_id)) is not None
+        if (seconds := estimates.seconds(digest, backend_id)) is not None
     ]
     usual = round(median(times), 1) if times else None
     return choices(prepared.workflow, list(known.values())) | {"usual_seconds": usual}

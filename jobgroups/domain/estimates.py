@@ -8,7 +8,7 @@ workflows that it shares with others.
 import datetime as dt
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
@@ -91,6 +91,11 @@ class Estimates:
         if typical is None or known is not None:
             return known
         return typical / self._relative_speed(backend_id)
+
+    @property
+    def digests(self) -> Collection[str]:
+        """The digests of the workflows that have run."""
+        return self._typical.keys()
 
     def has_speed(self, digest: str, backend_id: str) -> bool:
         """Return whether a backend has run a workflow, or one that another backend has run, too."""

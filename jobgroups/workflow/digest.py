@@ -4,7 +4,8 @@ sources.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from math import inf, log
 from typing import Any, Final
 
 from jobgroups.workflow.assets import referenced_asset
@@ -52,6 +53,37 @@ def digest(workflow: Workflow, seed_slots: Iterable[Slot]) -> str:
     }
     text = json.dumps(nodes, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def features(workflow: Workflow, seed_slots: Iterable[Slot]) -> dict[tuple[str, str], Any]:
+    """Return what of a workflow counts for its digest: the class of each node, by ``(node id, "")``,
+    and the inputs.
+    """
+    seeds = frozenset(seed_slots)
+    found: dict[tuple[str, str], Any] = {}
+    for node_id, node in workflow.items():
+        found[node_id, ""] = node["class_type"]
+        for name, value in _telling(node_id, node, seeds).items():
+            found[node_id, name] = value
+    return found
+
+
+def distance(one: Mapping[tuple[str, str], Any], other: Mapping[tuple[str, str], Any]) -> float:
+    """Return how different the values of two workflows are, by their features: a number counts by
+    its ratio, another value 1; infinite if nodes, inputs or links differ.
+    """
+    if one.keys() != other.keys():
+        return inf
+    total = 0.0
+    for (node_id, name), value in one.items():
+        another = other[node_id, name]
+        if value == another:
+            continue
+        if not name or isinstance(value, list) or isinstance(another, list):
+            return inf
+        is_ratio = all(type(number) in (int, float) and number > 0 for number in (value, another))
+        total += abs(log(value / another)) if is_ratio else 1.0
+    return total
 
 
 def models_digest(workflow: Workflow) -> str:

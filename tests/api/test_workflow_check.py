@@ -27,6 +27,7 @@ from jobgroups.domain.clock import now
 from jobgroups.models import Exclusion, JobGroup, Runner, Timing
 from tests.api.bad_servers import WRONGS, bad_server
 from tests.api.conftest import GRAPH, Api, Made, error_of, wrong_fields
+from tests.harness import factories
 from tests.harness.graphs import EDITOR_FILE, png
 from tests.harness.simulator_thread import SimulatorThread
 from tests.harness.waits import until
@@ -110,6 +111,27 @@ def test_check_lists_choices_and_the_usual_time(api: Api, make_backend: Made) ->
     assert {"euler", "dpmpp_2m"} <= set(found["choices"]["3.sampler_name"])
     assert found["choices"].keys() == {"3.sampler_name", "3.scheduler", "4.ckpt_name"}
     assert (one["choices"]["4.ckpt_name"], one["choice_backends"]) == ([FILE], {})
+
+
+def test_values_that_have_never_run_take_the_time_of_the_nearest_that_have(
+    api: Api, make_backend: Made
+) -> None:
+    with two_machines(make_backend):
+        for steps, seconds in ((10, 5), (40, 20), (41, 90)):
+            graph = graph_with()
+            graph["3"]["inputs"]["steps"] = steps
+            if steps == 41:  # nearer, but with other links
+                graph["3"]["inputs"]["latent_image"] = ["9", 0]
+            # The workflow of a job of the pool has its values in its variant.
+            submit = factories.submit_to_pool if steps == 40 else factories.submit
+            submit(*([1] if steps == 40 else ["gpu-1"]), workflow=graph)
+            digest = workflow.build_template(graph, {}).digests[0]
+            learned = {"workflow_digest": digest, "backend_id": "gpu-1", "seconds": seconds}
+            Timing.objects.create(**learned, updated_at=now())
+        times = {}
+        for steps in (10, 14, 38, 41):
+            times[steps] = check(api, graph_with(), parameters={"3.steps": steps})["usual_seconds"]
+    assert times == {10: 5, 14: 5, 38: 20, 41: 20}
 
 
 def test_check_names_missing_nodes_and_knows_replaced_ones(api: Api, make_backend: Made) -> None:

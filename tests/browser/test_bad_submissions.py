@@ -1,6 +1,7 @@
 """The form of a new group with something wrong in it: said next to its field, and nothing is lost."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,47 @@ def test_a_backend_that_is_gone_or_disabled_meanwhile_is_named(desk: Desk, form:
     still_there(form)
 
 
+def test_a_missing_picture_is_asked_for_at_its_field(form: Any) -> None:
+    graph = text_to_image()
+    for node, title in (("10", "Load Image"), ("20", "Load the style")):
+        loader = {"class_type": "LoadImage", "inputs": {"image": "portrait.png"}}
+        graph[node] = loader | {"_meta": {"title": title}}
+        saver = {"class_type": "SaveImage", "inputs": {"images": [node, 0], "filename_prefix": "x"}}
+        graph[f"{node}1"] = saver
+    del graph["9"]
+    graph["20"]["inputs"]["image"] = ""
+    form.locator("#paste").fill(json.dumps(graph))
+    picture = form.locator('[data-error="parameters.10.image"]')
+    style = form.locator('[data-error="parameters.20.image"]')
+    expect(picture).to_have_text("Choose a picture for Load Image.")
+    expect(style).to_have_text("Choose a picture for Load the style.")
+    # It is said once, also after Submit, which waits for it.
+    expect(form.locator("#can-run")).to_be_hidden()
+    send(form)
+    expect(picture).to_be_in_viewport()
+    expect(form.locator(".field-error:not(:empty)")).to_have_count(2)
+    for place in (picture, style):
+        chooser = form.locator(".field", has=place).locator("[type=file]")
+        content = {"name": "cat.png", "mimeType": "image/png", "buffer": png()}
+        chooser.set_input_files(content)
+        expect(place).to_be_empty()
+    expect(form.locator("#can-run-said")).to_have_text("All 4 backends can run it.")
+
+
+def test_what_all_backends_lack_is_said_once(form: Any) -> None:
+    graph = text_to_image()
+    graph["4"]["inputs"]["ckpt_name"] = "tiny_sd16.safetensors"
+    form.locator("#paste").fill(json.dumps(graph))
+    sentence = re.compile("node 4 .*Value not in list: ckpt_name")
+    said = form.get_by_text(sentence).filter(visible=True)
+    expect(said).to_have_count(1)
+    send(form)
+    expect(form.locator('[data-error="backend_ids"]')).to_have_text(sentence)
+    expect(said).to_have_count(1)
+
+
+#: Those that are no workflow at all.
+OTHER_FILES = ("not JSON", "a list", "no node", "another program's picture", "broken picture")
 OF_ANOTHER_PROGRAM = png(parameters="a castle\nSteps: 20, Sampler: Euler a, Seed: 7")
 #: A file's name and content, and what is said of it.
 FILES = {
@@ -153,6 +195,8 @@ def test_a_wrong_file_is_named_and_the_workflow_stays(form: Any, tmp_path: Path)
         expect(error, kind).to_contain_text(message)
         expect(error, kind).to_contain_text(f"{name}: ")
         expect(error, kind).to_contain_text("The workflow from before is kept.")
+        droppable = "Drop a workflow as JSON, a PNG that ComfyUI made, or a CSV file"
+        assert (droppable in error.inner_text()) is (kind in OTHER_FILES), kind
         expect(form.locator("#workflow-said")).to_contain_text("7 nodes")
         form.locator("#file").set_input_files([])
     still_there(form)

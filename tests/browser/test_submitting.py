@@ -37,6 +37,29 @@ def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_go_to_all_in_t
     assert stored == graph
 
 
+def test_form_starts_with_the_recent_workflows(desk: Desk, page: Any) -> None:
+    for name in ("Owl", "Fox <b>"):
+        desk.until_ended(desk.submit(1, name=name))
+    graph = text_to_image()
+    graph["3"]["inputs"]["steps"] = 9
+    desk.until_ended(desk.submit(1, name="Hare", workflow_json=graph))
+    page.goto(f"{desk.url}/submit")
+    recent = page.get_by_role("region", name="Recent workflows")
+    links = recent.get_by_role("link")
+    expect(links.nth(0)).to_contain_text("Hare")
+    expect(links.nth(1)).to_contain_text("Fox <b>")
+    expect(recent).not_to_contain_text("Owl")
+    wait_loaded(page, links.nth(0).locator("img"), "> 0")
+    sound(page)
+    links.nth(0).click()
+    expect(page.locator("#workflow-said")).to_contain_text("7 nodes from jg_")
+    expect(page.get_by_label("steps · KSampler")).to_have_value("9")
+    expect(recent).to_have_count(0)
+    page.goto(f"{desk.url}/submit")
+    bring_workflow(page)
+    expect(recent).to_be_hidden()
+
+
 def test_form_shows_which_backends_can_run_the_workflow_and_the_choices_they_have(
     desk: Desk, page: Any
 ) -> None:
@@ -101,7 +124,6 @@ def test_your_name_is_asked_once_in_a_browser_and_groups_are_found_by_it(
 ) -> None:
     name = "Ann <b>O'Hara</b>"
     page.goto(f"{desk.url}/submit")
-    page.locator("#more > summary").click()
     page.get_by_label("Your name").fill(f"  {name} ")
     bring_workflow(page)
     first = submit(page)
@@ -180,7 +202,8 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(
     page.goto(f"{desk.url}/submit?from={group}")
     expect(page.get_by_label("When a job fails")).to_have_value("group")
     expect(page.get_by_label("Attempts at most")).to_have_value("2")
-    expect(page.get_by_label("Your name")).to_have_value("Ann")
+    # Each person submits under the own name.
+    expect(page.get_by_label("Your name")).to_have_value("Ben")
     expect(page.locator("#retry-on-said")).to_have_text(": 1 chosen")
     expect(page.get_by_label("When ComfyUI refuses some outputs")).to_have_value("fail")
     expect(page.locator("#workflow-said")).to_contain_text("7 nodes")
@@ -192,7 +215,8 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(
         7200,
         30,
     )
-    assert {name: after[name] for name in carried} == {name: before[name] for name in carried}
+    expected = {name: before[name] for name in carried} | {"submitter": "Ben"}
+    assert {name: after[name] for name in carried} == expected
     # What the group brought along is not what this person says the next time.
     page.goto(f"{desk.url}/submit")
     expect(page.get_by_label("Your name")).to_have_value("Ben")

@@ -94,6 +94,12 @@ def test_csv_file_is_a_list_of_jobs_with_errors_by_line(desk: Desk, form: Any) -
     ):
         bring(text, encoding)
         expect(workflow).to_contain_text(sentence)
+    bring(rows)
+    expect(form.locator("#sweep-said")).to_contain_text("2 jobs from shots.csv")
+    bring("text")
+    expect(workflow).to_contain_text("The file needs a line of inputs, and a line for each job.")
+    # The jobs of the file before are not those of this one.
+    expect(form.locator("#sweep")).to_be_hidden()
     bring(f"{rows}x;;;")
     expect(wrong).to_have_text("Line 5, 3.cfg: must be a number.")
     bring('6.text,nothing\n"a\nb",1\nc,2')

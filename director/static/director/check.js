@@ -29,16 +29,19 @@ export function check(text, rest, isBatch, onAnswer) {
       /* then nothing is shown */
     }
     if (body !== sent) return;
-    show(answer);
     if (answer) onAnswer(answer);
+    show(answer);
   }, REST_MS);
 }
 
 function show(answer) {
   const all = answer?.backends ?? [];
-  $("can-run").hidden = !all.length;
-  if (!all.length) return;
-  const able = answer.can_run;
+  const able = answer?.can_run;
+  // What the form has taken out of the reasons is said at its field.
+  const isSaid = answer?.lacks && !all.some((one) => one.reasons.length);
+  $("can-run").hidden = !all.length || isSaid;
+  if ($("can-run").hidden) return;
+  document.querySelector('[data-error="backend_ids"]').textContent = "";
   $("can-run-said").textContent =
     able === all.length
       ? able > 1

@@ -30,9 +30,10 @@ function rowsOf(text, delimiter) {
   return rows;
 }
 
-// Takes a CSV file as the list; throws an Error whose message says what is wrong.
+// Takes a CSV file as the list in place of an earlier one; throws an Error whose message says what is wrong.
 export async function bring(file) {
   let text;
+  list = null;
   try {
     text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
   } catch {

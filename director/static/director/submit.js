@@ -1,7 +1,7 @@
 // The form of a new group. What is sent is the workflow's own text, untouched: numbers that JavaScript
 // cannot hold stay as they are, and what a person changes goes along as parameters.
 
-import { check } from "./check.js";
+import { check, whyLines } from "./check.js";
 import { choicesOf, offered, searched } from "./choices.js";
 import {
   $,
@@ -73,6 +73,8 @@ async function read(brought) {
   const { text: own, drawn: editors = "", notes } = await inApiFormat(brought);
   return { own, editors, notes, nodes: nodesOf(own) };
 }
+const DROPPABLE =
+  "Drop a workflow as JSON, a PNG that ComfyUI made, or a CSV file with a line for each job.";
 function accept({ own, editors, notes, nodes }, from, picture = null) {
   const before = literals;
   text = own;
@@ -83,6 +85,7 @@ function accept({ own, editors, notes, nodes }, from, picture = null) {
     ...notes,
   ].join(" ");
   $("drop").classList.add("small");
+  if ($("recent")) $("recent").hidden = true;
   const image = $("brought");
   if (image.src) URL.revokeObjectURL(image.src);
   image.hidden = !picture;
@@ -116,7 +119,11 @@ async function bring(file) {
     complain([
       {
         field: "workflow_json",
-        message: `${file.name}: ${error.message}${text ? " The workflow from before is kept." : ""}`,
+        message: [
+          `${file.name}: ${error.message}`,
+          ...(error.isOther ? [DROPPABLE] : []),
+          ...(text ? ["The workflow from before is kept."] : []),
+        ].join(" "),
       },
     ]);
   }
@@ -239,6 +246,30 @@ function field(literal, titled, typed) {
   return sweep.varied(literal, title);
 }
 
+const isBatch = () => Boolean(list.read(literals) || sweep.read());
+const KINDS = { image: "a picture", mask: "a picture", audio: "an audio file", video: "a video" };
+// Returns what is wrong with an input that needs a file: it is empty, or no backend has this one.
+function lacking({ file, input, lacked, name, title, slot }) {
+  if (!file || (input.value !== "" && input.value !== lacked)) return [];
+  const message = `Choose ${KINDS[name] || "a file"} for ${title}.`;
+  return [{ field: `parameters.${slot}`, message }];
+}
+// Notes the files that no backend has. The form asks for them at their fields, so they are no reasons any more.
+function noteLacked(answer) {
+  const known = answer.backends.filter((one) => one.known);
+  const names = (one, { id, name }) => one.node_id === id && one.input === name;
+  for (const literal of literals.filter((one) => one.file)) {
+    const isLacked =
+      known.length > 0 &&
+      known.every((one) => one.reasons.some((reason) => names(reason, literal)));
+    // Of a batch the check judges what the workflow has.
+    literal.lacked = isLacked ? (isBatch() ? literal.value : literal.input.value) : undefined;
+    if (!lacking(literal).length) continue;
+    answer.lacks = true;
+    for (const one of known) one.reasons = one.reasons.filter((reason) => !names(reason, literal));
+  }
+}
+
 // Shows the choices that a check has found.
 let offers = {}; // the last answer, and its workflow
 function offer(answer) {
@@ -255,16 +286,18 @@ function offer(answer) {
   }
 }
 function answered(answer) {
-  const before = usual();
   offer(answer);
-  // The time of the jobs is known now.
-  if (usual() !== before) update();
+  noteLacked(answer);
+  // The time of the jobs is known now, and which files there are.
+  update();
 }
 
-// Returns what a person changed, by "node.input", and what of it is no number where one is needed.
+// Returns what a person changed, by "node.input", what of it is no number where one is needed, and
+// which files are lacking.
 function changed() {
   const parameters = { ...kept };
   const errors = [];
+  const lacks = [];
   for (const literal of literals) {
     if (sweep.isVaried(literal)) continue;
     const { input, value, slot } = literal;
@@ -278,10 +311,11 @@ function changed() {
       }
     }
     if (input.problem) errors.push({ field, message: input.problem });
+    else lacks.push(...lacking(literal));
     literal.label.classList.toggle("changed", !same(now, value));
     if (!same(now, value)) parameters[slot] = now;
   }
-  return { parameters, errors };
+  return { parameters, errors, lacks };
 }
 
 // --- where, and seeds ---------------------------------------------------------------------------
@@ -434,11 +468,12 @@ const number = (id) => ($(id).value.trim() === "" ? undefined : Number($(id).val
 function body() {
   const errors = [];
   const ids = backends();
-  const { parameters, errors: wrong } = changed();
+  const { parameters, errors: wrong, lacks } = changed();
   const meta = metadata();
-  errors.push(...(text ? wrong : []), ...meta.errors);
-  if (!text) errors.push({ field: "workflow_json", message: "Choose a workflow first." });
   const [listed, swept] = [list.read(literals), sweep.read()];
+  // A list may have a file in each of its lines.
+  errors.push(...(text ? wrong : []), ...(text && !listed ? lacks : []), ...meta.errors);
+  if (!text) errors.push({ field: "workflow_json", message: "Choose a workflow first." });
   const batch = listed || swept;
   if (listed && swept)
     listed.errors.push({
@@ -512,6 +547,7 @@ function body() {
   return {
     text: `{"workflow_json":${(text && drawn) || text.trim() || "{}"},${JSON.stringify(rest).slice(1)}`,
     errors,
+    lacks: listed ? [] : lacks,
     ids,
     batch,
   };
@@ -591,6 +627,12 @@ function update() {
     $("ends").textContent = time;
   });
   const { parameters, errors } = changed();
+  for (const { label } of literals.filter((one) => one.file)) {
+    const place = label.querySelector("[data-error]");
+    const lack = made.lacks.find((one) => one.field === place.dataset.error);
+    place.textContent = lack?.message || "";
+    label.querySelector("input").setAttribute("aria-invalid", String(Boolean(lack)));
+  }
   if (batch || !errors.length)
     check(
       text,
@@ -688,10 +730,11 @@ $("submit").onsubmit = async (event) => {
       location.href = `/groups/${answer.job_group_id}`;
       return;
     }
-    const skipped = (answer.skipped_backends || []).map((one) => ({
-      field: "backend_ids",
-      message: `${one.backend_id}: ${one.reason}`,
-    }));
+    const reasons = ({ reason: message }) => [{ node_id: null, message, nearest: [] }];
+    const skipped = whyLines(
+      (answer.skipped_backends || []).map((one) => ({ ...one, reasons: reasons(one) })),
+    ).map((message) => ({ field: "backend_ids", message }));
+    if (skipped.length) $("can-run").hidden = true;
     complain(
       answer.errors?.length
         ? answer.errors
@@ -737,7 +780,8 @@ async function repeat() {
   capabilities = again.required_capabilities || [];
   for (const box of classes()) box.checked = (again.retry_on || []).includes(box.value);
   $("partial-outputs").value = again.partial_outputs;
-  if (again.submitter) $("submitter").value = again.submitter;
+  // The name of the person at this browser counts; that of the group where none is known.
+  $("submitter").value ||= again.submitter;
   setWhere(!again.candidates ? "turn" : again.candidates.includes("*") ? "any" : "some");
   $("count").value = again.count;
   const chosen = again.candidates || again.backend_ids;

@@ -2,7 +2,13 @@
 
 import { counted, post } from "./dom.js";
 
-export class NotAWorkflow extends Error {}
+// isOther: it is something else than a workflow, and not a workflow that cannot be taken.
+export class NotAWorkflow extends Error {
+  constructor(message, isOther = false) {
+    super(message);
+    this.isOther = isOther;
+  }
+}
 export const CONVERTED = "Converted from the editor's format.";
 const NODES = 10; // that are named where a file cannot be converted
 
@@ -53,10 +59,11 @@ export function nodesOf(text) {
   } catch {
     throw new NotAWorkflow(
       "This is not JSON. Export the workflow in API format and choose that file.",
+      true,
     );
   }
   if (graph === null || typeof graph !== "object" || Array.isArray(graph))
-    throw new NotAWorkflow("This is JSON, but no workflow: it must be an object of nodes.");
+    throw new NotAWorkflow("This is JSON, but no workflow: it must be an object of nodes.", true);
   const nodes = Object.entries(graph);
   if (!nodes.length) throw new NotAWorkflow("This workflow has no nodes.");
   for (const [id, node] of nodes) {
@@ -68,6 +75,7 @@ export function nodesOf(text) {
     ) {
       throw new NotAWorkflow(
         `This is JSON, but no workflow in API format: "${id.slice(0, 60)}" is not a node.`,
+        true,
       );
     }
   }
@@ -198,7 +206,10 @@ export async function textOf(file, most) {
   } catch {
     /* no sentence came */
   }
-  throw new NotAWorkflow(unconverted(wrong, "This image contains no workflow."));
+  throw new NotAWorkflow(
+    unconverted(wrong, "This image contains no workflow."),
+    !wrong.errors?.length,
+  );
 }
 
 // Returns whether a PNG has its workflow in the editor's format alone: the Director converts that.

@@ -154,7 +154,8 @@ class WorkflowCheck(Parsed):
         choices: What the lists of the backends offer, by ``node.input``.
         choice_backends: Of an input with unequal lists, the number of backends that have a choice,
             by ``node.input``.
-        usual_seconds: The seconds of a job of this workflow; None: it has never run.
+        usual_seconds: The seconds of a job of this workflow, or of that with the nearest values;
+            None: none has run.
     """
 
     can_run: int
