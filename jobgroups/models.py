@@ -376,7 +376,8 @@ class InputFile(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     owner = models.CharField(max_length=200)  #: As of ``ListenerPrompt``.
-    folder = models.CharField(max_length=16)  #: ``input``, ``temp`` or ``output``, as ComfyUI's.
+    #: ``input``, ``temp`` or ``output``, as ComfyUI's, or ``domain.listener_files.IMAGES``.
+    folder = models.CharField(max_length=16)
     path = models.CharField(max_length=400)  #: Below the folder, with slashes.
     asset = models.ForeignKey("Asset", on_delete=models.CASCADE, related_name="input_files")
     created_at = models.DateTimeField()
@@ -939,7 +940,8 @@ class Asset(models.Model):
     created_at = models.DateTimeField()
     #: Last upload of the same content, or last submission that refers to it.
     used_at = models.DateTimeField(db_index=True)
-    #: Whether ``AssetRecord`` rows alone name it: it is deleted with the last of them.
+    #: Whether ``AssetRecord`` rows, or ids of images that a program put at the ComfyUI listener,
+    #: alone name it: it is deleted with the last of them.
     is_recorded_only = models.BooleanField(default=False, db_default=False)
     #: The account that alone uploaded it; null: several did, or there were no accounts.
     owner = _owner()

@@ -5,7 +5,8 @@ from collections.abc import Collection
 from django.db.models import Q
 
 from jobgroups.domain.access import Principal
-from jobgroups.models import AssetOwner, AssetRecord, AssetUse, JobGroup
+from jobgroups.domain.listener_files import account_owner
+from jobgroups.models import AssetOwner, AssetRecord, AssetUse, InputFile, JobGroup
 
 
 def visible(principal: Principal, group: str = "", *, with_shared: bool = True) -> Q:
@@ -34,6 +35,7 @@ def visible_assets(principal: Principal) -> Q:
         Q(owner=user_id)
         | Q(pk__in=AssetOwner.objects.filter(owner=user_id).values("asset"))
         | Q(pk__in=AssetRecord.objects.filter(owner=user_id).values("asset"))
+        | Q(pk__in=InputFile.objects.filter(owner=account_owner(user_id or 0)).values("asset"))
         | Q(pk__in=uses.values("asset"))
     )
 

@@ -20,6 +20,7 @@ from jobgroups.services.audit import audit_forget
 from jobgroups.services.captures import captures_clean, captures_fill, captures_hold
 from jobgroups.services.files_processes import files_end, files_forget, files_heartbeat
 from jobgroups.services.group_times import group_times_fill
+from jobgroups.services.input_files import images_expire
 from jobgroups.services.pauses import pauses_forget
 from jobgroups.services.purge import retention_apply
 from jobgroups.services.sessions import sessions_forget
@@ -125,7 +126,16 @@ async def clean_loop(
         retention = functools.partial(next, retention_apply(), None)
         sums = functools.partial(next, usage_fill(), None)
         fills = (captures_fill, group_times_fill, audit_forget, pauses_forget, sessions_forget)
-        for step in (mark, files_forget, clean_and_expire, captures_clean, *fills, retention, sums):
+        for step in (
+            mark,
+            files_forget,
+            clean_and_expire,
+            images_expire,
+            captures_clean,
+            *fills,
+            retention,
+            sums,
+        ):
             try:
                 while await database.run(step):  # noqa: ASYNC110 a pause for other writers
                     await asyncio.sleep(_PART_PAUSE)

@@ -148,7 +148,8 @@ def _delete(content_id: str, asset_id: str, owner_id: int | None) -> bool:
     audit.record(Action.ASSET_DELETED, asset_id)
     if is_own and owner_id is not None and locked_disown(content, owner_id):
         return False
-    if (is_own or content.is_recorded_only) and not content.records.exclude(pk=asset_id).exists():
+    is_named = content.records.exclude(pk=asset_id).exists() or content.input_files.exists()
+    if (is_own or content.is_recorded_only) and not is_named:
         locked_delete(content)
         return True
     if is_own:

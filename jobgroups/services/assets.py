@@ -18,6 +18,7 @@ from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import insert
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
+from jobgroups.domain.listener_files import account_owner
 from jobgroups.errors import AssetDeleted, AssetInUse, AssetNotFound
 from jobgroups.models import (
     Asset,
@@ -26,6 +27,7 @@ from jobgroups.models import (
     AssetUse,
     ChildJob,
     DeletedSubmission,
+    InputFile,
     JobGroup,
 )
 from jobgroups.queries.assets import references_unknown
@@ -50,7 +52,7 @@ class ReceivedFile:
 
 def asset_store(
     received: ReceivedFile,
-    record: AssetRecord | None = None,
+    record: AssetRecord | InputFile | None = None,
     *,
     owner_id: int | None = None,
     is_upload: bool = True,
@@ -83,7 +85,7 @@ def _keep(
     asset: Asset,
     is_new: bool,
     *,
-    record: AssetRecord | None,
+    record: AssetRecord | InputFile | None,
     owner_id: int | None,
     name: str,
     is_upload: bool,
@@ -207,8 +209,9 @@ def locked_disown(asset: Asset, owner_id: int) -> bool:
         raise AssetInUse(asset.pk, own.group_id)
     asset.owners.filter(owner=owner_id).delete()
     records_delete(asset.records.filter(owner=owner_id))
+    asset.input_files.filter(owner=account_owner(owner_id)).delete()
     is_uploaded = asset.owners.exists() or asset.owner_id not in (None, owner_id)
-    has_records = asset.records.exists()
+    has_records = asset.records.exists() or asset.input_files.exists()
     if not (is_uploaded or has_records or needing.exists()):
         return False
     changes: dict[str, Any] = {"is_recorded_only": has_records and not is_uploaded}
@@ -226,6 +229,7 @@ def locked_delete(asset: Asset) -> None:
     records_delete(asset.records.all())
     asset.uses.all().delete()
     asset.owners.all().delete()
+    asset.input_files.all().delete()
     asset.delete()
 
 

@@ -207,16 +207,20 @@ def fail(
 
 def asset(content: bytes = b"cat", name: str = "cat.png", owner_id: int | None = None) -> Asset:
     """Store a file that a user uploads."""
+    return assets.asset_store(received_file(content, name), owner_id=owner_id)[0]
+
+
+def received_file(content: bytes, name: str = "cat.png") -> assets.ReceivedFile:
+    """Write a file as an upload leaves it."""
     path = stored_files.incoming_folder() / "received"
     path.write_bytes(content)
-    received = assets.ReceivedFile(
+    return assets.ReceivedFile(
         path=path,
         name=name,
         content_type="image/png",
         size_bytes=len(content),
         hash=blake3(content).hexdigest(),
     )
-    return assets.asset_store(received, owner_id=owner_id)[0]
 
 
 def only(group: JobGroup) -> ChildJob:

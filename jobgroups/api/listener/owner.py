@@ -7,6 +7,7 @@ from django.http import HttpRequest
 from rest_framework.request import Request
 
 from jobgroups.api.permissions import client_address, principal_of
+from jobgroups.domain.listener_files import account_owner
 
 _MAX_OWNER = 200  #: Characters of ``ListenerPrompt.owner``.
 
@@ -17,7 +18,7 @@ def owner_of(request: HttpRequest | Request) -> str:
     """
     user_id = principal_of(request).user_id
     if user_id is not None:
-        return f"account {user_id}"
+        return account_owner(user_id)
     if settings.DIRECTOR_TOKEN:
         return "token"
     user = request.headers.get("Comfy-User", "").strip()
