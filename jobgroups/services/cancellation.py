@@ -1,6 +1,7 @@
 """Cancel a group, one child of it, or all open groups."""
 
 import time
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -8,7 +9,7 @@ from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.shapes.groups import CancelResult, OpenWork
-from jobgroups.domain.states import CHILD_OPEN, GroupStatus
+from jobgroups.domain.states import CHILD_OPEN, ChildStatus, GroupStatus
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.queries.groups import open_groups_of, open_work
 from jobgroups.services.audit import record
@@ -18,14 +19,15 @@ _SECONDS: Final = 10.0  #: After which a cancel of all groups leaves the others 
 
 
 @retry_on_conflict
-def group_cancel(*, group_id: str) -> CancelResult:
+def group_cancel(*, group_id: str, statuses: Collection[ChildStatus] = CHILD_OPEN) -> CancelResult:
     """Cancel every child that is not final, and request the stop of active attempts. Repeating it
     is no error.
 
-    Raises ``GroupNotFound``.
+    ``statuses``: of a group of one job, the ones in which it is cancelled. Raises
+    ``GroupNotFound``.
     """
     with group_transaction(group_id) as tx:
-        open_children = tx.children(status__in=CHILD_OPEN)
+        open_children = tx.children(status__in=statuses)
         if open_children:
             tx.group.cancelled_at = now()
             tx.cancel_children(open_children)
@@ -37,6 +39,19 @@ def group_cancel(*, group_id: str) -> CancelResult:
         already_complete=finished[0],
         already_failed=finished[1],
     )
+
+
+def prompts_cancel(
+    *, group_ids: Iterable[str], statuses: Collection[ChildStatus] = CHILD_OPEN
+) -> int:
+    """Cancel groups of one job whose job has one of these statuses, in the given order; return how
+    many were.
+    """
+    cancelled = 0
+    for group_id in group_ids:
+        with suppress(GroupNotFound):  # deleted meanwhile
+            cancelled += group_cancel(group_id=group_id, statuses=statuses).interrupted
+    return cancelled
 
 
 @retry_on_conflict

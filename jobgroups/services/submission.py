@@ -48,6 +48,7 @@ from jobgroups.serializers import to_json
 from jobgroups.services.assets import assets_use
 from jobgroups.services.audit import record
 from jobgroups.services.backends import lock_backends
+from jobgroups.services.listener_prompts import put_in_order
 from jobgroups.services.write_start import begin_write
 from jobgroups.workflow import WorkflowTemplate, seeds
 from jobgroups.workflow.batch import Batch, BatchJob, VariantKey
@@ -323,7 +324,9 @@ def _store_origin(group: JobGroup, origin: Origin) -> None:
         created_at=group.created_at,
     )
     if origin.is_front:
-        ListenerPrompt.objects.filter(pk=prompt.pk).update(number=-prompt.pk)
+        prompt.number = -prompt.pk
+        prompt.save(update_fields=["number"])
+    put_in_order(prompt, group)
 
 
 def _check_queue(group: JobGroup) -> None:

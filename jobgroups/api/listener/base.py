@@ -6,14 +6,16 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
+import msgspec
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
-from backends.errors import RequestError
+from backends.errors import FieldInvalid, RequestError
 from jobgroups.api.requests.body import PayloadTooLarge, parse
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain.access import Right
+from jobgroups.domain.listener_records import is_prompt_id
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,29 @@ def body_of(request: HttpRequest | Request) -> dict[str, Any]:
     if len(content) > MAX_BODY_BYTES:
         raise PayloadTooLarge(MAX_BODY_BYTES)
     return parse(content) if content.strip() else {}
+
+
+def id_list(body: Mapping[str, Any], field: str) -> list[str]:
+    """Return the ids of prompts in a field of a body, without what is none; no field: none.
+
+    Raises ``FieldInvalid``.
+    """
+    given = body.get(field) or []
+    if not isinstance(given, list):
+        raise FieldInvalid(field, "Must be a list of prompt ids.")
+    return list(filter(is_prompt_id, given))
+
+
+def encoded_response(value: object) -> HttpResponse:
+    """Return an answer whose parts may be stored JSON (``msgspec.Raw``)."""
+    return HttpResponse(msgspec.json.encode(value), content_type="application/json")
+
+
+def empty_response() -> HttpResponse:
+    """Return ComfyUI's answer to what it has done."""
+    response = HttpResponse()
+    del response.headers["Content-Type"]
+    return response
 
 
 class UnknownPathView(ListenerView):

@@ -1,5 +1,6 @@
 """From the body of ComfyUI's ``POST /prompt`` to the stored group of one job."""
 
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from jobgroups.api.listener.base import PromptRefused
 from jobgroups.api.requests import payloads
 from jobgroups.api.submission import NotExecutable, own_seeds, submit_to_any
 from jobgroups.domain.access import Principal
+from jobgroups.domain.listener_records import is_prompt_id
 from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.models import ListenerPrompt
 from jobgroups.services.submission import Origin, prompt_replay
@@ -107,11 +109,8 @@ def _prompt_id(given: Any) -> str:
     """Return the id of a prompt: the given one, which must be a UUID in its usual form."""
     if given is None:
         return str(uuid.uuid4())
-    try:
-        if isinstance(given, str) and str(uuid.UUID(given)) == given:
-            return given
-    except ValueError:
-        pass
+    if is_prompt_id(given):
+        return str(given)
     raise PromptRefused(
         "invalid_prompt_id",
         "prompt_id must be a UUID in lower case with hyphens.",
@@ -123,9 +122,12 @@ def _number(given: Any) -> float | None:
     if given is None:
         return None
     try:
-        return float(given)
+        number = float(given)
     except (TypeError, ValueError):
-        raise PromptRefused("invalid_number", "number must be a number.") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise PromptRefused("invalid_number", "number must be a finite number.")
+    return number
 
 
 def _outputs(graph: Mapping[str, Any], targets: Any) -> Sequence[str]:

@@ -5,14 +5,25 @@ The last route takes every other path.
 
 from django.urls import path, re_path
 
-from jobgroups.api.listener import prompts
+from jobgroups.api.listener import history, jobs, prompts, queue
 from jobgroups.api.listener.base import UnknownPathView
 from jobgroups.api.urls import Views, with_optional_slash
 
 #: Bare and below ``/api/``.
-_both: Views = {"prompt": prompts.PromptView}
+_both: Views = {
+    "prompt": prompts.PromptView,
+    "queue": queue.QueueView,
+    "interrupt": queue.InterruptView,
+    "history": history.HistoryView,
+    "history/<str:prompt_id>": history.HistoryEntryView,
+}
 #: Only below ``/api/``.
-_api: Views = {}
+_api: Views = {
+    "jobs": jobs.JobsView,
+    "jobs/cancel": jobs.JobsCancelView,
+    "jobs/<str:prompt_id>": jobs.JobView,
+    "jobs/<str:prompt_id>/cancel": jobs.JobCancelView,
+}
 
 urlpatterns = [
     *with_optional_slash(_both),
