@@ -6,14 +6,15 @@ import asyncio
 import datetime as dt
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, wait
 from typing import Any, Final, TypeAlias
 
 from asgiref.sync import async_to_sync
 
 from backends import services
-from backends.comfyui.probe import attempt
+from backends.comfyui.probe import DirectorSentence, attempt
+from backends.errors import FieldInvalid
 from backends.models import Backend, Reachability
 from backends.states import STALE_AFTER
 
@@ -74,6 +75,16 @@ def probe_backends(
                 del _running[backend.id]
         done.set_result(None)
     wait(others, timeout=2 * _PROBE_TIMEOUT)
+
+
+def refuse_director(url: str, headers: Mapping[str, str] | None) -> None:
+    """Raise ``FieldInvalid`` if a Director answers at an address: prompts would come back to it.
+
+    What else is wrong with the address is not checked.
+    """
+    answer = async_to_sync(attempt)(url, headers=headers, timeout=_PROBE_TIMEOUT)
+    if isinstance(answer, DirectorSentence):
+        raise FieldInvalid("url", answer)
 
 
 async def _probe_all(backends: Collection[Backend]) -> list[Observation]:

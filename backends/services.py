@@ -7,7 +7,7 @@ import contextlib
 import datetime as dt
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from django.db import IntegrityError, transaction
@@ -149,18 +149,21 @@ def backend_update(
     return row
 
 
-def backends_ensure(addresses: Iterable[str]) -> list[str]:
+def backends_ensure(
+    addresses: Iterable[str], check: Callable[[str], None] = lambda _: None
+) -> list[str]:
     """Register each address that is not registered, and return the ids of the new backends.
 
-    The addresses are as in ``DIRECTOR_BACKENDS``. Raises ``FieldInvalid`` for a malformed one;
-    those before it stay registered. The message gives its number, since the address may contain a
-    password.
+    The addresses are as in ``DIRECTOR_BACKENDS``. Raises ``FieldInvalid`` for a malformed one, or
+    one for which ``check`` raises it; those before it stay registered. The message gives its
+    number, since the address may contain a password.
     """
     created: list[str] = []
     for number, url in enumerate(addresses, start=1):
         try:
             # A registered address is not resolved: that would delay each start.
             if not Backend.objects.filter(url=normalise_address(url).url).exists():
+                check(url)
                 created.append(backend_create(url=url).id)
         except BackendExists:
             continue

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from backends.comfyui.errors import ProtocolError, Refusal
+from backends.comfyui.errors import DirectorFound, ProtocolError, Refusal
 from backends.comfyui.protocol import ExecutionError, QueueLength
 from backends.comfyui.texts import one_line
 from backends.comfyui.versions import Feature, has
@@ -265,9 +265,25 @@ def job(body: bytes) -> Job:
     return _decode(_job, body, "job")
 
 
+#: The key of ``system`` in the ``/system_stats`` of a Director's ComfyUI listener.
+DIRECTOR_KEY: Final = "director_version"
+#: The code of the error with which a Director answers without credentials.
+_DIRECTOR_CODE: Final = "sign_in_required"
+
+
+def is_director_refusal(body: bytes) -> bool:
+    """Return whether the body of a 401 is that of a Director."""
+    try:
+        return json_object(body).get("code") == _DIRECTOR_CODE
+    except ProtocolError:
+        return False
+
+
 def system_stats(body: bytes) -> SystemStats:
-    """``GET /system_stats``."""
+    """``GET /system_stats``; raise ``DirectorFound`` for that of a Director."""
     wire = _decode(_stats, body, "system stats")
+    if DIRECTOR_KEY in wire.system:
+        raise DirectorFound(status=200)
     # Shown on one line, in terminals too.
     texts = {name: one_line(value) for name, value in wire.system.items() if isinstance(value, str)}
     return SystemStats(

@@ -16,6 +16,7 @@ from backends.comfyui import answers
 from backends.comfyui.address import normalise_url
 from backends.comfyui.errors import (
     AnswerTooLarge,
+    DirectorFound,
     FileTooLarge,
     NotComfyUI,
     PromptRefused,
@@ -246,6 +247,7 @@ class ComfyClient:
         )
 
     async def system_stats(self) -> answers.SystemStats:
+        """Return versions and devices; raise ``DirectorFound`` for those of a Director."""
         return await self._get("/system_stats", answers.system_stats, max_bytes=_MAX_SMALL_BYTES)
 
     async def clock(self) -> dt.datetime | None:
@@ -418,6 +420,8 @@ class ComfyClient:
         answer = await self._exchange.request(
             "GET", path, connections=connections, max_bytes=max_bytes
         )
+        if answer.status == 401 and answers.is_director_refusal(answer.body):
+            raise DirectorFound(status=401)
         check_status(answer.status, request=f"GET {path}")
         try:
             return read(answer.body)

@@ -108,6 +108,16 @@ class NotComfyUI(_StatusError):
     """Something answers at this address that does not speak as ComfyUI does."""
 
 
+class DirectorFound(NotComfyUI):
+    """A Director answers: prompts for it would come back to a Director."""
+
+    def __init__(self, *, status: int) -> None:
+        super().__init__(
+            "A Director answers at this address, not a ComfyUI. Use the addresses of its ComfyUIs.",
+            status=status,
+        )
+
+
 class SocketLost(BackendError):
     """The event socket ended."""
 

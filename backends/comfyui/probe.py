@@ -5,8 +5,14 @@ from collections.abc import Iterable, Mapping
 
 from backends.comfyui.answers import SystemStats
 from backends.comfyui.client import ComfyClient
-from backends.comfyui.errors import BackendError
+from backends.comfyui.errors import BackendError, DirectorFound
 from backends.comfyui.exchange import Timeouts
+
+
+class DirectorSentence(str):
+    """What is wrong with an address at which a Director answers."""
+
+    __slots__ = ()
 
 
 async def attempt(
@@ -22,6 +28,8 @@ async def attempt(
     try:
         async with ComfyClient(url, headers=headers, timeouts=timeouts) as comfy:
             return await comfy.system_stats()
+    except DirectorFound as error:
+        return DirectorSentence(error.detail)
     except BackendError as error:
         return error.detail
     except ValueError as error:

@@ -6,6 +6,7 @@ from typing import Final
 
 _CALLERS_PROMPT_ID_SINCE: Final = (0, 3, 45)
 
+_UNREADABLE: Final = (10**9, 0, 0)
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)(.*)", re.DOTALL)
 #: Suffixes of what comes before a release (``0.3.57rc1``, ``0.3.57.dev2``), not after it.
 _BEFORE_RELEASE = re.compile(
@@ -72,6 +73,12 @@ def limitations(version: str | None) -> list[str]:
         Limitation.STEPWISE_STOP: can_stop and not has(version, Feature.CANCEL),
     }
     return [node_id for node_id, is_lacking in lacks.items() if is_lacking]
+
+
+def release_of(version: str | None) -> tuple[int, int, int]:
+    """Return the numbers of a version, to compare it; an unreadable one counts as the newest."""
+    release, _ = _release(version)
+    return release or _UNREADABLE
 
 
 def _release(version: str | None) -> tuple[tuple[int, int, int] | None, str]:

@@ -23,6 +23,19 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_own(host: str) -> bool:
+    """Return whether an address or a name belongs to this machine."""
+    try:
+        entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    for family, kind, _, _, address in entries:
+        with socket.socket(family, kind) as own, contextlib.suppress(OSError):
+            own.bind(address)
+            return True
+    return False
+
+
 def bind_sockets(host: str, port: int, *, option: str = "--port") -> list[socket.socket]:
     """Return bound sockets; for ``localhost`` of 127.0.0.1 and, if the machine has IPv6, ::1. They
     do not listen yet.

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Final
+from urllib.parse import urlsplit
 
 import psycopg
 from django.conf import settings
@@ -23,9 +24,10 @@ from django.db.migrations.loader import MigrationLoader
 
 from backends.errors import FieldInvalid
 from backends.models import Backend
-from backends.services import backends_ensure
+from backends.probes import refuse_director
+from backends.services import backends_ensure, normalise_address
 from director.accounts.people import first_code, has_administrator
-from director.server import data_dir
+from director.server import data_dir, listen
 from director.web.tables import is_migrated
 from jobgroups.database.locks import DatabaseLock, Lock, dedicated_connection, lock_of_database
 from jobgroups.metrics import open_files
@@ -101,6 +103,16 @@ def wait_for_database(say: Say) -> None:
         )
 
 
+def _refuse_director(address: str) -> None:
+    """Raise ``FieldInvalid`` for the address of a Director, also of this one, which does not answer
+    yet.
+    """
+    url = urlsplit(normalise_address(address).url)
+    if url.port == settings.DIRECTOR_COMFYUI_PORT and listen.is_own(url.hostname or ""):
+        raise FieldInvalid("url", "It is the ComfyUI listener of this Director, not a ComfyUI.")
+    refuse_director(address, None)
+
+
 def open_database(*, migrate: bool, say: Say) -> None:
     """Migrate the database, or wait until another process did; register ``DIRECTOR_BACKENDS`` and
     open the metrics.
@@ -121,7 +133,7 @@ def open_database(*, migrate: bool, say: Say) -> None:
                 "works"
                 " with the tables and ignores the additions."
             )
-        backends_ensure(settings.DIRECTOR_BACKENDS)
+        backends_ensure(settings.DIRECTOR_BACKENDS, _refuse_director)
 
     try:
         _retry_while_unavailable(opened, say)

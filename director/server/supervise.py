@@ -466,6 +466,9 @@ def _environment() -> dict[str, str]:
     installed, its folder.
     """
     inherited = dict(os.environ)  # noqa: TID251 passed on, not read
+    if settings.DIRECTOR_COMFYUI_PORT:
+        # No process takes this port for a ComfyUI.
+        inherited["DIRECTOR_COMFYUI_PORT"] = str(settings.DIRECTOR_COMFYUI_PORT)
     if (settings.BASE_DIR / "manage.py").exists():
         paths = [str(settings.BASE_DIR), *filter(None, [inherited.get("PYTHONPATH")])]
         inherited["PYTHONPATH"] = os.pathsep.join(paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
+from backends.comfyui.probe import attempt_all
 from tests.harness.graphs import text_to_image
-from tests.harness.processes import Served
+from tests.harness.processes import Served, refused
+from tests.harness.servers import free_port
 from tests.harness.simulator_thread import SimulatorThread
 
 
@@ -59,3 +62,48 @@ def test_a_prompt_is_a_group_that_keeps_its_id_and_runs_once(listener: Listener)
     ended = listener.served.wait_ended(group["job_group_id"])
     assert ended["status"] == "completed"
     assert listener.get("/prompt").json() == {"exec_info": {"queue_remaining": 0}}
+
+
+def test_a_listener_becomes_no_backend(listener: Listener) -> None:
+    served, url = listener.served, listener.url
+    stats = listener.get("/system_stats").json()
+    assert stats["system"]["director_version"]
+    assert stats["devices"][0]["vram_total"] > 0
+    sentence = "A Director answers at this address, not a ComfyUI."
+    tested = served.ask("POST", "/api/backends/test", json={"url": url}).json()
+    assert not tested["ok"]
+    assert tested["reason"].startswith(sentence)
+    added = served.ask("POST", "/api/backends", json={"url": url})
+    (row,) = served.ask("GET", "/api/backends").json()["backends"]
+    changed = served.ask("PATCH", f"/api/backends/{row['backend_id']}", json={"url": url})
+    for answer in (added, changed):
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "url")
+        assert answer.json()["errors"][0]["message"].startswith(sentence)
+    assert served.ask("GET", "/api/backends").json()["backends"][0]["url"] == row["url"]
+    # Discovery adopts what answers with ``SystemStats``.
+    found = asyncio.run(attempt_all([url], timeout=5.0))
+    assert str(found[url]).startswith(sentence)
+
+
+@pytest.mark.parametrize("has_token", [False, True])
+def test_a_start_with_the_listener_of_another_director_as_backend_is_refused(
+    tmp_path: Path, *, has_token: bool
+) -> None:
+    token = {"DIRECTOR_TOKEN": "a-token-of-24-characters"} if has_token else {}
+    arguments = ("--port", "0", "--comfyui-port", "0")
+    other = Served(tmp_path / "other", arguments=arguments, environment=token)
+    try:
+        other.wait_ready()
+        url = Listener(other).url
+        words = ("serve", "--port", "0", "--processes", "1")
+        printed = refused(tmp_path, *words, DIRECTOR_BACKENDS=f"localhost:9,{url}")
+    finally:
+        other.close()
+    assert "DIRECTOR_BACKENDS: url: Address 2: A Director answers at this address" in printed
+
+
+def test_a_start_with_its_own_listener_as_backend_is_refused(tmp_path: Path) -> None:
+    port = str(free_port())
+    words = ("serve", "--port", "0", "--comfyui-port", port, "--processes", "1")
+    printed = refused(tmp_path, *words, DIRECTOR_BACKENDS=f"http://127.0.0.1:{port}")
+    assert "It is the ComfyUI listener of this Director" in printed

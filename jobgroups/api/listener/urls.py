@@ -5,7 +5,7 @@ The last route takes every other path.
 
 from django.urls import path, re_path
 
-from jobgroups.api.listener import history, jobs, prompts, queue
+from jobgroups.api.listener import history, jobs, machine, prompts, queue
 from jobgroups.api.listener.base import UnknownPathView
 from jobgroups.api.urls import Views, with_optional_slash
 
@@ -16,6 +16,9 @@ _both: Views = {
     "interrupt": queue.InterruptView,
     "history": history.HistoryView,
     "history/<str:prompt_id>": history.HistoryEntryView,
+    "system_stats": machine.SystemStatsView,
+    "features": machine.FeaturesView,
+    "free": machine.FreeView,
 }
 #: Only below ``/api/``.
 _api: Views = {
