@@ -101,11 +101,11 @@ def _tile(row: Raw) -> dict[str, Any]:
         **row,
         "ratio": min(_RATIOS, key=lambda ratio: abs(ratio - percent)),
         "saved_as": default_name(row["seed"], row["backend_id"], name),
-        "card": {"child": {"seed": row["seed"]}, "backend_name": row["backend_id"]},
+        "card": {"title": f"{row['seed']} · {row['backend_id']}"},
         "file": {
             "filename": name,
             "url": row["file_url"],
-            "thumbnail": f"{row['file_url']}?w=320",
+            "thumbnail": row["thumbnail_url"],
             "kind": row["kind"],
             "lasts": duration_text(row["duration"]),
         },

@@ -296,16 +296,17 @@ def _card(
     retried = (
         (CHILD_FINAL - {ChildStatus.COMPLETED}) if group.completed_at else CHILD_RETRIED_IN_RUN
     )
+    variation = words.variation_text(child["variation"])
     return {
         "group": group,
         "id": child["job_id"],
         "child": child,
+        # Of each of its files, before the name.
+        "title": " · ".join(filter(None, [variation, str(child["seed"]), name])),
         "status": status,
         "label": words.child_label(status, child["stopped_by"]),
         # How it differs from the other jobs.
-        "difference": " · ".join(
-            filter(None, [words.variation_text(child["variation"]), f"seed {child['seed']}"])
-        ),
+        "difference": " · ".join(filter(None, [variation, f"seed {child['seed']}"])),
         # Empty while it waits in the pool.
         "backend_id": child["backend_id"] or "",
         "backend_name": name,

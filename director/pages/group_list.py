@@ -159,7 +159,7 @@ def _images(children: Mapping[str, Sequence[Any]]) -> dict[str, list[dict[str, A
         }
         made = outputs_of(wanted[row.id], child)
         pictures_by_group[wanted[row.id]] += [
-            output for output in made if output["has_thumbnail"] and not output["missing"]
+            output for output in made if output["thumbnail"] and not output["missing"]
         ][:1]
     return pictures_by_group
 

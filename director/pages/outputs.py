@@ -55,8 +55,8 @@ def outputs_of(group_id: str, child: Mapping[str, Any]) -> list[dict[str, Any]]:
                     child["seed"], child["backend_id"] or "", file["filename"]
                 ),
                 "url": url,
-                "thumbnail": f"{url}?w=320",
-                "has_thumbnail": has_thumbnail(name),
+                # Empty: none can be made.
+                "thumbnail": f"{url}?w=320" if has_thumbnail(name) else "",
                 "kind": kind,
                 "missing": missing,
                 "replaced": replaced,

@@ -246,7 +246,7 @@ def test_a_card_says_in_words_what_an_error_means_before_what_comfyui_said(clien
         AttemptState.ERROR, failure=FailureClass.OUT_OF_MEMORY, error_message="Allocation <b>"
     )
     _, page = ended_page(client, end=failed)
-    stage = page[page.index("error-words") : page.index("card-body")]
+    stage = page[page.index("error-words") : page.index('class="acts"')]
     assert stage.index("or more GPU memory.") < stage.index("Allocation &lt;b&gt;")
 
 

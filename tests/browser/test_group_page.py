@@ -47,7 +47,8 @@ def test_a_card_says_of_each_attempt_where_it_was_and_why_it_ended(desk: Desk, p
     group = failed_group(desk, 0, count=1)
     page.goto(f"{desk.url}/groups/{group}")
     card = page.locator(".card")
-    card.get_by_text("1 attempt").click()
+    card.get_by_label("More about job 1").click()
+    expect(card.get_by_text("1 attempt")).to_be_visible()
     tried = card.locator(".tries li")
     expect(tried).to_contain_text("raised an error: CUDA out of memory")
     expect(tried.locator(".meaning")).to_contain_text("ran out of memory")
@@ -146,6 +147,9 @@ def test_a_submitted_workflow_is_watched_to_its_pictures(desk: Desk, page: Any) 
     preview = page.locator(".preview:visible").first
     preview.wait_for()
     assert preview.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    assert (
+        preview.bounding_box() == page.locator(".stage:has(.preview:visible)").first.bounding_box()
+    )
     expect(cards(page, "completed")).to_have_count(3)
     for index in range(3):
         picture = page.locator(".picture img").nth(index)
@@ -157,6 +161,59 @@ def test_a_submitted_workflow_is_watched_to_its_pictures(desk: Desk, page: Any) 
     for width, height, most in ((1280, 800, 200), (390, 844, 300)):
         page.set_viewport_size({"width": width, "height": height})
         assert page.locator("#cards").bounding_box()["y"] <= most
+
+
+def test_a_card_is_its_picture_and_one_line(desk: Desk, browser: Any, page: Any) -> None:
+    desk.order(0, name="node_error", message="CUDA out of memory", count=1)
+    group = desk.submit(3, parameters={"width": 64, "height": 64, "batch_size": 10})
+    desk.until_ended(group)
+    url = f"{desk.url}/groups/{group}"
+    page.goto(url)
+    one_line = """cards => cards.map((card) => card.offsetHeight - card.querySelector(".stage").offsetHeight)"""
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert set(page.locator(".card").evaluate_all(one_line)) == {38}  # 36 pixels and the border
+    # The reason of a failure is text; a status is a word only where it is not "completed".
+    expect(cards(page, "failed")).to_contain_text("CUDA out of memory")
+    expect(cards(page, "failed").locator(".card-line")).to_contain_text("Failed")
+    card = cards(page, "completed").first
+    expect(card).not_to_contain_text("Completed")
+    expect(card.locator(".count")).to_have_text("+9")
+    # The viewer has all ten.
+    card.locator(".picture").click()
+    expect(page.locator("#viewer-title")).to_contain_text("1/20")
+    page.keyboard.press("ArrowRight")
+    wait_loaded(page, page.locator("#viewer-image"), "=== 64")
+    wait_loaded(page, page.locator("#viewer-strip img").nth(1))
+    page.keyboard.press("Escape")
+    expect(card.locator(".picture")).to_be_focused()
+    # The actions come with the focus and with the pointer; the menu has the seed.
+    more = card.locator(".card-menu > summary")
+    retry = page.get_by_role("button", name="Retry", exact=True)
+    expect(more).to_have_css("opacity", "1")
+    expect(retry).to_have_css("opacity", "0")
+    retry.hover()
+    expect(retry).to_have_css("opacity", "1")
+    seed = str(desk.status(group)["child_jobs"][1]["seed"])
+    expect(card.get_by_role("button", name=seed)).to_be_hidden()
+    more.press("Enter")
+    expect(card.get_by_role("button", name=seed)).to_be_visible()
+    expect(card.get_by_role("link", name="Download", exact=False)).to_have_count(10)
+    sound(page)
+    # A touch screen has no pointer that hovers: the menu shows them.
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True
+    )
+    try:
+        phone = context.new_page()
+        phone.goto(url)
+        retry = phone.get_by_role("button", name="Retry", exact=True)
+        expect(retry).to_be_hidden()
+        cards(phone, "failed").locator(".card-menu > summary").tap()
+        retry.tap()
+        expect(cards(phone, "completed")).to_have_count(3)
+    finally:
+        context.close()
 
 
 def test_progress_moves_on_the_page_without_asking_again(desk: Desk, page: Any) -> None:

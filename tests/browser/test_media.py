@@ -17,6 +17,7 @@ from backends.simulator.node_context import NodeContext, Outcome
 from backends.simulator.pictures import encode_animation
 from tests.browser.desk import Desk, wait_loaded
 from tests.harness.graphs import black_png
+from tests.harness.simulator_thread import SimulatorThread
 
 Report = Callable[..., str]
 SCRIPT = "<script>document.title = parent.document.title = 'executed'</script>"
@@ -30,19 +31,28 @@ def report(desk: Desk, monkeypatch: pytest.MonkeyPatch, page: Any) -> Report:
     """
 
     def run(files: dict[str, bytes], **shown: list[Any]) -> str:
-        async def save(ctx: NodeContext, _inputs: dict[str, Any]) -> Outcome:
-            for name, content in files.items():
-                Path(ctx.state.folders.of("output"), name).write_bytes(content)
-            named = [{"filename": name, "subfolder": "", "type": "output"} for name in files]
-            return Outcome(ui={"images": named, **shown})
-
-        monkeypatch.setitem(nodes.RUNNERS, "SaveImage", save)
-        group = desk.submit(1)
-        assert desk.until_ended(group)["status"] == "completed"
+        group = rendered(desk, monkeypatch, files, **shown)
         page.goto(f"{desk.url}/groups/{group}")
         return group
 
     return run
+
+
+def rendered(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], **shown: list[Any]
+) -> str:
+    """Run a job that saves these files and reports these texts; return the id of its group."""
+
+    async def save(ctx: NodeContext, _inputs: dict[str, Any]) -> Outcome:
+        for name, content in files.items():
+            Path(ctx.state.folders.of("output"), name).write_bytes(content)
+        named = [{"filename": name, "subfolder": "", "type": "output"} for name in files]
+        return Outcome(ui={"images": named, **shown})
+
+    monkeypatch.setitem(nodes.RUNNERS, "SaveImage", save)
+    group = desk.submit(1)
+    assert desk.until_ended(group)["status"] == "completed"
+    return group
 
 
 def video(seconds: int, side: int = 64, *, noise: bool = False) -> bytes:
@@ -123,6 +133,27 @@ def test_the_browser_shows_the_first_frame_of_a_video_without_a_poster(
     expect(page.locator(".picture img")).to_have_count(0)
 
 
+def test_without_ffmpeg_a_video_has_a_sign_and_nothing_is_missing(
+    simulators: SimulatorThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Any
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    desk = Desk(tmp_path, simulators)
+    failed: list[str] = []
+    page.on("response", lambda answer: failed.append(answer.url) if not answer.ok else None)
+    try:
+        group = rendered(desk, monkeypatch, {"short.webm": video(3)})
+        for path in (f"/groups/{group}", "/gallery", "/"):
+            page.goto(f"{desk.url}{path}")
+            expect(page.locator("#line-live")).to_have_text("live")
+            expect(page.locator("main img, main video")).to_have_count(0)
+        page.go_back()
+        page.get_by_role("button", name="Open short.webm").click()
+        state(page, "video", "it.readyState >= 2 && it.duration === 3")
+    finally:
+        desk.close()
+    assert failed == []
+
+
 def test_a_sound_plays(page: Any, report: Report) -> None:
     report(
         {
@@ -190,10 +221,13 @@ def test_no_script_of_an_output_runs(desk: Desk, page: Any, report: Report) -> N
             })""",
             [f"{url}/{number}", ("img", "iframe")[number]],
         )
-    for name, words in (("c.png", "cannot show the file"), ("e.webm", "cannot show the file")):
-        page.get_by_role("button", name=f"Open {name}").click()
-        expect(page.locator("#viewer-note")).to_contain_text(words)
-        page.keyboard.press("Escape")
+    page.get_by_role("button", name="Open c.png").click()
+    for name in ("c.png", "d.txt", "e.webm"):
+        expect(page.locator("#viewer-title")).to_contain_text(name)
+        if name != "d.txt":
+            expect(page.locator("#viewer-note")).to_contain_text("cannot show the file")
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Escape")
     opened = page.context.new_page()
     opened.goto(f"{url}/3")
     expect(opened.locator("body")).to_have_text(SCRIPT)

@@ -138,8 +138,8 @@ def test_what_is_out_of_place_is_noticed(page: Any, sheet: tuple[str, dict[str, 
     page.evaluate(
         """() => {
           document.querySelector('use').setAttribute('href', '/static/director/icons.svg#nothing');
-          document.querySelector('.card .anchor').style.cssText = 'width: 3000px; flex: none';
-          document.querySelector('.card .button').style.cssText = 'position: fixed; top: 0; left: 0';
+          document.querySelector('.card .step').style.cssText = 'width: 3000px; flex: none';
+          document.querySelector('.shows .button').style.cssText = 'position: fixed; top: 0; left: 0';
           document.querySelector('.head .button').style.cssText = 'position: fixed; top: 0; left: 0';
         }"""
     )

@@ -40,7 +40,7 @@ export function toggle(tile) {
       job,
       title,
       label,
-      small: tile.querySelector("img")?.getAttribute("src"),
+      small: `${view}?w=320`,
     });
   keep();
   return "";

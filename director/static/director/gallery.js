@@ -87,9 +87,8 @@ onClick(".tile [data-act=star]", (button) => star(button).catch((error) => toast
 const buttons = () => [
   ...new Map(
     chosen()
-      .map((tile) => tile.querySelector("[data-act=star]"))
-      .filter(Boolean)
-      .map((button) => [button.dataset.job, button]),
+      .map((tile) => [tile.dataset.job, tile.querySelector("[data-act=star]")])
+      .filter(([, button]) => button),
   ).values(),
 ];
 const areStarred = () => buttons().every((button) => button.ariaPressed === "true");

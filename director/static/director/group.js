@@ -7,6 +7,7 @@ import { chime, favicon, Live, monitor } from "./live.js";
 import { afterMorph, refresh } from "./parts.js";
 import { askPlace } from "./place.js";
 import { asks, retry } from "./retry.js";
+import { star } from "./star.js";
 import "./viewer.js";
 import "./grid.js";
 import "./menus.js";
@@ -208,7 +209,8 @@ if (location.hash.startsWith("#j_")) $(location.hash.slice(1))?.focus({ preventS
 // --- what a person can do ------------------------------------------------------------------------
 
 onClick("[data-act]", async (button) => {
-  const { act, job, run } = button.dataset;
+  const { act, run } = button.dataset;
+  const job = button.closest("[data-job]")?.dataset.job;
   try {
     if (act === "cancel-job") {
       button.disabled = true;
@@ -220,18 +222,16 @@ onClick("[data-act]", async (button) => {
       await retry(group, run, job, { where: "auto", ...actor() });
       button.disabled = false;
     }
-    if (act === "retry-job-at") await retryAt(button.dataset);
-    if (act === "move-job") await moveJob(button.dataset);
+    if (act === "retry-job-at") await retryAt({ ...button.dataset, job });
+    if (act === "move-job") await moveJob({ ...button.dataset, job });
     if (act === "retry-group") {
       const { count, done } = button.dataset;
       if (await asks(Number(count), 1, Number(done)))
         await retry(group, run, undefined, { where: "auto", ...actor() });
     }
     if (act === "star") {
-      const on = button.ariaPressed !== "true";
-      button.ariaPressed = on;
       try {
-        await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${job}/star`);
+        await star(button);
       } finally {
         refresh(isFiltered() ? $("cards") : $(job));
         refresh($("head"));

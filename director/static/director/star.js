@@ -3,9 +3,9 @@ import { $$, call } from "./dom.js";
 
 // Sets or removes the star; `changed` is called when the buttons show it, and again if it is refused, which rejects.
 export async function star(button, on = button.ariaPressed !== "true", changed = () => {}) {
-  const { job } = button.dataset;
+  const { job } = button.closest("[data-job]").dataset;
   const mark = (value) => {
-    for (const one of $$(`[data-act=star][data-job="${job}"]`)) one.ariaPressed = String(value);
+    for (const one of $$(`[data-job="${job}"] [data-act=star]`)) one.ariaPressed = String(value);
     changed();
   };
   mark(on);

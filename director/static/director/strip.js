@@ -72,13 +72,13 @@ export class Strip {
     const small = tile.querySelector("img"),
       mark = tile.querySelector(".mark .icon");
     if (mark) button.append(mark.cloneNode(true));
-    if (small) {
+    if (small || tile.dataset.kind === "image") {
       const image = new Image();
       Object.assign(image, {
         alt: "",
         loading: "lazy",
         draggable: false,
-        src: small.currentSrc || small.src,
+        src: small?.currentSrc || small?.src || `${tile.dataset.view}?w=160`,
       });
       image.onerror = () => image.remove();
       button.append(image);

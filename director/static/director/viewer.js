@@ -205,7 +205,7 @@ async function instead(button, mine) {
   };
   image.onerror = () => {
     image.onerror = noCopy;
-    image.src = small.currentSrc || small.src;
+    image.src = small?.currentSrc || small?.src || `${button.dataset.view}?w=320`;
   };
   image.src = `${button.dataset.view}?w=2560`;
   reason = await explain(button, mine, () => copy);
@@ -364,7 +364,8 @@ dialog.onclose = () => {
   forget();
   strip.empty();
   for (const one of [image, soft, ahead]) one.removeAttribute("src");
-  (current?.isConnected ? current : tiles()[Math.min(at, tiles().length - 1)])?.focus();
+  const tile = current?.isConnected ? current : tiles()[Math.min(at, tiles().length - 1)];
+  (tile?.hidden ? jobOf(tile).querySelector(".picture") : tile)?.focus();
   current = null;
 };
 dialog.onkeydown = (event) => {
