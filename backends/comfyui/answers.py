@@ -202,6 +202,8 @@ _depth = WireDecoder(QueueLength)
 _stats = WireDecoder(_Stats)
 _job = WireDecoder(Job)
 _object: WireDecoder[dict[str, Any]] = WireDecoder(dict[str, Any])
+_texts: WireDecoder[dict[str, msgspec.Raw]] = WireDecoder(dict[str, msgspec.Raw])
+_list: WireDecoder[list[Any]] = WireDecoder(list[Any])
 
 
 def _decode(decoder: WireDecoder[T], body: bytes, what: str) -> T:
@@ -313,3 +315,14 @@ def _strings(value: Any) -> tuple[str, ...]:
 def json_object(body: bytes) -> dict[str, Any]:
     """Any answer that is one JSON object, such as ``/object_info``."""
     return _decode(_object, body, "answer")
+
+
+def json_texts(body: bytes) -> dict[str, bytes]:
+    """Any answer that is one JSON object, with the JSON text of each value."""
+    # A copy: the text would keep the whole body.
+    return {name: bytes(value) for name, value in _decode(_texts, body, "answer").items()}
+
+
+def json_list(body: bytes) -> list[Any]:
+    """Any answer that is one JSON list."""
+    return _decode(_list, body, "answer")

@@ -275,6 +275,23 @@ class ComfyClient:
             raise NotComfyUI("GET /object_info was answered without the node class.", status=200)
         return None
 
+    async def object_info_texts(self) -> dict[str, bytes]:
+        """Return what ComfyUI knows of each node class, as a JSON text, by the name of the class."""
+        return await self._get("/object_info", answers.json_texts)
+
+    async def listing(self, path: str) -> list[Any] | None:
+        """Return a list that ComfyUI has at a path, such as ``/models/loras``; None: it has none
+        there.
+
+        ``path`` is percent-encoded.
+        """
+        try:
+            return await self._get(path, answers.json_list)
+        except NotComfyUI as error:
+            if error.status == 404:
+                return None
+            raise
+
     async def replaced_classes(self) -> frozenset[str]:
         """Return the classes that ComfyUI replaces before it validates a prompt; none below 0.14."""
         try:

@@ -36,6 +36,52 @@ async def object_info_of(request: web.Request) -> web.Response:
     return web.json_response({name: catalog.spec(name)} if name in catalog else {})
 
 
+#: Folders of models, as /models lists them.
+_FOLDERS = ("checkpoints", "loras", "embeddings")
+
+
+def _models(request: web.Request) -> dict[str, list[str]]:
+    config = request.app[STATE].config
+    return {name: list(config.checkpoints) if name == _FOLDERS[0] else [] for name in _FOLDERS}
+
+
+@routes.get("/embeddings")
+async def embeddings(request: web.Request) -> web.Response:
+    return web.json_response(_models(request)["embeddings"])
+
+
+@routes.get("/models")
+async def models(request: web.Request) -> web.Response:
+    return web.json_response(list(_models(request)))
+
+
+@routes.get("/models/{folder}")
+async def models_of(request: web.Request) -> web.Response:
+    files = _models(request).get(request.match_info["folder"])
+    return web.Response(status=404) if files is None else web.json_response(files)
+
+
+@routes.get("/experiment/models")
+async def model_folders(request: web.Request) -> web.Response:
+    folders = [
+        {"name": name, "folders": [f"/opt/ComfyUI/models/{name}"], "extensions": [".safetensors"]}
+        for name in _models(request)
+    ]
+    return web.json_response(folders)
+
+
+@routes.get("/experiment/models/{folder}")
+async def model_files(request: web.Request) -> web.Response:
+    files = _models(request).get(request.match_info["folder"])
+    if files is None:
+        return web.Response(status=404)
+    entries = [
+        {"name": name, "pathIndex": 0, "modified": 1.7e9, "created": 1.7e9, "size": 4_265_380_512}
+        for name in files
+    ]
+    return web.json_response(entries)
+
+
 @routes.get("/node_replacements")
 async def node_replacements(request: web.Request) -> web.Response:
     if request.app[STATE].config.release < releases.REPLACEMENTS:

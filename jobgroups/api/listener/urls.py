@@ -5,7 +5,7 @@ The last route takes every other path.
 
 from django.urls import path, re_path
 
-from jobgroups.api.listener import history, jobs, machine, prompts, queue
+from jobgroups.api.listener import history, jobs, machine, nodes, prompts, queue
 from jobgroups.api.listener.base import UnknownPathView
 from jobgroups.api.urls import Views, with_optional_slash
 
@@ -19,6 +19,13 @@ _both: Views = {
     "system_stats": machine.SystemStatsView,
     "features": machine.FeaturesView,
     "free": machine.FreeView,
+    "object_info": nodes.ObjectInfoView,
+    "object_info/<path:class_type>": nodes.ObjectInfoView,
+    "embeddings": nodes.EmbeddingsView,
+    "models": nodes.ModelsView,
+    "models/<str:folder>": nodes.ModelsView,
+    "experiment/models": nodes.ModelFilesView,
+    "experiment/models/<str:folder>": nodes.ModelFilesView,
 }
 #: Only below ``/api/``.
 _api: Views = {

@@ -1,0 +1,295 @@
+"""Descriptions: what backends have, as the answers of ComfyUI's own lists, kept in the process.
+
+An answer is used for ten minutes, and read again behind the answer that is given if it is older than
+a minute: programs read a megabyte of ``/object_info`` at each start, and a ComfyUI needs a second
+for it. Each description of a node class is kept once, however many backends have it.
+"""
+
+import asyncio
+import hashlib
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from backends.comfyui.client import ComfyClient
+from backends.comfyui.errors import BackendError
+from backends.comfyui.exchange import Timeouts
+from backends.comfyui.versions import release_of
+from backends.models import Backend
+from backends.node_union import union
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+FRESH_SECONDS: Final = (
+    60.0  #: Age from which an answer is read again, behind the one that is given.
+)
+KEPT_SECONDS: Final = 600.0  #: Age to which an answer is used.
+#: Seconds after which a backend without an answer is queried again.
+_RETRY_SECONDS: Final = 15.0
+#: Seconds in which all backends answer: ComfyUI lists the files of its folders for it.
+_TIMEOUTS: Final = Timeouts(connect_s=2.0, silence_s=15.0, total_s=20.0)
+_MAX_BYTES: Final = 32 * 2**20  #: Of one answer; with all of ComfyUI's own nodes it has about 2 MB.
+_BACKENDS_AT_ONCE: Final = 16
+_MAX_KEPT: Final = 4_096  #: Answers of one kind.
+_MAX_PARSED: Final = 1_024  #: Parsed descriptions of node classes.
+
+
+class Description:
+    """The description of one node class, as a JSON text. There is one for each distinct text."""
+
+    __slots__ = ("__weakref__", "text")
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    @property
+    def value(self) -> Mapping[str, Any]:
+        return _parsed(self)
+
+
+@lru_cache(_MAX_PARSED)
+def _parsed(description: Description) -> Mapping[str, Any]:
+    value = msgspec.json.decode(description.text)
+    return value if isinstance(value, dict) else {}
+
+
+_texts: Final[WeakValueDictionary[bytes, Description]] = WeakValueDictionary()
+_texts_lock: Final = threading.Lock()
+
+
+def _description(text: bytes) -> Description:
+    digest = hashlib.sha256(text).digest()
+    with _texts_lock:
+        return _texts.setdefault(digest, Description(text))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NodeDescriptions:
+    """The node classes of one backend.
+
+    Attributes:
+        classes: by name.
+        replaced: classes that the backend replaces by others before it validates a prompt.
+        digest: of all texts.
+    """
+
+    classes: Mapping[str, Description]
+    replaced: frozenset[str]
+    digest: bytes
+
+
+async def _read_nodes(client: ComfyClient, _name: str) -> NodeDescriptions:
+    texts = await client.object_info_texts()
+    whole = hashlib.sha256()
+    for name, text in texts.items():
+        whole.update(name.encode() + text)
+    replaced = await client.replaced_classes()
+    classes = {name: _description(text) for name, text in texts.items()}
+    return NodeDescriptions(classes, replaced, whole.digest())
+
+
+_Key: TypeAlias = tuple[str, str, str, str]
+
+
+@dataclass(slots=True)
+class _Kept(Generic[T]):
+    read_at: float  #: Of the answer; minus infinity without one.
+    tried_at: float
+    answer: T | None = None
+
+
+class Answers(Generic[T]):
+    """The answers of backends to one kind of request. May be used by several threads."""
+
+    def __init__(self, read: Callable[[ComfyClient, str], Awaitable[T]]) -> None:
+        self._read = read
+        self._kept: OrderedDict[_Key, _Kept[T]] = OrderedDict()
+        self._lock = threading.Lock()  #: Held while backends are read.
+        self._is_refreshing = False
+
+    def get(self, rows: Collection[Backend], name: str = "") -> dict[str, T]:
+        """Return the answers by backend id, after requests to backends without a kept one.
+
+        ``name`` distinguishes requests of the kind.
+        """
+        if self._due(rows, name, KEPT_SECONDS):
+            with self._lock:
+                # Another thread may have read them meanwhile.
+                self._read_all(self._due(rows, name, KEPT_SECONDS), name)
+        if (old := self._due(rows, name, FRESH_SECONDS)) and not self._is_refreshing:
+            self._is_refreshing = True
+            # Daemonic: it changes nothing, and no end of the process waits for a silent backend.
+            threading.Thread(
+                target=self._refresh, args=(old, name), name="descriptions", daemon=True
+            ).start()
+        return self._answers(rows, name)
+
+    def again(self, rows: Collection[Backend], since: float, name: str = "") -> dict[str, T]:
+        """Return the answers, each read after ``since``, a time of ``time.monotonic``; that of a
+        backend that does not answer is left out.
+        """
+        with self._lock:
+            self._read_all([row for row in rows if self._read_at(row, name) < since], name)
+        return self._answers([row for row in rows if self._read_at(row, name) >= since], name)
+
+    def _read_at(self, row: Backend, name: str) -> float:
+        kept = self._kept.get(_key(row, name))
+        return kept.read_at if kept else float("-inf")
+
+    def _answers(self, rows: Collection[Backend], name: str) -> dict[str, T]:
+        since = time.monotonic() - KEPT_SECONDS
+        return {
+            row.id: kept.answer
+            for row in rows
+            if (kept := self._kept.get(_key(row, name)))
+            and kept.answer is not None
+            and kept.read_at >= since
+        }
+
+    def _due(self, rows: Collection[Backend], name: str, age: float) -> list[Backend]:
+        moment = time.monotonic()
+        return [
+            row
+            for row in rows
+            if (kept := self._kept.get(_key(row, name))) is None
+            or (kept.read_at < moment - age and kept.tried_at < moment - _RETRY_SECONDS)
+        ]
+
+    def _refresh(self, rows: Collection[Backend], name: str) -> None:
+        try:
+            with self._lock:
+                self._read_all(rows, name)
+        finally:
+            self._is_refreshing = False
+
+    def _read_all(self, rows: Collection[Backend], name: str) -> None:
+        if rows:
+            asyncio.run(self._read_side_by_side(rows, name))
+
+    async def _read_side_by_side(self, rows: Collection[Backend], name: str) -> None:
+        gate = asyncio.Semaphore(_BACKENDS_AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:
+            for row in rows:
+                tasks.create_task(self._read_one(row, name, gate), name=f"descriptions {row.id}")
+
+    async def _read_one(self, row: Backend, name: str, gate: asyncio.Semaphore) -> None:
+        key = _key(row, name)
+        before = self._kept.get(key)
+        kept: _Kept[T] = _Kept(float("-inf"), time.monotonic())
+        if before is not None:
+            kept.read_at, kept.answer = before.read_at, before.answer
+        try:
+            async with (
+                gate,
+                ComfyClient(
+                    row.url, headers=row.headers, timeouts=_TIMEOUTS, max_answer_bytes=_MAX_BYTES
+                ) as client,
+            ):
+                kept.answer = await self._read(client, name)
+                kept.read_at = kept.tried_at = time.monotonic()
+        except (BackendError, ValueError) as error:
+            # The stored address or a header may be one that is not usable any more.
+            logger.info("%s: not described (%s)", row.id, error)
+        self._kept[key] = kept
+        self._kept.move_to_end(key)
+        while len(self._kept) > _MAX_KEPT:
+            self._kept.popitem(last=False)
+
+
+def _key(row: Backend, name: str) -> _Key:
+    return row.id, row.url, row.comfyui_version, name
+
+
+async def _read_list(client: ComfyClient, path: str) -> list[Any] | bool:
+    listed = await client.listing(path)
+    return False if listed is None else listed
+
+
+#: Of each backend, its node classes.
+nodes: Final = Answers(_read_nodes)
+#: Of each backend, the list at a path; False: the backend has none there.
+lists: Final = Answers(_read_list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FarmNodes:
+    """The node classes of several backends as those of one.
+
+    Attributes:
+        classes: by name; of a class that machines describe differently, the newest ComfyUI's, with
+            the choices of all.
+        with_uploads: the classes with inputs whose choices are uploaded files.
+        digest: of all texts.
+        sources: of ``classes``, the descriptions that each was made of.
+    """
+
+    classes: Mapping[str, Description]
+    with_uploads: frozenset[str]
+    digest: str
+    sources: Mapping[tuple[Description, ...], Description]
+
+    def body(self, changed: Mapping[str, bytes]) -> bytes:
+        """Return the whole answer; ``changed`` has other texts of some classes."""
+        pairs = (
+            msgspec.json.encode(name) + b":" + changed.get(name, described.text)
+            for name, described in self.classes.items()
+        )
+        return b"{" + b",".join(pairs) + b"}"
+
+
+_Farm: TypeAlias = tuple[tuple[tuple[int, int, int], bytes], ...]
+
+
+class _Union:
+    """The last union, which is made again only if a backend has other texts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._farm: _Farm = ()
+        self._made = FarmNodes({}, frozenset(), "", {})
+
+    def of(self, rows: Sequence[Backend], known: Mapping[str, NodeDescriptions]) -> FarmNodes:
+        by_key = {
+            (release_of(row.comfyui_version), known[row.id].digest): known[row.id]
+            for row in rows
+            if row.id in known
+        }
+        farm = tuple(sorted(by_key, reverse=True))
+        with self._lock:
+            if farm != self._farm:
+                self._made = _unite([by_key[key] for key in farm], self._made.sources)
+                self._farm = farm
+            return self._made
+
+
+def _unite(
+    known: Sequence[NodeDescriptions], before: Mapping[tuple[Description, ...], Description]
+) -> FarmNodes:
+    names = dict.fromkeys(name for one in known for name in one.classes)
+    classes: dict[str, Description] = {}
+    sources: dict[tuple[Description, ...], Description] = {}
+    whole = hashlib.sha256()
+    for name in names:
+        texts = tuple(dict.fromkeys(one.classes[name] for one in known if name in one.classes))
+        made = texts[0]
+        if len(texts) > 1:
+            made = before.get(texts) or _description(
+                msgspec.json.encode(union([text.value for text in texts]))
+            )
+            sources[texts] = made
+        classes[name] = made
+        whole.update(name.encode() + made.text)
+    uploads = frozenset(name for name, one in classes.items() if b'_upload"' in one.text)
+    return FarmNodes(classes, uploads, whole.hexdigest()[:32], sources)
+
+
+farm_nodes: Final = _Union().of
