@@ -15,7 +15,7 @@ class PromptView(ListenerView):
     starts_jobs = True
 
     def post(self, request: Request) -> HttpResponse:
-        prompt = submit_prompt(
+        prompt, node_errors = submit_prompt(
             body_of(request),
             owner=owner_of(request),
             program=request.headers.get("User-Agent", ""),
@@ -23,7 +23,7 @@ class PromptView(ListenerView):
             principal=principal_of(request),
         )
         return json_response(
-            {"prompt_id": prompt.prompt_id, "number": number_of(prompt), "node_errors": {}}
+            {"prompt_id": prompt.prompt_id, "number": number_of(prompt), "node_errors": node_errors}
         )
 
     def get(self, request: Request) -> HttpResponse:

@@ -4,17 +4,20 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from jobgroups import workflow
 from jobgroups.api.listener.base import PromptRefused
+from jobgroups.api.listener.validation import refused, validate
 from jobgroups.api.requests import payloads
 from jobgroups.api.submission import NotExecutable, own_seeds, submit_to_any
 from jobgroups.domain.access import Principal
 from jobgroups.domain.listener_records import is_prompt_id
 from jobgroups.domain.pool import ANY_BACKEND
+from jobgroups.domain.states import PartialOutputs
 from jobgroups.models import ListenerPrompt
 from jobgroups.services.submission import Origin, prompt_replay
+from jobgroups.workflow.prompt_check import missing_class
 
 #: A native client knows no time limit: a job ends after so many seconds without an event.
 _STALL_SECONDS: Final = 3_600
@@ -31,8 +34,9 @@ def submit_prompt(
     program: str,
     identity: Mapping[str, Any],
     principal: Principal,
-) -> ListenerPrompt:
-    """Store the prompt of a body, or return the one that the owner's same body has made before.
+) -> tuple[ListenerPrompt, Mapping[str, Any]]:
+    """Store the prompt of a body, or return the one that the owner's same body has made before;
+    with ComfyUI's ``node_errors`` of the outputs that are not executed.
 
     Args:
         owner: its key, as of ``owner_of``.
@@ -64,9 +68,10 @@ def submit_prompt(
         number=_number(body.get("number")),
         is_front=body.get("front") is True,
     )
+    node_errors: Mapping[str, Any] = {}
     if prompt_replay(origin) is None:
-        _store(graph, origin, identity, principal, _secret(extra_data))
-    return ListenerPrompt.objects.get(owner=owner, prompt_id=origin.prompt_id)
+        node_errors = _store(graph, origin, identity, principal, _secret(extra_data))
+    return ListenerPrompt.objects.get(owner=owner, prompt_id=origin.prompt_id), node_errors
 
 
 def _store(
@@ -75,11 +80,21 @@ def _store(
     identity: Mapping[str, Any],
     principal: Principal,
     secret: str,
-) -> None:
+) -> Mapping[str, Any]:
+    """Store a prompt that a machine executes, and return the ``node_errors`` of the others of its
+    outputs.
+    """
+    for node_id, node in graph.items():
+        if isinstance(node, dict) and "class_type" not in node:
+            raise refused(missing_class(node_id, node))
     try:
         workflow.check_workflow(graph, field="prompt")
     except workflow.WorkflowInvalid as error:
         raise PromptRefused("invalid_prompt", error.message, details=error.field) from None
+    targets = origin.fields.get("partial_execution_targets")
+    checked = validate(graph, targets=targets if isinstance(targets, list) else None, resolved=())
+    if checked.outputs:
+        origin = replace(origin, outputs=checked.outputs)
     parameters, base_seed = own_seeds(graph)
     fields = {
         "workflow_json": graph,
@@ -88,21 +103,26 @@ def _store(
         "parameters": parameters,
         "base_seed": base_seed,
         "stall_seconds": _STALL_SECONDS,
+        # A machine that can execute all outputs does it, if there is one.
+        "partial_outputs": PartialOutputs.ACCEPT if checked.node_errors else PartialOutputs.FAIL,
     }
     submission = replace(
         payloads.submission(fields, None), secret=secret, origin=origin, **identity
     )
     try:
         submit_to_any(submission, principal)
-    except NotExecutable as refused:
-        _refuse(refused)
+    except NotExecutable as error:
+        raise _not_executable(error) from None
+    return checked.node_errors
 
 
-def _refuse(refused: NotExecutable) -> NoReturn:
-    """Raise the error of a workflow that no answering backend takes."""
-    entry = min(refused.entries, key=lambda backend: len(backend["reasons"]))
-    sentence = refused.skipped.get(entry["backend_id"], "No backend can execute the prompt.")
-    raise PromptRefused("prompt_outputs_failed_validation", sentence)
+def _not_executable(error: NotExecutable) -> PromptRefused:
+    """Return the refusal of a prompt that no answering backend takes, as earlier failures and
+    capabilities show.
+    """
+    entry = min(error.entries, key=lambda backend: len(backend["reasons"]))
+    sentence = error.skipped.get(entry["backend_id"], "No machine can execute the prompt.")
+    return PromptRefused("prompt_outputs_failed_validation", sentence, details=sentence)
 
 
 def _prompt_id(given: Any) -> str:
@@ -113,8 +133,9 @@ def _prompt_id(given: Any) -> str:
         return str(given)
     raise PromptRefused(
         "invalid_prompt_id",
-        "prompt_id must be a UUID in lower case with hyphens.",
-        details=str(given)[:100],
+        "prompt_id must be a valid UUID",
+        details="prompt_id must be a UUID string in canonical lowercase hyphenated form; omit it "
+        "to let the server generate one",
     )
 
 
