@@ -19,6 +19,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.urls import Resolver404, resolve  # noqa: E402
 
+from director.security.origins import handshake  # noqa: E402
 from director.security.revocations import serve_request  # noqa: E402
 from director.security.sign_in import ENDED, find_principal, guard_sockets  # noqa: E402
 from director.web import probes  # noqa: E402
@@ -26,8 +27,13 @@ from director.web.asgi_types import Receive, Scope, Send  # noqa: E402
 from director.web.handlers import MATCH_KEY, LenientRequest, LoopHandler, ThreadedHandler  # noqa: E402
 from director.web.listener import at_listener  # noqa: E402
 from director.web.request_id import with_request_id  # noqa: E402
+from jobgroups.api.listener.owner import owner_of  # noqa: E402
+from jobgroups.api.requests.upload import upload_limit  # noqa: E402
+from jobgroups.consumers.listener import FEATURES_KEY, OWNER_KEY  # noqa: E402
 from jobgroups.consumers.routing import listener_urlpatterns, websocket_urlpatterns  # noqa: E402
+from jobgroups.domain.access import PRINCIPAL_KEY  # noqa: E402
 from jobgroups.events.hub import hub  # noqa: E402
+from jobgroups.queries.listener_machine import features  # noqa: E402
 from jobgroups.streams.reads import read_seqs  # noqa: E402
 
 # Any: the stubs require the exact type of each frame; these are plain dictionaries.
@@ -41,8 +47,19 @@ _match: Any = lru_cache(1_024)(resolve)
 
 
 _LISTENER_URLS: Any = "jobgroups.api.listener.urls"
+_listener_router: Any = URLRouter(listener_urlpatterns)  # type: ignore[arg-type]
+
+
+async def _owned(scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve a socket of the ComfyUI listener, whose owner is that of its requests."""
+    request: Any = handshake(scope)
+    request.principal = scope.get(PRINCIPAL_KEY)
+    known = {OWNER_KEY: owner_of(request), FEATURES_KEY: features(upload_limit())}
+    await _listener_router({**scope, **known}, receive, send)
+
+
 #: The sockets of the ComfyUI listener.
-_listener_sockets: Any = guard_sockets(URLRouter(listener_urlpatterns))  # type: ignore[arg-type]
+_listener_sockets: Any = guard_sockets(_owned)
 
 
 async def _http(scope: Scope, receive: Receive, send: Send) -> None:

@@ -25,7 +25,7 @@ from backends.comfyui.errors import (
     ResponseLost,
     SendAborted,
 )
-from backends.comfyui.event_socket import EventSocket, open_socket
+from backends.comfyui.event_socket import EventSocket, Tap, open_socket
 from backends.comfyui.exchange import (
     Answer,
     Connections,
@@ -421,9 +421,13 @@ class ComfyClient:
             raise NotComfyUI(f"{request} stored the file under another name.", status=200)
 
     def events(
-        self, client_id: str, *, wants_previews: Callable[[], bool] = lambda: True
+        self,
+        client_id: str,
+        *,
+        wants_previews: Callable[[], bool] = lambda: True,
+        tap: Tap | None = None,
     ) -> AbstractAsyncContextManager[EventSocket]:
-        return open_socket(self._endpoint, _text(client_id), wants_previews)
+        return open_socket(self._endpoint, _text(client_id), wants_previews, tap or Tap())
 
     async def _get(
         self,

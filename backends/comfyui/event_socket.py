@@ -30,13 +30,22 @@ _PREVIEW_HEADS: Final = (b"\x00\x00\x00\x01", b"\x00\x00\x00\x04")
 _FEATURE_FLAGS: Final = '{"type": "feature_flags", "data": {"supports_preview_metadata": true}}'
 
 
+class Tap:
+    """Receives each frame as it came, text without secrets, while it is open."""
+
+    is_open = False
+
+    def receive(self, frame: str | bytes) -> None:
+        """Take in a frame. Never waits, and raises nothing."""
+
+
 class EventSocket:
     """An open socket. Iterate over it to read its events, and wait for nothing else meanwhile.
 
     A socket that is not read stalls the events of every client of that ComfyUI
     (comfyui-protocol.md, trap 2). It receives the events of prompts that are sent with its
     ``client_id``. ``wants_previews`` is called for each preview; a refused preview is skipped
-    unread.
+    unread. ``tap`` gets all frames.
     """
 
     def __init__(
@@ -45,11 +54,13 @@ class EventSocket:
         endpoint: Endpoint,
         client_id: str,
         wants_previews: Callable[[], bool],
+        tap: Tap,
     ) -> None:
         self.client_id = client_id
         self._connection = connection
         self._endpoint = endpoint
         self._wants_previews = wants_previews
+        self._tap = tap
         self._closing = False
 
     def __aiter__(self) -> Self:
@@ -78,11 +89,13 @@ class EventSocket:
         await self._connection.close()
 
     def _event(self, frame: str | bytes) -> Event | None:
-        if frame[:4] in _PREVIEW_HEADS and not self._wants_previews():
-            return None
         if isinstance(frame, str):
             for secret in set(self._endpoint.secrets):
                 frame = frame.replace(secret, "")
+        if self._tap.is_open:
+            self._tap.receive(frame)
+        if frame[:4] in _PREVIEW_HEADS and not self._wants_previews():
+            return None
         try:
             return parse(frame)
         except ProtocolError as exc:
@@ -92,7 +105,7 @@ class EventSocket:
 
 @contextlib.asynccontextmanager
 async def open_socket(
-    endpoint: Endpoint, client_id: str, wants_previews: Callable[[], bool]
+    endpoint: Endpoint, client_id: str, wants_previews: Callable[[], bool], tap: Tap
 ) -> AsyncIterator[EventSocket]:
     """Open the event socket of ``client_id``; leaving the block closes it and waits for the close.
 
@@ -103,7 +116,7 @@ async def open_socket(
     ``SocketLost``.
     """
     connection = await _connect(endpoint, client_id)
-    socket = EventSocket(connection, endpoint, client_id, wants_previews)
+    socket = EventSocket(connection, endpoint, client_id, wants_previews, tap)
     try:
         try:
             await connection.send(_FEATURE_FLAGS)

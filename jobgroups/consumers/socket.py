@@ -79,6 +79,7 @@ class Socket(AsyncConsumer):
     """
 
     kind = "other"  #: As metrics count it.
+    explains_closes = True  #: Whether a frame says why the socket is closed.
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scope = scope
@@ -141,7 +142,8 @@ class Socket(AsyncConsumer):
                     task.cancel()
         except ExceptionGroup:
             # The server logs the error and closes with 1011.
-            await self.send_text(_INTERNAL_ERROR)
+            if self.explains_closes:
+                await self.send_text(_INTERNAL_ERROR)
             raise
         return code
 
@@ -163,7 +165,7 @@ class Socket(AsyncConsumer):
     async def _close(self, code: int) -> None:
         # A client that does not read blocks a frame, but not the close. After that the server drops
         # the connection.
-        if code in _CLOSE_FRAMES:
+        if self.explains_closes and code in _CLOSE_FRAMES:
             with contextlib.suppress(TimeoutError, OSError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self.send_text(_CLOSE_FRAMES[code])

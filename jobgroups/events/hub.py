@@ -9,6 +9,9 @@ Previews are large and may be lost, so they are published only while a socket is
 For a socket in another process, that process announces its interest every 2 s; it expires after 6
 s.
 
+Frames of ComfyUI for clients of the ComfyUI listener may be lost as well, and are published in the
+same way. Who subscribes to them later gets the latest ones from the runner once more.
+
 A key that a submission brought goes to every runner, and is stored by none. A runner without it
 requests it from the others.
 """
@@ -27,7 +30,7 @@ from channels.layers import get_channel_layer
 from django.db import Error as DatabaseError
 
 from jobgroups.events import messages
-from jobgroups.events.messages import Entry, Message, PreviewFrame, ProgressFrame
+from jobgroups.events.messages import Entry, ListenerFrame, Message, PreviewFrame, ProgressFrame
 from jobgroups.events.relay import CALL_SECONDS, LayerRelay
 from jobgroups.metrics import event_lag
 
@@ -40,7 +43,10 @@ INSTALLATION: Final = ""  #: In the place of a group: the key of the installatio
 _RUNNERS: Final = "director.runners"
 _WAKE: Final = {"type": "hub.wake"}
 _WAKE_WORK_ONLY: Final = {**_WAKE, "work_alone": True}
+_PROMPTS: Final = "director.prompts"
+_PROMPT: Final = "hub.prompt"
 _INTEREST: Final = "hub.previews"
+_FRAME_INTEREST: Final = "hub.frames"
 _KEY: Final = "hub.key"
 _KEY_WANTED: Final = "hub.key_wanted"
 _KEY_POLL_SECONDS: Final = 0.05
@@ -52,6 +58,8 @@ _LATELY_SECONDS: Final = 60.0
 #: Returns the stored ``seq`` of each group, and whether the group is shared.
 ReadSeqs = Callable[[list[str]], Awaitable[dict[str, tuple[int, bool]]]]
 RunnerCallback = Callable[..., None]  #: Called with ``work_only``: whether no backend has changed.
+#: Called with a group, and the owner and the client id of its prompt.
+PromptCallback = Callable[[str, str, str], None]
 
 
 def _layer_group(group_id: str) -> str:
@@ -62,7 +70,8 @@ class Subscription:
     """The queue of one client. The hub writes it and the client's task reads it, in one event loop.
 
     ``on_overflow`` is called once when the queue is full: all queued and later entries are dropped.
-    ``only`` are the kinds of entries that are delivered; without it all are.
+    ``only`` are the kinds of entries that are delivered; without it all are, and ``frames`` of
+    ComfyUI only if they are wanted.
     """
 
     def __init__(
@@ -71,10 +80,12 @@ class Subscription:
         on_overflow: Callable[[], None] | None = None,
         *,
         previews: bool = False,
+        frames: bool = False,
         only: tuple[type[Entry], ...] = (),
     ) -> None:
         self.group_id = group_id
         self.previews = previews
+        self.frames = frames
         self._only = only
         self.overflowed = False
         self._on_overflow = on_overflow
@@ -142,6 +153,8 @@ class _Channel:
             self._put_in_all(frame)
         for preview in message.previews:
             self._put_preview(preview)
+        for frame_of_comfyui in message.frames:
+            self._put_frame(frame_of_comfyui)
         for event in message.events:
             self._track(event)
             self._put_in_all(event)
@@ -192,9 +205,18 @@ class _Channel:
             if subscription.previews:
                 subscription.put(preview)
 
+    def _put_frame(self, frame: ListenerFrame) -> None:
+        for subscription in self.subscriptions:
+            if subscription.frames:
+                subscription.put(frame)
+
     @property
     def wants_previews(self) -> bool:
         return any(subscription.previews for subscription in self.subscriptions)
+
+    @property
+    def wants_frames(self) -> bool:
+        return any(subscription.frames for subscription in self.subscriptions)
 
 
 class Hub:
@@ -220,6 +242,10 @@ class Hub:
         #: Groups whose previews a client of any process wanted, with the monotonic time until which
         #: that is lately.
         self._lately: dict[str, float] = {}
+        #: As ``_interest``, of frames of ComfyUI.
+        self._frame_interest: dict[str, float] = {}
+        self._frame_callbacks: set[Callable[[str], None]] = set()
+        self._prompt_callbacks: set[PromptCallback] = set()
 
     def bind(self, loop: asyncio.AbstractEventLoop, *, read_seqs: ReadSeqs) -> None:
         """Attach the hub to the running event loop, that of the sockets and the runner. Another
@@ -262,6 +288,11 @@ class Hub:
         if not self._in_loop(self._to_runners, form):
             self._publish_unbound(_RUNNERS, form)
 
+    def notify_prompt(self, group_id: str, owner: str, client_id: str) -> None:
+        """Notify the sockets of the ComfyUI listener of a new prompt. Thread-safe; does not block."""
+        form = {"type": _PROMPT, "group": group_id, "owner": owner, "client": client_id}
+        self._in_loop(self._to_all, _PROMPTS, form)
+
     def send_key(self, group_id: str, key: str) -> None:
         """Give every runner the key that a group's submitter has sent. Thread-safe; does not block."""
         self._in_loop(self._to_runners, {"type": _KEY, "group": group_id, "key": key})
@@ -279,9 +310,12 @@ class Hub:
 
     def _to_runners(self, form: Mapping[str, Any]) -> None:
         """Give a message to the runner of this process and to those of others."""
+        self._to_all(_RUNNERS, form)
+
+    def _to_all(self, group: str, form: Mapping[str, Any]) -> None:
         self._on_message(form)
         if self._relay is not None:
-            self._relay.send(_RUNNERS, form)
+            self._relay.send(group, form)
 
     def _in_loop(self, call: Callable[..., None], *args: Any) -> bool:
         loop = self._loop
@@ -312,7 +346,11 @@ class Hub:
             message.previews and not self._is_wanted_elsewhere(message.group_id)
         ):
             return
-        if message.events or message.stars or message.replaced or message.changed:
+        if message.frames:
+            # All, and in order: their source limits their number.
+            if _is_valid(self._frame_interest, message.group_id):
+                self._relay.send(_layer_group(message.group_id), msgspec.to_builtins(message))
+        elif message.events or message.stars or message.replaced or message.changed:
             # Later progress must follow this message.
             self._latest.pop(message.group_id, None)
             self._relay.send(_layer_group(message.group_id), msgspec.to_builtins(message))
@@ -348,10 +386,13 @@ class Hub:
 
     def _on_message(self, form: Mapping[str, Any]) -> None:
         if form["type"] == _WAKE["type"]:
-            for callback in tuple(self._runner_callbacks):
-                callback(work_only=form.get("work_alone", False))
+            self._wake_runners(work_only=form.get("work_alone", False))
         elif form["type"] == _INTEREST:
             self._note_interest(form["group"])
+        elif form["type"] == _FRAME_INTEREST:
+            self._note_frame_interest(form["group"], is_new=form["new"])
+        elif form["type"] == _PROMPT:
+            self._announce_prompt(form["group"], form["owner"], form["client"])
         elif form["type"] == _KEY:
             if self._runner_callbacks:
                 self.keys[form["group"]] = form["key"]
@@ -361,12 +402,21 @@ class Hub:
         else:
             self._broadcast(msgspec.convert(form, Message), "other")
 
+    def _wake_runners(self, *, work_only: bool) -> None:
+        for callback in tuple(self._runner_callbacks):
+            callback(work_only=work_only)
+
+    def _announce_prompt(self, group_id: str, owner: str, client_id: str) -> None:
+        for callback in tuple(self._prompt_callbacks):
+            callback(group_id, owner, client_id)
+
     async def subscribe(
         self,
         group_id: str,
         on_overflow: Callable[[], None] | None = None,
         *,
         previews: bool = False,
+        frames: bool = False,
         only: tuple[type[Entry], ...] = (),
         sees_all: bool = True,
     ) -> Subscription:
@@ -377,7 +427,9 @@ class Hub:
         that does not see all groups (``sees_all``) gets an ``UnsharedFrame`` within 2 s if the
         group is not shared, or not any more, also if that notification is lost.
         """
-        subscription = Subscription(group_id, on_overflow, previews=previews, only=only)
+        subscription = Subscription(
+            group_id, on_overflow, previews=previews, frames=frames, only=only
+        )
         channel = self._channels[group_id]
         channel.subscriptions.add(subscription)
         channel.may_be_shared |= not sees_all
@@ -391,6 +443,8 @@ class Hub:
                 raise
             if previews:
                 self._announce_preview_interest(group_id)
+        if frames:
+            self._announce_frame_interest(group_id, is_new=True)
         return subscription
 
     async def unsubscribe(self, subscription: Subscription) -> None:
@@ -415,6 +469,32 @@ class Hub:
     def remove_runner_listener(self, callback: RunnerCallback) -> None:
         self._runner_callbacks.discard(callback)
 
+    async def add_prompt_listener(self, callback: PromptCallback) -> None:
+        """Call ``callback`` in the loop for each new prompt of the ComfyUI listener."""
+        self._prompt_callbacks.add(callback)
+        if self._relay is not None:
+            await self._relay.join(_PROMPTS)
+
+    async def remove_prompt_listener(self, callback: PromptCallback) -> None:
+        self._prompt_callbacks.discard(callback)
+        if self._relay is not None and not self._prompt_callbacks:
+            await self._relay.leave(_PROMPTS)
+
+    def add_frame_source(self, callback: Callable[[str], None]) -> None:
+        """Call ``callback`` in the loop with each group whose frames are wanted by one more
+        subscription: it publishes the latest ones again.
+        """
+        self._frame_callbacks.add(callback)
+
+    def remove_frame_source(self, callback: Callable[[str], None]) -> None:
+        self._frame_callbacks.discard(callback)
+
+    def wants_frames(self, group_id: str) -> bool:
+        """Return whether a subscription of any process wants the group's frames of ComfyUI."""
+        channel = self._channels.get(group_id)
+        here = channel is not None and channel.wants_frames
+        return here or _is_valid(self._frame_interest, group_id)
+
     def wants_previews(self, group_id: str) -> bool:
         """Return whether a socket of any process is subscribed to the group's previews."""
         watched = self._channels.get(group_id)
@@ -426,7 +506,7 @@ class Hub:
         return time.monotonic() < self._lately.get(group_id, 0.0) or self.wants_previews(group_id)
 
     def _is_wanted_elsewhere(self, group_id: str) -> bool:
-        return time.monotonic() < self._interest.get(group_id, 0.0)
+        return _is_valid(self._interest, group_id)
 
     def _note_interest(self, group_id: str) -> None:
         self._interest = _note(self._interest, group_id, _INTEREST_SECONDS)
@@ -436,6 +516,21 @@ class Hub:
         if self._relay is not None:
             for group_id in group_ids:
                 self._relay.send(_RUNNERS, {"type": _INTEREST, "group": group_id})
+
+    def _note_frame_interest(self, group_id: str, *, is_new: bool) -> None:
+        self._frame_interest = _note(self._frame_interest, group_id, _INTEREST_SECONDS)
+        if is_new:
+            self._send_latest_frames(group_id)
+
+    def _send_latest_frames(self, group_id: str) -> None:
+        for publish in tuple(self._frame_callbacks):
+            publish(group_id)
+
+    def _announce_frame_interest(self, group_id: str, *, is_new: bool = False) -> None:
+        if is_new:
+            self._send_latest_frames(group_id)
+        if self._relay is not None:
+            self._relay.send(_RUNNERS, {"type": _FRAME_INTEREST, "group": group_id, "new": is_new})
 
     async def _poll_missed_events(self) -> None:
         """Every 2 s, notify the sockets of groups of which something was not delivered."""
@@ -449,6 +544,9 @@ class Hub:
                     if group.wants_previews
                 ]
                 self._announce_preview_interest(*wanted)
+                for followed_id, group in self._channels.items():
+                    if group.wants_frames:
+                        self._announce_frame_interest(followed_id)
             if not self._channels or self._read_seqs is None:
                 continue
             try:
@@ -464,6 +562,10 @@ class Hub:
                 for group_id in subscribed & self._channels.keys():
                     seq, is_shared = seqs.get(group_id, (None, False))
                     self._channels[group_id].check(seq, is_shared=is_shared)
+
+
+def _is_valid(times: Mapping[str, float], group_id: str) -> bool:
+    return time.monotonic() < times.get(group_id, 0.0)
 
 
 def _note(times: Mapping[str, float], group_id: str, seconds: float) -> dict[str, float]:

@@ -265,6 +265,11 @@ def notify_runners_on_commit(*, work_only: bool = False) -> None:
     transaction.on_commit(lambda: hub.notify_runners(work_only=work_only), robust=True)
 
 
+def notify_prompt_on_commit(group_id: str, *, owner: str, client_id: str) -> None:
+    """Notify the sockets of a client of the ComfyUI listener of a new prompt after the commit."""
+    transaction.on_commit(lambda: hub.notify_prompt(group_id, owner, client_id), robust=True)
+
+
 def _frame(event: NewEvent, seq: int, run: int) -> str:
     head = {"type": event.type, "seq": seq, "run": run}
     frame = {**head, **event.fields, **head}

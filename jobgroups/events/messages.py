@@ -46,6 +46,19 @@ class ReplacedFrame(msgspec.Struct, frozen=True):
     child_id: str
 
 
+class ListenerFrame(msgspec.Struct, frozen=True, array_like=True):
+    """A frame of ComfyUI about an attempt of a prompt of the ComfyUI listener, as it came. A hint:
+    it may be lost or come twice.
+    """
+
+    attempt: int  #: As of :class:`ProgressFrame`.
+    prompt_id: str  #: That of the attempt at its backend.
+    kind: str  #: The ``type`` of a text frame, ``preview``, or ``text`` for a node's text.
+    node: str = ""
+    text: str = ""  #: A text frame.
+    data: bytes = b""  #: A binary frame, with its head.
+
+
 class ChangedFrame(msgspec.Struct, frozen=True):
     """The group was renamed, archived or deleted. Not an event; a socket of its stream checks
     whether it exists.
@@ -65,12 +78,21 @@ class SeqHint(msgspec.Struct, frozen=True):
 
 
 Entry = (
-    EventFrame | ProgressFrame | PreviewFrame | StarFrame | ReplacedFrame | ChangedFrame | SeqHint
+    EventFrame
+    | ProgressFrame
+    | PreviewFrame
+    | StarFrame
+    | ReplacedFrame
+    | ListenerFrame
+    | ChangedFrame
+    | SeqHint
 )
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", tag="hub.message"):
-    """Frames of one group: the events of one transaction, progress, previews, or marks for pages."""
+    """Frames of one group: the events of one transaction, progress, previews, marks for pages, or
+    frames of ComfyUI.
+    """
 
     group_id: str = msgspec.field(name="group")
     events: tuple[EventFrame, ...] = ()
@@ -79,6 +101,7 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", tag="hub.message"):
     stars: tuple[StarFrame, ...] = ()
     replaced: tuple[str, ...] = ()  #: Children of which a file was replaced.
     changed: bool = False  #: Whether the group was renamed, archived or deleted.
+    frames: tuple[ListenerFrame, ...] = ()
     stored_at: float = 0.0  #: When its events were stored, in seconds since 1970.
 
 

@@ -56,3 +56,10 @@ def put_in_order(prompt: ListenerPrompt, group: JobGroup) -> None:
     for row, place in zip([prompt, *rows] if rows else (), places, strict=False):
         at = max(place, at + _STEP)
         JobGroup.objects.filter(pk=row.group_id).update(ordered_at=at)
+
+
+@retried_transaction
+def prompts_note_presented(*, prompt_ids: Collection[int]) -> None:
+    """Note that a socket of their client got the ends of prompts, by the keys of their rows."""
+    rows = ListenerPrompt.objects.filter(pk__in=prompt_ids, presented_at=None)
+    rows.update(presented_at=now())

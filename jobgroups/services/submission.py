@@ -327,6 +327,7 @@ def _store_origin(group: JobGroup, origin: Origin) -> None:
         prompt.number = -prompt.pk
         prompt.save(update_fields=["number"])
     put_in_order(prompt, group)
+    log.notify_prompt_on_commit(group.id, owner=origin.owner, client_id=origin.client_id)
 
 
 def _check_queue(group: JobGroup) -> None:

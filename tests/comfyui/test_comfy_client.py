@@ -17,6 +17,7 @@ from aiohttp import WSMsgType, web
 from backends.comfyui import errors, exchange
 from backends.comfyui.answers import SystemStats
 from backends.comfyui.client import ComfyClient
+from backends.comfyui.event_socket import Tap
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.probe import attempt
 from backends.comfyui.protocol import ExecInfo, Executing, Preview, QueueLength, Status
@@ -784,6 +785,24 @@ async def test_previews_are_decoded_only_on_request_and_may_be_large(wanted: boo
         assert await anext(events) == EMPTY
         flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
         assert json.loads((await anext(events)).node) == flags
+
+
+class Kept(Tap):
+    def __init__(self) -> None:
+        self.frames: list[str | bytes] = []
+
+    def receive(self, frame: str | bytes) -> None:
+        self.frames.append(frame)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_tap_gets_every_frame_as_it_came_while_it_is_open(is_open: bool) -> None:
+    tap = Kept()
+    tap.is_open = is_open
+    sent = ['{"type":"from a custom node"}', struct.pack(">I", 3), struct.pack(">II", 1, 2), STATUS]
+    async with events_of(scripted(*sent), wants_previews=lambda: False, tap=tap) as (_, events):
+        assert await anext(events) == EMPTY
+    assert tap.frames == (sent if is_open else [])
 
 
 @pytest.mark.parametrize(

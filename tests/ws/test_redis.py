@@ -20,6 +20,7 @@ from jobgroups.events.messages import (
     ChangedFrame,
     Entry,
     EventFrame,
+    ListenerFrame,
     Message,
     PreviewFrame,
     ProgressFrame,
@@ -175,6 +176,43 @@ async def test_previews_go_to_another_process_only_while_it_has_a_subscriber(
             patched.setattr(time, "monotonic", lambda later=later: moment + later)
             assert not runner.wants_previews("g")
             assert runner.wanted_previews_lately("g") == is_lately
+
+
+async def test_frames_go_to_another_process_while_it_wants_them_and_the_latest_ones_again(
+    start: Callable[[], Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, web = start(), start()
+    await runner.add_runner_listener(lambda **_: None)
+    frames = (
+        ListenerFrame(1, "p", "executing", "3", text="{}"),
+        ListenerFrame(1, "p", "preview", "3", data=b"\x00\xff"),
+    )
+    runner.add_frame_source(lambda group: runner.publish(Message(group, frames=frames)))
+    queue = await web.subscribe("g", frames=True)
+    other = await web.subscribe("g")
+    assert await received(queue, 2) == list(frames)
+    assert runner.wants_frames("g")
+    assert not runner.wants_previews("g")
+    again = await web.subscribe("g", frames=True)
+    assert await received(again, 2) == list(frames)
+    runner.publish(Message("g", events=(EventFrame(1, "{}"),)))
+    assert await received(other, 1) == [EventFrame(1, "{}")]
+    moment = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: moment + 7)
+    assert not runner.wants_frames("g")
+
+
+async def test_new_prompt_of_the_listener_is_announced_to_every_web_process(
+    start: Callable[[], Hub],
+) -> None:
+    here, there = start(), start()
+    announced: list[tuple[str, str, str]] = []
+    await there.add_prompt_listener(lambda *prompt: announced.append(prompt))
+    async with asyncio.timeout(DEADLINE):
+        while not announced:
+            here.notify_prompt("g", "localhost", "krita")
+            await asyncio.sleep(0.05)
+    assert announced[0] == ("g", "localhost", "krita")
 
 
 async def test_process_without_a_loop_publishes_too(

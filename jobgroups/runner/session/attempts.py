@@ -15,6 +15,7 @@ from jobgroups.queries import work
 from jobgroups.runner.attempt.driver import AttemptDriver
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.context import SessionContext
+from jobgroups.runner.session.frames import FrameTap
 from jobgroups.services import attempts
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,11 @@ class ActiveAttempts:
     owned_attempt_ids: set[int] = field(default_factory=set, init=False)
     #: Of these, the ones that unexpected errors keep from being followed: each still takes a slot.
     broken: set[int] = field(default_factory=set, init=False)
+    #: Publishes the frames of those that are of the ComfyUI listener.
+    tap: FrameTap = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tap = FrameTap(self.context.runner.progress.hub, self.drivers)
 
     async def resume_all(self) -> None:
         database = self.context.database
@@ -63,6 +69,7 @@ class ActiveAttempts:
 
     def _new_driver(self, spec: AttemptSpec) -> AttemptDriver:
         driver = self.drivers[spec.attempt_id] = AttemptDriver(self.context, spec)
+        self.tap.follow(spec)
         # Also for a new claim: its socket may have broken while the claim was stored.
         self.context.follow_socket(spec.client_id)
         return driver
@@ -120,6 +127,7 @@ class ActiveAttempts:
             return error
         finally:
             self.drivers.pop(driver.spec.attempt_id, None)
+            self.tap.forget(driver.spec.attempt_id)
             driver.pictures.discard()
         return None
 

@@ -132,12 +132,17 @@ class BackendSession:
             context.runner.progress.hub,
             context.intervals.key_wait,
         )
-        async with client, context.task_group as tasks:
-            await self.attempts.resume_all()
-            tasks.create_task(self.sockets.run(), name=f"{name}: socket")
-            tasks.create_task(self.claimer.run(), name=f"{name}: claim")
-            tasks.create_task(self._health.run(), name=f"{name}: probe")
-            tasks.create_task(self._reconciler.run(), name=f"{name}: reconcile")
+        hub = context.runner.progress.hub
+        hub.add_frame_source(self.attempts.tap.repeat)
+        try:
+            async with client, context.task_group as tasks:
+                await self.attempts.resume_all()
+                tasks.create_task(self.sockets.run(), name=f"{name}: socket")
+                tasks.create_task(self.claimer.run(), name=f"{name}: claim")
+                tasks.create_task(self._health.run(), name=f"{name}: probe")
+                tasks.create_task(self._reconciler.run(), name=f"{name}: reconcile")
+        finally:
+            hub.remove_frame_source(self.attempts.tap.repeat)
 
     async def take_failure(self, error: Exception) -> None:
         """Store that an unexpected error ended this session, and mark its backend unavailable.

@@ -69,7 +69,7 @@ class Sockets:
             client_id = self._main_id = self._next_client_id()
             try:
                 async with self.context.client.events(
-                    client_id, wants_previews=self.wants_previews
+                    client_id, wants_previews=self.wants_previews, tap=self.attempts.tap
                 ) as socket:
                     pause = self.context.intervals.reconnect_first
                     self._main = socket
@@ -126,7 +126,7 @@ class Sockets:
             while self._is_followed(client_id):
                 try:
                     async with self.context.client.events(
-                        client_id, wants_previews=self.wants_previews
+                        client_id, wants_previews=self.wants_previews, tap=self.attempts.tap
                     ) as socket:
                         self.attempts.socket_opened(client_id)
                         await self._receive_follower(client_id, socket)
