@@ -96,7 +96,7 @@ def number_of(prompt: ListenerPrompt) -> float:
 def _number(pk: int, number: float | None) -> float:
     if number is None:
         return pk
-    return int(number) if number.is_integer() else number
+    return int(number) if float(number).is_integer() else number
 
 
 def record_of(owner: str, prompt_id: str) -> PromptRecord | None:

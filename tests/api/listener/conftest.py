@@ -36,7 +36,8 @@ class Program:
         self._address = address
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        content = b"" if body is None else json.dumps(body).encode()
+        is_encoded = isinstance(body, bytes)
+        content = body if is_encoded else b"" if body is None else json.dumps(body).encode()
         sent = self._headers | {name.replace("_", "-"): value for name, value in headers.items()}
         return self._client.generic(
             method, path, content, "", headers=sent, REMOTE_ADDR=self._address

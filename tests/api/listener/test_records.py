@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import uuid
 from typing import Any
 
 import pytest
 
+from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, StopReason
-from jobgroups.models import Attempt
+from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.services import purge
+from jobgroups.services.cancellation import group_cancel
+from jobgroups.services.retries import group_retry
 from tests.api.listener.conftest import GRAPH, Program, group_of, job_of
 from tests.harness import factories
 
@@ -97,3 +103,291 @@ def test_interrupt_stops_the_presented_prompt_alone_and_no_retry_follows(
         status = program.get(f"/history/{prompt_id}")[prompt_id]["status"]
         assert [kind for kind, _ in status["messages"]] == kinds
         assert (status["status_str"], status["completed"]) == ("error", False)
+
+
+def test_a_failed_prompt_has_the_error_of_its_node(program: Program, fence: FencingToken) -> None:
+    prompt_id = program.prompt()
+    claimed = start(prompt_id, fence)
+    details = {
+        "node_id": "3",
+        "node_type": "KSampler",
+        "exception_type": "ValueError",
+        "traceback": ["line 1"],
+    }
+    failed = {"failure": FailureClass.WORKFLOW_REFUSED, "error_message": "too large"}
+    factories.finish(claimed, fence, AttemptState.ERROR, error_details=details, **failed)
+    entry = program.get(f"/history/{prompt_id}")[prompt_id]
+    assert (entry["status"]["status_str"], entry["status"]["completed"]) == ("error", False)
+    kind, data = entry["status"]["messages"][-1]
+    assert kind == "execution_error"
+    assert data.pop("timestamp") >= entry["status"]["messages"][0][1]["timestamp"]
+    assert data == {
+        "prompt_id": prompt_id,
+        "node_id": "3",
+        "node_type": "KSampler",
+        "executed": [],
+        "exception_message": "too large",
+        "exception_type": "ValueError",
+        "traceback": ["line 1"],
+        "current_inputs": {},
+        "current_outputs": [],
+    }
+    job = program.get(f"/api/jobs/{prompt_id}")
+    assert (job["status"], job["execution_error"]["node_id"]) == ("failed", "3")
+
+
+def test_a_failure_without_a_node_names_an_output(program: Program, fence: FencingToken) -> None:
+    prompt_id = program.prompt()
+    factories.fail(start(prompt_id, fence), fence, FailureClass.WORKFLOW_REFUSED)
+    status = program.get(f"/history/{prompt_id}")[prompt_id]["status"]
+    kind, data = status["messages"][-1]
+    assert kind == "execution_error"
+    assert (data["node_id"], data["node_type"]) == ("9", "SaveImage")
+    assert data["exception_message"]
+    assert data["exception_type"]
+
+
+def test_pictures_of_frames_are_no_files_of_the_history(
+    program: Program, fence: FencingToken
+) -> None:
+    prompt_id = program.prompt()
+    sent = {"images": [{"filename": "a.png", "subfolder": "", "type": "websocket"}]}
+    empty = {"text": [], "value": [7]}
+    render(prompt_id, fence, node_outputs={"5": sent, "7": empty, **OUTPUT})
+    outputs = program.get(f"/history/{prompt_id}")[prompt_id]["outputs"]
+    assert outputs.keys() == {"7", "9"}
+    assert outputs["7"] == empty
+    assert program.get(f"/api/jobs/{prompt_id}")["outputs_count"] == 1
+
+
+def test_a_deleted_prompt_never_runs_and_a_running_one_goes_on(
+    program: Program, fence: FencingToken
+) -> None:
+    running, sent, waiting, kept = (program.prompt() for _ in range(4))
+    start(running, fence)
+    claimed = claim(sent, fence)
+    ids = [running, sent, waiting, str(uuid.uuid4()), "no id", 7]
+    assert program.ask("POST", "/queue", {"delete": ids}).content == b""
+    assert program.queue() == ([running], [kept])
+    assert job_of(waiting).attempts.count() == 0
+    # What a machine has in its queue is removed there.
+    claimed.refresh_from_db()
+    assert claimed.stop_reason == StopReason.CANCEL
+    assert program.get(f"/history/{waiting}")[waiting]["status"]["messages"][0][0] == (
+        "execution_interrupted"
+    )
+    assert program.get("/api/jobs?status=cancelled")["pagination"]["total"] == 2
+    program.post("/api/queue", {"clear": True})
+    assert program.queue() == ([running], [])
+    assert factories.idle(fence)
+
+
+def test_interrupt_by_id_stops_that_prompt_also_before_it_starts(
+    program: Program, farm: list[str]
+) -> None:
+    fences = [factories.lease(backend_id) for backend_id in farm[:2]]
+    first, second = (program.prompt(client_id="a") for _ in range(2))
+    for prompt_id, fence in zip((first, second), fences, strict=True):
+        start(prompt_id, fence)
+    waiting = program.prompt()
+    program.post("/interrupt", {"prompt_id": second})
+    assert program.queue() == ([first], [waiting])
+    program.post("/interrupt", {"prompt_id": waiting})
+    program.post("/interrupt", {"prompt_id": str(uuid.uuid4())})
+    assert program.queue() == ([first], [])
+    refused = program.ask("POST", "/interrupt", b"nonsense")
+    assert refused.status_code == 400
+    assert program.queue() == ([first], [])
+
+
+def test_interrupt_without_a_running_prompt_changes_nothing(
+    program: Program, fence: FencingToken
+) -> None:
+    waiting = program.prompt()
+    claim(waiting, fence)
+    program.post("/interrupt")
+    assert program.queue() == ([], [waiting])
+
+
+def test_history_lists_the_newest_and_pages_from_the_oldest(
+    program: Program, fence: FencingToken
+) -> None:
+    ids = [program.prompt() for _ in range(4)]
+    # In another order than they were sent.
+    for prompt_id in (ids[0], ids[2], ids[1]):
+        render(prompt_id, fence)
+    assert program.history() == ids[:3]
+    assert program.history("?max_items=1") == [ids[2]]
+    assert program.history("?max_items=2") == ids[1:3]
+    assert program.history("?max_items=0") == []
+    assert program.history("?offset=1") == ids[1:3]
+    assert program.history("?max_items=1&offset=1") == [ids[1]]
+    assert program.history("?max_items=1&offset=-1") == [ids[2]]
+    assert program.history("?offset=3") == []
+    for query in ("max_items=x", "offset=9999999999", "max_items="):
+        refused = program.ask("GET", f"/history?{query}")
+        assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request")
+
+
+def test_history_removed_by_its_owner_is_hidden_and_the_groups_stay(
+    program: Program, fence: FencingToken
+) -> None:
+    ids = [program.prompt() for _ in range(4)]
+    for prompt_id in ids[:3]:
+        render(prompt_id, fence)
+    program.post("/history", {"delete": [ids[0], ids[3], str(uuid.uuid4())]})
+    assert program.history() == ids[1:3]
+    assert program.get(f"/history/{ids[0]}") == {}
+    assert program.ask("GET", f"/api/jobs/{ids[0]}").status_code == 404
+    assert ids[0] not in [job["id"] for job in program.get("/api/jobs")["jobs"]]
+    program.post("/api/history", {"clear": True})
+    assert program.history() == []
+    assert JobGroup.objects.count() == 4
+    # One that had not ended is listed when it ends, and so is one that is retried.
+    failing = ids[3]
+    factories.fail(start(failing, fence), fence, FailureClass.WORKFLOW_REFUSED)
+    assert program.history() == [failing]
+    program.post("/history", {"clear": True})
+    assert program.history() == []
+    group_retry(group_id=group_of(failing).pk)
+    assert program.queue() == ([], [failing])
+    render(failing, fence)
+    assert program.history() == [failing]
+
+
+def test_a_group_cancelled_or_retried_at_the_director_shows_at_the_listener(
+    program: Program, fence: FencingToken
+) -> None:
+    prompt_id = program.prompt()
+    group_id = group_of(prompt_id).pk
+    claimed = start(prompt_id, fence)
+    group_cancel(group_id=group_id)
+    assert program.queue() == ([], [])
+    entry = program.get(f"/history/{prompt_id}")[prompt_id]
+    assert entry["status"]["messages"][-1][0] == "execution_interrupted"
+    factories.finish(claimed, fence, AttemptState.INTERRUPTED)
+    group_retry(group_id=group_id)
+    assert program.queue() == ([], [prompt_id])
+    assert program.get(f"/history/{prompt_id}") == {}
+    # Its start in the run before is none of this one.
+    program.post("/interrupt")
+    assert program.queue() == ([], [prompt_id])
+    render(prompt_id, fence)
+    assert program.queue() == ([], [])
+    entry = program.get(f"/history/{prompt_id}")[prompt_id]
+    assert entry["status"]["status_str"] == "success"
+
+
+def test_a_group_that_the_retention_deleted_is_unknown(
+    program: Program, fence: FencingToken
+) -> None:
+    deleted, kept = program.prompt(), program.prompt()
+    for prompt_id in (deleted, kept):
+        render(prompt_id, fence)
+    old = now() - dt.timedelta(days=3)
+    JobGroup.objects.filter(pk=group_of(deleted).pk).update(
+        created_at=old, completed_at=old, retention_days=1
+    )
+    list(purge.groups_purge(purge.Limits()))
+    assert program.history() == [kept]
+    assert program.get(f"/history/{deleted}") == {}
+    assert program.ask("GET", f"/api/jobs/{deleted}").status_code == 404
+    assert program.post(f"/api/jobs/{deleted}/cancel") == {"cancelled": False}
+
+
+def test_jobs_are_filtered_sorted_and_paged(program: Program, fence: FencingToken) -> None:
+    of_editor = {"extra_pnginfo": {"workflow": {"id": "w-1"}}}
+    quick, slow = program.prompt(extra_data=of_editor), program.prompt(extra_data={"note": "w-1"})
+    for prompt_id, seconds in ((quick, 1), (slow, 60)):
+        render(prompt_id, fence)
+        child = job_of(prompt_id)
+        assert child.completed_at is not None
+        ChildJob.objects.filter(pk=child.pk).update(
+            started_at=child.completed_at - dt.timedelta(seconds=seconds)
+        )
+    running, waiting = program.prompt(), program.prompt()
+    start(running, fence)
+
+    def listed(query: str) -> list[str]:
+        return [job["id"] for job in program.get(f"/api/jobs{query}")["jobs"]]
+
+    assert listed("") == [waiting, running, slow, quick]
+    assert listed("?sort_order=asc") == [quick, slow, running, waiting]
+    assert listed("?status=completed&sort_by=execution_duration") == [slow, quick]
+    assert listed("?status=pending, in_progress&limit=200") == [waiting, running]
+    assert listed("?status=failed,cancelled") == []
+    assert listed("?workflow_id=w-1") == [quick]
+    page = program.get("/api/jobs?limit=3&offset=1")
+    assert [job["id"] for job in page["jobs"]] == [running, slow, quick]
+    assert page["pagination"] == {"offset": 1, "limit": 3, "total": 4, "has_more": False}
+    assert program.get("/api/jobs?limit=1")["pagination"]["has_more"]
+    assert program.get("/api/jobs?limit=5000")["pagination"]["limit"] == 200
+    for query in ("status=lost", "sort_by=id", "sort_order=up", "limit=0", "limit=x", "offset=x"):
+        refused = program.ask("GET", f"/api/jobs?{query}")
+        assert refused.status_code == 400, query
+        assert refused.json()["error"]
+    job = program.get(f"/api/jobs/{quick}")
+    file = {"filename": "a_00001_.png", "subfolder": f"{job_of(quick).pk}/x", "type": "output"}
+    assert job["preview_output"] == {**file, "nodeId": "9", "mediaType": "images"}
+    assert (job["outputs_count"], job["previewable_outputs_count"]) == (1, 1)
+    assert job["execution_end_time"] - job["execution_start_time"] == 1000
+    assert job["workflow"]["prompt"] == GRAPH
+    assert job["workflow"]["extra_data"]["extra_pnginfo"] == of_editor["extra_pnginfo"]
+    assert job["outputs"] == {"9": {"images": [file]}}
+    assert job["execution_status"]["status_str"] == "success"
+    assert (job["workflow_id"], job["status"]) == ("w-1", "completed")
+    pending = program.get(f"/api/jobs/{waiting}")
+    assert pending.keys() == {
+        "id",
+        "status",
+        "priority",
+        "create_time",
+        "outputs_count",
+        "previewable_outputs_count",
+    }
+
+
+def test_jobs_are_cancelled_by_their_ids(program: Program, fence: FencingToken) -> None:
+    done, running, waiting, other = (program.prompt() for _ in range(4))
+    render(done, fence)
+    start(running, fence)
+    assert program.post(f"/api/jobs/{running}/cancel") == {"cancelled": True}
+    assert program.post(f"/api/jobs/{running}/cancel") == {"cancelled": False}
+    ids = [done, waiting, str(uuid.uuid4())]
+    refused = program.ask("POST", "/api/jobs/cancel", {"job_ids": [*ids, "x", {"a": 1}]})
+    assert refused.status_code == 400
+    assert len(refused.json()["invalid_ids"]) == 2
+    assert program.queue() == ([], [waiting, other])
+    assert program.post("/api/jobs/cancel", {"job_ids": ids}) == {"cancelled": True}
+    assert program.post("/api/jobs/cancel", {"job_ids": [done]}) == {"cancelled": False}
+    assert program.queue() == ([], [other])
+    for body in ({}, {"job_ids": "x"}, None):
+        assert program.ask("POST", "/api/jobs/cancel", body).status_code == 400
+    assert program.ask("GET", "/jobs").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/queue", {"delete": "x"}),
+        ("/history", {"delete": {"a": 1}}),
+        ("/queue", ["clear"]),
+        ("/queue", b"{"),
+        ("/history", b"\xff"),
+        ("/interrupt", [1]),
+    ],
+)
+def test_a_malformed_body_is_refused_with_a_reason(program: Program, path: str, body: Any) -> None:
+    waiting = program.prompt()
+    answer = program.ask("POST", path, body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+    assert program.queue() == ([], [waiting])
+
+
+@pytest.mark.parametrize("unknown", [str(uuid.UUID(int=1)), "x", "%00", "a%0ab", "é" * 300, "%FF"])
+def test_an_unknown_id_is_in_no_view(program: Program, unknown: str) -> None:
+    answer = program.ask("GET", f"/history/{unknown}")
+    assert (answer.status_code, answer.content) == (200, b"{}")
+    assert program.ask("GET", f"/api/jobs/{unknown}").status_code == 404
+    assert program.post(f"/api/jobs/{unknown}/cancel") == {"cancelled": False}
