@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -202,25 +203,25 @@ def test_videos_sounds_and_texts_are_captured_and_play_on_the_page(
     page = browser.new_page()
     page.goto(f"{served.url}/groups/{group.job_group_id}")
     expect(page.locator(".output-text")).to_have_text("<b>a caption</b>")
-    expect(page.locator(".picture img")).to_have_count(3)
-    # A browser divides naturalWidth by the density that it chose from srcset, so only the
-    # proportion is fixed.
-    shape = "image.naturalWidth > 0 && Math.round(image.naturalWidth / image.naturalHeight) === 2"
-    page.wait_for_function(
-        f"() => [...document.querySelectorAll('.picture img')].every((image) => {shape})"
-    )
-    for kind, player in (
-        (".mp4", "video"),
-        (".webm", "video"),
-        (".flac", "audio"),
-        (".mp3", "audio"),
-    ):
-        page.get_by_role("button", name=f"Open {files[kind].filename}").click()
-        playing = f"Math.abs(it.duration - {files[kind].duration}) < 0.1 && it.readyState >= 2"
-        page.wait_for_function(
-            f"() => {{ const it = document.getElementById('viewer-{player}'); return {playing}; }}"
+    # The card shows the first file, the viewer all of them.
+    page.locator(".card .picture").click()
+    title, left = page.locator("#viewer-title"), list(files.items())
+    while left:
+        expect(title).to_contain_text(
+            re.compile("|".join(re.escape(one.filename) for _, one in left))
         )
-        page.keyboard.press("Escape")
+        suffix, file = next(pair for pair in left if pair[1].filename in title.inner_text())
+        left.remove((suffix, file))
+        # A browser divides naturalWidth by the density that it chose from srcset, so only the
+        # proportion is fixed.
+        shown, condition = "image", "Math.round(it.naturalWidth / it.naturalHeight) === 2"
+        if file.duration is not None:
+            shown = "video" if file.width else "audio"
+            condition = f"Math.abs(it.duration - {file.duration}) < 0.1 && it.readyState >= 2"
+        page.wait_for_function(
+            f"() => {{ const it = document.getElementById('viewer-{shown}'); return {condition}; }}"
+        )
+        page.keyboard.press("ArrowRight")
     page.close()
 
 
