@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import re
+import sqlite3
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect as async_connect
 
 from tests.harness.comfy_script import ComfyScript, kinds
 from tests.harness.graphs import Graph, sampler, text_to_image
@@ -256,3 +259,94 @@ def test_client_that_waits_gets_a_status_every_ten_seconds(farm: Farm) -> None:
         finally:
             farm.served.ask("POST", "/api/queue/resume", json={})
     assert all(later - earlier < 11.5 for earlier, later in itertools.pairwise(moments))
+
+
+@pytest.mark.parametrize("processes", ["1", "3"])
+def test_prompt_of_a_killed_director_ends_for_the_client_that_connects_again(
+    tmp_path: Path, processes: str
+) -> None:
+    with farm_of(tmp_path, {"seconds": 1.5}, processes=processes) as farm:
+        (machine,) = farm.machines
+        with ComfyScript(farm.url, "krita") as script:
+            first = script.queue(text_to_image(90, steps=8))
+            while kinds([script.receive()]) or script.frames[-1]["type"] != "progress":
+                pass
+            farm.served.kill()
+        farm.served.start()
+        with ComfyScript(farm.url, "krita") as script:
+            frames = script.until_done(first)
+            assert first in script.get(f"/history/{first}").json()
+            machine.fault("late_history", seconds=3.0)
+            second = script.queue(text_to_image(91, steps=2))
+            machine.wait_for("ended")
+            until(lambda: len(_ended(machine)) == 2)
+            farm.served.kill()
+        _check_whole(frames, first)
+        farm.served.start()
+        with ComfyScript(farm.url, "krita") as script:
+            frames = script.until_done(second)
+            assert second in script.get(f"/history/{second}").json()
+            assert script.get("/queue").json() == {"queue_running": [], "queue_pending": []}
+        _check_whole(frames, second)
+        until(lambda: not _unpresented(farm))
+        assert len(_ended(machine)) == 2
+
+
+def _ended(machine: SimulatorThread) -> list[Any]:
+    return [entry for entry in machine[0].audit_log.entries if entry["kind"] == "ended"]
+
+
+def _unpresented(farm: Farm) -> list[Any]:
+    with sqlite3.connect(farm.served.data / "director.sqlite3") as database:
+        query = "SELECT id FROM jobgroups_listenerprompt WHERE presented_at IS NULL"
+        return database.execute(query).fetchall()
+
+
+def _check_whole(frames: list[Any], prompt_id: str) -> None:
+    found = kinds([frame for frame in frames if prompt_of(frame) == prompt_id])
+    assert found[:2] == ["execution_start", "execution_cached"]
+    assert found[-3:] == ["executed", "execution_success", "executing"]
+    assert [found.count(kind) for kind in (*found[:2], "execution_success")] == [1, 1, 1]
+    assert {prompt_of(frame) for frame in frames} <= {prompt_id, None}
+
+
+def test_client_that_never_reads_holds_up_no_other(farm: Farm) -> None:
+    with ComfyScript(farm.url, user="sleeper") as sleeper:
+        graph = text_to_image(100, steps=2, side=1536)
+        graph["5"]["inputs"]["batch_size"] = 6
+        graph["9"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["8", 0]}}
+        asleep = sleeper.queue(graph)
+        until(lambda: asleep in sleeper.get(f"/history/{asleep}").json())
+        with ComfyScript(farm.url) as script:
+            began = time.monotonic()
+            script.until_done(script.queue(text_to_image(101, steps=2)))
+            assert time.monotonic() - began < 10.0
+        images = sleeper.frame_images(asleep, "9")
+    assert len(images) == 6
+
+
+def test_five_hundred_sockets_of_one_program_leave_the_others_alone(farm: Farm) -> None:
+    asyncio.run(_crowd(farm, "crowded", 16, 4008))
+    asyncio.run(_crowd(farm, "", 256, 4029))
+
+
+async def _crowd(farm: Farm, client_id: str, most: int, code: int) -> None:
+    """Open 500 sockets of one owner, and check how many stay open while another one works."""
+    url = f"ws{farm.url.removeprefix('http')}/ws?clientId={client_id}"
+
+    def work() -> None:
+        with ComfyScript(farm.url, user="worker") as script:
+            script.until_done(script.queue(sampler(int(time.time()), 2, 0.1)))
+
+    async with AsyncExitStack() as stack:
+        crowd = [
+            await stack.enter_async_context(
+                async_connect(url, additional_headers={"Comfy-User": "crowd"}, proxy=None)
+            )
+            for _ in range(500)
+        ]
+        async with asyncio.timeout(30.0):
+            await asyncio.to_thread(work)
+        closed = [socket for socket in crowd if socket.close_code is not None]
+        assert len(closed) == 500 - most
+        assert {socket.close_code for socket in closed} == {code}

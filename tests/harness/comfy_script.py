@@ -21,9 +21,15 @@ class ComfyScript:
     """One program at one address; ``features`` is what its first message offers."""
 
     def __init__(
-        self, url: str, client_id: str | None = None, *, features: Mapping[str, Any] | None = None
+        self,
+        url: str,
+        client_id: str | None = None,
+        *,
+        features: Mapping[str, Any] | None = None,
+        user: str = "",
     ) -> None:
         self.url = url
+        self._headers = {"Comfy-User": user}
         self.client_id = str(uuid.uuid4()) if client_id is None else client_id
         self._features = features
         self.frames: list[Any] = []  #: All that came: objects, and bytes.
@@ -31,6 +37,7 @@ class ComfyScript:
     def __enter__(self) -> Self:
         self._connection = connect(
             f"ws{self.url.removeprefix('http')}/ws?clientId={self.client_id}",
+            additional_headers=self._headers,
             max_size=None,
             proxy=None,
             open_timeout=PATIENCE,
@@ -50,7 +57,9 @@ class ComfyScript:
         self._connection.__exit__(kind, error, trace)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", trust_env=False, timeout=PATIENCE, **options)
+        return httpx.get(
+            f"{self.url}{path}", headers=self._headers, trust_env=False, timeout=PATIENCE, **options
+        )
 
     def queue(self, graph: Mapping[str, Any], **more: Any) -> str:
         """Queue a prompt as ``websockets_api_example.py`` does, and return its id."""
@@ -60,6 +69,7 @@ class ComfyScript:
         answer = httpx.post(
             f"{self.url}/prompt",
             content=json.dumps(body).encode(),
+            headers=self._headers,
             trust_env=False,
             timeout=PATIENCE,
         )
