@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.db.models import Count, F, Q, QuerySet
+from django.db.models import Count, F, Min, Q, QuerySet
 
 from jobgroups.domain.clock import now
 from jobgroups.domain.listener_records import end_message, milliseconds
 from jobgroups.domain.outputs import SENT, reported_files
 from jobgroups.domain.prompt_ends import End, Picture
-from jobgroups.domain.states import CHILD_FINAL, ChildStatus
+from jobgroups.domain.states import CHILD_FINAL
 from jobgroups.models import LONG, ChildJob, ListenerPrompt
 from jobgroups.queries.groups import open_groups
 from jobgroups.queries.listener_prompts import open_prompts, record_of
@@ -38,7 +38,7 @@ class PromptState:
 
     Attributes:
         attempt: the number of the newest attempt; 0: there is none.
-        started_ms: when that attempt started to execute; None: it does not execute.
+        started_ms: when its first attempt of this run started to execute; None: none did.
         end: None: it has not ended.
         remaining: the number of prompts of its owner that have not ended.
     """
@@ -61,13 +61,10 @@ def prompts_to_present(clients: Collection[tuple[str, str]], limit: int) -> list
         whose |= Q(owner=owner, client_id=client_id)
     is_due = Q(group__in=open_groups()) | Q(group__completed_at__gte=now() - _KEPT)
     rows = ListenerPrompt.objects.filter(whose, is_due, presented_at=None)
-    order = F("group__children__started_at").asc(nulls_last=True)
-    return [
-        NewPrompt(*row)
-        for row in rows.order_by(order, "id").values_list("id", "owner", "client_id", "group_id")[
-            :limit
-        ]
-    ]
+    first = Min("group__children__attempts__started_at")
+    ordered = rows.annotate(began_at=first).order_by(F("began_at").asc(nulls_last=True), "id")
+    columns = ordered.values_list("id", "owner", "client_id", "group_id")
+    return [NewPrompt(*row) for row in columns[:limit]]
 
 
 def open_counts(owners: Collection[str]) -> dict[str, int]:
@@ -83,15 +80,15 @@ def prompt_state(group_id: str) -> PromptState | None:
     if child is None:
         return None
     prompt: ListenerPrompt = child.group.listener_prompt
-    started_at = child.started_at if child.status == ChildStatus.RUNNING else None
+    started_ms = _started_ms(child)
     is_over = child.status in CHILD_FINAL and child.group.completed_at is not None
     return PromptState(
         id=prompt.pk,
         prompt_id=prompt.prompt_id,
         job_id=child.pk,
         attempt=_attempt(child),
-        started_ms=None if started_at is None else milliseconds(started_at),
-        end=_end(child, prompt) if is_over else None,
+        started_ms=started_ms,
+        end=_end(child, prompt, started_ms) if is_over else None,
         remaining=open_prompts(prompt.owner).count(),
     )
 
@@ -101,11 +98,20 @@ def _children(group_id: str) -> "QuerySet[ChildJob]":
     return rows.select_related("group__listener_prompt", "current_attempt").defer(*_LONG)
 
 
+def _started_ms(child: ChildJob) -> int | None:
+    """Return when a job started in its run; also while it waits for a retry."""
+    if not child.attempt_count:
+        return None
+    started = child.attempts.filter(run=child.run, started_at__isnull=False)
+    first = started.order_by("number").values_list("started_at", flat=True).first()
+    return None if first is None else milliseconds(first)
+
+
 def _attempt(child: ChildJob) -> int:
     return 0 if child.current_attempt is None else child.current_attempt.number
 
 
-def _end(child: ChildJob, prompt: ListenerPrompt) -> End | None:
+def _end(child: ChildJob, prompt: ListenerPrompt, started_ms: int | None) -> End | None:
     record = record_of(prompt.owner, prompt.prompt_id)
     if record is None or record.ended_at is None:
         # It was deleted, or is retried since.
@@ -113,7 +119,7 @@ def _end(child: ChildJob, prompt: ListenerPrompt) -> End | None:
     kind, message = end_message(record)
     return End(
         attempt=_attempt(child),
-        started_ms=None if record.started_at is None else milliseconds(record.started_at),
+        started_ms=started_ms,
         ended_ms=milliseconds(record.ended_at),
         kind=kind,
         message=message,
