@@ -6,6 +6,7 @@ for it. Each description of a node class is kept once, however many backends hav
 """
 
 import asyncio
+import functools
 import hashlib
 import logging
 import threading
@@ -100,7 +101,7 @@ async def _read_nodes(client: ComfyClient, _name: str) -> NodeDescriptions:
 _Key: TypeAlias = tuple[str, str, str, str]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Kept(Generic[T]):
     read_at: float  #: Of the answer; minus infinity without one.
     tried_at: float
@@ -108,45 +109,43 @@ class _Kept(Generic[T]):
 
 
 class Answers(Generic[T]):
-    """The answers of backends to one kind of request. May be used by several threads."""
+    """The answers of backends to one kind of request. May be used by several threads; a thread of
+    its own reads the backends.
+    """
 
     def __init__(self, read: Callable[[ComfyClient, str], Awaitable[T]]) -> None:
         self._read = read
         self._kept: OrderedDict[_Key, _Kept[T]] = OrderedDict()
-        self._lock = threading.Lock()  #: Held while backends are read.
-        self._is_refreshing = False
+        self._reading: set[_Key] = set()
+        self._changed = threading.Condition()
 
-    def get(self, rows: Collection[Backend], name: str = "") -> dict[str, T]:
-        """Return the answers by backend id, after requests to backends without a kept one.
+    def get(self, rows: Collection[Backend], name: str = "", *, within: float) -> dict[str, T]:
+        """Return the answers by backend id.
 
-        ``name`` distinguishes requests of the kind.
+        Backends without a kept one are waited for, at most ``within`` seconds. ``name``
+        distinguishes requests of the kind.
         """
-        if self._due(rows, name, KEPT_SECONDS):
-            with self._lock:
-                # Another thread may have read them meanwhile.
-                self._read_all(self._due(rows, name, KEPT_SECONDS), name)
-        if (old := self._due(rows, name, FRESH_SECONDS)) and not self._is_refreshing:
-            self._is_refreshing = True
-            # Daemonic: it changes nothing, and no end of the process waits for a silent backend.
-            threading.Thread(
-                target=self._refresh, args=(old, name), name="descriptions", daemon=True
-            ).start()
-        return self._answers(rows, name)
+        moment = time.monotonic()
+        self._start(self._older(rows, name, moment - FRESH_SECONDS), name, moment - _RETRY_SECONDS)
+        self._wait(self._older(rows, name, moment - KEPT_SECONDS), name, within)
+        return self._since(rows, name, moment - KEPT_SECONDS)
 
-    def again(self, rows: Collection[Backend], since: float, name: str = "") -> dict[str, T]:
-        """Return the answers, each read after ``since``, a time of ``time.monotonic``; that of a
-        backend that does not answer is left out.
+    def again(
+        self, rows: Collection[Backend], since: float, name: str = "", *, within: float
+    ) -> dict[str, T]:
+        """Return the answers that were read after ``since``, a time of ``time.monotonic``, after a
+        request to the other backends.
         """
-        with self._lock:
-            self._read_all([row for row in rows if self._read_at(row, name) < since], name)
-        return self._answers([row for row in rows if self._read_at(row, name) >= since], name)
+        old = self._older(rows, name, since)
+        self._start(old, name, since)
+        self._wait(old, name, within)
+        return self._since(rows, name, since)
 
-    def _read_at(self, row: Backend, name: str) -> float:
-        kept = self._kept.get(_key(row, name))
-        return kept.read_at if kept else float("-inf")
+    def _older(self, rows: Collection[Backend], name: str, since: float) -> list[Backend]:
+        read = self._since(rows, name, since)
+        return [row for row in rows if row.id not in read]
 
-    def _answers(self, rows: Collection[Backend], name: str) -> dict[str, T]:
-        since = time.monotonic() - KEPT_SECONDS
+    def _since(self, rows: Collection[Backend], name: str, since: float) -> dict[str, T]:
         return {
             row.id: kept.answer
             for row in rows
@@ -155,38 +154,34 @@ class Answers(Generic[T]):
             and kept.read_at >= since
         }
 
-    def _due(self, rows: Collection[Backend], name: str, age: float) -> list[Backend]:
-        moment = time.monotonic()
-        return [
-            row
-            for row in rows
-            if (kept := self._kept.get(_key(row, name))) is None
-            or (kept.read_at < moment - age and kept.tried_at < moment - _RETRY_SECONDS)
-        ]
+    def _start(self, rows: Collection[Backend], name: str, untried_since: float) -> None:
+        """Have backends read, but for those that are being read, or did not answer lately."""
+        with self._changed:
+            wanted = [
+                row
+                for row in rows
+                if (key := _key(row, name)) not in self._reading
+                and ((kept := self._kept.get(key)) is None or kept.tried_at < untried_since)
+            ]
+            self._reading.update(_key(row, name) for row in wanted)
+        if wanted:
+            # Daemonic: it changes nothing, and no end of the process waits for a silent backend.
+            run = functools.partial(asyncio.run, self._read_all(wanted, name))
+            threading.Thread(target=run, name="descriptions", daemon=True).start()
 
-    def _refresh(self, rows: Collection[Backend], name: str) -> None:
-        try:
-            with self._lock:
-                self._read_all(rows, name)
-        finally:
-            self._is_refreshing = False
+    def _wait(self, rows: Collection[Backend], name: str, within: float) -> None:
+        keys = {_key(row, name) for row in rows}
+        with self._changed:
+            self._changed.wait_for(lambda: self._reading.isdisjoint(keys), timeout=within)
 
-    def _read_all(self, rows: Collection[Backend], name: str) -> None:
-        if rows:
-            asyncio.run(self._read_side_by_side(rows, name))
-
-    async def _read_side_by_side(self, rows: Collection[Backend], name: str) -> None:
+    async def _read_all(self, rows: Collection[Backend], name: str) -> None:
         gate = asyncio.Semaphore(_BACKENDS_AT_ONCE)
         async with asyncio.TaskGroup() as tasks:
             for row in rows:
                 tasks.create_task(self._read_one(row, name, gate), name=f"descriptions {row.id}")
 
     async def _read_one(self, row: Backend, name: str, gate: asyncio.Semaphore) -> None:
-        key = _key(row, name)
-        before = self._kept.get(key)
-        kept: _Kept[T] = _Kept(float("-inf"), time.monotonic())
-        if before is not None:
-            kept.read_at, kept.answer = before.read_at, before.answer
+        key, answer = _key(row, name), None
         try:
             async with (
                 gate,
@@ -194,15 +189,27 @@ class Answers(Generic[T]):
                     row.url, headers=row.headers, timeouts=_TIMEOUTS, max_answer_bytes=_MAX_BYTES
                 ) as client,
             ):
-                kept.answer = await self._read(client, name)
-                kept.read_at = kept.tried_at = time.monotonic()
+                answer = await self._read(client, name)
         except (BackendError, ValueError) as error:
             # The stored address or a header may be one that is not usable any more.
             logger.info("%s: not described (%s)", row.id, error)
-        self._kept[key] = kept
-        self._kept.move_to_end(key)
-        while len(self._kept) > _MAX_KEPT:
-            self._kept.popitem(last=False)
+        finally:
+            self._keep(key, answer)
+
+    def _keep(self, key: _Key, answer: T | None) -> None:
+        moment = time.monotonic()
+        with self._changed:
+            before = self._kept.pop(key, None)
+            if answer is not None:
+                self._kept[key] = _Kept(moment, moment, answer)
+            elif before is None:
+                self._kept[key] = _Kept(float("-inf"), moment)
+            else:
+                self._kept[key] = _Kept(before.read_at, moment, before.answer)
+            while len(self._kept) > _MAX_KEPT:
+                self._kept.popitem(last=False)
+            self._reading.discard(key)
+            self._changed.notify_all()
 
 
 def _key(row: Backend, name: str) -> _Key:

@@ -77,6 +77,15 @@ class ComfyClient:
         self._endpoint = Endpoint(self.url, sent, timeouts or Timeouts(), context, secrets)
         self._exchange = Exchange(self._endpoint, max_answer_bytes=max_answer_bytes)
 
+    @property
+    def max_answer_bytes(self) -> int:
+        """The longest answer that is read, in bytes."""
+        return self._exchange.max_bytes
+
+    @max_answer_bytes.setter
+    def max_answer_bytes(self, limit: int) -> None:
+        self._exchange.max_bytes = limit
+
     async def __aenter__(self) -> Self:
         return self
 

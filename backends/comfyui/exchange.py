@@ -268,7 +268,7 @@ class Exchange:
         self, endpoint: Endpoint, *, max_answer_bytes: int, destinations: Destinations = BACKENDS
     ) -> None:
         self._endpoint = endpoint
-        self._max_bytes = max_answer_bytes
+        self.max_bytes = max_answer_bytes
         self._destinations = destinations
         self._sessions: dict[Connections, aiohttp.ClientSession] = {}
 
@@ -333,7 +333,7 @@ class Exchange:
         compressed answer.
         """
         limit_s = total_s or self._endpoint.timeouts.total_s
-        max_bytes = min(max_bytes or self._max_bytes, self._max_bytes)
+        max_bytes = min(max_bytes or self.max_bytes, self.max_bytes)
         # Who sets a deadline waits for a server that thinks, as validation does.
         silence_s = total_s or self._endpoint.timeouts.silence_s
         with map_errors(silence_s=silence_s, limit_s=limit_s):

@@ -11,7 +11,8 @@ import functools
 import io
 import logging
 import math
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
 from daphne.http_protocol import WebRequest
@@ -25,7 +26,7 @@ from director.security import sign_in
 from director.web.asgi_types import Scope
 from director.web.errors import error_response, plain_error
 from director.web.handlers import ThreadedHandler
-from director.web.listener import at_listener
+from director.web.listener import at_listener, is_listener_port
 from director.web.request_id import HEADER, request_id_of
 from director.web.url_tokens import token_in_url
 from jobgroups.api.permissions import refusal_text
@@ -33,6 +34,11 @@ from jobgroups.api.requests.body import PayloadTooLarge
 from jobgroups.api.requests.upload import UPLOAD_PATHS, Upload, upload_limit
 from jobgroups.api.v2.errors import envelope
 from jobgroups.domain.access import Right, may
+from jobgroups.domain.prompt_sizes import (
+    LARGE_PROMPT_BYTES,
+    LARGE_PROMPTS_AT_ONCE,
+    MAX_PROMPT_BYTES,
+)
 from jobgroups.errors import StorageFull
 
 logger = logging.getLogger(__name__)
@@ -44,7 +50,7 @@ reactor: Any = _reactor
 SMALL_BYTES: Final = 64 * 2**10
 #: After a refusal so much is read and dropped. A connection that is closed with unread data is
 #: reset, and a client that is still sending would lose the answer.
-_DROPPED_BYTES: Final = 64 * 2**20
+_DROPPED_BYTES: Final = 128 * 2**20
 DROPPED_SECONDS: Final = 10.0
 #: The key of a scope that holds how many bytes the body has at least.
 _BODY_BYTES: Final = "director.body_bytes"
@@ -53,14 +59,25 @@ _BODY_BYTES: Final = "director.body_bytes"
 _WRITTEN_BYTES: Final = 2**20
 
 
+#: The paths of prompts at the ComfyUI listener.
+_PROMPT_PATHS: Final = frozenset({"/prompt", "/api/prompt"})
+
+
 def _is_upload(method: str, path: str) -> bool:
     return method == "POST" and path.rstrip("/") in UPLOAD_PATHS
 
 
-def limit_of(method: str, path: str) -> int:
-    """Return how many bytes the body of a request may have."""
+def _is_prompt(method: str, path: str, port: int) -> bool:
+    """Return whether a request brings a prompt to the ComfyUI listener."""
+    return method == "POST" and path.rstrip("/") in _PROMPT_PATHS and is_listener_port(port)
+
+
+def limit_of(method: str, path: str, port: int) -> int:
+    """Return how many bytes the body of a request at a port may have."""
     if _is_upload(method, path):
         return upload_limit()
+    if _is_prompt(method, path, port):
+        return MAX_PROMPT_BYTES
     # Everyone may post the sign-in form. It has two short fields.
     is_form = path.rstrip("/") == sign_in.PATH
     limit: int = settings.DIRECTOR_MAX_BODY_BYTES
@@ -84,7 +101,7 @@ class _Admission(ThreadedHandler):
         principal, right = getattr(request, "principal", None), _least_right(request.path)
         if principal is not None and not may(principal, right):
             return error_response(403, refusal_text(principal, right), "not_allowed")
-        limit = limit_of(request.method, request.path)
+        limit = limit_of(request.method, request.path, request.scope["server"][1])
         if request.scope[_BODY_BYTES] <= limit:
             return _Admitted()
         return _answer_to(PayloadTooLarge(limit))
@@ -100,11 +117,18 @@ def _least_right(path: str) -> Right:
 
 
 def _answer_to(error: RequestError) -> HttpResponse:
-    return error_response(error.status, error.detail, error.code, extra=error.extra)
+    return error_response(
+        error.status, error.detail, error.code, extra=error.extra, headers=error.headers
+    )
 
 
 #: Built by the first request: Django is configured by then.
 _admission = functools.cache(_Admission)
+
+
+class _TooManyLarge(RequestError, code="too_many_requests", status=503):
+    text = "Too many large prompts are being received; try again in a few seconds."
+    headers = MappingProxyType({"Retry-After": "5"})
 
 
 class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
@@ -118,6 +142,8 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     _received = 0
     _is_refused = False
     is_checked = False  #: Whether its headers were checked before its body.
+    _large_prompts: ClassVar[set["GuardedRequest"]] = set()  #: Until the response was sent.
+    _is_large_prompt = False
     _asked = ""  #: The path. Twisted forgets it when the whole request is there.
     _is_upload = False
     _scope: Scope  #: Of the check of its headers.
@@ -133,6 +159,9 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         method, path = _method_of(self), _path_of(self)
         self._asked = path
         self._is_upload = _is_upload(method, path)
+        port = self.channel.getHost().port
+        is_large = length is None or length > LARGE_PROMPT_BYTES
+        self._is_large_prompt = is_large and _is_prompt(method, path, port)
         if length is None or length > SMALL_BYTES or self._is_upload:
             self.is_checked = True
             self._scope = _scope(self, length or 0)
@@ -141,7 +170,7 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
             else:
                 self._look_up()
         if length is None:
-            self._limit = limit_of(method, path)
+            self._limit = limit_of(method, path, port)
         super().gotLength(0 if self._is_refused or self._is_upload else length)
 
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 Twisted's name
@@ -174,12 +203,14 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     def finish(self) -> None:
         """End the request after its response."""
         self._drop_upload()
+        self._large_prompts.discard(self)
         super().finish()
 
     def connectionLost(self, reason: Any) -> None:  # noqa: N802 Twisted's name
         """End the request without a response."""
         super().connectionLost(reason)
         self._drop_upload()
+        self._large_prompts.discard(self)
 
     # --- admission
     # ------------------------------------------------------------------------------------
@@ -213,6 +244,11 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
 
     def _admit(self) -> None:
         self._refuse_unless_admitted()
+        if self._is_large_prompt and not self._is_refused:
+            if len(self._large_prompts) >= LARGE_PROMPTS_AT_ONCE:
+                self._refuse(_answer_to(_TooManyLarge()))
+            else:
+                self._large_prompts.add(self)
         if self._is_upload and not self._is_refused:
             self._open_upload()
 

@@ -153,7 +153,9 @@ class ThreadedHandler(ApiHandler):
         """Return the response to a request that starts jobs; None if its client has gone before
         they begin.
         """
-        write_start = WriteStart(request.scope.get(RECEIVED_KEY, time.monotonic()))
+        body_bytes = body.seek(0, io.SEEK_END)
+        body.seek(0)
+        write_start = WriteStart(request.scope.get(RECEIVED_KEY, time.monotonic()), body_bytes)
         with write_start.of_request():
             job = threads.submit(functools.partial(self.get_response, request))
         # A thread may read the body of a request that has given up.

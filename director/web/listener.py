@@ -27,14 +27,17 @@ def is_listener(request: HttpRequest) -> bool:
     return bool(getattr(request, "scope", {}).get(LISTENER_KEY))
 
 
+def is_listener_port(port: int) -> bool:
+    """Return whether a port of this process is that of the ComfyUI listener."""
+    return bool(settings.DIRECTOR_COMFYUI_PORT) and port == settings.DIRECTOR_COMFYUI_PORT
+
+
 def at_listener(scope: Scope) -> Scope | None:
     """Return the scope of a connection to the ComfyUI listener with its token in ``Authorization:
     Bearer``; None: the connection is to another port.
     """
     server = scope.get("server")
-    if not settings.DIRECTOR_COMFYUI_PORT or server is None:
-        return None
-    if server[1] != settings.DIRECTOR_COMFYUI_PORT:
+    if server is None or not is_listener_port(server[1]):
         return None
     moved: Scope = {**scope, LISTENER_KEY: True}
     headers = dict(scope["headers"])

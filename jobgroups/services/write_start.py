@@ -16,6 +16,8 @@ from typing import Final
 from jobgroups.errors import Overloaded
 
 BEGIN_SECONDS: Final = 5.0  #: From the last byte of a request until its write begins.
+#: A large body takes longer to read: for so many bytes one second more.
+_BYTES_PER_SECOND: Final = 10 * 2**20
 
 
 class WriteStart:
@@ -23,9 +25,11 @@ class WriteStart:
     before.
     """
 
-    def __init__(self, received_at: float) -> None:
-        """``received_at`` is the time of the last byte, by ``time.monotonic``."""
-        self._until = received_at + BEGIN_SECONDS
+    def __init__(self, received_at: float, body_bytes: int = 0) -> None:
+        """``received_at`` is the time of the last byte, by ``time.monotonic``; ``body_bytes``, the
+        length of the body.
+        """
+        self._until = received_at + BEGIN_SECONDS + body_bytes / _BYTES_PER_SECOND
         self._decision: Future[None] = Future()
 
     def seconds_left(self) -> float:

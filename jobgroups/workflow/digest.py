@@ -25,6 +25,7 @@ CONTENT_INPUTS: Final = frozenset(
         *("image", "mask", "audio", "video", "file"),
     }
 )
+_LONGEST_ENDING: Final = 20  #: Characters; no ending of ``MODEL_FILES`` is longer.
 #: Endings of the names of model files.
 MODEL_FILES: Final = (
     ".safetensors", ".sft", ".ckpt", ".gguf", ".pt", ".pt2", ".pth", ".bin", ".onnx", ".pkl", ".engine",
@@ -94,7 +95,8 @@ def models_digest(workflow: Workflow) -> str:
         value
         for node in workflow.values()
         for value in node["inputs"].values()
-        if isinstance(value, str) and value.lower().endswith(MODEL_FILES)
+        # A picture as a text has 100 MB.
+        if isinstance(value, str) and value[-_LONGEST_ENDING:].lower().endswith(MODEL_FILES)
     }
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:_DIGITS] if names else ""
 

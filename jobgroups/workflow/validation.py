@@ -141,6 +141,9 @@ def _problem_of(value: object, depth: int) -> str | None:
 
 def _unstorable(text: str) -> str | None:
     """Name the first character of a text that cannot be stored, or return None."""
+    # A picture as a text has 100 MB, of which the expression takes a second.
+    if text.isascii() and "\0" not in text:
+        return None
     match = _UNSTORABLE.search(text)
     if match is None:
         return None

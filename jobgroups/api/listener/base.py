@@ -16,10 +16,13 @@ from jobgroups.api.requests.body import PayloadTooLarge, parse
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain.access import Right
 from jobgroups.domain.listener_records import is_prompt_id
+from jobgroups.domain.prompt_sizes import MAX_PROMPT_BYTES
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES: Final = 100 * 2**20  #: Of a prompt: masks are often texts in it.
+#: Values of a body. Python needs up to 40 bytes for a byte of short ones, and few bytes for a
+#: picture as a text.
+_MAX_VALUES: Final = 8_000_000
 
 
 def error_response(
@@ -37,6 +40,10 @@ def error_response(
     return json_response(
         {"error": error, "node_errors": node_errors or {}}, status=status, headers=headers
     )
+
+
+class TooManyValues(RequestError, code="payload_too_large", status=413):
+    text = "The body must have at most {} values."
 
 
 class PromptRefused(Exception):
@@ -69,11 +76,13 @@ class ListenerView(ApiView):
 def body_of(request: HttpRequest | Request) -> dict[str, Any]:
     """Return the JSON object in a body, whatever media type is declared; ``{}`` without a body.
 
-    Raises ``PayloadTooLarge``, ``InvalidJSON`` or ``InvalidRequest``.
+    Raises ``PayloadTooLarge``, ``TooManyValues``, ``InvalidJSON`` or ``InvalidRequest``.
     """
-    content = request.read(MAX_BODY_BYTES + 1)
-    if len(content) > MAX_BODY_BYTES:
-        raise PayloadTooLarge(MAX_BODY_BYTES)
+    content = request.read(MAX_PROMPT_BYTES + 1)
+    if len(content) > MAX_PROMPT_BYTES:
+        raise PayloadTooLarge(MAX_PROMPT_BYTES)
+    if content.count(b",") > _MAX_VALUES:
+        raise TooManyValues(_MAX_VALUES)
     return parse(content) if content.strip() else {}
 
 

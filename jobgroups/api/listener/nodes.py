@@ -21,10 +21,11 @@ from backends.node_union import unique, with_more_choices
 from jobgroups.api.listener.base import ListenerView, error_response
 from jobgroups.api.listener.owner import owner_of
 from jobgroups.api.views.base import json_response
-from jobgroups.database.pools import probe_threads
+from jobgroups.database.pools import write_threads
 from jobgroups.queries.input_files import uploaded_names
 from jobgroups.queries.listener_machine import usable_backends
 
+_SECONDS: Final = 15.0  #: For which machines that are not known yet are waited for.
 _COMPRESSED_LEVEL: Final = 5
 #: Whole answers that are kept compressed: that without uploads, and those of owners with some.
 _MAX_COMPRESSED: Final = 8
@@ -46,14 +47,14 @@ class NoMachine(RequestError, code="no_machine", status=503):
 def farm_nodes() -> FarmNodes:
     """Return the node classes of the machines; raise ``NoMachine`` if no machine describes them."""
     rows = usable_backends()
-    known = descriptions.nodes.get(rows)
+    known = descriptions.nodes.get(rows, within=_SECONDS)
     if not known:
         raise NoMachine
     return descriptions.farm_nodes(rows, known)
 
 
 class ObjectInfoView(ListenerView):
-    reads_in = probe_threads
+    reads_in = write_threads  # It may wait for machines.
 
     def get(self, request: Request, class_type: str | None = None) -> HttpResponse:
         farm, names = farm_nodes(), tuple(uploaded_names(owner_of(request)))
@@ -118,14 +119,14 @@ def _kind_of(name: str) -> str:
 
 
 class _ListView(ListenerView):
-    reads_in = probe_threads
+    reads_in = write_threads  # It may wait for machines.
 
     def answer(self, path: str, key: Callable[[Any], Any] | None = None) -> HttpResponse:
         """Answer with the entries of all machines' lists at a path; 404 if no machine has one.
 
         ``key`` returns what distinguishes two entries; None: all of them are texts.
         """
-        listed = descriptions.lists.get(usable_backends(), path).values()
+        listed = descriptions.lists.get(usable_backends(), path, within=_SECONDS).values()
         if not listed:
             raise NoMachine
         found = [entries for entries in listed if isinstance(entries, list)]

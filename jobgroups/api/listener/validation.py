@@ -12,6 +12,7 @@ from jobgroups.api.listener.base import PromptRefused
 from jobgroups.domain.clock import now
 from jobgroups.domain.text import pluralize
 from jobgroups.queries.listener_machine import usable_backends
+from jobgroups.services.write_start import check_until
 from jobgroups.workflow.prompt_check import (
     Checked,
     Describe,
@@ -26,6 +27,7 @@ from jobgroups.workflow.prompt_check import (
 #: Seconds for which a refusal is repeated without another look: a file may be newer than what is
 #: kept, but a program that repeats a wrong prompt must not make machines list their files.
 _REFUSED_SECONDS: Final = 5.0
+_CHECK_SECONDS: Final = 2.0  #: For which machines that are not known yet are waited for.
 #: A node, and the name of its input; None: its class.
 _Lack = tuple[str, str | None]
 
@@ -44,10 +46,11 @@ def validate(
     """
     began = time.monotonic()
     rows = [row for row in usable_backends() if ineligible_reason(row, (), now=now()) is None]
-    known = descriptions.nodes.get(rows)
+    known = descriptions.nodes.get(rows, within=_seconds_left())
     checks = _checks(graph, known, targets, resolved)
     if checks and all(check.error for check in checks.values()):
-        known = descriptions.nodes.again(rows, since=began - _REFUSED_SECONDS)
+        since = began - _REFUSED_SECONDS
+        known = descriptions.nodes.again(rows, since, within=_seconds_left())
         checks = _checks(graph, known, targets, resolved)
     accepted = [check for check in checks.values() if check.error is None]
     if accepted:
@@ -58,6 +61,10 @@ def validate(
     farm = descriptions.farm_nodes(rows, known)
     of_all = check_prompt(graph, _describe(farm), targets=targets, resolved=resolved)
     raise _refusal(graph, of_all, list(checks.values()))
+
+
+def _seconds_left() -> float:
+    return max(check_until(_CHECK_SECONDS) - time.monotonic(), 0.0)
 
 
 def _checks(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from backends.comfyui.errors import PromptUnconfirmed
 from jobgroups import workflow
 from jobgroups.domain.outputs import MARK_KEY
+from jobgroups.domain.prompt_sizes import LARGE_PROMPT_BYTES
 from jobgroups.domain.states import AttemptState
 from jobgroups.log_context import bound
 from jobgroups.runner.attempt import result
@@ -45,6 +46,7 @@ class AttemptSpec:
     #: ``JobGroup.prompt_fields_json`` of such a prompt, decoded.
     prompt_fields: Mapping[str, Any] = field(default_factory=dict)
     is_of_listener: bool = False  #: Whether it came through the ComfyUI listener.
+    is_large: bool = False  #: Whether a machine has it at most once at a time.
     workflow_digest: str = ""
     uses_partner_nodes: bool | None = None  #: Whether a node is a partner's; None: not known.
     has_secret: bool = False  #: Whether the key for partner nodes is that of its submitter.
@@ -132,6 +134,7 @@ class AttemptSpec:
             editor_json=group.editor_json if is_new else None,
             prompt_fields=json.loads(group.prompt_fields_json or "{}") if is_new else {},
             is_of_listener=group.program is not None,
+            is_large=len(group.workflow_json) > LARGE_PROMPT_BYTES,
             workflow_digest=(row.child.variant or group).workflow_digest,
             uses_partner_nodes=group.uses_partner_nodes,
             has_secret=group.has_secret,

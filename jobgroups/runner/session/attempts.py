@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backends.comfyui.protocol import Event
+from jobgroups.domain.prompt_sizes import LARGE_ANSWER_BYTES
 from jobgroups.domain.states import AttemptState
 from jobgroups.errors import LeaseLost
 from jobgroups.log_context import bind, bound
@@ -70,9 +71,17 @@ class ActiveAttempts:
     def _new_driver(self, spec: AttemptSpec) -> AttemptDriver:
         driver = self.drivers[spec.attempt_id] = AttemptDriver(self.context, spec)
         self.tap.follow(spec)
+        self._limit_answers()
         # Also for a new claim: its socket may have broken while the claim was stored.
         self.context.follow_socket(spec.client_id)
         return driver
+
+    def _limit_answers(self) -> None:
+        """Read longer answers while the backend has a large prompt: queue and history repeat it."""
+        limit = self.context.runner.settings.max_answer_bytes
+        self.context.client.max_answer_bytes = (
+            max(limit, LARGE_ANSWER_BYTES) if self.has_large_prompt else limit
+        )
 
     def of_prompt(self, prompt_id: str | None) -> AttemptDriver | None:
         """Return the driver of a prompt. An old ComfyUI chose its own id after the driver was made."""
@@ -128,6 +137,7 @@ class ActiveAttempts:
         finally:
             self.drivers.pop(driver.spec.attempt_id, None)
             self.tap.forget(driver.spec.attempt_id)
+            self._limit_answers()
             driver.pictures.discard()
         return None
 
@@ -185,6 +195,11 @@ class ActiveAttempts:
             if driver.machine.state is AttemptState.UNCERTAIN
         )
         return frozenset(driver.spec.workflow_digest for driver in uncertain) - {""}
+
+    @property
+    def has_large_prompt(self) -> bool:
+        """Whether a prompt of the backend is so long that no other is sent beside it."""
+        return any(driver.spec.is_large for driver in self.drivers.values())
 
     @property
     def prompt_count(self) -> int:

@@ -96,6 +96,7 @@ class Claimer:
             and self._sockets.client_id is not None
             and context.availability.is_available
             and context.lease_is_fresh
+            and not self._attempts.has_large_prompt
             and len(self._attempts.drivers) < context.runner.settings.depth
         )
 

@@ -97,11 +97,11 @@ def test_answer_has_an_etag_and_gzip_and_costs_little(
 def test_machines_with_the_same_nodes_share_every_text() -> None:
     with SimulatorThread(count=2, version=NEW) as sims:
         rows = [machine(url, NEW) for url in sims.urls]
-        first, second = descriptions.nodes.get(rows).values()
+        first, second = descriptions.nodes.get(rows, within=30.0).values()
         assert all(second.classes[name] is text for name, text in first.classes.items())
-        farm = descriptions.farm_nodes(rows, descriptions.nodes.get(rows))
+        farm = descriptions.farm_nodes(rows, descriptions.nodes.get(rows, within=30.0))
         assert all(farm.classes[name] is text for name, text in first.classes.items())
-        assert descriptions.farm_nodes(rows, descriptions.nodes.get(rows)) is farm
+        assert descriptions.farm_nodes(rows, descriptions.nodes.get(rows, within=30.0)) is farm
 
 
 def test_machines_come_and_go(
