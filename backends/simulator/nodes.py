@@ -277,7 +277,8 @@ async def _fail(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
 async def _partner(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     """Call a partner, who refuses a request without a key."""
     await ctx.wait(inputs["seconds"])
-    if not (ctx.run.facts["extra_data"] or {}).get("api_key_comfy_org"):
+    given = ctx.run.facts["extra_data"] or {}
+    if not (given.get("api_key_comfy_org") or given.get("auth_token_comfy_org")):
         raise NodeFailure("Exception", "Unauthorized: Please login first to use this node.")
     return Outcome((Batch([Picture(seed=inputs["seed"])]),))
 

@@ -20,6 +20,7 @@ from backends.comfyui.errors import BackendError, BackendUnreachable, FileTooLar
 from backends.node_classes import node_class
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.failures import KEY_LOST, FailureClass
+from jobgroups.domain.partner_keys import API_KEY
 from jobgroups.errors import OutputGone, StorageAway
 from jobgroups.events.hub import INSTALLATION, Hub
 from jobgroups.models import Asset
@@ -181,13 +182,16 @@ class PartnerNodes:
                         self._known[name] = described.is_partner
         return uses_partner_nodes(workflow, [self._known])
 
-    async def key(self, version: str | None, own_of: str | None) -> dict[str, str]:
+    async def key(
+        self, version: str | None, own_of: str | None, name: str = API_KEY
+    ) -> dict[str, str]:
         """Return the part of ``extra_data`` with the key; raise ``NotSendable`` if the backend does
         not get the key now.
 
         Args:
             version: that of its ComfyUI.
             own_of: the group whose submitter has sent the key; None: it is the installation's.
+            name: the key's in ``extra_data``.
         """
         is_own = own_of is not None
         refusal = await self.database.run_with_retry(
@@ -204,4 +208,4 @@ class PartnerNodes:
                 _KEY_LOST,
                 {"refused_by": "director", "reason": KEY_LOST},
             )
-        return {"api_key_comfy_org": key}
+        return {name: key}

@@ -1,10 +1,14 @@
 """From the body of ComfyUI's ``POST /prompt`` to the stored group of one job."""
 
+import hashlib
 import math
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
+
+import msgspec
 
 from jobgroups import workflow
 from jobgroups.api.listener.base import PromptRefused
@@ -13,6 +17,7 @@ from jobgroups.api.requests import payloads
 from jobgroups.api.submission import NotExecutable, own_seeds, submit_to_any
 from jobgroups.domain.access import Principal
 from jobgroups.domain.listener_records import is_prompt_id
+from jobgroups.domain.partner_keys import SECRETS
 from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.domain.states import PartialOutputs
 from jobgroups.models import ListenerPrompt
@@ -21,8 +26,8 @@ from jobgroups.workflow.prompt_check import missing_class
 
 #: A native client knows no time limit: a job ends after so many seconds without an event.
 _STALL_SECONDS: Final = 3_600
-#: Of ``extra_data``: kept in memory alone, and sent to a confirmed machine.
-SECRETS: Final = ("api_key_comfy_org", "auth_token_comfy_org")
+#: What ComfyUI answers is searched for a secret, and JSON must not escape it.
+_SECRET_FORM: Final = re.compile(r"[A-Za-z0-9._~+/=-]{8,8192}")
 _MAX_ID: Final = 200  #: Characters of a client id.
 _MAX_PROGRAM: Final = 100
 
@@ -52,15 +57,18 @@ def submit_prompt(
     if not isinstance(graph, dict) or not isinstance(extra_data, dict):
         raise PromptRefused("no_prompt", "No prompt provided", details="No prompt provided")
     targets = body.get("partial_execution_targets")
-    fields = {
+    secret_name, secret = _secret(extra_data)
+    fields: dict[str, Any] = {
         "extra_data": {name: value for name, value in extra_data.items() if name not in SECRETS}
     }
+    if secret:
+        fields["secret"] = secret_name
     if targets is not None:
         fields["partial_execution_targets"] = targets
     origin = Origin(
         owner=owner,
         prompt_id=_prompt_id(body.get("prompt_id")),
-        digest=payloads.digest(body),
+        digest=hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest(),
         client_id=str(body.get("client_id") or extra_data.get("client_id") or "")[:_MAX_ID],
         outputs=_outputs(graph, targets),
         fields=fields,
@@ -70,7 +78,7 @@ def submit_prompt(
     )
     node_errors: Mapping[str, Any] = {}
     if prompt_replay(origin) is None:
-        node_errors = _store(graph, origin, identity, principal, _secret(extra_data))
+        node_errors = _store(graph, origin, identity, principal, secret)
     return ListenerPrompt.objects.get(owner=owner, prompt_id=origin.prompt_id), node_errors
 
 
@@ -165,6 +173,19 @@ def _outputs(graph: Mapping[str, Any], targets: Any) -> Sequence[str]:
     return [name for name in nodes if name not in used]
 
 
-def _secret(extra_data: Mapping[str, Any]) -> str:
-    key = extra_data.get("api_key_comfy_org")
-    return key if isinstance(key, str) else ""
+def _secret(extra_data: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the name and the value of the key for partner nodes; empty without one.
+
+    Of two keys the one that does not expire is taken.
+    """
+    for name in SECRETS:
+        value = extra_data.get(name)
+        if value is None or value == "":
+            continue
+        if not (isinstance(value, str) and _SECRET_FORM.fullmatch(value)):
+            message = (
+                f"extra_data.{name} must have 8 to 8192 letters, digits and some of . _ ~ + / = -."
+            )
+            raise PromptRefused("invalid_secret", message)
+        return name, value
+    return "", ""

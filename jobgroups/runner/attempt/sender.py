@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.comfyui import errors
+from jobgroups.domain.partner_keys import API_KEY
 from jobgroups.runner.attempt import result
 from jobgroups.runner.attempt.machine import Refusal, Sent
 from jobgroups.runner.attempt.spec import AttemptSpec
@@ -83,4 +84,5 @@ class Sender:
         if not is_paid:
             return extra_data
         own_of = spec.group_id if spec.has_secret else None
-        return extra_data | await context.partners.key(context.version, own_of)
+        name = spec.prompt_fields.get("secret", API_KEY)
+        return extra_data | await context.partners.key(context.version, own_of, name)
