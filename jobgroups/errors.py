@@ -48,6 +48,22 @@ class NothingDescribed(RequestError, code="nothing_described", status=503):
     )
 
 
+class UserFileNotFound(RequestError, code="user_file_not_found", status=404):
+    text = "There is no file {}."
+
+
+class UserFileExists(RequestError, code="user_file_exists", status=409):
+    text = "There is a file {}; send overwrite=true to replace it."
+
+
+class UserPathInvalid(RequestError, code="user_path_invalid"):
+    text = "{} is no name of a file or setting here."
+
+
+class UserStorageFull(RequestError, code="user_storage_full", status=413):
+    text = "A file may have at most {} MiB, and all files of a user {} MiB. Delete some first."
+
+
 class PromptIdConflict(RequestError, code="prompt_id_conflict"):
     text = "The prompt_id {} was used before with another body; use a new one."
 

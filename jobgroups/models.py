@@ -393,6 +393,25 @@ class InputFile(models.Model):
         return self.path
 
 
+class EditorSetting(models.Model):
+    """A setting of ComfyUI's editor at the ComfyUI listener."""
+
+    id = models.BigAutoField(primary_key=True)
+    owner = models.CharField(max_length=200)  #: As of ``ListenerPrompt``.
+    name = models.CharField(max_length=200)
+    value_json = models.TextField()
+
+    class Meta:
+        verbose_name = "setting of ComfyUI's editor"
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(name="editor_setting_name", fields=["owner", "name"])
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class DeletedSubmission(models.Model):
     """The idempotency key of a group that was deleted while the key was valid: a repeated request
     renders nothing.

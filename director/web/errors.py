@@ -151,7 +151,9 @@ def as_json_error(request: HttpRequest, response: HttpResponseBase) -> HttpRespo
     """Return the response, or for an error page of the API the same error as JSON."""
     if response.status_code < 400 or not is_api(request):
         return response
-    if response.headers.get("Content-Type", "").startswith("application/json"):
+    kind = response.headers.get("Content-Type", "")
+    # ComfyUI's editor expects no JSON where a style sheet is not there.
+    if kind.startswith("application/json") or (is_listener(request) and kind == "text/plain"):
         return response
     error = plain_error(response.status_code)
     for name in ("Allow", "Retry-After", "WWW-Authenticate"):

@@ -21,7 +21,7 @@ def input_file(owner: str, folder: str, path: str) -> Asset | None:
     """Return the content of a file by its name; None: the owner has no such file."""
     rows = InputFile.objects.filter(owner=owner, folder=folder, path=path)
     row = rows.select_related("asset").first()
-    return row and row.asset
+    return None if row is None else row.asset
 
 
 def asset_ids(owner: str, files: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:

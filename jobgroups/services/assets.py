@@ -102,11 +102,11 @@ def _keep(
             _own(asset, asset.owner_id, asset.name, asset.created_at)
         if record is not None:
             record.asset = asset
-            record.save(force_insert=True)
+            record.save(force_insert=not (isinstance(record, InputFile) and record.pk))
         elif owner_id is not None:
             _own(asset, owner_id, name, now())
         if is_upload:
-            asset_id = asset.pk if record is None else record.pk
+            asset_id = asset.pk if record is None else str(record.pk)
             audit.record(Action.ASSET_UPLOADED, asset_id, name=name, bytes=asset.size_bytes)
     return True
 

@@ -5,7 +5,7 @@ The last route takes every other path.
 
 from django.urls import path, re_path
 
-from jobgroups.api.listener import history, jobs, machine, nodes, prompts, queue
+from jobgroups.api.listener import editor, history, jobs, machine, nodes, prompts, queue, user_files
 from jobgroups.api.listener.base import UnknownPathView
 from jobgroups.api.urls import Views, with_optional_slash
 
@@ -27,6 +27,26 @@ _both: Views = {
     "experiment/models": nodes.ModelFilesView,
     "experiment/models/<str:folder>": nodes.ModelFilesView,
 }
+#: For ComfyUI's editor; likewise.
+_of_editor: Views = {
+    "users": user_files.UsersView,
+    "userdata": user_files.UserFilesView,
+    "v2/userdata": user_files.UserTreeView,
+    "userdata/<path:file>": user_files.UserFileView,
+    "settings": user_files.SettingsView,
+    "settings/<str:name>": user_files.SettingView,
+    "extensions": editor.EmptyListView,
+    "i18n": editor.EmptyObjectView,
+    "workflow_templates": editor.EmptyObjectView,
+    "global_subgraphs": editor.EmptyObjectView,
+    "node_replacements": editor.EmptyObjectView,
+    "templates/<path:path>": editor.TemplateView,
+    "internal/logs": editor.LogsView,
+    "internal/logs/raw": editor.LogsView,
+    "internal/logs/subscribe": editor.LogsView,
+    "internal/folder_paths": editor.EmptyObjectView,
+    "internal/files/<str:folder>": editor.FolderView,
+}
 #: Only below ``/api/``.
 _api: Views = {
     "jobs": jobs.JobsView,
@@ -36,8 +56,12 @@ _api: Views = {
 }
 
 urlpatterns = [
-    *with_optional_slash(_both),
-    *with_optional_slash({f"api/{route}": view for route, view in {**_both, **_api}.items()}),
-    path("", UnknownPathView.as_view()),
+    *with_optional_slash({**_both, **_of_editor}),
+    *with_optional_slash(
+        {f"api/{route}": view for route, view in {**_both, **_of_editor, **_api}.items()}
+    ),
+    path("api/<path:path>", UnknownPathView.as_view()),
+    path("", editor.EditorView.as_view()),
+    path("<path:path>", editor.EditorView.as_view()),
     re_path(r"", UnknownPathView.as_view()),
 ]

@@ -19,7 +19,7 @@ GRAPH: dict[str, Any] = {
 
 class _Handler(ClientHandler):
     def get_response(self, request: Any) -> Any:
-        request.scope = {LISTENER_KEY: True}
+        request.scope = {LISTENER_KEY: True, "raw_path": request.META["RAW_PATH"].encode()}
         request.urlconf = "jobgroups.api.listener.urls"
         return super().get_response(request)
 
@@ -40,7 +40,7 @@ class Program:
         content = body if is_encoded else b"" if body is None else json.dumps(body).encode()
         sent = self._headers | {name.replace("_", "-"): value for name, value in headers.items()}
         return self._client.generic(
-            method, path, content, "", headers=sent, REMOTE_ADDR=self._address
+            method, path, content, "", headers=sent, REMOTE_ADDR=self._address, RAW_PATH=path
         )
 
     def get(self, path: str) -> Any:

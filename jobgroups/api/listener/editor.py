@@ -1,0 +1,116 @@
+"""ComfyUI's own editor, from the package that an operator has installed beside the Director.
+
+The package is another work (GPL-3): it is no part of ours, and without it the first page says how
+to get it.
+"""
+
+import re
+from functools import cache
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, cast
+
+from django.core.exceptions import SuspiciousFileOperation
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.views.static import serve
+from rest_framework.request import Request
+
+from jobgroups.api.listener.base import ListenerView
+from jobgroups.api.listener.owner import owner_of
+from jobgroups.api.views.base import json_response
+from jobgroups.queries.input_files import uploaded_names
+
+_PACKAGE: Final = "comfyui_frontend_package"
+_TEMPLATES: Final = "comfyui_workflow_templates_json"
+_MISSING: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
+<title>The ComfyUI listener of the Director</title>
+<h1>This is the ComfyUI listener of the Director</h1>
+<p>Programs of ComfyUI use this address as that of one ComfyUI. ComfyUI's own editor is not
+installed here. To have it at this address, its operator installs the extra
+<code>editor</code> of the Director, or the package <code>comfyui-frontend-package</code>, into the
+Director's environment, and starts the Director again.</p></html>
+"""
+#: The editor executes scripts that it makes, and so its pages need more than the Director's own.
+_POLICY: Final = "frame-ancestors 'none'; object-src 'none'; base-uri 'self'"
+#: Files of these folders have the hash of their content in their names.
+_HASHED: Final = re.compile(r"assets/.+-[A-Za-z0-9_-]{8}\.\w+")
+_IMMUTABLE: Final = "public, max-age=31536000, immutable"
+
+
+@cache
+def _folder(package: str, name: str) -> Path | None:
+    """Return a folder of an installed package; None: it is not installed."""
+    if find_spec(package) is None:
+        return None
+    return Path(str(files(package).joinpath(name)))
+
+
+def _file(request: Request, package: str, folder: str, path: str) -> HttpResponseBase:
+    root = _folder(package, folder)
+    if root is None:
+        return HttpResponse("404: Not Found", status=404, content_type="text/plain")
+    try:
+        response = serve(cast(HttpRequest, request), path, document_root=str(root))
+    except (Http404, SuspiciousFileOperation):
+        return HttpResponse("404: Not Found", status=404, content_type="text/plain")
+    is_hashed = _HASHED.fullmatch(path) is not None
+    response.headers["Cache-Control"] = _IMMUTABLE if is_hashed else "no-cache"
+    return response
+
+
+class EditorView(ListenerView):
+    """The editor's page at ``/``, and its files at all paths that no other route has."""
+
+    def get(self, request: Request, path: str = "") -> HttpResponseBase:
+        if not path and _folder(_PACKAGE, "static") is None:
+            return HttpResponse(_MISSING)
+        response = _file(request, _PACKAGE, "static", path or "index.html")
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            response.headers["Content-Security-Policy"] = _POLICY
+        return response
+
+    def post(self, _request: Request, **_: Any) -> HttpResponse:
+        return HttpResponse("404: Not Found", status=404, content_type="text/plain")
+
+    put = patch = delete = post
+
+
+class TemplateView(ListenerView):
+    """A workflow template of ComfyUI, of which the package has no pictures."""
+
+    def get(self, request: Request, path: str) -> HttpResponseBase:
+        return _file(request, _TEMPLATES, "templates", path)
+
+
+class EmptyListView(ListenerView):
+    """What the farm has none of: extensions of custom nodes."""
+
+    def get(self, _request: Request) -> HttpResponse:
+        return json_response([])
+
+
+class EmptyObjectView(ListenerView):
+    """What the farm has none of: translations, templates and subgraphs of custom nodes, assets."""
+
+    def get(self, _request: Request) -> HttpResponse:
+        return json_response({})
+
+
+class LogsView(ListenerView):
+    """The log of ComfyUI's process, of which the farm has several and shows none."""
+
+    def get(self, _request: Request) -> HttpResponse:
+        return json_response({"entries": [], "size": {"cols": 80, "rows": 24}})
+
+    def patch(self, _request: Request) -> HttpResponse:
+        """Accept that the editor wants new lines."""
+        return HttpResponse()
+
+
+class FolderView(ListenerView):
+    """The names of files in a folder; in the input folder those that the owner uploaded."""
+
+    def get(self, request: Request, folder: str) -> HttpResponse:
+        return json_response(uploaded_names(owner_of(request)) if folder == "input" else [])

@@ -1,0 +1,153 @@
+"""ComfyUI's editor at the ComfyUI listener: its files, and what it keeps for its user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from jobgroups.api.listener import editor
+from jobgroups.models import Asset, InputFile
+from jobgroups.services import user_files
+from tests.api.listener.conftest import Program
+
+pytestmark = pytest.mark.django_db(transaction=True)
+WORKFLOW = b'{"nodes": []}'
+
+
+def url(path: str, query: str = "") -> str:
+    return f"/api/userdata/{quote(path, safe='')}{query}"
+
+
+def save(program: Program, path: str, content: bytes = WORKFLOW, query: str = "") -> Any:
+    return program.ask("POST", url(path, query), content)
+
+
+@pytest.fixture
+def anna() -> Program:
+    return Program("10.0.0.4")
+
+
+def test_a_saved_workflow_is_listed_read_moved_and_deleted(anna: Program) -> None:
+    for path in ("workflows/cat.json", "workflows/night/owl.json", "user.css"):
+        assert save(anna, path).json() == path
+    stored = save(anna, "workflows/cat.json", b"{}", "?full_info=true").json()
+    assert (stored["path"], stored["size"]) == ("workflows/cat.json", 2)
+    assert anna.get("/api/userdata?dir=workflows") == ["cat.json"]
+    assert anna.get("/api/userdata?dir=workflows&recurse=true&split=true") == [
+        ["cat.json", "cat.json"],
+        ["night/owl.json", "night", "owl.json"],
+    ]
+    infos = anna.get("/api/userdata?dir=workflows&recurse=true&split=false&full_info=true")
+    assert [info["size"] for info in infos] == [2, len(WORKFLOW)]
+    tree = anna.get("/api/v2/userdata?path=workflows")
+    assert [(entry["type"], entry["path"]) for entry in tree] == [
+        ("directory", "workflows/night"),
+        ("file", "workflows/cat.json"),
+        ("file", "workflows/night/owl.json"),
+    ]
+    read = anna.ask("GET", url("workflows/night/owl.json"))
+    assert (read.content, read["Content-Disposition"]) == (WORKFLOW, "attachment")
+    assert anna.ask("GET", url("user.css"))["Content-Type"] == "text/css"
+    to = quote("workflows/owl.json", safe="")
+    moved = anna.ask("POST", url("workflows/night/owl.json", f"/move/{to}?overwrite=false"))
+    assert moved.json() == "workflows/owl.json"
+    taken = anna.ask("POST", url("workflows/cat.json", f"/move/{to}?overwrite=false"))
+    assert taken.status_code == 409
+    assert anna.ask("DELETE", url("workflows/cat.json")).status_code == 204
+    assert anna.get("/api/userdata?dir=workflows&recurse=true") == ["owl.json"]
+    # The editor asks for a style sheet of the user: JSON would be an error in its console.
+    for path in (url("workflows/cat.json"), "/user.css"):
+        gone = anna.ask("GET", path)
+        assert (gone.status_code, gone["Content-Type"]) == (404, "text/plain")
+    assert anna.ask("GET", "/userdata?dir=subgraphs").status_code == 404
+    assert anna.ask("GET", "/userdata").status_code == 400
+
+
+def test_a_folder_named_move_is_a_folder(anna: Program) -> None:
+    assert save(anna, "workflows/move/a.json").json() == "workflows/move/a.json"
+
+
+def test_a_file_is_not_replaced_without_overwrite(anna: Program) -> None:
+    save(anna, "a.json")
+    assert save(anna, "a.json", b"other", "?overwrite=false").status_code == 409
+    assert anna.ask("GET", url("a.json")).content == WORKFLOW
+
+
+@pytest.mark.parametrize("path", ["../a.json", "a/../../b", "/etc/passwd/..", "a\x00b", "..", " "])
+def test_a_path_that_leads_out_of_the_folder_is_refused(anna: Program, path: str) -> None:
+    for method in ("GET", "POST", "DELETE"):
+        assert anna.ask(method, url(path), WORKFLOW).status_code in (400, 404)
+    assert not InputFile.objects.exists()
+
+
+def test_each_owner_has_files_and_settings_of_its_own(anna: Program) -> None:
+    save(anna, "workflows/a.json")
+    anna.post("/settings/Comfy.ColorPalette", "dark")
+    anna.post("/api/settings", {"Comfy.Locale": "de", "Comfy.ColorPalette": "light"})
+    assert anna.get("/settings/Comfy.ColorPalette") == "light"
+    assert anna.get("/settings/Comfy.Unknown") is None
+    bert = Program("10.0.0.5")
+    assert bert.get("/settings") == {}
+    assert bert.ask("GET", "/userdata?dir=workflows").status_code == 404
+    assert bert.ask("DELETE", url("workflows/a.json")).status_code == 404
+    save(bert, "workflows/a.json", b"bert")
+    assert anna.ask("GET", url("workflows/a.json")).content == WORKFLOW
+    assert anna.get("/settings") == {"Comfy.ColorPalette": "light", "Comfy.Locale": "de"}
+
+
+def test_a_file_and_all_files_of_an_owner_have_limits(
+    anna: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_long = anna.ask("POST", url("big.json"), b" " * (user_files.MAX_FILE_BYTES + 1))
+    assert too_long.status_code == 413
+    monkeypatch.setattr(user_files, "MAX_OWNER_BYTES", 100)
+    assert save(anna, "a.json", b"a" * 60).status_code == 200
+    assert save(anna, "b.json", b"b" * 60).status_code == 413
+    # Its own size does not count twice.
+    assert save(anna, "a.json", b"c" * 90).status_code == 200
+    assert save(Program("10.0.0.5"), "b.json", b"b" * 60).status_code == 200
+
+
+def test_files_of_the_editor_are_no_uploads_of_the_farm(anna: Program) -> None:
+    save(anna, "a.json")
+    assert Asset.objects.get().is_recorded_only
+    assert anna.get("/internal/files/input") == []
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed editor of two files."""
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "index.html").write_text("<!doctype html><title>ComfyUI</title>")
+    (tmp_path / "assets" / "index-B3xY_9-k.js").write_text("1")
+    (tmp_path.parent / "secret").write_text("secret")
+    monkeypatch.setattr(editor, "_folder", lambda _package, _name: tmp_path)
+    return tmp_path
+
+
+def body(answer: Any) -> bytes:
+    return b"".join(answer) if answer.streaming else answer.content
+
+
+def test_the_editor_is_at_the_root(anna: Program, package: Path) -> None:
+    page = anna.ask("GET", "/")
+    assert b"<title>ComfyUI</title>" in body(page)
+    assert "frame-ancestors 'none'" in page["Content-Security-Policy"]
+    assert page["Cache-Control"] == "no-cache"
+    script = anna.ask("GET", "/assets/index-B3xY_9-k.js")
+    assert "immutable" in script["Cache-Control"]
+    assert body(script) == b"1"
+    for path in ("/../secret", "/%2e%2e/secret", "/assets/../../secret", "/assets", "/unknown"):
+        assert anna.ask("GET", path).status_code == 404, path
+
+
+def test_without_the_editor_the_root_says_how_to_get_it(
+    anna: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(editor, "_folder", lambda _package, _name: None)
+    page = anna.ask("GET", "/")
+    assert (page.status_code, b"comfyui-frontend-package" in page.content) == (200, True)
+    assert anna.ask("GET", "/index.html").status_code == 404
