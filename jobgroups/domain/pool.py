@@ -148,6 +148,7 @@ class PoolSnapshot:
         shares: what submitters have used of the farm, without ``prompts``.
         rooms: how many more prompts each limit permits.
         held: the groups with unsent jobs of which nothing is sent now.
+        held_at: those with the most bound jobs at each backend, so that claims read past them.
         due_in: seconds until one of them is held no longer.
         taken_back: the attempts that wait at backends although their groups are paused.
     """
@@ -164,11 +165,13 @@ class PoolSnapshot:
         shares: Shares | None = None,
         rooms: Mapping[str, int] = _NONE,
         held: Mapping[str, HeldGroup] = _NONE,
+        held_at: Mapping[str, Sequence[str]] = _NONE,
         due_in: float = inf,
         taken_back: frozenset[int] = frozenset(),
     ) -> None:
         self.rooms: Final = rooms
         self.held: Final = held
+        self.held_at: Final = held_at
         self.due_in: Final = due_in
         self.taken_back: Final = taken_back
         self.variants: Final = tuple(sorted(variants, key=order_key))

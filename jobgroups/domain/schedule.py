@@ -67,6 +67,9 @@ class Backlog:
         #: Jobs that were taken.
         self._sent = Counter[OpenVariant | VariantClass | BoundJobs]()
         self.order: Final = TurnOrder(snapshot.first_of_turns, snapshot.use, snapshot.shares)
+        # Made in the thread that reads: the first choice is made in the event loop.
+        self._by_turn: Final = snapshot.by_turn
+        self._bound_at: Final = snapshot.bound_at
         self._rooms = dict(snapshot.rooms)  #: How many more prompts each limit permits.
         self._taken = defaultdict[str, float](float)  #: Seconds of the jobs that each backend took.
         #: What backends tried to take in vain, by variant.
@@ -101,14 +104,14 @@ class Backlog:
     def _offer(self, turn: Turn, backend_id: str) -> Offer | None:
         classes = [
             of_class
-            for able, some in self.snapshot.by_turn.get(turn, {}).items()
+            for able, some in self._by_turn.get(turn, {}).items()
             if backend_id in able
             for of_class in some
             if self.unsent(of_class) > 0
         ]
         bound = [
             jobs
-            for jobs in self.snapshot.bound_at.get((turn, backend_id), ())
+            for jobs in self._bound_at.get((turn, backend_id), ())
             if jobs.jobs > self._sent[jobs] and self._permits(jobs)
         ]
         return Offer(turn, classes, bound) if classes or bound else None

@@ -7,9 +7,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import inf
-from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from django.db.models import BooleanField, Count, F, OuterRef, QuerySet, Subquery, Value
@@ -21,6 +20,7 @@ from backends.eligibility import capabilities_of, ineligible_reason, is_working,
 from backends.hours import opens_at
 from backends.models import Backend
 from backends.queries import backend_status
+from jobgroups.database.keys import places, read
 from jobgroups.database.statements import PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.estimates import Estimates, TimingRow
@@ -50,6 +50,7 @@ from jobgroups.queries.pauses import current_pauses
 from jobgroups.queries.shares import TURN, current_shares, submitter_of, turn_of
 
 MAX_ROWS: Final = 4_000  #: The newest rows, which are read.
+_MOST_HELD: Final = 8  #: Groups at a backend that are held and that its claims read past.
 
 
 def current_estimates() -> Estimates:
@@ -107,6 +108,7 @@ def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) 
         shares=current_shares() if len(submitters) > 1 else None,
         rooms=restrictions.rooms(prompts),
         held=restrictions.held,
+        held_at=_held_at(bound_rows, restrictions.held),
         due_in=restrictions.due_in,
         taken_back=frozenset(taken_back),
     )
@@ -384,48 +386,54 @@ _read_bound: Final = PreparedValues(_with_bound)
 def _bound_jobs(
     rows: Collection[Any], served: Collection[str], restrictions: _Restrictions
 ) -> list[BoundJobs]:
-    columns = ("workflow_digest", "ordered_at", "max_running", "start_after", *TURN)
-    moment, turn = now(), attrgetter(*TURN)
     unsent_jobs, first = Counter[str](), dict[str, dt.datetime]()
     for _, queued_at, group_id, jobs in rows:
         unsent_jobs[group_id] += jobs
         first[group_id] = min(queued_at, first.get(group_id, queued_at))
+    moment, of_groups = now(), dict[str, dict[str, Any]]()
     # A group may be deleted meanwhile.
-    groups = {
-        group_id: group
-        for group_id, group in JobGroup.objects.only(*columns).in_bulk(unsent_jobs).items()
-        if not restrictions.is_held(
-            group_id,
-            turn(group),
-            group.start_after,
-            unsent_jobs[group_id],
-            group.ordered_at or first[group_id],
-        )
-    }
-    limits = {
-        group_id: restrictions.limits_of(group_id, turn(group), group.max_running)
-        for group_id, group in groups.items()
-    }
-    turns = {
-        group_id: turn_of(turn(group), is_served=group_id in served, moment=moment)
-        for group_id, group in groups.items()
-    }
+    for group_id, digest, ordered_at, max_running, start_after, *turn in read(_groups, unsent_jobs):
+        began_at = ordered_at or first[group_id]
+        if not restrictions.is_held(group_id, turn, start_after, unsent_jobs[group_id], began_at):
+            of_groups[group_id] = {
+                "group_id": group_id,
+                "workflow_digest": digest,
+                "ordered_at": ordered_at,
+                "waiting_since": turn[-1],
+                "turn": turn_of(tuple(turn), is_served=group_id in served, moment=moment),
+                "limits": restrictions.limits_of(group_id, turn, max_running),
+            }
     return [
         BoundJobs(
             variant_id=0,
             backend_id=backend_id,
             queued_at=queued_at,
-            group_id=group_id,
-            workflow_digest=groups[group_id].workflow_digest,
-            ordered_at=groups[group_id].ordered_at,
-            waiting_since=groups[group_id].waiting_since,
-            turn=turns[group_id],
-            limits=limits[group_id],
             jobs=jobs,
+            **of_groups[group_id],
         )
         for backend_id, queued_at, group_id, jobs in rows
-        if group_id in groups
+        if group_id in of_groups
     ]
+
+
+@cache
+def _groups(size: int) -> PreparedValues:
+    columns = ("id", "workflow_digest", "ordered_at", "max_running", "start_after", *TURN)
+    return PreparedValues(
+        lambda: JobGroup.objects.filter(pk__in=places(size)).order_by().values_list(*columns)
+    )
+
+
+def _held_at(rows: Iterable[Any], held: Collection[str]) -> dict[str, list[str]]:
+    """Return of each backend the groups that are held with the most bound jobs there."""
+    jobs = defaultdict[str, Counter[str]](Counter)
+    for backend_id, _, group_id, number in rows if held else ():
+        if group_id in held:
+            jobs[backend_id][group_id] += number
+    return {
+        backend_id: [group_id for group_id, _ in of_groups.most_common(_MOST_HELD)]
+        for backend_id, of_groups in jobs.items()
+    }
 
 
 #: Seconds for which a snapshot serves the reasons of waiting jobs, and the part of the time for

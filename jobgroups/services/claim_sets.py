@@ -21,7 +21,7 @@ from jobgroups.domain.pool import OpenVariant, PoolChoice, fits
 from jobgroups.errors import SetRefused
 from jobgroups.models import Attempt, Exclusion
 from jobgroups.queries.exclusions import ACTIVE, valid_since
-from jobgroups.services.claims import ClaimResult, child_claim, new_attempt, precedes
+from jobgroups.services.claims import ClaimResult, child_claim, new_attempt, precedes, precedes_all
 from jobgroups.services.leases import valid_fences
 from jobgroups.store import claims as store
 
@@ -35,6 +35,7 @@ class ClaimRequest:
     depth: int
     choice: PoolChoice | None = None
     bound_first: str | None = None
+    held: Collection[str] = ()
     cancelled: Collection[int] = ()
     withheld: Collection[str] = ()
 
@@ -45,6 +46,7 @@ class ClaimRequest:
             depth=self.depth,
             choice=self.choice,
             bound_first=self.bound_first,
+            held=self.held,
             cancelled=self.cancelled,
             withheld=self.withheld,
         )
@@ -80,7 +82,14 @@ def _wanted(
 ) -> dict[ClaimRequest, _Wanted]:
     """Return what each request is to claim; where nothing is queued, set the result."""
     of_backends = {request.fence.backend_id: request for request in requests}
-    bound = store.oldest_bound(of_backends)
+    bound = store.oldest_bound(
+        [
+            backend_id
+            for backend_id, request in of_backends.items()
+            if not precedes_all(request.choice, request.bound_first)
+        ],
+        held={group_id for request in requests for group_id in request.held},
+    )
     named: dict[str, list[str]] = defaultdict(list)
     for backend_id, child in bound.items():
         first = of_backends[backend_id].bound_first

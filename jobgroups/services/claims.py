@@ -67,6 +67,7 @@ def child_claim(
     depth: int,
     choice: PoolChoice | None = None,
     bound_first: str | None = None,
+    held: Collection[str] = (),
     cancelled: Collection[int] = (),
     withheld: Collection[str] = (),
 ) -> ClaimResult:
@@ -82,12 +83,16 @@ def child_claim(
         choice: what the backend takes from the pool; None: nothing.
         bound_first: the group whose bound child comes before the choice; empty: none does; None:
             the older of both comes first.
+        held: groups of which nothing was sent when the runner chose. They have bound jobs of this
+            backend, which are not read.
         cancelled: the attempts whose running prompts are stopped as jobs, which can hit no other
             prompt.
         withheld: digests of the workflows of which no bound child is claimed.
     """
+    full = set(held)
     # Check for queued children first: most of a farm's backends have none, and this runs often.
-    bound = _oldest_bound(fence.backend_id, withheld)
+    is_first = precedes_all(choice, bound_first)
+    bound = None if is_first else _oldest_bound(fence.backend_id, withheld, full=full)
     slots = _Slots(fence, client_id, depth, cancelled)
     in_vain = False
     try:
@@ -100,7 +105,8 @@ def child_claim(
                 if claim is not None:
                     return ClaimResult(claim, from_pool=True)
             in_vain = True
-        full = set[str]()
+            if is_first:
+                bound = _oldest_bound(fence.backend_id, withheld, full=full)
         while bound is not None:
             try:
                 claim = _claim_bound(bound, slots)
@@ -130,6 +136,11 @@ def stored_intents(*, fence: FencingToken) -> set[int]:
     return set(intents.values_list("id", flat=True))
 
 
+def precedes_all(choice: PoolChoice | None, bound_first: str | None) -> bool:
+    """Return whether there is a job of the pool, which is claimed before any bound child."""
+    return choice is not None and bound_first == ""
+
+
 def precedes(choice: PoolChoice, bound: ChildJob | store.Oldest, bound_first: str | None) -> bool:
     """Return whether a job of the pool is claimed before a bound child, as :func:`child_claim` says
     of ``bound_first``.
@@ -138,7 +149,7 @@ def precedes(choice: PoolChoice, bound: ChildJob | store.Oldest, bound_first: st
         return False
     variant = choice.variant
     place = (variant.queued_at, variant.group_id)
-    return bound_first == "" or place < (bound.queued_at, bound.group_id)
+    return precedes_all(choice, bound_first) or place < (bound.queued_at, bound.group_id)
 
 
 class _LimitReached(Exception):

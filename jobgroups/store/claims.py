@@ -107,19 +107,26 @@ class Oldest:
     queued_at: dt.datetime
 
 
-def oldest_bound(backend_ids: Collection[str], group_id: str = "") -> dict[str, Oldest]:
-    """Return the oldest claimable child of each backend that has one, or one of a group."""
-    prepared = partial(_oldest_bound, of_group=bool(group_id))
-    of_group = {"group": group_id} if group_id else {}
-    rows = read(prepared, backend_ids, **time_parameters(), **of_group)
+def oldest_bound(
+    backend_ids: Collection[str], group_id: str = "", *, held: Collection[str] = ()
+) -> dict[str, Oldest]:
+    """Return the oldest claimable child of each backend that has one, or one of a group; without
+    those of the groups ``held``, which are passed over in the index.
+    """
+    prepared = partial(_oldest_bound, of_group=bool(group_id), held=len(held))
+    groups = {f"held_{number}": name for number, name in enumerate(held)}
+    if group_id:
+        groups["group"] = group_id
+    rows = read(prepared, backend_ids, **time_parameters(), **groups)
     return {backend_id: Oldest(*child) for backend_id, *child in rows}
 
 
 @cache
-def _oldest_bound(size: int, *, of_group: bool) -> PreparedValues:
+def _oldest_bound(size: int, *, of_group: bool, held: int) -> PreparedValues:
     def rows() -> QuerySet[ChildJob, tuple[Any, ...]]:
         of = {"group_id": Parameter("group")} if of_group else {}
         queued = claimable(OuterRef("backend_id"), backend_id=OuterRef("pk"), **of)
+        queued = queued.exclude(group__id__in=[Parameter(f"held_{at}") for at in range(held)])
         first = queued.order_by("queued_at", "group_id", "position").values("pk")[:1]
         heads = Backend.objects.filter(pk__in=places(size)).order_by().values_list(Subquery(first))
         children = ChildJob.objects.filter(pk__in=heads).order_by()

@@ -21,6 +21,7 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, StopReason
 from jobgroups.errors import SetRefused
 from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup
+from jobgroups.queries.pool import pool_backends, pool_snapshot
 from jobgroups.runner.claims import Claims
 from jobgroups.runner.sets import Tasks
 from jobgroups.services import cancellation, claim_sets, holds, pauses
@@ -76,6 +77,54 @@ def test_set_takes_the_bound_job_of_the_group_that_comes_first(fence: FencingTok
     (result,) = claims_store(requests=[request]).values()
     assert result.claim is not None
     assert result.claim.child.group_id == later.pk
+
+
+def test_backend_takes_its_bound_job_if_the_pool_has_none_that_came_first(
+    fence: FencingToken,
+) -> None:
+    group, bound = factories.submit_to_pool(1), factories.submit("gpu-1")
+    choice = factories.pool_choice(group)
+    factories.claim_from_pool(fence, group)
+    request = ClaimRequest(fence=fence, client_id="s", depth=2, choice=choice, bound_first="")
+    assert claim_all([request]) == [factories.only(bound).id]
+
+
+def steps_of(work: Callable[[], object]) -> int:
+    """Return about how many instructions SQLite executes."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 10
+        return 0
+
+    connection.connection.set_progress_handler(count, 10)
+    try:
+        work()
+    finally:
+        connection.connection.set_progress_handler(None, 0)
+    return steps
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="counts the instructions of SQLite")
+@pytest.mark.parametrize("store", [claim_all, lambda requests: requests[0].store_alone()])
+def test_claim_passes_over_the_jobs_of_a_paused_group_in_the_index(
+    fence: FencingToken, store: Callable[[list[ClaimRequest]], object]
+) -> None:
+    def steps(jobs: int) -> int:
+        group = factories.submit(*["gpu-1"] * jobs)
+        pauses.group_pause(group_id=group.pk)
+        held = pool_snapshot(pool_backends()).held_at["gpu-1"]
+        request = ClaimRequest(fence=fence, client_id="s", depth=9, bound_first=later.pk, held=held)
+        executed = steps_of(lambda: store([request]))
+        assert Attempt.objects.latest("pk").child.group_id == later.pk
+        return executed
+
+    later = factories.submit(*["gpu-1"] * 3)
+    ChildJob.objects.filter(group=later).update(queued_at=now() + dt.timedelta(minutes=1))
+    steps(1)
+    few, many = steps(1), steps(500)
+    assert many - few < 500 * 20
 
 
 def test_set_answers_for_a_backend_without_work(fence: FencingToken) -> None:
@@ -181,8 +230,8 @@ def test_set_claims_nothing_that_is_forbidden_after_the_job_was_chosen(
     requests = [request(fence, group if in_pool else None), request(other)]
     choose = claim_sets.store.oldest_bound
 
-    def choose_before(backend_ids: Any) -> Any:
-        chosen = choose(backend_ids)
+    def choose_before(backend_ids: Any, **options: Any) -> Any:
+        chosen = choose(backend_ids, **options)
         (FORBIDDEN | OF_POOL)[cause]()
         return chosen
 
@@ -214,8 +263,8 @@ def test_job_that_was_moved_after_it_was_chosen_is_left_to_the_service(
     factories.submit()
     choose = claim_sets.store.oldest_bound
 
-    def choose_before(backend_ids: Any) -> Any:
-        chosen = choose(backend_ids)
+    def choose_before(backend_ids: Any, **options: Any) -> Any:
+        chosen = choose(backend_ids, **options)
         ChildJob.objects.update(backend_id="gpu-2")
         return chosen
 

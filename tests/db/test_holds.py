@@ -52,8 +52,8 @@ def test_claim_checks_the_hold_under_the_lease(
     factories.submit()
     original = claims._oldest_bound
 
-    def checks_and_is_paused(*args: Any) -> ChildJob | None:
-        found = original(*args)
+    def checks_and_is_paused(*args: Any, **options: Any) -> ChildJob | None:
+        found = original(*args, **options)
         pause()
         return found
 

@@ -30,7 +30,12 @@ def next_job(fence: FencingToken) -> str | None:
     choice = schedule.choose(fence.backend_id, prompts=0)
     first = choice.bound_first if choice else schedule.bound_first(fence.backend_id)
     result = claims.child_claim(
-        fence=fence, client_id="c", depth=99, choice=choice, bound_first=first
+        fence=fence,
+        client_id="c",
+        depth=99,
+        choice=choice,
+        bound_first=first,
+        held=schedule.snapshot.held_at.get(fence.backend_id, ()),
     )
     return None if result.claim is None else result.claim.child.group_id
 

@@ -133,6 +133,7 @@ class Claimer:
                     depth=context.runner.settings.depth,
                     choice=chosen,
                     bound_first=bound_first,
+                    held=context.runner.pool.schedule.snapshot.held_at.get(context.backend_id, ()),
                     cancelled=self._attempts.cancelled,
                     withheld=withheld,
                 )
