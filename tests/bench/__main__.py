@@ -8,6 +8,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.bench import (
@@ -64,9 +65,20 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"what to measure: {', '.join(MEASURES)}")
-    names = parser.parse_args().names or [one for one in MEASURES if one != GAP]
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="for line and turns: a checkout of an earlier commit, which is measured in turn and"
+        " whose figures are the floors",
+    )
+    arguments = parser.parse_args()
+    names = arguments.names or [one for one in MEASURES if one != GAP]
     if unknown := [name for name in names if name not in MEASURES]:
         parser.error(f"{unknown[0]} is not measured; there are {', '.join(MEASURES)}")
+    if arguments.before:
+        MEASURES["line"] = partial(line.measure, before=arguments.before.resolve())
+        MEASURES["turns"] = partial(line.turns, before=arguments.before.resolve())
     return _measure(names)
 
 

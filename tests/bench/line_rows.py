@@ -1,12 +1,14 @@
 """A large farm with a long line, and what the steps of a claim take, in a process with Django: see
 ``line``.
+
+It also runs with the code of earlier commits, so it imports what they lack where it is used.
 """
 
 import datetime as dt
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -15,17 +17,22 @@ from django.core.management import call_command
 from django.db import connection, transaction
 
 from backends.models import Backend
-from jobgroups.domain.access import EVERYBODY
 from jobgroups.domain.clock import now
 from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.schedule import Backlog, Schedule
+from jobgroups.domain.schedule import Backlog, Choice, Schedule
 from jobgroups.models import Exclusion, Timing, Variant
-from jobgroups.queries import etas, pool, queue
+from jobgroups.queries import etas, pool
 from jobgroups.services import claims
 from tests.harness import factories
 
+try:
+    from jobgroups.services import claim_sets
+except ImportError:  # Each claim was stored alone.
+    claim_sets = None  # type: ignore[assignment]
+
 _WORKFLOWS, _MODELS, _TAGS, _TIMED = 200, 20, 10, 20
+_DEPTH = 1_000
 
 
 def fill(backends: int, groups: int, jobs: int, submitters: int = 0) -> None:
@@ -85,48 +92,91 @@ def _workflow(at: int) -> dict[str, Any]:
     return {**factories.WORKFLOW, "1": loader, "3": sampler}
 
 
-def _page() -> None:
-    filters = queue.QueueFilter(principal=EVERYBODY)
-    queue.queue_page(filters, offset=0, limit=100)
+class _Steps:
+    """The seconds and the CPU time that steps have taken, by name."""
 
-
-def measure(rounds: int = 20, each: int = 10) -> None:
-    """Print the seconds that each step takes, as JSON."""
-    taken = defaultdict[str, list[float]](list)
+    def __init__(self) -> None:
+        self._taken = defaultdict[str, list[float]](list)
 
     @contextmanager
-    def timed(name: str) -> Iterator[None]:
+    def timed(self, name: str, count: int = 1) -> Iterator[None]:
+        """Note what each of ``count`` steps takes."""
         began, cpu = time.perf_counter(), time.process_time()
         yield
-        taken[name].append(time.perf_counter() - began)
-        taken[f"CPU of {name}"].append(time.process_time() - cpu)
+        self._taken[name].append((time.perf_counter() - began) / count)
+        self._taken[f"CPU of {name}"].append((time.process_time() - cpu) / count)
 
-    backends = pool.pool_backends()
-    for at in range(rounds):
-        with timed("reading"):
+    def print(self) -> None:
+        print(json.dumps(self._taken))
+
+
+def _claim(choices: Sequence[Choice]) -> list[Any]:
+    """Claim what backends chose, as runners do; return the results."""
+    requests: list[dict[str, Any]] = [
+        {
+            "fence": FencingToken(choice.backend_id, 1),
+            "client_id": "c",
+            "depth": _DEPTH,
+            "choice": choice,
+        }
+        for choice in choices
+    ]
+    if claim_sets is None:
+        return [claims.child_claim(**request) for request in requests]
+    of_sets = [
+        claim_sets.ClaimRequest(**request, bound_first=request["choice"].bound_first)
+        for request in requests
+    ]
+    results = claim_sets.claims_store(requests=of_sets)
+    return [results.get(request) or request.store_alone() for request in of_sets]
+
+
+def measure(readings: int = 20, each: int = 10) -> None:
+    """Print the seconds that each step takes, as JSON."""
+    steps, backends = _Steps(), pool.pool_backends()
+    half = len(backends) // 2
+    for at in range(readings):
+        with steps.timed("reading"):
             backlog = Backlog(pool.pool_snapshot(backends))
         schedule = Schedule()
         schedule.renew(backlog)
-        with timed("first choice"):
+        with steps.timed("first choice"):
             first = schedule.choose("gpu-0", prompts=1)
         assert first is not None
         schedule.put_back(first)
-        for more in range(at * each, (at + 1) * each):
-            name = f"gpu-{more % (len(backends) // 2)}"
-            with timed("choice"):
-                choice = schedule.choose(name, prompts=1)
-            assert choice is not None
-            with timed("claim"):
-                found = claims.child_claim(
-                    fence=FencingToken(name, 1), client_id="c", depth=rounds, choice=choice
-                )
-            assert found.from_pool
+        # The second half has bound jobs.
+        for beside, offset in (("", 0), (" beside bound jobs", half)):
+            for more in range(at * each, (at + 1) * each):
+                with steps.timed(f"choice{beside}"):
+                    choice = schedule.choose(f"gpu-{offset + more % half}", prompts=1)
+                assert choice is not None
+                with steps.timed(f"claim{beside}"):
+                    [result] = _claim([choice])
+                assert result.claim
+                assert beside or result.from_pool
+        names = [f"gpu-{(at * each + more) % half}" for more in range(each)]
+        chosen = [choice for name in names if (choice := schedule.choose(name, prompts=1))]
+        with steps.timed("claim in a set", len(chosen)):
+            results = _claim(chosen)
+        assert all(result.claim for result in results)
         pool._cache.forget()
-        with timed("estimates of the web"):
+        with steps.timed("estimates of the web"):
             etas.current_etas()
-        with timed("the queue"):
-            _page()
+    steps.print()
+
+
+def measure_queue(rounds: int = 20, each: int = 10) -> None:
+    """Print the same of the queue: the first page after a reading, and the next ones."""
+    from jobgroups.domain.access import EVERYBODY
+    from jobgroups.queries import queue
+
+    steps, filters = _Steps(), queue.QueueFilter(principal=EVERYBODY)
+    for _ in range(rounds):
+        pool._cache.forget()
+        etas.current_etas()
+        with steps.timed("the queue"):
+            queue.queue_page(filters, offset=0, limit=100)
         for _ in range(each):
-            with timed("a page of the queue"):
-                _page()
-    print(json.dumps(taken))
+            with steps.timed("a page of the queue"):
+                queue.queue_page(filters, offset=0, limit=100)
+    steps.print()

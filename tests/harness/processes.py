@@ -258,15 +258,15 @@ def is_alive(pid: int) -> bool:
 
 
 def python(
-    *words: str, within: float = 120.0, **environment: str
+    *words: str, within: float = 120.0, cwd: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments to its end, in the source tree and without this process's
-    settings.
+    """Run Python with these arguments to its end, in the source tree ``cwd`` and without this
+    process's settings.
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("DIRECTOR_")}
     return subprocess.run(
         [sys.executable, *words],
-        cwd=ROOT,
+        cwd=cwd,
         env=inherited | environment,
         capture_output=True,
         text=True,
