@@ -10,6 +10,7 @@ from tests.harness import laws
 from tests.harness.graphs import picture
 from tests.harness.machines import Build, Machines, plugged_in
 from tests.harness.process_farm import ProcessFarm
+from tests.harness.processes import stop_in_order
 from tests.harness.servers import needs_servers
 
 pytestmark = [pytest.mark.timeout(300), needs_servers]
@@ -55,3 +56,30 @@ def test_submitters_keep_their_shares_when_a_runner_is_killed(farm: ProcessFarm)
     # has taken them over: longer than many of these short jobs, so the order of the rest says little.
     counted = Counter(groups[group_id] for group_id in order[:30])
     assert min(counted[name] for name in groups.values()) >= 3, counted
+
+
+@pytest.mark.slow
+def test_pause_outlasts_a_killed_runner_a_takeover_and_a_restart(farm: ProcessFarm) -> None:
+    web = farm.web
+    web.start()
+    runners = [farm.runner(name) for name in ("room-1", "room-2")]
+    web.wait_online()
+    held = web.submit(picture(), ["*"], count=30, submitter="anna", priority=60)
+    farm.gpus.wait_kind("started", 2)
+    web.ask("POST", f"/api/job-groups/{held}/pause", json={"reason": "review"})
+    runners[0].kill()
+    # What runs ends, and what waits at a machine may start before it is taken back.
+    done = [held, web.submit(picture(), ["*"], count=6, submitter="ben")]
+    web.wait_ended(done[1])
+    stop_in_order(runners[1])
+    web.kill()
+    web.start()
+    farm.runner("room-1")
+    web.wait_online()
+    done.append(web.submit(picture(), ["*"], count=6, submitter="ben"))
+    web.wait_ended(done[2])
+    row = web.group(held)
+    assert row["paused"]["reason"] == "review"
+    assert [child["status"] for child in row["child_jobs"]].count("queued") >= 15
+    web.ask("POST", f"/api/job-groups/{held}/resume")
+    farm.check_completed_once(*done)
