@@ -8,6 +8,9 @@ from backends.hours import is_open, local_text, opens_at
 from backends.models import Backend, Reachability
 from backends.states import STALE_AFTER, BackendState, BackendStatus, Hold
 
+#: When this process started: runners that start with it take some seconds for their first probes.
+STARTED_AT: Final = dt.datetime.now(dt.UTC)
+
 
 def backend_find(backend_id: str) -> Backend | None:
     return Backend.objects.filter(pk=backend_id).first()
@@ -76,6 +79,8 @@ def _observed_status(row: Backend, now: dt.datetime, *, is_busy: bool) -> Backen
         return BackendStatus(BackendState.UNKNOWN, "No response yet.", since)
     if row.last_seen_at is None or row.last_seen_at < now - STALE_AFTER:
         since = row.last_seen_at or row.created_at
+        if since < STARTED_AT <= now < STARTED_AT + STALE_AFTER:
+            return BackendStatus(BackendState.UNKNOWN, "Not checked yet since the start.", since)
         moment = f"{since.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
         reason = f"Not probed since {moment}; is a runner alive?"
         return BackendStatus(BackendState.OFFLINE, reason, since)

@@ -500,7 +500,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "director.web.errors.EnvelopeMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "servestatic.middleware.ServeStaticMiddleware",
+    "director.web.static.StaticMiddleware",
     "director.security.csp.CspMiddleware",
     "director.security.origins.OriginMiddleware",
     "director.web.errors.JsonErrorMiddleware",
@@ -526,7 +526,7 @@ DIRECTOR_API_MIDDLEWARE = [
     name
     for name in MIDDLEWARE
     if not name.startswith(
-        ("servestatic.", "django.contrib.", "django.middleware.csrf.", "axes.", "allauth.")
+        ("director.web.static.", "django.contrib.", "django.middleware.csrf.", "axes.", "allauth.")
     )
 ]
 ROOT_URLCONF = "director.urls"

@@ -733,6 +733,12 @@ class Attempt(models.Model):
             ),
             # The usage of some days.
             models.Index(name="attempt_ended", fields=["ended_at"]),
+            # What each backend did in the last day and hour: no row is read.
+            models.Index(
+                name="attempt_succeeded",
+                fields=["backend", "ended_at", "started_at", "variant_id"],
+                condition=Q(state=AttemptState.SUCCESS),
+            ),
         ]
 
     def __str__(self) -> str:

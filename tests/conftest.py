@@ -35,9 +35,10 @@ hypothesis.settings.load_profile("director")
 
 @pytest.fixture(autouse=True)
 def line_is_read_again() -> None:
-    from jobgroups.queries import pool  # Django is set up now
+    from jobgroups.queries import figures, pool  # Django is set up now
 
     pool._cache.forget()
+    figures.kept_figures.forget()
 
 
 @pytest.fixture

@@ -54,16 +54,25 @@ def backends(ctx: click.Context) -> None:
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @with_connection
 def list_(connection: Connection, names: Sequence[str]) -> None:
-    """List backends: status, queued and running jobs, and the reason of a status."""
+    """List backends: status, queued and running jobs, seconds per job of the last hour, completed
+    and failed jobs of the last day, and the reason of a status.
+    """
     known = connection.director.backends()
     listed = selection.by_name(names, known) if names else list(known)
-    heads = ("ID", "STATUS", "JOBS", "OTHERS", "VRAM", "COMFYUI", "TAGS", "URL", "REASON")
+    heads = (
+        *("ID", "STATUS", "JOBS", "OTHERS", "S/JOB", "DONE", "FAILED", "MARKS"),
+        *("VRAM", "COMFYUI", "TAGS", "URL", "REASON"),
+    )
     rows = [
         (
             backend.backend_id,
             backend.status,
             backend.queue_ours,
             backend.queue_foreign,
+            "" if backend.seconds_per_job is None else backend.seconds_per_job,
+            backend.completed_day,
+            backend.failed_day,
+            ",".join(mark for mark in ("slow", "flaky") if getattr(backend, mark)),
             _memory(backend),
             backend.comfyui_version,
             ",".join(backend.tags),

@@ -3,7 +3,8 @@
 The number of queries does not depend on the number of backends.
 """
 
-import datetime as dt
+import base64
+import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
@@ -11,6 +12,8 @@ from typing import Any, Final
 
 from django.db.models import CharField, Count, OuterRef, Subquery
 from django.db.models.functions import Coalesce
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString, mark_safe
 
 from backends.discovery import found_list
 from backends.models import Backend, Reachability
@@ -18,7 +21,6 @@ from backends.queries import backend_list
 from backends.states import ATTENTION_ORDER, TAKES_CHILDREN, BackendState, Hold
 from director.pages import text
 from jobgroups.domain.access import Owned, Principal, sees
-from jobgroups.domain.clock import now
 from jobgroups.domain.pool import PoolSnapshot
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope
 from jobgroups.domain.text import duration
@@ -27,6 +29,7 @@ from jobgroups.queries import backends
 from jobgroups.queries.backends import backend_loads
 from jobgroups.queries.etas import current_etas
 from jobgroups.queries.exclusions import ends_at, reason_of, visible_exclusions
+from jobgroups.queries.figures import current_figures
 from jobgroups.queries.pool import open_variants, pool_backends
 from jobgroups.queries.visibility import visible
 
@@ -34,12 +37,12 @@ _WORK: Final = (
     *("backend_id", "state", "stop_requested_at", "child__progress", "child__current_step"),
     *(f"child__group__{name}" for name in (*TITLE, "owner_id", "shared_at")),
 )
-_DAY: Final = dt.timedelta(days=1)
 _SORTS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any]], Any]]]] = {
     "name": ("Backend", lambda row: _natural(row["name"])),
     "status": ("Status", lambda row: ATTENTION_ORDER.index(row["status"])),
     "job": ("Current job", lambda row: row["work"][0]["name"].lower() if row["work"] else "\uffff"),
     "queued": ("Queued", lambda row: row["waiting"] + row["pending_count"]),
+    "seconds": ("Seconds/job", lambda row: row["seconds_per_job"] or 0.0),
     "gpu": ("GPU", lambda row: _natural(row["gpu"])),
     "memory": ("Memory free", lambda row: row["free_bytes"]),
     "completed": ("Completed", lambda row: row["completed_day"]),
@@ -48,19 +51,40 @@ _SORTS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any]], Any]]]] = {
     "tags": ("Tags", lambda row: row["tags"]),
 }
 #: Columns of numbers: the first sort has the highest first.
-_HIGHEST_FIRST: Final = frozenset({"queued", "memory", "completed", "failed"})
+_HIGHEST_FIRST: Final = frozenset({"queued", "seconds", "memory", "completed", "failed"})
+#: What a column says of its time.
+_HINTS: Final = {
+    "seconds": "Mean of the jobs of the last hour",
+    "completed": "Jobs completed in the last 24 hours",
+    "failed": "Attempts that failed in the last 24 hours, also of jobs that were retried elsewhere",
+}
+#: Marks of a backend beside its status; the filters have them, too.
+MARKS: Final = ("slow", "flaky")
+_MARK_LENGTH: Final = 5
+#: The text of an age, which the page keeps current.
+_AGE: Final = re.compile(r"(<time [^>]*>)[^<]*")
 
 
-def backend_list_page(principal: Principal, sort: str = "") -> dict[str, Any]:
+def backend_list_page(
+    principal: Principal, sort: str = "", had: str | None = None
+) -> dict[str, Any]:
     """Return every backend, problems first, or by a column; ``-`` before the column's name reverses
     the order. Of the work of others, which the principal may not see, only where it is.
+
+    ``had``: the marks of the rows that the page has, one after the other. A row that has not
+    changed is a reference to it. None: the rows are not shown as a table.
     """
     rows = backend_rows(backend_list(), principal)
-    rows.sort(key=lambda row: (ATTENTION_ORDER.index(row["status"]), _natural(row["id"])))
+    rows.sort(key=lambda row: (_attention(row), _natural(row["id"])))
     key = sort.removeprefix("-")
     if key in _SORTS:
         rows.sort(key=_SORTS[key][1], reverse=sort != key)
+    if had is not None:
+        marks = {had[at : at + _MARK_LENGTH] for at in range(0, len(had), _MARK_LENGTH)}
+        for row in rows:
+            row["html"] = _row_html(row, marks)
     counted = Counter(row["status"] for row in rows)
+    counted.update(mark for row in rows for mark in MARKS if row[mark])
     tags = Counter(tag for row in rows for tag in row["tags"])
     return {
         "columns": [_column(name, title, sort) for name, (title, _) in _SORTS.items()],
@@ -68,7 +92,10 @@ def backend_list_page(principal: Principal, sort: str = "") -> dict[str, Any]:
         "rows": rows,
         "online": [row for row in rows if row["is_online"]],
         # ``(status, count)``, problems first. A filter may name a status that no backend has.
-        "counts": [(status.value, counted[status]) for status in ATTENTION_ORDER],
+        "counts": [
+            (name, counted[name])
+            for name in (*(status.value for status in ATTENTION_ORDER), *MARKS)
+        ],
         "tags": sorted(tags.items()),
         "found": found_servers(),
     }
@@ -78,7 +105,28 @@ def _column(name: str, title: str, sort: str) -> dict[str, str]:
     first = f"-{name}" if name in _HIGHEST_FIRST else name
     other = name if first != name else f"-{name}"
     order = {name: "ascending", f"-{name}": "descending"}.get(sort, "none")
-    return {"name": name, "title": title, "order": order, "next": other if sort == first else first}
+    following = other if sort == first else first
+    hint = _HINTS.get(name, "")
+    return {"name": name, "title": title, "order": order, "next": following, "hint": hint}
+
+
+def _attention(row: Mapping[str, Any]) -> float:
+    """Return the place of a row among the others: a slow or flaky backend comes before those that
+    work as they should.
+    """
+    place = ATTENTION_ORDER.index(row["status"])
+    works = ATTENTION_ORDER.index(BackendState.BUSY)
+    return works - 0.5 if place >= works and (row["slow"] or row["flaky"]) else place
+
+
+def _row_html(row: Mapping[str, Any], marks: Collection[str]) -> SafeString:
+    """Return a row with the mark of its content, or the reference to the one that the page has."""
+    html = render_to_string("director/parts/backend_row.html", {"one": row})
+    digest = hashlib.blake2b(_AGE.sub(r"\1", html).encode(), digest_size=6).digest()
+    mark = base64.urlsafe_b64encode(digest)[:_MARK_LENGTH].decode()
+    if mark in marks:
+        return mark_safe(f'<tr data-same="b-{row["id"]}"></tr>')  # noqa: S308 an id is a slug
+    return mark_safe(html.replace("<tr ", f'<tr data-mark="{mark}" ', 1))  # noqa: S308 rendered above
 
 
 def _natural(name: str) -> list[str | int]:
@@ -88,19 +136,18 @@ def _natural(name: str) -> list[str | int]:
 
 def backend_rows(shown_backends: Collection[Backend], principal: Principal) -> list[dict[str, Any]]:
     """Return what the pages show of these backends."""
-    loads, ends, snapshot = (
-        backend_loads(),
-        _results_of_day(),
-        PoolSnapshot(open_variants(), pool_backends()),
-    )
+    loads, done = backend_loads(), current_figures()
+    snapshot = PoolSnapshot(open_variants(), pool_backends())
     work, movable, cannot_run = _work(principal), _movable(), _exclusions(principal)
     rows = []
     for backend in shown_backends:
         load = loads.get(backend.id, backends.NO_LOAD)
-        fields_of_backend = backends.serialize_backend(backend, load)
+        fields_of_backend = backends.serialize_backend(
+            backend, load, done.get(backend.id, backends.NO_FIGURES)
+        )
         status = BackendState(fields_of_backend["status"])
         gpu, vram, free_bytes = _device(backend.devices)
-        done, jobs = ends[backend.id], work[backend.id]
+        jobs = work[backend.id]
         is_away = backend.reachability == Reachability.OFFLINE and status != BackendState.OFFLINE
         # Whether discovery registered it, no user has changed it, and it is offline.
         can_be_removed = backend.adopted_at is not None and status == BackendState.OFFLINE
@@ -132,8 +179,6 @@ def backend_rows(shown_backends: Collection[Backend], principal: Principal) -> l
                 "movable": movable.get(backend.id, 0),
                 # Jobs of the pool that wait for any of several backends, of which this is one.
                 "in_pool": snapshot.unsent_for(backend.id),
-                "completed_day": done[ChildStatus.COMPLETED],
-                "failed_day": done[ChildStatus.FAILED] + done[ChildStatus.TIMEOUT],
                 "cannot_run": cannot_run[backend.id],
             }
         )
@@ -211,14 +256,6 @@ def _movable() -> dict[str, int]:
     may_go = waits.exclude(group__retry_elsewhere=RetryScope.NEVER).order_by()
     counted = may_go.values_list("backend_id").annotate(Count("id"))
     return {backend_id or "": number for backend_id, number in counted}
-
-
-def _results_of_day() -> dict[str, Counter[str]]:
-    rows = ChildJob.objects.filter(completed_at__gt=now() - _DAY).order_by()
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for backend_id, status, count in rows.values_list("backend_id", "status").annotate(Count("id")):
-        counts[backend_id or ""][status] = count
-    return counts
 
 
 def _exclusions(principal: Principal) -> dict[str, list[dict[str, Any]]]:

@@ -7,7 +7,7 @@ from django.urls import URLPattern, path, register_converter
 from django.urls.converters import StringConverter
 from django.views.decorators.cache import never_cache
 from django.views.decorators.gzip import gzip_page
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import conditional_page, require_safe
 
 from director.pages import views
 
@@ -23,7 +23,7 @@ register_converter(_BackendId, "backend")
 
 def _page(route: str, view: Callable[..., HttpResponse], template: str = "") -> URLPattern:
     # Compressed in the thread that has rendered it, not in the event loop.
-    handler = require_safe(never_cache(gzip_page(view)))
+    handler = require_safe(never_cache(gzip_page(conditional_page(view))))
     return path(route, handler, {"template": template} if template else None)
 
 

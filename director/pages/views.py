@@ -127,7 +127,8 @@ def card_part(request: HttpRequest, group_id: str, job_id: str, template: str) -
 def backends(request: HttpRequest, template: str) -> HttpResponse:
     """The backends, or their table alone."""
     sort = str(request.GET.get("sort", ""))
-    listing = backend_pages.backend_list_page(principal_of(request), sort)
+    had = request.headers.get("X-Rows", "")
+    listing = backend_pages.backend_list_page(principal_of(request), sort, had)
     return _page(request, template, {"listing": listing})
 
 

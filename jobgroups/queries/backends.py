@@ -1,7 +1,7 @@
 """Reads backends, and their load: as the JSON objects of the API, which never include headers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from django.db.models import Count
@@ -12,6 +12,7 @@ from backends.models import Backend
 from backends.queries import backend_status, is_on_probation
 from jobgroups.database.statements import PreparedQuery
 from jobgroups.domain.clock import iso, iso_or_none, now
+from jobgroups.domain.figures import Figures
 from jobgroups.domain.shapes import backends as shapes
 from jobgroups.domain.states import CHILD_OPEN, AttemptState, ChildStatus
 from jobgroups.models import Attempt, ChildJob
@@ -79,13 +80,16 @@ def backend_in_use(backend_id: str) -> tuple[int, int]:
 
 
 NO_LOAD: Final = BackendLoad(running=0, accepted=0, waiting=0)
+NO_FIGURES: Final = Figures()
 _SETTINGS: Final = {
     *("name", "url", "tags", "partner_nodes_allowed", "hours", "time_zone", "limitations"),
     *("changed_by", "changed_reason", "changed_at", "adopted_at"),
 }
 
 
-def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
+def serialize_backend(
+    row: Backend, load: BackendLoad = NO_LOAD, done: Figures = NO_FIGURES
+) -> dict[str, Any]:
     """Return a backend.
 
     ``queue_ours`` and ``queue_foreign`` are the pending and running prompts of the Director and of
@@ -110,14 +114,16 @@ def serialize_backend(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, An
         quarantine=_quarantine(row),
         on_probation=is_on_probation(row),
         limitations=limitations_of(row),
+        **asdict(done),
     )
 
 
-def serialize_backend_status(row: Backend, load: BackendLoad = NO_LOAD) -> dict[str, Any]:
+def serialize_backend_status(
+    row: Backend, load: BackendLoad = NO_LOAD, done: Figures = NO_FIGURES
+) -> dict[str, Any]:
     """Return the fields of a backend that change without a request."""
-    return {
-        name: value for name, value in serialize_backend(row, load).items() if name not in _SETTINGS
-    }
+    fields = serialize_backend(row, load, done)
+    return {name: value for name, value in fields.items() if name not in _SETTINGS}
 
 
 def _quarantine(row: Backend) -> dict[str, Any] | None:

@@ -57,9 +57,12 @@ _DAY, _SECONDS, _JOINER = (
         " - ",
     )
 )
-_ran: Final = Func(
-    "ended_at", "started_at", template=_SECONDS, arg_joiner=_JOINER, output_field=FloatField()
-)
+
+
+def seconds_between(end: str, start: str) -> Func:
+    return Func(end, start, template=_SECONDS, arg_joiner=_JOINER, output_field=FloatField())
+
+
 #: The dimensions beside ``METADATA``.
 DIMENSIONS: Final[Mapping[str, Any]] = {
     "day": Func("ended_at", template=_DAY, output_field=TextField()),
@@ -155,7 +158,7 @@ def unchanged_days() -> QuerySet[UsageDay]:
 def sums_of(attempts: QuerySet[Attempt], names: Sequence[str]) -> Any:
     """Return the measures of each day by dimensions; the columns are those of ``UsageSum``."""
     return _group_attempts(attempts, names, DIMENSIONS["day"]).annotate(
-        gpu_seconds=Coalesce(Sum(_ran), 0.0),
+        gpu_seconds=Coalesce(Sum(seconds_between("ended_at", "started_at")), 0.0),
         attempts=Count("pk"),
         jobs=Count("child", distinct=True),
         failures=Count("pk", filter=~Q(failure_class="")),

@@ -143,7 +143,7 @@ def test_unexpected_error_is_a_500_with_a_traceback_in_the_log_only(
 ) -> None:
     settings.DEBUG = debug
     # It warns in debug mode unless it is an app as well.
-    settings.MIDDLEWARE = [one for one in settings.MIDDLEWARE if "servestatic" not in one]
+    settings.MIDDLEWARE = [one for one in settings.MIDDLEWARE if "StaticMiddleware" not in one]
     _breaking(monkeypatch, RuntimeError("the secret is 42"))
     with caplog.at_level(logging.ERROR, logger="django.request"):
         answer = api.get("/api/job-groups")

@@ -7,19 +7,22 @@ import re
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.db import connection
-from django.test import Client
+from django.test import AsyncClient, Client
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from backends.models import Backend
 from backends.states import Hold
-from director.pages import documents, filters, group_list
+from director.pages import backends, documents, filters, group_list
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
+from jobgroups.domain.figures import Figures
 from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import ChildJob, Exclusion, JobGroup
+from jobgroups.queries.figures import kept_figures
 from jobgroups.services import attempts, cancellation, holds, runners
 from tests.harness import factories
 
@@ -36,6 +39,67 @@ def test_pages_and_lists_are_compressed_for_those_who_accept_it(client: Client) 
         assert len(packed.content) < len(plain.content) / 3
         assert len(gzip.decompress(packed.content)) == len(plain.content)
         assert "Accept-Encoding" in packed["Vary"]
+
+
+def test_table_of_backends_is_sent_again_only_where_it_has_changed(client: Client) -> None:
+    for number in range(1, 201):
+        factories.online(f"gpu-{number}", vram=24)
+    path, marked = "/parts/backends", re.compile('<tr data-mark="(.{5})"')
+    first = client.get(path)
+    marks = marked.findall(first.content.decode())
+    assert len(set(marks)) == 200
+    headers = {"HTTP_X_ROWS": "".join(marks), "HTTP_ACCEPT_ENCODING": "gzip"}
+    second = client.get(path, **headers)
+    assert gzip.decompress(second.content).count(b"<tr data-same=") == 200
+    # When nothing changes, a page loads it six times a minute.
+    headers["HTTP_IF_NONE_MATCH"] = second["ETag"]
+    third = client.get(path, **headers)
+    assert (third.status_code, third.content) == (304, b"")
+    lines = [f"{name}: {value}" for name, value in (*headers.items(), *third.items())]
+    usual = 800  # bytes: what a browser sends besides, as User-Agent and Accept-Language
+    minute = len(second.content) + 6 * (len("\r\n".join(lines)) + usual)
+    assert minute < 20 * 1024
+    Backend.objects.filter(pk="gpu-7").update(name="Cellar")
+    changed = gzip.decompress(client.get(path, **headers).content).decode()
+    assert (len(marked.findall(changed)), changed.count("data-same")) == (1, 199)
+    assert "Cellar" in changed
+
+
+def test_slow_and_flaky_backends_come_before_those_that_work_as_they_should(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factories.farm(4)
+    slow = Figures(seconds_per_job=80.0, relative_seconds=4.0, slow=True)
+    found = {"gpu-3": slow, "gpu-4": Figures(failed_day=6, flaky=True)}
+    monkeypatch.setattr(backends, "current_figures", lambda: found)
+    html = client.get("/parts/backends").content.decode()
+    assert re.findall('id="b-(gpu-.)"', html) == ["gpu-3", "gpu-4", "gpu-1", "gpu-2"]
+    assert '<strong class="bad">slow</strong> 80.0' in html
+    assert "4.0 times the seconds of the other backends" in html
+    assert html.count('<strong class="bad">flaky</strong>') == 1
+    assert re.findall('data-status="(slow|flaky)" data-count="(.)"', html) == [
+        ("slow", "1"),
+        ("flaky", "1"),
+    ]
+
+
+def test_scripts_and_styles_are_compressed_for_those_who_accept_it() -> None:
+    async def get(**headers: str) -> Any:
+        answer = await AsyncClient().get("/static/director/pages.css", headers=headers)
+        if not answer.streaming or answer.status_code == 304:
+            return answer, b"" if answer.streaming else answer.content
+        return answer, b"".join([part async for part in answer])
+
+    plain, content = async_to_sync(get)()
+    assert (plain.get("Content-Encoding"), plain["Vary"]) == (None, "Accept-Encoding")
+    packed, body = async_to_sync(get)(**{"Accept-Encoding": "br, gzip"})
+    assert (packed["Content-Encoding"], packed["Vary"]) == ("gzip", "Accept-Encoding")
+    assert packed["Content-Type"] == plain["Content-Type"]
+    assert len(body) < len(content) / 3
+    assert gzip.decompress(body) == content
+    assert "ETag" not in packed
+    since = {"Accept-Encoding": "gzip", "If-Modified-Since": packed["Last-Modified"]}
+    assert async_to_sync(get)(**since)[0].status_code == 304
 
 
 def test_above_fifty_children_a_segment_stands_for_a_status() -> None:
@@ -397,6 +461,7 @@ def test_number_of_queries_does_not_depend_on_the_number_of_backends(client: Cli
         fence = factories.online(f"gpu-{number}", tags=["big"])
         factories.submit(f"gpu-{number}")
         factories.begin(fence)
+        kept_figures.forget()
         with CaptureQueriesContext(connection) as queries:
             client.get("/backends")
         counts.append(len(queries))

@@ -88,7 +88,7 @@ def test_response_equals_that_of_djangos_handler(
 
 def test_api_has_all_middleware_except_that_of_pages() -> None:
     pages = {
-        "servestatic.middleware.ServeStaticMiddleware",
+        "director.web.static.StaticMiddleware",
         "django.contrib.sessions.middleware.SessionMiddleware",
         "django.middleware.csrf.CsrfViewMiddleware",
         "django.contrib.auth.middleware.AuthenticationMiddleware",

@@ -115,6 +115,27 @@ def test_many_backends_are_filtered_and_changed_together(desk: Desk, page: Any) 
     expect(page.locator("#farm tbody tr.s-online")).to_have_count(4)
 
 
+def test_rows_that_have_not_changed_are_not_sent_again(desk: Desk, page: Any) -> None:
+    answers: list[Any] = []
+    page.on("response", lambda one: answers.append(one) if "/parts/" in one.url else None)
+    page.goto(f"{desk.url}/backends")
+    names = [backend(desk, index)["name"] for index in range(4)]
+    row_of(page, names[3]).locator("[name=pick]").check()
+    page.evaluate("document.querySelectorAll('#farm tr').forEach(row => { row.old = true; })")
+    desk.http.patch(
+        f"{desk.url}/api/backends/{desk.backend_ids()[0]}", json={"tags": ["attic", "rack"]}
+    )
+    expect(row_of(page, names[0])).to_contain_text("attic")
+    for name in names:
+        expect(row_of(page, name)).to_have_count(1)
+    assert page.evaluate("[...document.querySelectorAll('#farm tr')].every(row => row.old)")
+    expect(row_of(page, names[3]).locator("[name=pick]")).to_be_checked()
+    while not any(one.status == 304 for one in answers):
+        page.wait_for_event("response", lambda one: "/parts/" in one.url)
+    desk.http.patch(f"{desk.url}/api/backends/{desk.backend_ids()[0]}", json={"tags": []})
+    expect(row_of(page, names[0])).not_to_contain_text("attic")
+
+
 def test_the_page_of_a_backend_shows_models_jobs_and_attempts(desk: Desk, page: Any) -> None:
     group = desk.submit(1, metadata={"name": "First"})
     desk.until_ended(group)

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from backends import queries
 from backends.capabilities import BackendCapabilities, gpu_slug, missing_capabilities
-from backends.models import Backend
+from backends.models import Backend, Reachability
 from backends.queries import backend_status
 from backends.states import (
     ATTENTION_ORDER,
@@ -86,6 +87,19 @@ def test_status_is_offline_when_the_observation_is_stale() -> None:
     found = status(reachability="online", last_seen_at=old)
     assert (found.state, found.since) == (BackendState.OFFLINE, old)
     assert "is a runner alive?" in found.reason
+
+
+def test_backend_is_not_checked_yet_right_after_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "STARTED_AT", NOW - dt.timedelta(seconds=5))
+    row = Backend(reachability=Reachability.ONLINE, last_seen_at=NOW - dt.timedelta(hours=9))
+    found = queries.backend_status(row, now=NOW)
+    assert (found.state, found.reason) == ("unknown", "Not checked yet since the start.")
+    # Later, nobody probes it.
+    assert queries.backend_status(row, now=NOW + STALE_AFTER).state == "offline"
+    # A runner was alive before, and probes no more.
+    row.last_seen_at = NOW - dt.timedelta(seconds=4)
+    monkeypatch.setattr(queries, "STARTED_AT", NOW - dt.timedelta(seconds=5))
+    assert queries.backend_status(row, now=NOW).state == "online"
 
 
 def test_status_reason_names_the_probation() -> None:

@@ -1,6 +1,6 @@
 // Fragments: an element with data-part is requested again from that address and morphed in place.
 // However often something changes meanwhile, one request for an element is under way and one waits.
-import { $, localTimes, signIn } from "./dom.js";
+import { $, $$, localTimes, signIn } from "./dom.js";
 
 // What a person has unfolded stays so, and so does what is said of a picture that did not come.
 htmx.config.morphIgnore.push("open", "data-broken");
@@ -31,11 +31,32 @@ function next() {
   }
 }
 
+// Of a table whose rows have marks only the changed ones are sent, and nothing if it is as it was. The marks are a header:
+// a table of more rows than one holds comes whole.
+const MARKS = 6000; // characters
+const tags = new Map(); // of the last answer, by id
+function known(id, path) {
+  const marks = $$("[data-mark]", $(id)).map((row) => row.dataset.mark);
+  if (!marks.length || marks.join("").length > MARKS) return {};
+  const last = tags.get(id);
+  return {
+    "X-Rows": marks.join(""),
+    ...(last?.path === path && last.tag && { "If-None-Match": last.tag }),
+  };
+}
+const whole = (text) =>
+  text.replace(/<tr data-same="([^"]+)"><\/tr>/g, (_, id) => $(id)?.outerHTML || "");
+
 async function load(id, path) {
   try {
-    const response = await fetch(path, { headers: { "HX-Request": "true" } });
+    const headers = { "HX-Request": "true", ...known(id, path) };
+    const response = await fetch(path, { headers });
     const element = $(id);
     if (!element) return;
+    if (response.status === 304) {
+      for (const listener of listeners) listener(id);
+      return;
+    }
     if (response.status === 401 || response.redirected) {
       signIn();
       return;
@@ -45,7 +66,8 @@ async function load(id, path) {
       return;
     }
     if (!response.ok) throw new Error(String(response.status));
-    const text = (await response.text()).trim();
+    const text = whole((await response.text()).trim());
+    tags.set(id, { path, tag: response.headers.get("ETag") });
     await htmx.swap({ text, target: element, sourceElement: element, swap: "outerMorph" });
     if ($(id)) localTimes($(id));
     for (const listener of listeners) listener(id);

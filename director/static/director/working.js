@@ -66,6 +66,6 @@ export function follow(id) {
     }
   });
   // Ages, memory, and jobs of groups that the socket does not follow.
-  setInterval(soon, 5_000);
+  setInterval(soon, 10_000);
   return soon;
 }

@@ -37,10 +37,12 @@ from jobgroups.api.requests.payloads import (
 )
 from jobgroups.api.views.base import ApiView, json_response, no_content
 from jobgroups.database.pools import probe_threads
+from jobgroups.domain.figures import Figures
 from jobgroups.domain.shapes.backends import FoundAddress
 from jobgroups.errors import BackendNotFound
 from jobgroups.queries import backends
 from jobgroups.queries.exclusions import exclusions_json
+from jobgroups.queries.figures import current_figures
 from jobgroups.serializers import shape
 from jobgroups.services import holds
 from jobgroups.services.backends import (
@@ -60,9 +62,13 @@ class BackendListView(ApiView):
     def get(self, request: Request) -> HttpResponse:
         """Return every backend."""
         loads = backends.backend_loads()
+        done = current_figures()
         rows = backend_queries.backend_list()
         listed = [
-            backends.serialize_backend(row, loads.get(row.id, backends.NO_LOAD)) for row in rows
+            backends.serialize_backend(
+                row, loads.get(row.id, backends.NO_LOAD), done.get(row.id, backends.NO_FIGURES)
+            )
+            for row in rows
         ]
         return json_response({"backends": listed})
 
@@ -115,9 +121,10 @@ def backend_json(backend_id: str) -> dict[str, object]:
     return backends.serialize_backend(*_with_load(backend_id))
 
 
-def _with_load(backend_id: str) -> tuple[Backend, backends.BackendLoad]:
+def _with_load(backend_id: str) -> tuple[Backend, backends.BackendLoad, Figures]:
     row = _get_backend(backend_id)
-    return row, backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
+    load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
+    return row, load, current_figures().get(row.id, backends.NO_FIGURES)
 
 
 def probe_if_new(row: Backend) -> None:

@@ -51,6 +51,16 @@ class Backend(Parsed):
             key for partner nodes.
         adopted_at: When discovery registered it automatically; None: a user registered or changed
             it.
+        completed_day: Jobs that it completed in the last 24 hours.
+        failed_day: Attempts that failed there in the last 24 hours, also of jobs that were retried
+            on another backend.
+        seconds_per_job: The mean seconds of the jobs that it completed in the last hour; None:
+            there was none.
+        relative_seconds: These, divided by the medians of the other backends for the same
+            workflows; None: no other backend ran one.
+        slow: ``relative_seconds`` is 2 or more, with three jobs or more.
+        flaky: Three or more attempts failed there in the last 24 hours, a tenth or more of all, and
+            three times the share of the other backends.
     """
 
     backend_id: str
@@ -81,6 +91,12 @@ class Backend(Parsed):
     changed_at: Moment | None = None
     limitations: tuple[str, ...] = ()
     adopted_at: Moment | None = None
+    completed_day: int = 0
+    failed_day: int = 0
+    seconds_per_job: float | None = None
+    relative_seconds: float | None = None
+    slow: bool = False
+    flaky: bool = False
 
 
 @record
