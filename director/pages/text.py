@@ -69,6 +69,11 @@ def better_elsewhere(failure_class: str) -> bool:
     return failure_class in BETTER_ELSEWHERE
 
 
+@register.simple_tag
+def better_elsewhere_classes() -> str:
+    return " ".join(sorted(BETTER_ELSEWHERE))
+
+
 def status_label(status: str, *, ended: bool) -> str:
     """Return the label of a group's status; partial_complete also occurs while a group runs."""
     if status == "partial_complete":

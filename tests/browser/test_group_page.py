@@ -1,6 +1,7 @@
 """A group on its page: followed to its images, retried and moved."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from playwright.sync_api import expect
@@ -30,6 +31,20 @@ def test_all_that_failed_is_rendered_again_on_the_page_that_was_open(desk: Desk,
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("Retry 2 jobs?")
     expect(dialog).to_contain_text("The completed job stays")
+    plan, names = dialog.get_by_role("listitem"), list(names_of(desk))
+    # Out of memory: another backend may suit them better.
+    expect(plan).to_have_text(
+        [
+            f"#{number}: a backend that suits them better than {name}, or {name}"
+            for number, name in ((1, names[0]), (2, names[1]))
+        ]
+    )
+    where = dialog.get_by_label("Backend")
+    where.select_option("The same backend (that of each job)")
+    expect(plan).to_have_text([f"#1: {names[0]}", f"#2: {names[1]}"])
+    where.select_option(f"backend:{desk.backend_ids()[3]}")
+    expect(plan).to_have_text([f"#1, #2: {names[3]}"])
+    sound(page)
     dialog.get_by_role("button", name="Retry 2 jobs").click()
     expect(page.locator("#toast")).to_contain_text("2 jobs are queued again")
     # The next run lives on the same socket: cards, previews, the head and the title.
@@ -41,6 +56,13 @@ def test_all_that_failed_is_rendered_again_on_the_page_that_was_open(desk: Desk,
     assert page.title().startswith("3/3 · Retried")
     status = desk.status(group)
     assert (status["status"], status["run"]) == ("completed", 2)
+    assert {one["backend_id"] for one in status["child_jobs"][:2]} == {desk.backend_ids()[3]}
+
+
+def names_of(desk: Desk) -> Iterator[str]:
+    rows = desk.http.get(f"{desk.url}/api/backends").json()["backends"]
+    names = {row["backend_id"]: row["name"] for row in rows}
+    yield from (names[one] for one in desk.backend_ids())
 
 
 def test_a_card_says_of_each_attempt_where_it_was_and_why_it_ended(desk: Desk, page: Any) -> None:

@@ -82,7 +82,7 @@ def test_a_group_is_submitted_watched_compared_and_retried(desk: Desk, page: Any
     page.keyboard.press("Escape")
     expect(retry).to_be_focused()
     # The browser reports a closing later: that of the first question is no answer to the second.
-    retry.evaluate("one => { one.click(); document.querySelector('#ask').close(); one.click(); }")
+    retry.evaluate("one => { one.click(); document.querySelector('#place').close(); one.click(); }")
     tab_to(page, button(page, "Retry 1 job"), most=3, press="Enter")
     expect(page.locator(".card.s-completed")).to_have_count(4)
 

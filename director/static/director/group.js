@@ -1,12 +1,12 @@
 // One group: its events ask for the one card that moved, its progress and previews are drawn here.
 
 import { deleteGroups } from "./deletion.js";
-import { $, $$, actor, ask, call, onClick, remember, toast } from "./dom.js";
+import { $, $$, actor, ask, call, counted, onClick, remember, toast } from "./dom.js";
 import { tryAgain } from "./images.js";
 import { chime, favicon, Live, monitor } from "./live.js";
 import { afterMorph, refresh } from "./parts.js";
-import { askPlace } from "./place.js";
-import { asks, retry } from "./retry.js";
+import { ANY, askPlace, planOf } from "./place.js";
+import { againText, retry } from "./retry.js";
 import { star } from "./star.js";
 import "./viewer.js";
 import "./grid.js";
@@ -224,11 +224,7 @@ onClick("[data-act]", async (button) => {
     }
     if (act === "retry-job-at") await retryAt({ ...button.dataset, job });
     if (act === "move-job") await moveJob({ ...button.dataset, job });
-    if (act === "retry-group") {
-      const { count, done } = button.dataset;
-      if (await asks(Number(count), 1, Number(done)))
-        await retry(group, run, undefined, { where: "auto", ...actor() });
-    }
+    if (act === "retry-group") await retryGroup(button.dataset);
     if (act === "star") {
       try {
         await star(button);
@@ -354,6 +350,25 @@ async function retryAt({ job, run, backend, name, chosen }) {
     chosen,
   });
   if (place) await retry(group, run, job, { ...place, ...actor() });
+}
+
+async function retryGroup({ run, count, done }) {
+  const { child_jobs: all, placement, status } = await call("GET", `/api/job-groups/${group}`);
+  const ends = ["failed", "timeout", ...(status === "cancelled" ? ["cancelled"] : [])];
+  const jobs = all
+    .map((one, at) => ({ ...one, number: at + 1 }))
+    .filter((one) => ends.includes(one.status) && !one.stopped_by);
+  const isPool = placement === "pool";
+  const place = await askPlace({
+    title: `Retry ${counted(Number(count), "job")}?`,
+    text: againText(Number(count), 1, Number(done)),
+    yes: `Retry ${counted(Number(count), "job")}`,
+    own: { id: "", name: "that of each job" },
+    chosen: "auto",
+    auto: isPool ? ANY : "As suits each job",
+    plan: (value, nameOf) => planOf(jobs, isPool, value, nameOf),
+  });
+  if (place) await retry(group, run, undefined, { ...place, ...actor() });
 }
 
 async function moveJob({ job, backend, name }) {

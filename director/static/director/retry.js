@@ -44,16 +44,20 @@ function said(done) {
   toast(`${[done.job_ids.length ? again : "", adopted ? had : ""].filter(Boolean).join("; ")}.`);
 }
 
-export function asks(jobs, groups, done) {
+export function againText(jobs, groups, done) {
   const stays = !done
     ? ""
     : done === 1
       ? " The completed job stays."
       : ` The ${done} completed jobs stay.`;
   const where = groups === 1 ? "in this group" : "in their groups";
+  return `${jobs === 1 ? "The job runs" : "The jobs run"} again ${where}, with the same seeds and inputs.${stays}\n\nTo change something, submit a new group instead.`;
+}
+
+export function asks(jobs, groups, done) {
   return ask(
     `Retry ${counted(jobs, "job")}?`,
-    `${jobs === 1 ? "The job runs" : "The jobs run"} again ${where}, with the same seeds and inputs.${stays}\n\nTo change something, submit a new group instead.`,
+    againText(jobs, groups, done),
     `Retry ${counted(jobs, "job")}`,
     "Cancel",
     "",
