@@ -44,7 +44,7 @@ class Commands(click.Group):
 def backends(ctx: click.Context) -> None:
     """The registered ComfyUIs. Without a command: list them.
 
-    NAME is an id, or a tag for all backends with this tag.
+    NAME is an id, a name as the pages show it, or a tag for all backends with this tag.
     """
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_, names=())
@@ -60,12 +60,13 @@ def list_(connection: Connection, names: Sequence[str]) -> None:
     known = connection.director.backends()
     listed = selection.by_name(names, known) if names else list(known)
     heads = (
-        *("ID", "STATUS", "JOBS", "OTHERS", "S/JOB", "DONE", "FAILED", "MARKS"),
+        *("ID", "NAME", "STATUS", "JOBS", "OTHERS", "S/JOB", "DONE", "FAILED", "MARKS"),
         *("VRAM", "COMFYUI", "TAGS", "URL", "REASON"),
     )
     rows = [
         (
             backend.backend_id,
+            backend.name,
             backend.status,
             backend.queue_ours,
             backend.queue_foreign,
@@ -83,7 +84,7 @@ def list_(connection: Connection, names: Sequence[str]) -> None:
     ]
     connection.show(
         [backend.raw for backend in listed],
-        text.columns(heads, rows, statuses=1),
+        text.columns(heads, rows, statuses=2),
         empty="No backend is registered. director backends add http://HOST:8188",
     )
 

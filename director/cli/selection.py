@@ -9,7 +9,8 @@ from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
 
 
 def by_name(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
-    """Return the backends with these names, in order; an id takes precedence over a tag.
+    """Return the backends with these names, in order; an id takes precedence over a display name,
+    and that over a tag.
 
     A name may also be a list of names separated by commas. Raises ``CommandError`` if no backend
     has such a name.
@@ -19,6 +20,8 @@ def by_name(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
     for name in _single(names, known):
         if name in by_id:
             selected.append(by_id[name])
+        elif named := [backend for backend in known if name == backend.name]:
+            selected += named
         elif tagged := [backend for backend in known if name in backend.tags]:
             selected += tagged
         elif known:
@@ -41,9 +44,9 @@ def exactly_one(name: str, known: Sequence[Backend]) -> Backend:
 
 
 def _single(names: Sequence[str], known: Sequence[Backend]) -> list[str]:
-    """Split lists; a tag may contain a comma."""
-    tags = {tag for backend in known for tag in backend.tags}
-    parts = [[name] if name in tags else name.split(",") for name in names]
+    """Split lists; a display name and a tag may contain a comma."""
+    whole = {name for backend in known for name in (backend.name, *backend.tags)}
+    parts = [[name] if name in whole else name.split(",") for name in names]
     return [part.strip() for split in parts for part in split if part.strip()]
 
 

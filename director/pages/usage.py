@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from django.http import QueryDict
 
 from backends.errors import InvalidRequest
+from backends.queries import backend_list
 from jobgroups.api.requests.query_params import UsageQuery
 from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import iso_or_none
@@ -36,6 +37,7 @@ def usage_page(principal: Principal, given: QueryDict) -> dict[str, Any]:
     report = usage.usage(principal, by, first, last, offset=0, limit=_ROWS)
     heads = [name.removeprefix(usage.METADATA) for name in by]
     days = {"from": first.isoformat(), "to": last.isoformat()}
+    names = {backend.id: backend.name for backend in backend_list()}
     return {
         "error": error,
         "by": by,
@@ -46,7 +48,15 @@ def usage_page(principal: Principal, given: QueryDict) -> dict[str, Any]:
         "last": last,
         "since": iso_or_none(report.since),
         "rows": [
-            row | {"cells": [row[name] for name in by], "gpu_time": _gpu_time(row["gpu_seconds"])}
+            row
+            | {
+                # A backend that was removed has only its id.
+                "cells": [
+                    names.get(row[name]) or row[name] if name == "backend" else row[name]
+                    for name in by
+                ],
+                "gpu_time": _gpu_time(row["gpu_seconds"]),
+            }
             for row in report.rows
         ],
         "most": max((row["gpu_seconds"] for row in report.rows), default=0.0) or 1.0,

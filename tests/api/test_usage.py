@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import pytest
 from django.test import Client
 
+from backends.models import Backend
 from director.client.decode import parser
 from jobgroups.domain.clock import now
 from jobgroups.domain.shapes.backends import Usage
@@ -172,6 +173,9 @@ def test_page_shows_rows_the_choice_and_since_when_groups_are_stored(
         "/usage?by=backend&metadata=show&from=2026-05-03&to=2026-05-05"
     ).content.decode()
     assert "<td>gpu-1</td><td>castle</td>" in page
+    Backend.objects.filter(pk="gpu-1").update(name="Rack 1")
+    renamed = client.get("/usage?by=backend&from=2026-05-03&to=2026-05-05").content.decode()
+    assert "<td>Rack 1</td>" in renamed
     assert '<td class="n">1.08 h</td>' in page  # 3,891.5 s
     assert (
         "by=backend%2Cmetadata.show&amp;from=2026-05-03&amp;to=2026-05-05&amp;limit=10000&amp;format=csv"

@@ -78,6 +78,9 @@ def test_form_shows_which_backends_can_run_the_workflow_and_the_choices_they_hav
     expect(why.locator("li")).to_have_text(
         re.compile(reason + r"\(nearest: tiny_sd15.safetensors, .*\)$")
     )
+    # By the names that the other pages show.
+    for row in desk.http.get(f"{desk.url}/api/backends").json()["backends"]:
+        expect(why).to_contain_text(row["name"])
     sound(page)
     file = page.get_by_role("combobox", name="ckpt_name ·")
     expect(file.locator(":checked")).to_have_text("tiny_sd16.safetensors · no backend lists it")

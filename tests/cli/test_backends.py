@@ -10,7 +10,7 @@ from tests.harness.waits import until
 
 def test_backends_are_listed_by_id_and_by_tag(desk: Desk) -> None:
     head, *rows = desk.out("backends").splitlines()
-    assert head.split()[:3] == ["ID", "STATUS", "JOBS"]
+    assert head.split()[:8] == ["ID", "NAME", "STATUS", "JOBS", "OTHERS", "S/JOB", "DONE", "FAILED"]
     assert [row.split()[0] for row in rows][:3] == ["gpu-1", "gpu-2", "gpu-3"]
     assert [row["backend_id"] for row in desk.json("backends")][:3] == ["gpu-1", "gpu-2", "gpu-3"]
     ids = [row["backend_id"] for row in desk.json("backends", "list", "all", "gpu-2")]
@@ -25,6 +25,8 @@ def test_backend_is_added_tested_and_removed(desk: Desk) -> None:
         assert desk.out("backends", "add", address, *fields) == "attic is online\n"
         [row] = desk.json("backends", "list", "attic")
         assert (row["name"], row["tags"]) == ("Attic", ["8gb"])
+        # The name that the pages show means it, too.
+        assert [one["backend_id"] for one in desk.json("backends", "list", "Attic")] == ["attic"]
         assert desk.json("backends", "test", "attic")[0]["ok"] is True
         assert "backend_exists" in desk.said("backends", "add", address, "--json", status=4)
         assert desk.out("backends", "remove", "attic") == "attic removed\n"

@@ -57,6 +57,13 @@ function show(answer) {
   $("can-run-why").replaceChildren(...whyLines(all).map((line) => make("li", {}, line)));
 }
 
+// Returns the name of a backend as the form lists it; an entry that is none, as a tag, stays as it is.
+const nameOf = (id) =>
+  document
+    .querySelector(`input[name="backend"][value="${CSS.escape(id)}"]`)
+    ?.closest("label")
+    .querySelector(".machine").textContent || id;
+
 // Returns a line for the backends that have the same reasons. In a plan, `total` is its number of jobs.
 export function whyLines(all, total = null) {
   const why = new Map(); // the backends of each reason
@@ -68,13 +75,13 @@ export function whyLines(all, total = null) {
           ? ", in part"
           : "";
     const said = `${part}: ${sentences(one.reasons)}`;
-    why.set(said, [...(why.get(said) || []), one.backend_id]);
+    why.set(said, [...(why.get(said) || []), nameOf(one.backend_id)]);
   }
   const lines = [...why]
     .slice(0, LINES)
     .map(
-      ([said, ids]) =>
-        `${ids.slice(0, NAMES).join(", ")}${ids.length > NAMES ? ` and ${counted(ids.length - NAMES, "more backend")}` : ""}${said}`,
+      ([said, names]) =>
+        `${names.slice(0, NAMES).join(", ")}${names.length > NAMES ? ` and ${counted(names.length - NAMES, "more backend")}` : ""}${said}`,
     );
   if (why.size > LINES) lines.push(`And ${counted(why.size - LINES, "more reason")}.`);
   return lines;
