@@ -184,6 +184,7 @@ def _group_lines(group: Group) -> Iterator[str]:
         "Shared": "with every account" if group.visibility == "shared" else "",
         "Archived": text.local(group.archived_at) if group.archived_at else "",
         "Submitted": f"{text.local(group.created_at)} {group.submitter or ''}".rstrip(),
+        "Came through": "" if group.program is None else f"the ComfyUI listener {group.program}",
         "Expected to end": "" if group.eta_seconds is None else f"in {duration(group.eta_seconds)}",
         "Priority": ""
         if (group.priority, group.level) == (50, 50)

@@ -107,6 +107,7 @@ class JobGroupAdmin(ReadOnlyAdmin):
             "accepted_without_runner",
             "created_at",
         ),
+        ("program", admin.EmptyFieldListFilter),
         ("archived_at", admin.EmptyFieldListFilter),
         ("shared_at", admin.EmptyFieldListFilter),
     )

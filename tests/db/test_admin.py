@@ -66,6 +66,13 @@ def group() -> models.JobGroup:
     group.webhook_deliveries.create(
         seq=1, type="group_created", url="http://x", message_id="m", created_at=now()
     )
+    models.ListenerPrompt.objects.create(
+        group=group, owner="10.0.0.1", prompt_id="p", digest="d", created_at=now()
+    )
+    models.EditorSetting.objects.create(owner="10.0.0.1", name="theme", value_json='"dark"')
+    models.InputFile.objects.create(
+        owner="10.0.0.1", folder="input", path="cat.png", asset_id="a", created_at=now()
+    )
     models.Exclusion.objects.create(
         backend_id="gpu-1", workflow_digest="d", kind="missing", since=now(), last_at=now()
     )

@@ -211,6 +211,8 @@ class GroupRow(Parsed):
         retry_on: Failure classes after which a job is retried; None for all retryable ones.
         partial_outputs: ``accept``, or ``fail``: a job of which ComfyUI refuses some outputs fails.
         submitter: Who submitted it, if the submission has a submitter.
+        program: The program that sent it to the ComfyUI listener, by its ``User-Agent``, which may
+            be empty; None: it came through the API.
         priority: From 0 to 100: of waiting groups, a higher one is first.
         level: The priority that counts: it rises by one for each ``DIRECTOR_AGING_MINUTES`` that
             the group waits without a job at a backend.
@@ -267,6 +269,7 @@ class GroupRow(Parsed):
     placement: str = "bound"
     partial_outputs: str = "accept"
     submitter: str | None = None
+    program: str | None = None
     priority: int = 50
     level: int = 50
     max_running: int | None = None

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
+import re
 import uuid
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test import Client
 
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, StopReason
-from jobgroups.models import Attempt, ChildJob, JobGroup
+from jobgroups.models import Attempt, ChildJob, JobGroup, ListenerPrompt
+from jobgroups.queries.listener_prompts import history_prompts, open_prompts
 from jobgroups.services import purge
 from jobgroups.services.cancellation import group_cancel
 from jobgroups.services.retries import group_retry
+from tests.api.conftest import Api
 from tests.api.listener.conftest import GRAPH, Program, group_of, job_of
 from tests.harness import factories
 
@@ -391,3 +397,65 @@ def test_an_unknown_id_is_in_no_view(program: Program, unknown: str) -> None:
     assert (answer.status_code, answer.content) == (200, b"{}")
     assert program.ask("GET", f"/api/jobs/{unknown}").status_code == 404
     assert program.post(f"/api/jobs/{unknown}/cancel") == {"cancelled": False}
+
+
+def test_groups_of_the_listener_have_a_sign_with_the_name_of_the_program(
+    farm: list[str], api: Api, client: Client
+) -> None:
+    named = Program(User_Agent="krita-ai/1.40 <b>")
+    pages = {
+        group_of(named.prompt()).pk: "ComfyUI: krita-ai/1.40 &lt;b&gt;",
+        group_of(Program().prompt()).pk: "ComfyUI</span>",
+    }
+    programs = [api.get(f"/parts/groups/{group_id}").content.decode() for group_id in pages]
+    programs += [api.get(f"/groups/{group_id}").content.decode() for group_id in pages]
+    for text, sign in zip(programs, [*pages.values()] * 2, strict=True):
+        assert sign in text
+    listed = {row["job_group_id"]: row for row in api.get("/api/job-groups").json()["results"]}
+    assert [listed[group_id]["program"] for group_id in pages] == ["krita-ai/1.40 <b>", ""]
+    queue = client.get("/queue").content.decode()
+    assert all(sign in queue for sign in pages.values())
+    other = api.submit("gpu-1")
+    assert other["job_group_id"] not in pages
+    assert JobGroup.objects.get(pk=other["job_group_id"]).program is None
+    assert "ComfyUI listener" not in client.get(f"/groups/{other['job_group_id']}").content.decode()
+
+
+@pytest.fixture
+def many(program: Program, fence: FencingToken) -> Program:
+    """A program that has sent 3,000 prompts, of which two have not ended."""
+    prompt_id = program.prompt()
+    render(prompt_id, fence)
+    group, child = group_of(prompt_id), job_of(prompt_id)
+    prompt = ListenerPrompt.objects.get()
+    groups, children, prompts = list[JobGroup](), list[ChildJob](), list[ListenerPrompt]()
+    for number in range(3_000):
+        group.pk, child.pk = f"jg_{number:012x}", f"j_{number:012x}"
+        child.group_id = prompt.group_id = group.pk
+        prompt.pk, prompt.prompt_id = None, str(uuid.UUID(int=number))
+        for row, rows in ((group, groups), (child, children), (prompt, prompts)):
+            rows.append(copy.copy(row))
+    JobGroup.objects.bulk_create(groups, batch_size=500)
+    ChildJob.objects.bulk_create(children, batch_size=500)
+    ListenerPrompt.objects.bulk_create(prompts, batch_size=500)
+    for _ in range(2):
+        program.prompt()
+    if connection.vendor == "postgresql":  # SQLite gets no statistics
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE")
+    return program
+
+
+def test_a_poll_reads_few_rows_of_a_long_history(many: Program) -> None:
+    owner = ListenerPrompt.objects.values_list("owner", flat=True)[0]
+    newest = history_prompts(owner).order_by("-id")[:1].explain()
+    # In the order of an index, so that it ends with the first entry.
+    assert not re.search(r"Sort|TEMP B-TREE|SCAN jobgroups_jobgroup|Seq Scan", newest), newest
+    waiting = open_prompts(owner).explain()
+    assert "group_status_newest" in waiting or "group_pool_open" in waiting, waiting
+    assert not re.search(r"SCAN|Seq Scan", waiting.replace("SCAN CONSTANT ROW", "")), waiting
+    assert many.history("?max_items=1") == [str(uuid.UUID(int=2_999))]
+    assert len(many.queue()[1]) == 2
+    assert many.get("/prompt")["exec_info"]["queue_remaining"] == 2
+    assert many.history() == [str(uuid.UUID(int=number)) for number in range(2_800, 3_000)]
+    assert many.get("/api/jobs?limit=1")["pagination"]["total"] == 3_003
