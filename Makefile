@@ -34,7 +34,7 @@ SPREAD = -n $(WORKERS) --dist worksteal
 POSTGRES_TESTS = tests/db tests/api/test_accounts.py tests/api/test_audit.py tests/api/test_private.py \
 	tests/api/test_failures.py tests/api/test_found.py tests/api/test_groups.py \
 	tests/api/test_metrics.py tests/api/test_threaded_handler.py tests/api/test_usage.py \
-	tests/api/v2/test_assets.py tests/api/v2/test_jobs.py tests/ws/test_stream.py tests/runner/test_outages.py \
+	tests/api/listener/test_owners.py tests/api/listener/test_records.py tests/api/v2/test_assets.py tests/api/v2/test_jobs.py tests/ws/test_stream.py tests/runner/test_outages.py \
 	tests/runner/test_rare_moments.py tests/runner/test_webhooks.py
 POSTGRES_URL ?= postgres://postgres:postgres@127.0.0.1:5432/director
 # Options for `make serve`, for example SERVE_ARGS="--port 9000".

@@ -109,6 +109,7 @@ def _start(prompt_id: str, fence: Any) -> Any:
     return claimed
 
 
+@pytest.mark.django_db(transaction=True)
 def test_front_and_number_order_the_owners_own_prompts_alone(api: Api, farm: list[str]) -> None:
     anna, ben = Program(Comfy_User="anna"), Program(Comfy_User="ben")
     own = [anna.prompt(), anna.prompt()]
