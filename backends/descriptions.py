@@ -40,7 +40,7 @@ _RETRY_SECONDS: Final = 15.0
 _TIMEOUTS: Final = Timeouts(connect_s=2.0, silence_s=15.0, total_s=20.0)
 _MAX_BYTES: Final = 32 * 2**20  #: Of one answer; with all of ComfyUI's own nodes it has about 2 MB.
 _BACKENDS_AT_ONCE: Final = 16
-_MAX_KEPT: Final = 4_096  #: Answers of one kind.
+_MAX_KEPT: Final = 2_048  #: Answers of one kind.
 _MAX_PARSED: Final = 1_024  #: Parsed descriptions of node classes.
 
 
@@ -196,6 +196,9 @@ class Answers(Generic[T]):
         finally:
             self._keep(key, answer)
 
+    def _oldest(self) -> float:
+        return next(iter(self._kept.values())).tried_at
+
     def _keep(self, key: _Key, answer: T | None) -> None:
         moment = time.monotonic()
         with self._changed:
@@ -206,7 +209,8 @@ class Answers(Generic[T]):
                 self._kept[key] = _Kept(float("-inf"), moment)
             else:
                 self._kept[key] = _Kept(before.read_at, moment, before.answer)
-            while len(self._kept) > _MAX_KEPT:
+            # Also those of backends that are gone.
+            while len(self._kept) > _MAX_KEPT or self._oldest() < moment - KEPT_SECONDS:
                 self._kept.popitem(last=False)
             self._reading.discard(key)
             self._changed.notify_all()
