@@ -64,6 +64,13 @@ class UserStorageFull(RequestError, code="user_storage_full", status=413):
     text = "A file may have at most {} MiB, and all files of a user {} MiB. Delete some first."
 
 
+class NoMachine(RequestError, code="no_machine", status=503):
+    """No machine describes its nodes now."""
+
+    text = "No machine of the Director answers now. Start a ComfyUI, or see the page Backends."
+    headers = MappingProxyType({"Retry-After": "5"})
+
+
 class PromptIdConflict(RequestError, code="prompt_id_conflict"):
     text = "The prompt_id {} was used before with another body; use a new one."
 

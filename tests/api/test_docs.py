@@ -39,10 +39,12 @@ def test_docs_list_every_alias_of_a_parameter() -> None:
 
 
 def test_docs_list_every_error_code() -> None:
-    first_cells = re.findall(r"^\| (`.*?`) \|", _section("Error codes"), re.MULTILINE)
+    listener = (ROOT / "docs" / "comfyui-listener.md").read_text(encoding="utf-8")
+    errors = _section("Error codes") + listener.split("\n## Errors\n")[1]
+    first_cells = re.findall(r"^\| (`.*?`) \|", errors, re.MULTILINE)
     listed = {code for cell in first_cells for code in re.findall(r"`(\w+)`", cell)}
     known = _codes(RequestError) | {code for code, _ in _PLAIN.values()}
-    known |= {"origin_not_allowed", "database_unavailable", "sign_in_required"}
+    known |= {"origin_not_allowed", "database_unavailable", "sign_in_required", "invalid_secret"}
     assert listed == known - _UNUSED - {one.code for one in ComfyApiError.__subclasses__()} | {
         "asset_in_use"
     }

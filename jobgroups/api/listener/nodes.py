@@ -5,7 +5,6 @@ import hashlib
 import mimetypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -16,12 +15,12 @@ from rest_framework.request import Request
 
 from backends import descriptions
 from backends.descriptions import FarmNodes
-from backends.errors import RequestError
 from backends.node_union import unique, with_more_choices
 from jobgroups.api.listener.base import ListenerView, error_response
 from jobgroups.api.listener.owner import owner_of
 from jobgroups.api.views.base import json_response
 from jobgroups.database.pools import write_threads
+from jobgroups.errors import NoMachine
 from jobgroups.queries.input_files import uploaded_names
 from jobgroups.queries.listener_machine import usable_backends
 
@@ -35,13 +34,6 @@ _KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "audio_upload": ("audio", "video"),
     "video_upload": ("video",),
 }
-
-
-class NoMachine(RequestError, code="no_machine", status=503):
-    """No machine describes its nodes now."""
-
-    text = "No machine of the Director answers now. Start a ComfyUI, or see the page Backends."
-    headers = MappingProxyType({"Retry-After": "5"})
 
 
 def farm_nodes() -> FarmNodes:
