@@ -25,6 +25,7 @@ class End:
         kind: the ``type`` of ComfyUI's frame of it, and ``message`` the frame's ``data``.
         outputs: what each node reported, with the id of the job in the subfolders.
         cached: the nodes for which ComfyUI's cache answered.
+        classes: of a prompt that was stopped, the class of each node.
         pictures: in the order in which they were sent.
     """
 
@@ -35,4 +36,5 @@ class End:
     message: Mapping[str, Any]
     outputs: Mapping[str, Any] = field(default_factory=dict)
     cached: Sequence[str] = ()
+    classes: Mapping[str, str] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()

@@ -475,11 +475,6 @@ class Hub:
         if self._relay is not None:
             await self._relay.join(_PROMPTS)
 
-    async def remove_prompt_listener(self, callback: PromptCallback) -> None:
-        self._prompt_callbacks.discard(callback)
-        if self._relay is not None and not self._prompt_callbacks:
-            await self._relay.leave(_PROMPTS)
-
     def add_frame_source(self, callback: Callable[[str], None]) -> None:
         """Call ``callback`` in the loop with each group whose frames are wanted by one more
         subscription: it publishes the latest ones again.

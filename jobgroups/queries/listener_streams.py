@@ -125,8 +125,14 @@ def _end(child: ChildJob, prompt: ListenerPrompt, started_ms: int | None) -> End
         message=message,
         outputs=record.outputs,
         cached=record.cached,
+        classes=_classes(record.graph) if kind == "execution_interrupted" else {},
         pictures=_pictures(child, record.node_outputs),
     )
+
+
+def _classes(graph: bytes) -> dict[str, str]:
+    nodes = json.loads(graph)
+    return {name: str(node.get("class_type", "")) for name, node in nodes.items()}
 
 
 def _pictures(child: ChildJob, node_outputs: Mapping[str, Any]) -> list[Picture]:

@@ -33,7 +33,7 @@ from jobgroups.streams.reads import read
 
 logger = logging.getLogger(__name__)
 
-#: ComfyUI's own limit, too: a client that opens more has lost the older ones.
+#: A client that opens more has lost the older ones.
 MAX_SOCKETS_OF_CLIENT: Final = 16
 MAX_SOCKETS_OF_OWNER: Final = 256
 #: Unsent frames of a socket above which it is closed: their number, and their bytes.
@@ -139,7 +139,8 @@ class Listener:
         if self._task is not None and self._task.get_loop() is not loop:
             self.__init__()  # type: ignore[misc]  # as that of the hub
         if owner not in self._remaining:
-            self._remaining |= await read(open_counts, [owner])
+            counts = await read(open_counts, [owner])
+            self._remaining |= counts
         clients = [client for client in self._clients.values() if client.key[0] == owner]
         if sum(len(client.outboxes) for client in clients) >= MAX_SOCKETS_OF_OWNER:
             raise TooManySockets
@@ -187,10 +188,11 @@ class Listener:
             await hub.add_prompt_listener(self._on_prompt)
             while self._clients or self._presented:
                 self._due.clear()
+                if is_due := time.monotonic() >= self._poll_at:
+                    self._poll_at = time.monotonic() + _POLL_SECONDS
                 try:
                     await self._store_presented()
-                    if time.monotonic() >= self._poll_at:
-                        self._poll_at = time.monotonic() + _POLL_SECONDS
+                    if is_due:
                         await self._poll()
                 except DatabaseError as error:
                     logger.warning("ComfyUI listener: database error (%s)", error)
@@ -199,8 +201,8 @@ class Listener:
                 self._send_due_status()
                 await wait_set(self._due, within=max(0.0, self._poll_at - time.monotonic()))
         finally:
+            # The hub goes on to announce prompts: to leave and to join its group at once is a race.
             self._task = None
-            await hub.remove_prompt_listener(self._on_prompt)
 
     async def _store_presented(self) -> None:
         if not (presented := set(self._presented)):
@@ -214,9 +216,13 @@ class Listener:
     async def _poll(self) -> None:
         if not self._clients:
             return
-        limit = MAX_FOLLOWED * len(self._clients)
-        for prompt in await read(prompts_to_present, list(self._clients), limit):
-            self._on_prompt(prompt.group_id, prompt.owner, prompt.client_id)
+        # One with very many prompts leaves the others out only once.
+        has_room = [
+            key for key, client in self._clients.items() if len(client.followed) < MAX_FOLLOWED
+        ]
+        if has_room:
+            for prompt in await read(prompts_to_present, has_room, MAX_FOLLOWED * len(has_room)):
+                self._on_prompt(prompt.group_id, prompt.owner, prompt.client_id)
         counts = await read(open_counts, list({owner for owner, _ in self._clients}))
         before, self._remaining = self._remaining, counts
         for client in self._clients.values():
@@ -247,8 +253,9 @@ class Listener:
         """Present a prompt until its end is taken in."""
         subscription: Subscription | None = None
         try:
+            # At once: a prompt may take only some milliseconds.
+            subscription = await hub.subscribe(group_id, frames=True, only=_FOLLOWED)
             async with client.turn:
-                subscription = await hub.subscribe(group_id, frames=True, only=_FOLLOWED)
                 state = await self._read_state(client, group_id, None)
             while state is not None and state.end is None and not subscription.overflowed:
                 if self._take(client, state, await subscription.take()):

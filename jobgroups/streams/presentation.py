@@ -81,6 +81,12 @@ class _Prompt:
     def frames(self) -> list[Frame]:
         return [frame for frame in (self.start, self.cached, *self.log.values()) if frame]
 
+    @property
+    def node_now(self) -> str:
+        """Return the node that executes, as the client knows it."""
+        executing = self.log.get(("executing", ""))
+        return "" if executing is None else str(json.loads(executing.text)["data"]["node"])
+
     def make(self, kind: str, *, key: str | None = None, **data: Any) -> Frame:
         text = json.dumps({"type": kind, "data": data | {"prompt_id": self.prompt_id}})
         replaces = None if key is None else (kind, key)
@@ -239,8 +245,7 @@ def _closing(prompt: _Prompt, end: End) -> list[Frame]:
     for node, output in end.outputs.items():
         if prompt.executed.get(node) != output:
             frames.append(prompt.make("executed", node=node, display_node=node, output=output))
-    executing = prompt.log.get(("executing", ""))
-    node_now = None if executing is None else json.loads(executing.text)["data"].get("node")
+    node_now = prompt.node_now
     for picture in end.pictures:
         if picture.node != node_now:
             node_now = picture.node
@@ -264,7 +269,11 @@ def _end_frame(prompt: _Prompt, end: End) -> Frame:
     last = prompt.last
     if last is not None and last.kind == end.kind and last.attempt == end.attempt:
         return Frame(kind=end.kind, text=prompt.translate(last), prompt_id=prompt.prompt_id)
-    return prompt.make(end.kind, **end.message)
+    where: dict[str, Any] = {}
+    if end.kind == "execution_interrupted" and prompt.node_now in end.classes:
+        # The Director has stored the stop before the machine has ended the node.
+        where = {"node_id": prompt.node_now, "node_type": end.classes[prompt.node_now]}
+    return prompt.make(end.kind, **{**end.message, **where})
 
 
 def _binary_frame(prompt: _Prompt, frame: ListenerFrame) -> Frame:

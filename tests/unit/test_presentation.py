@@ -245,6 +245,14 @@ def test_an_error_without_a_frame_is_what_is_stored() -> None:
     assert sent["data"] == {**stored, "prompt_id": "client-1", "timestamp": 7}
 
 
+def test_stopped_prompt_names_the_node_that_executed() -> None:
+    message = {"node_id": "9", "node_type": "SaveImage", "executed": []}
+    stop = end("interrupted", message=message, classes={"1": "KSampler", "9": "SaveImage"})
+    frames = play(presented(1, 2), (1, text(1, "executing", node="1")), (1, stop), (2, stop))
+    sent = [json.loads(frame.text)["data"] for frame in frames if "interrupted" in frame.kind]
+    assert [(data["node_id"], data["node_type"]) for data in sent] == [("1", "KSampler")]
+
+
 def test_previews_have_the_two_forms_of_comfyui() -> None:
     presentation = presented(1)
     (*_, sent) = play(presentation, (1, preview(1, b"\xff\xd8\xffimage")))
