@@ -25,7 +25,7 @@ from director.security.sign_in import ENDED, find_principal, guard_sockets  # no
 from director.web import probes  # noqa: E402
 from director.web.asgi_types import Receive, Scope, Send  # noqa: E402
 from director.web.handlers import MATCH_KEY, LenientRequest, LoopHandler, ThreadedHandler  # noqa: E402
-from director.web.listener import at_listener  # noqa: E402
+from director.web.listener import LISTENER_URLS, at_listener  # noqa: E402
 from director.web.request_id import with_request_id  # noqa: E402
 from jobgroups.api.listener.owner import owner_of  # noqa: E402
 from jobgroups.api.requests.upload import upload_limit  # noqa: E402
@@ -46,7 +46,6 @@ _in_thread: Any = ThreadedHandler()
 _match: Any = lru_cache(1_024)(resolve)
 
 
-_LISTENER_URLS: Any = "jobgroups.api.listener.urls"
 _listener_router: Any = URLRouter(listener_urlpatterns)  # type: ignore[arg-type]
 
 
@@ -87,7 +86,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
 async def _serve_listener(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve a request at the ComfyUI listener, whose last route takes every path."""
     await find_principal(scope)
-    match = scope[MATCH_KEY] = _match(scope["path"], _LISTENER_URLS)
+    match = scope[MATCH_KEY] = _match(scope["path"], LISTENER_URLS)
     if iscoroutinefunction(match.func):
         await serve_request(_in_loop, scope, receive, send, ended=ENDED)
     else:

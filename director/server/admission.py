@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from daphne.http_protocol import WebRequest
 from django.conf import settings
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.urls import Resolver404, resolve
 from twisted.internet import reactor as _reactor
 
@@ -26,12 +26,12 @@ from director.security import sign_in
 from director.web.asgi_types import Scope
 from director.web.errors import error_response, plain_error
 from director.web.handlers import ThreadedHandler
-from director.web.listener import at_listener, is_listener_port
+from director.web.listener import LISTENER_URLS, at_listener, is_listener, is_listener_port
 from director.web.request_id import HEADER, request_id_of
 from director.web.url_tokens import token_in_url
 from jobgroups.api.permissions import refusal_text
 from jobgroups.api.requests.body import PayloadTooLarge
-from jobgroups.api.requests.upload import UPLOAD_PATHS, Upload, upload_limit
+from jobgroups.api.requests.upload import Upload, upload_field, upload_limit
 from jobgroups.api.v2.errors import envelope
 from jobgroups.domain.access import Right, may
 from jobgroups.domain.prompt_sizes import (
@@ -63,10 +63,6 @@ _WRITTEN_BYTES: Final = 2**20
 _PROMPT_PATHS: Final = frozenset({"/prompt", "/api/prompt"})
 
 
-def _is_upload(method: str, path: str) -> bool:
-    return method == "POST" and path.rstrip("/") in UPLOAD_PATHS
-
-
 def _is_prompt(method: str, path: str, port: int) -> bool:
     """Return whether a request brings a prompt to the ComfyUI listener."""
     return method == "POST" and path.rstrip("/") in _PROMPT_PATHS and is_listener_port(port)
@@ -74,7 +70,7 @@ def _is_prompt(method: str, path: str, port: int) -> bool:
 
 def limit_of(method: str, path: str, port: int) -> int:
     """Return how many bytes the body of a request at a port may have."""
-    if _is_upload(method, path):
+    if upload_field(method, path, is_listener=is_listener_port(port)) is not None:
         return upload_limit()
     if _is_prompt(method, path, port):
         return MAX_PROMPT_BYTES
@@ -98,7 +94,7 @@ class _Admission(ThreadedHandler):
         return None if isinstance(answer, _Admitted) else answer
 
     def _get_response(self, request: Any) -> HttpResponse:
-        principal, right = getattr(request, "principal", None), _least_right(request.path)
+        principal, right = getattr(request, "principal", None), _least_right(request)
         if principal is not None and not may(principal, right):
             return error_response(403, refusal_text(principal, right), "not_allowed")
         limit = limit_of(request.method, request.path, request.scope["server"][1])
@@ -107,10 +103,11 @@ class _Admission(ThreadedHandler):
         return _answer_to(PayloadTooLarge(limit))
 
 
-def _least_right(path: str) -> Right:
+def _least_right(request: HttpRequest) -> Right:
     """Return what a request with a body needs at least: its object may be the principal's own."""
     try:
-        view = getattr(resolve(path).func, "cls", None)
+        urls = LISTENER_URLS if is_listener(request) else None
+        view = getattr(resolve(request.path, urls).func, "cls", None)
     except Resolver404:
         return Right.SEE
     return min(getattr(view, "changes", Right.SEE), Right.SUBMIT)
@@ -145,7 +142,7 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     _large_prompts: ClassVar[set["GuardedRequest"]] = set()  #: Until the response was sent.
     _is_large_prompt = False
     _asked = ""  #: The path. Twisted forgets it when the whole request is there.
-    _is_upload = False
+    _field: str | None = None  #: That of the file of an upload; None: it is no upload.
     _scope: Scope  #: Of the check of its headers.
     _looking: asyncio.Future[None] | None = None  #: The search of its account.
     upload: Upload | None = None  #: The file of an upload; None for any other request.
@@ -158,11 +155,12 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         _move_token(self)
         method, path = _method_of(self), _path_of(self)
         self._asked = path
-        self._is_upload = _is_upload(method, path)
         port = self.channel.getHost().port
+        self._field = upload_field(method, path, is_listener=is_listener_port(port))
+        is_upload = self._field is not None
         is_large = length is None or length > LARGE_PROMPT_BYTES
         self._is_large_prompt = is_large and _is_prompt(method, path, port)
-        if length is None or length > SMALL_BYTES or self._is_upload:
+        if length is None or length > SMALL_BYTES or is_upload:
             self.is_checked = True
             self._scope = _scope(self, length or 0)
             if sign_in.note_kept_principal(self._scope):
@@ -171,7 +169,7 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
                 self._look_up()
         if length is None:
             self._limit = limit_of(method, path, port)
-        super().gotLength(0 if self._is_refused or self._is_upload else length)
+        super().gotLength(0 if self._is_refused or is_upload else length)
 
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 Twisted's name
         """Store a part of the body, or drop it after a refusal."""
@@ -249,16 +247,16 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
                 self._refuse(_answer_to(_TooManyLarge()))
             else:
                 self._large_prompts.add(self)
-        if self._is_upload and not self._is_refused:
-            self._open_upload()
+        if self._field is not None and not self._is_refused:
+            self._open_upload(self._field)
 
     # --- uploads
     # --------------------------------------------------------------------------------------
 
-    def _open_upload(self) -> None:
+    def _open_upload(self, field: str) -> None:
         header = self.requestHeaders.getRawHeaders(b"content-type", [b""])[0]
         try:
-            self.upload = Upload(header.decode("latin-1"))
+            self.upload = Upload(header.decode("latin-1"), field)
         except RequestError as error:
             self._refuse(_answer_to(error))
         except OSError as error:

@@ -21,6 +21,9 @@ LISTENER_KEY: Final = "director.comfyui_listener"
 #: cookie.
 BY_BROWSER_KEY: Final = "director.by_browser"
 
+#: The URL table of the ComfyUI listener.
+LISTENER_URLS: Final = "jobgroups.api.listener.urls"
+
 
 def is_listener(request: HttpRequest) -> bool:
     """Return whether a request was sent to the ComfyUI listener."""

@@ -41,7 +41,8 @@ def file_path(subfolder: str, name: str) -> str | None:
     """
     path = f"{subfolder}/{name}".replace("\\", "/")
     parts = [part for part in path.split("/") if part not in ("", ".")]
-    if subfolder.startswith(("/", "\\")) or path.endswith(("/", "/.")) or not name.strip():
+    is_absolute = any(text.startswith(("/", "\\")) for text in (subfolder, name))
+    if is_absolute or path.endswith(("/", "/.")) or not name.strip():
         return None
     if not parts or any(
         part == ".." or len(part) > _MAX_NAME or _UNPRINTABLE.search(part) for part in parts

@@ -155,5 +155,15 @@ async def draw_picture(source: bytes | str, width: int) -> bytes:
         return await _large.draw(resize.draw, source, width, True)
 
 
+async def draw_edit(function: Callable[..., bytes], *arguments: object) -> bytes:
+    """Return what a function returns for a small picture, else for a large one, as its last
+    argument says; the errors are those of :meth:`Lane.draw`.
+    """
+    try:
+        return await _small.draw(function, *arguments, False)
+    except resize.TooLarge:
+        return await _large.draw(function, *arguments, True)
+
+
 async def draw_large(function: Callable[..., bytes], *arguments: object) -> bytes:
     return await _large.draw(function, *arguments)

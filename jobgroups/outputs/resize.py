@@ -2,7 +2,9 @@
 :mod:`drawing_processes <.drawing_processes>`.
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -49,10 +51,22 @@ def thumbnail(source: bytes | IO[bytes], width: int, *, takes_large: bool = True
     The size in the header is checked before decoding: a few kilobytes can claim gigabytes of
     pixels. Decoding takes little more than 4 bytes per pixel.
     """
+    with opened(source, takes_large=takes_large) as image:
+        buffer = io.BytesIO()
+        _upright(image, width).save(buffer, format="WEBP", quality=_QUALITY, method=4)
+        return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def opened(source: bytes | IO[bytes], *, takes_large: bool = True) -> Iterator[Image.Image]:
+    """Open a picture whose size is within the bounds; raise ``NotAnImage`` for it, and for what is
+    done with it.
+    """
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as image:
-            return _encode(image, width, takes_large)
+            _check_size(image, takes_large)
+            yield image
     except NotAnImage:
         raise
     except Image.DecompressionBombError:
@@ -63,7 +77,7 @@ def thumbnail(source: bytes | IO[bytes], width: int, *, takes_large: bool = True
         raise NotAnImage(f"It cannot be read as a picture ({type(error).__name__}).") from error
 
 
-def _encode(image: Image.Image, width: int, takes_large: bool) -> bytes:
+def _check_size(image: Image.Image, takes_large: bool) -> None:
     pixels = image.width * image.height
     if pixels > _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS):
         raise NotAnImage("It has too many pixels.")
@@ -71,9 +85,6 @@ def _encode(image: Image.Image, width: int, takes_large: bool) -> bytes:
         raise NotAnImage(f"One of its sides has more than {MAX_SIDE} pixels.")
     if pixels > _SMALL_PIXELS and not takes_large:
         raise TooLarge
-    buffer = io.BytesIO()
-    _upright(image, width).save(buffer, format="WEBP", quality=_QUALITY, method=4)
-    return buffer.getvalue()
 
 
 def _upright(image: Image.Image, width: int) -> Image.Image:

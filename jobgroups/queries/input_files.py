@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from typing import Final
 
-from jobgroups.models import Asset, InputFile
+from jobgroups.domain.listener_files import IMAGES, is_of_job, split_subfolder
+from jobgroups.models import Asset, ChildJob, InputFile, ListenerPrompt
+from jobgroups.queries.outputs import OutputFile, job_file, reported_image
 
 _MAX_NAMES: Final = 2_000  #: Of the names in the choices of a node; the newest ones.
+_MAX_PROMPTS: Final = 200  #: Whose results are searched for an image.
 _AT_ONCE: Final = 500  #: Paths of one statement.
 
 
@@ -22,6 +25,32 @@ def input_file(owner: str, folder: str, path: str) -> Asset | None:
     rows = InputFile.objects.filter(owner=owner, folder=folder, path=path)
     row = rows.select_related("asset").first()
     return None if row is None else row.asset
+
+
+def named_file(owner: str, folder: str, path: str) -> tuple[Asset | OutputFile | None, bool]:
+    """Return an owner's file by the name that the ComfyUI listener gave it: uploaded, or made by a
+    job; and whether the job may still report it.
+    """
+    content = input_file(owner, folder, path)
+    if content is not None or not is_of_job(path):
+        return content, False
+    job_id, at_backend = split_subfolder(path)
+    subfolder, _, filename = at_backend.rpartition("/")
+    children = ChildJob.objects.filter(group__listener_prompt__owner=owner)
+    item = {"filename": filename, "subfolder": subfolder, "type": folder}
+    return job_file(children, job_id, item)
+
+
+def kept_image(owner: str, image_id: str) -> tuple[Asset | OutputFile | None, bool]:
+    """Return an image of Krita's nodes by its id: one that the owner has put, or a result of one of
+    the newest prompts; and whether a prompt may still report it.
+    """
+    content = input_file(owner, IMAGES, image_id)
+    if content is not None:
+        return content, False
+    newest = ListenerPrompt.objects.filter(owner=owner).order_by("-id")[:_MAX_PROMPTS]
+    groups = list(newest.values_list("group_id", flat=True))
+    return reported_image(ChildJob.objects.filter(group__in=groups), image_id)
 
 
 def asset_ids(owner: str, files: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, Final
 
 from django.db import connection
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from backends.models import Backend
 from jobgroups.database.keys import places, read
@@ -19,10 +19,10 @@ from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import now
 from jobgroups.domain.file_names import DEFAULT_TEMPLATE, FileNames, Template, default_name, facts
 from jobgroups.domain.media_types import media_kind
-from jobgroups.domain.outputs import REPLACED, SENT, file_digest, reported_files
+from jobgroups.domain.outputs import REPLACED, SENT, digests, file_digest, reported_files
 from jobgroups.domain.states import ChildStatus
 from jobgroups.errors import ChildNotFound, GroupNotFound, OutputNotFound
-from jobgroups.models import Capture, ChildJob, JobGroup, Lease, ReportedFile, StoredFile
+from jobgroups.models import Attempt, Capture, ChildJob, JobGroup, Lease, ReportedFile, StoredFile
 from jobgroups.queries.leases import database_now, files_process_alive
 from jobgroups.queries.visibility import visible
 from jobgroups.serializers import FILE_FIELDS
@@ -93,6 +93,66 @@ def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
     capture = child.captures.filter(number=number).select_related("file").first()
     saved_as = default_name(child.seed, child.backend_id or "", files.items[number]["filename"])
     return files.get(number, capture.file if capture else None, saved_as=saved_as)
+
+
+def job_file(
+    children: QuerySet[ChildJob], job_id: str, item: Mapping[str, str]
+) -> tuple[OutputFile | None, bool]:
+    """Return the file of a job by its name at the backend, and whether the job may still report
+    files.
+
+    Args:
+        children: the jobs that are searched.
+        item: ``filename``, ``subfolder`` and ``type`` as ComfyUI has them.
+    """
+    child = children.filter(pk=job_id).select_related("current_attempt").first()
+    if child is None:
+        return None, False
+    wanted = file_digest("", item)
+    files = _Files(child, Backend.objects.filter(pk=child.backend_id).first())
+    for number, reported in enumerate(files.items):
+        if file_digest("", reported) == wanted:
+            capture = child.captures.filter(number=number).select_related("file").first()
+            return files.get(number, capture.file if capture else None), False
+    attempts = list(child.attempts.order_by("-number"))
+    for attempt in attempts:
+        if wanted in digests("", json.loads(attempt.node_outputs_json), ()):
+            return _file_of(attempt, child, item), False
+    return None, any(attempt.ended_at is None for attempt in attempts)
+
+
+def reported_image(children: QuerySet[ChildJob], image_id: str) -> tuple[OutputFile | None, bool]:
+    """Return an image that Krita's nodes keep at a backend, by the id that a job has reported, and
+    whether one of the jobs may still report it. Its file is named by the id.
+    """
+    attempts = Attempt.objects.filter(child__in=children).order_by("-id").select_related("child")
+    quoted = json.dumps(image_id)
+    for attempt in attempts.filter(node_outputs_json__contains=quoted)[:1]:
+        item = {"filename": image_id, "subfolder": "", "type": "output"}
+        return _file_of(attempt, attempt.child, item), False
+    return None, attempts.filter(ended_at__isnull=True).exists()
+
+
+def _file_of(attempt: Attempt, child: ChildJob, item: Mapping[str, str]) -> OutputFile:
+    """Return a file that an attempt has reported, at its backend."""
+    backend = Backend.objects.filter(pk=attempt.backend_id).first()
+    return OutputFile(
+        backend_id=attempt.backend_id,
+        url="" if backend is None else backend.url,
+        headers={} if backend is None else dict(backend.headers),
+        prompt_id=attempt.prompt_id,
+        filename=item["filename"],
+        subfolder=item["subfolder"],
+        kind=item["type"],
+        seed=child.seed,
+        group_id=child.group_id,
+        job_id=child.id,
+        attempt=attempt.number,
+        digest=file_digest(attempt.backend_id, item),
+        ended_at=attempt.backend_ended_at or attempt.ended_at,
+        ended_by_backend=attempt.backend_ended_at is not None,
+        saved_as=item["filename"],
+    )
 
 
 def group_outputs(group_id: str, *, starred: bool, template: Template) -> list[OutputFile]:

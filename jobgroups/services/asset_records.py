@@ -7,7 +7,8 @@ with the last of them.
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 from django.db import IntegrityError
 
@@ -30,13 +31,14 @@ from jobgroups.queries.assets import assets_of, name_of
 from jobgroups.services import audit, stored_files
 from jobgroups.services.assets import (
     ReceivedFile,
+    asset_share,
     asset_store,
     locked_delete,
     locked_disown,
     records_delete,
 )
 from jobgroups.services.submission import IDEMPOTENCY_TTL
-from jobgroups.workflow.assets import FILE_INPUTS, REFERENCE_TYPE, asset_references
+from jobgroups.workflow.assets import FILE_INPUTS, asset_reference, asset_references
 from jobgroups.workflow.graph import Workflow, WorkflowCopy
 
 _CHUNK: Final = 4 * 2**20
@@ -97,7 +99,7 @@ def record_mint(
     """
     content = content_by_hash(content_hash, principal)
     if isinstance(content, StoredFile):
-        content = _asset_of(content, file_path or "file")
+        content = output_asset(content, file_path or "file", principal.user_id)
     return _mint(content.pk, file_path or name_of(content), principal.user_id)
 
 
@@ -171,7 +173,7 @@ def resolve(graph: Workflow, principal: Principal) -> Workflow:
     copy = WorkflowCopy(graph)
     for node_id, name, asset_id in asset_references(graph):
         try:
-            copy.set(node_id, name, _reference(_content_of(asset_id, principal).pk))
+            copy.set(node_id, name, asset_reference(_content_of(asset_id, principal).pk))
         except AssetNotFound:
             raise MissingAsset(node_id, name, "There is no asset with this id.") from None
         except BlobNotFound:
@@ -180,7 +182,7 @@ def resolve(graph: Workflow, principal: Principal) -> Workflow:
     known = assets_by_path([value for *_, value in _file_names(graph)], principal)
     for node_id, name, value in _file_names(graph):
         if value in known:
-            copy.set(node_id, name, _reference(known[value]))
+            copy.set(node_id, name, asset_reference(known[value]))
     return copy.nodes
 
 
@@ -197,10 +199,6 @@ def _file_names(graph: Workflow) -> Iterator[tuple[str, str, str]]:
                 )
 
 
-def _reference(asset_id: str) -> dict[str, Any]:
-    return {"__type": REFERENCE_TYPE, "info": {"id": asset_id}}
-
-
 def _content_of(asset_id: str, principal: Principal) -> Asset:
     """Return the content of an asset; raise ``AssetNotFound``, or ``BlobNotFound`` if an output is
     not stored.
@@ -211,7 +209,7 @@ def _content_of(asset_id: str, principal: Principal) -> Asset:
     until = time.monotonic() + _CAPTURE_SECONDS
     while not isinstance(content := named_asset(asset_id, principal)[0], Asset):
         if content.stored is not None:
-            return _asset_of(content.stored, content.filename)
+            return output_asset(content.stored, content.filename, principal.user_id)
         pending = Capture.objects.filter(child=content.job_id, due_at__isnull=False)
         if time.monotonic() > until or not pending.exists():
             raise BlobNotFound
@@ -219,13 +217,30 @@ def _content_of(asset_id: str, principal: Principal) -> Asset:
     return content
 
 
-def _asset_of(file: StoredFile, name: str) -> Asset:
-    """Return an asset with the content of a captured output, which is copied unless there is one.
+def output_asset(file: StoredFile, name: str, owner_id: int | None) -> Asset:
+    """Return an asset with the content of a captured output, for an account; it is a second name of
+    the file where the storage has such names, else a copy.
 
     Raises ``BlobNotFound`` if the storage does not have the whole file.
     """
-    if (known := Asset.objects.filter(hash=file.blake3).first()) is not None:
+    known = Asset.objects.filter(hash=file.blake3).first()
+    if known is not None and asset_share(known, owner_id=owner_id, name=name):
         return known
+    path = stored_files.linked(file.stored_name) or _copied(file)
+    try:
+        received = ReceivedFile(
+            path=path,
+            name=name,
+            content_type=media_type(name),
+            size_bytes=file.size_bytes,
+            hash=file.blake3,
+        )
+        return asset_store(received, owner_id=owner_id, is_upload=False)[0]
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _copied(file: StoredFile) -> Path:
     incoming = stored_files.IncomingFile()
     try:
         while incoming.size_bytes < file.size_bytes:
@@ -233,15 +248,9 @@ def _asset_of(file: StoredFile, name: str) -> Asset:
                 raise BlobNotFound
             incoming.write(chunk)
         incoming.close()
-        received = ReceivedFile(
-            path=incoming.path,
-            name=name,
-            content_type=media_type(name),
-            size_bytes=incoming.size_bytes,
-            hash=file.blake3,
-        )
-        return asset_store(received, is_upload=False)[0]
-    except FileNotFoundError:
-        raise BlobNotFound from None
-    finally:
+    except BaseException as error:
         incoming.discard()
+        if isinstance(error, FileNotFoundError):
+            raise BlobNotFound from None
+        raise
+    return incoming.path

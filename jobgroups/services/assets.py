@@ -81,6 +81,11 @@ def asset_store(
     return stored, stored is asset
 
 
+def asset_share(asset: Asset, *, owner_id: int | None, name: str) -> bool:
+    """Have an account use known content as an upload of its own; return whether it is still there."""
+    return _keep(asset, False, record=None, owner_id=owner_id, name=name, is_upload=False)
+
+
 def _keep(
     asset: Asset,
     is_new: bool,

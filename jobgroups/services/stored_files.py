@@ -177,6 +177,18 @@ class IncomingFile:
             self.path.unlink(missing_ok=True)
 
 
+def linked(name: str) -> Path | None:
+    """Return a second name of a stored file, in the folder of received files; None if there is no
+    such file, or its storage has no second names.
+    """
+    path = incoming_folder() / uuid.uuid4().hex
+    if is_local():
+        with contextlib.suppress(OSError):
+            os.link(storage().path(name), path)
+            return path
+    return None
+
+
 class _Movable(File):  # type: ignore[type-arg]  # generic in the stubs alone
     """A file that a storage renames or reads by its name, unopened: Windows renames no open file."""
 

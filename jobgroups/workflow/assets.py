@@ -3,7 +3,8 @@
 import mimetypes
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final
+from pathlib import PurePosixPath
+from typing import Any, Final
 
 from jobgroups.workflow.graph import Workflow, WorkflowCopy
 from jobgroups.workflow.validation import shown_key
@@ -14,6 +15,13 @@ _EXTENSION: Final = re.compile(r"\.[a-z0-9]{1,10}")
 
 #: Inputs that name a file of the user. Other texts are never taken for one.
 FILE_INPUTS: Final = frozenset({"image", "mask", "audio", "video", "file"})
+#: Krita's node that reads an image which was put at the machine under an id, and its input.
+CACHE_NODE, CACHE_INPUT = "ETN_LoadImageCache", "id"
+
+
+def asset_reference(asset_id: str) -> dict[str, Any]:
+    """Return a reference to an asset."""
+    return {"__type": REFERENCE_TYPE, "info": {"id": asset_id}}
 
 
 def input_name(digest: str, name: str, content_type: str) -> str:
@@ -43,6 +51,11 @@ def asset_references(workflow: Workflow) -> Iterator[tuple[str, str, str]]:
                 yield node_id, name, asset_id
 
 
+def is_cached_image(workflow: Workflow, node_id: str) -> bool:
+    """Return whether a node reads an image that is put at the machine under an id."""
+    return bool(workflow[node_id]["class_type"] == CACHE_NODE)
+
+
 def reference_paths(workflow: Workflow) -> Iterator[tuple[str, str]]:
     """Yield the path in a request and the asset id of each reference."""
     for node_id, name, asset_id in asset_references(workflow):
@@ -56,10 +69,11 @@ def references_by_asset(workflow: Workflow) -> dict[str, tuple[str, str]]:
 
 def with_file_names(workflow: Workflow, names: Mapping[str, str]) -> Workflow:
     """Return the workflow with the name of its file in the place of each reference that has one in
-    ``names``, by id.
+    ``names``, by id. An image that is put under an id has its hash there.
     """
     copy = WorkflowCopy(workflow)
     for node_id, name, asset_id in asset_references(workflow):
         if asset_id in names:
-            copy.set(node_id, name, names[asset_id])
+            path = PurePosixPath(names[asset_id])
+            copy.set(node_id, name, path.stem if is_cached_image(workflow, node_id) else str(path))
     return copy.nodes

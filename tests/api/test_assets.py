@@ -16,6 +16,7 @@ import pytest
 from blake3 import blake3
 
 from director.client import AsyncDirector, Director
+from jobgroups.api.requests.upload import Upload
 from tests.harness.bucket import BucketServer
 from tests.harness.graphs import png
 from tests.harness.processes import Served
@@ -210,6 +211,14 @@ def test_invalid_uploads_are_refused_and_leave_nothing(served: Served) -> None:
     assert refused[0].json()["errors"][0]["field"] == "hash"
     assert served.ask("POST", "/api/assets", json={}, headers=BEARER).status_code == 415
     assert files_of(served) == []
+
+
+def test_body_may_begin_after_its_headers(files_folder: Path) -> None:
+    """The search of an account ends before the first byte of the body arrives."""
+    received = Upload(f"multipart/form-data; boundary={_BOUNDARY}")
+    for chunk in (b"", PART, b"", b"cat", f"\r\n--{_BOUNDARY}--\r\n".encode()):
+        received.write(chunk)
+    assert received.received().path.read_bytes() == b"cat"
 
 
 def test_upload_that_stops_half_way_leaves_nothing(served: Served) -> None:

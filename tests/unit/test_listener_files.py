@@ -32,6 +32,7 @@ def test_annotated_name_has_path_and_folder(text: str, expected: tuple[str, str]
         ("", "../cat.png", None),
         ("", "a\\..\\cat.png", None),
         ("/etc", "passwd", None),
+        ("", "/etc/passwd", None),
         ("\\\\host\\share", "cat.png", None),
         ("", "", None),
         ("a", ".", None),

@@ -12,6 +12,7 @@ import msgspec
 
 from jobgroups import workflow
 from jobgroups.api.listener.base import PromptRefused
+from jobgroups.api.listener.references import file_references
 from jobgroups.api.listener.validation import refused, validate
 from jobgroups.api.requests import payloads
 from jobgroups.api.submission import NotExecutable, own_seeds, submit_to_any
@@ -100,10 +101,17 @@ def _store(
     except workflow.WorkflowInvalid as error:
         raise PromptRefused("invalid_prompt", error.message, details=error.field) from None
     targets = origin.fields.get("partial_execution_targets")
-    checked = validate(graph, targets=targets if isinstance(targets, list) else None, resolved=())
+    references = file_references(graph, owner=origin.owner, principal=principal)
+    checked = validate(
+        graph,
+        targets=targets if isinstance(targets, list) else None,
+        resolved={(node_id, name) for node_id, inputs in references.items() for name in inputs},
+    )
     if checked.outputs:
         origin = replace(origin, outputs=checked.outputs)
     parameters, base_seed = own_seeds(graph)
+    for node_id, inputs in references.items():
+        parameters.setdefault(node_id, {}).update(inputs)
     fields = {
         "workflow_json": graph,
         "backend_ids": [ANY_BACKEND],

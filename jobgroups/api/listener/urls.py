@@ -5,7 +5,17 @@ The last route takes every other path.
 
 from django.urls import path, re_path
 
-from jobgroups.api.listener import editor, history, jobs, machine, nodes, prompts, queue, user_files
+from jobgroups.api.listener import (
+    editor,
+    files,
+    history,
+    jobs,
+    machine,
+    nodes,
+    prompts,
+    queue,
+    user_files,
+)
 from jobgroups.api.listener.base import UnknownPathView
 from jobgroups.api.urls import Views, with_optional_slash
 
@@ -15,6 +25,9 @@ _both: Views = {
     "queue": queue.QueueView,
     "interrupt": queue.InterruptView,
     "history": history.HistoryView,
+    "view": files.ViewView,
+    "upload/image": files.UploadImageView,
+    "upload/mask": files.UploadMaskView,
     "history/<str:prompt_id>": history.HistoryEntryView,
     "system_stats": machine.SystemStatsView,
     "features": machine.FeaturesView,

@@ -19,8 +19,11 @@ from jobgroups.services.assets import ReceivedFile
 from jobgroups.services.stored_files import IncomingFile
 
 SCOPE_KEY: Final = "director.upload"  #: The key of a request's scope that holds its ``Upload``.
-#: The paths whose body is a file.
-UPLOAD_PATHS: Final = frozenset({"/api/assets", "/api/provenance", "/api/v2/assets"})
+_PATHS: Final = frozenset({"/api/assets", "/api/provenance", "/api/v2/assets"})
+#: Those of the ComfyUI listener, bare and below ``/api``.
+_LISTENER_PATHS: Final = frozenset({"/upload/image", "/upload/mask"})
+_IMAGES: Final = "/api/etn/image/"  #: The body of a PUT below it is a file.
+WHOLE_BODY: Final = ""  #: The field of a file that is the whole body.
 _CHUNK: Final = 2**20  #: Bytes that are read at once.
 _FORM_BYTES: Final = 64 * 2**10  #: Bytes of a form beside its file.
 _HASH: Final = "hash"  #: The field with the hash that the file must have.
@@ -32,29 +35,36 @@ _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,49}/[a-z0-9!#$&^_.+-]{1,49
 _UNKNOWN_TYPE: Final = "application/octet-stream"
 
 
+def upload_field(method: str, path: str, *, is_listener: bool) -> str | None:
+    """Return the field with the file of an upload; None: the request is no upload.
+
+    ``is_listener``: whether it was sent to the ComfyUI listener.
+    """
+    path = path.rstrip("/")
+    if not is_listener:
+        return "file" if method == "POST" and path in _PATHS else None
+    if method == "POST" and path.removeprefix("/api") in _LISTENER_PATHS:
+        return "image"
+    return WHOLE_BODY if method == "PUT" and path.startswith(_IMAGES) else None
+
+
 def upload_limit() -> int:
     return int(settings.DIRECTOR_MAX_ASSET_BYTES) + _FORM_BYTES
 
 
 class Upload:
-    """The body of a POST to one of ``UPLOAD_PATHS``. :meth:`write` and :meth:`received` block for
-    the disk.
+    """The body of an upload. :meth:`write` and :meth:`received` block for the disk.
 
-    Raises ``UnsupportedMediaType`` if the header ``content_type`` is not ``multipart/form-data``.
+    Args:
+        content_type: the header.
+        field: that of its file; ``WHOLE_BODY``: the body is the file.
+
+    Raises ``UnsupportedMediaType`` if the body should be ``multipart/form-data`` and is not.
     """
 
-    def __init__(self, content_type: str) -> None:
-        kind, options = parse_header_parameters(content_type)
-        try:
-            if kind != "multipart/form-data":
-                raise ValueError(kind)
-            self._parser = multipart.PushMultipartParser(
-                options.get("boundary", ""), max_segment_count=_MAX_PARTS
-            )
-        except (ValueError, multipart.MultipartError):
-            raise UnsupportedMediaType(
-                "The body must be sent as Content-Type: multipart/form-data, with the field file."
-            ) from None
+    def __init__(self, content_type: str, field: str = "file") -> None:
+        self._field = field
+        self._parser = None if field == WHOLE_BODY else _parser(content_type, field)
         self._hash = blake3()
         self._file = IncomingFile(self._hash)
         self._part: multipart.MultipartSegment | None = None
@@ -67,9 +77,14 @@ class Upload:
         """Take in a part of the body. Raises ``InvalidRequest``, or ``StorageFull`` if the file
         cannot be written.
         """
-        if self._parser.closed:
-            return  # an epilogue
+        if not chunk:
+            return  # for the parser it would be the end of the body
         try:
+            if self._parser is None:
+                self._file.write(chunk)
+                return
+            if self._parser.closed:
+                return  # an epilogue
             for event in self._parser.parse(chunk):
                 self._take(event)
         except (multipart.MultipartError, UnicodeError):
@@ -80,9 +95,9 @@ class Upload:
     def _take(self, event: multipart.MultipartSegment | bytes | bytearray | None) -> None:
         if isinstance(event, multipart.MultipartSegment):
             self._part = event
-            if event.name == "file":
+            if event.name == self._field:
                 if self._of_file is not None or event.filename is None:
-                    raise FieldInvalid("file", "Must be one file.")
+                    raise FieldInvalid(self._field, "Must be one file.")
                 self._of_file = event
             else:
                 self._fields.append((event.name, bytearray()))
@@ -110,38 +125,59 @@ class Upload:
             OSError: the file cannot be written.
         """
         try:
-            self._parser.close()
+            if self._parser is not None:
+                self._parser.close()
             self._file.close()
         except multipart.MultipartError:
             raise InvalidRequest("The body is incomplete.") from None
-        if self._of_file is None or not self._of_file.size:
-            raise FieldInvalid("file", "Must be a file that is not empty.")
+        if not self._file.size_bytes:
+            raise FieldInvalid(self._field or "body", "Must be a file that is not empty.")
         digest = self._hash.hexdigest()
         declared = "".join(self.texts(_HASH)).strip().lower()
         if declared and declared.removeprefix("blake3:") != digest:
             raise FieldInvalid(_HASH, "The file has another hash, or it is no BLAKE3 hash.")
-        name = stored_name(self._of_file.filename or "")
+        name = stored_name(self.filename)
+        given_type = self._of_file.content_type if self._of_file is not None else None
         return ReceivedFile(
             path=self._file.path,
             name=name,
-            content_type=stored_type(self._of_file.content_type or "", name),
-            size_bytes=self._of_file.size,
+            content_type=stored_type(given_type or "", name),
+            size_bytes=self._file.size_bytes,
             hash=digest,
         )
+
+    @property
+    def filename(self) -> str:
+        """The name of the file as the client sent it; empty: there is none."""
+        return (self._of_file and self._of_file.filename) or ""
 
     def discard(self) -> None:
         self._file.discard()
 
 
+def _parser(content_type: str, field: str) -> multipart.PushMultipartParser:
+    kind, options = parse_header_parameters(content_type)
+    try:
+        if kind != "multipart/form-data":
+            raise ValueError(kind)
+        return multipart.PushMultipartParser(
+            options.get("boundary", ""), max_segment_count=_MAX_PARTS
+        )
+    except (ValueError, multipart.MultipartError):
+        raise UnsupportedMediaType(
+            f"The body must be sent as Content-Type: multipart/form-data, with the field {field}."
+        ) from None
+
+
 @contextlib.contextmanager
-def received_upload(request: HttpRequest) -> Iterator[Upload]:
+def received_upload(request: HttpRequest, field: str = "file") -> Iterator[Upload]:
     """Yield the whole body of a request; its file is removed afterwards, unless it was moved into
-    the storage.
+    the storage. ``field`` as of :class:`Upload`.
 
     Raises the errors of :class:`Upload`, or ``PayloadTooLarge``.
     """
     scope: dict[str, Any] = getattr(request, "scope", {})
-    upload = scope.get(SCOPE_KEY) or Upload(request.headers.get("Content-Type", ""))
+    upload = scope.get(SCOPE_KEY) or Upload(request.headers.get("Content-Type", ""), field)
     upload.is_taken = True
     try:
         if SCOPE_KEY not in scope:

@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from functools import cache
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Protocol
 
 from django.conf import settings
 from django.db import DatabaseError
@@ -71,6 +71,13 @@ from jobgroups.services.stars import child_star
 from jobgroups.workflow.seeds import MAX_SEED, seeds
 
 logger = logging.getLogger(__name__)
+
+
+class Chunks(Protocol):
+    """What has a body in parts."""
+
+    def chunks(self) -> AsyncIterator[bytes]: ...
+
 
 _NUMBER: Final = re.compile(r"[0-9]{1,6}")
 #: One range of bytes. Several ranges need a multipart response, which no client needs for an
@@ -161,9 +168,14 @@ def _if_none_match(request: HttpRequest) -> str:
     return request.headers.get("If-None-Match", "")
 
 
-async def original(request: HttpRequest, file: OutputFile, *, redirect: bool) -> HttpResponseBase:
-    """Return the file from the storage, else as the backend has it; ``redirect``: to the backend,
-    if it is too large.
+async def original(
+    request: HttpRequest, file: OutputFile, *, redirect: bool, limit: float | None = None
+) -> HttpResponseBase:
+    """Return the file from the storage, else as the backend has it.
+
+    Args:
+        redirect: whether the answer to a file above the limit leads to the backend.
+        limit: bytes; None: ``DIRECTOR_PROXY_MAX_BYTES``.
     """
     if (known := file.stored) is not None:
         name, size, tag = file.filename, known.size_bytes, known.blake3
@@ -173,7 +185,7 @@ async def original(request: HttpRequest, file: OutputFile, *, redirect: bool) ->
             )
         except OutputGone:
             file = dataclasses.replace(file, stored=None)
-    limit: int = settings.DIRECTOR_PROXY_MAX_BYTES
+    most: float = settings.DIRECTOR_PROXY_MAX_BYTES if limit is None else limit
     async with contextlib.AsyncExitStack() as stack:
         answer = await stack.enter_async_context(
             download.open_file(file, headers=_forwarded_conditions(request))
@@ -181,27 +193,35 @@ async def original(request: HttpRequest, file: OutputFile, *, redirect: bool) ->
         if answer.status == 416:
             raise RangeNotSatisfiable
         size = answer.length or 0
-        if size > limit:
+        if size > most:
             # Without the secret headers of the backend.
             url = view_url(
                 file.url, filename=file.filename, subfolder=file.subfolder, type=file.kind
             )
             if not redirect:
-                raise OutputTooLarge(size=size, limit=limit, backend_id=file.backend_id, url=url)
+                raise OutputTooLarge(
+                    size=size, limit=int(most), backend_id=file.backend_id, url=url
+                )
             moved = {"Location": url, "Cache-Control": "private, no-cache"}
             return HttpResponse(status=307, headers=moved)
         headers = _headers(file, answer)
         if request.method == "HEAD" or answer.status == 304:
             return HttpResponse(status=answer.status, headers=headers)
-        # Start the generator now: only a started one is closed if the client has disconnected.
-        body = _body(stack.pop_all(), answer)
-        await anext(body)
+        body = await started_body(stack.pop_all(), answer)
         return StreamingHttpResponse(body, status=answer.status, headers=headers)
 
 
-async def _body(
-    stack: contextlib.AsyncExitStack, answer: download.BackendAnswer | StoredAnswer
-) -> AsyncIterator[bytes]:
+async def started_body(stack: contextlib.AsyncExitStack, answer: Chunks) -> AsyncIterator[bytes]:
+    """Return the body of an answer; its connection is closed with it, also if the client has
+    disconnected.
+    """
+    # Only a generator that has started is closed.
+    body = _body(stack, answer)
+    await anext(body)
+    return body
+
+
+async def _body(stack: contextlib.AsyncExitStack, answer: Chunks) -> AsyncIterator[bytes]:
     async with stack:
         yield b""
         async for chunk in answer.chunks():
