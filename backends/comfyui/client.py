@@ -429,6 +429,50 @@ class ComfyClient:
         if (stored.get("name"), stored.get("subfolder")) != (filename, subfolder):
             raise NotComfyUI(f"{request} stored the file under another name.", status=200)
 
+    async def put_image(self, image_id: str, chunks: AsyncIterator[bytes], *, size: int) -> None:
+        """Put an image into the cache of Krita's nodes, under an id; one that is there stays.
+
+        Args:
+            image_id: hexadecimal digits.
+            chunks: the content. Its exceptions are passed on.
+            size: bytes of the content.
+
+        Raises ``FileTooLarge``, or as every call.
+        """
+        request = "PUT /api/etn/image"
+        async with self._exchange.open(
+            "PUT",
+            f"/api/etn/image/{image_id}",
+            connections=Connections.NEW,
+            silence_s=self._endpoint.timeouts.upload_s,
+            max_bytes=_MAX_SMALL_BYTES,
+            content=chunks,
+            size=size,
+            headers={"Content-Type": "application/octet-stream"},
+        ) as answer:
+            if answer.status == 413:
+                raise FileTooLarge(f"{request} was answered with 413.")
+            if answer.status != 201:
+                check_status(answer.status, request=request)
+
+    @asynccontextmanager
+    async def image(
+        self, image_id: str, *, max_bytes: int | None = None
+    ) -> AsyncIterator[StreamedAnswer]:
+        """Open an image in the cache of Krita's nodes; 404 is a status, not an error."""
+        path = f"/api/etn/image/{quote(_text(image_id), safe='')}"
+        async with self._exchange.open("GET", path, max_bytes=max_bytes) as answer:
+            if answer.status != 404:
+                check_status(answer.status, request="GET /api/etn/image")
+            yield answer
+
+    async def krita(self, path: str) -> Any:
+        """Return the JSON with which Krita's nodes answer ``GET /api/etn/{path}``.
+
+        The path is percent-encoded. Raises ``NotComfyUI`` also for a backend without these nodes.
+        """
+        return await self._get(f"/api/etn/{path}", msgspec.json.decode)
+
     def events(
         self,
         client_id: str,

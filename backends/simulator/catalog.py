@@ -37,6 +37,12 @@ LISTED: dict[str, Any] = tomllib.loads(
     Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8")
 )
 PARTNER: str = LISTED["partner_node"]["name"]  #: The class of the partner node.
+#: What the classes of a package of custom nodes share.
+_CUSTOM: NodeSpec = {
+    "description": "",
+    "python_module": "custom_nodes.comfyui-tooling-nodes",
+    "category": "external_tooling",
+}
 
 
 class Input(NamedTuple):
@@ -56,12 +62,23 @@ def read_catalog(name: str) -> dict[str, Any]:
 
 
 class Catalog:
-    def __init__(self, folders: Folders, checkpoints: tuple[str, ...], release: Release) -> None:
+    """The classes of one server; with ``has_krita`` also Krita's own."""
+
+    def __init__(
+        self,
+        folders: Folders,
+        checkpoints: tuple[str, ...],
+        release: Release,
+        *,
+        has_krita: bool = False,
+    ) -> None:
         self._folders = folders
         self._checkpoints = list(checkpoints)
         self._known: dict[str, NodeSpec] = read_catalog("object_info") | {
             PARTNER: LISTED["partner_node"]
         }
+        if has_krita:
+            self._known |= {name: _CUSTOM | spec for name, spec in LISTED["krita_nodes"].items()}
         if release >= releases.RECORDED:
             dropped = LISTED["dropped_classes"]
             self._known = {
@@ -148,7 +165,10 @@ def call_of(class_type: str) -> list[str]:
 
     Raises KeyError.
     """
-    return [f"{PARTNER}.run"] if class_type == PARTNER else read_catalog("calls")[class_type]
+    if class_type == PARTNER or class_type in LISTED["krita_nodes"]:
+        return [f"{class_type}.run"]
+    calls: list[str] = read_catalog("calls")[class_type]
+    return calls
 
 
 def replace_nodes(prompt: Any, catalog: Catalog, release: Release) -> None:

@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--preview-fps", type=_seconds, default=0.0, help="previews per second")
     runs.add_argument("--output-dir", type=Path, help="keep the images here")
     runs.add_argument("--vram", type=_seconds, default=24.0, metavar="GB", help="0: a CPU device")
+    runs.add_argument("--krita", action="store_true", help="have Krita's own nodes, too")
     runs.add_argument("--model", action="append", default=[], help="a checkpoint to offer, too")
     recorded = " and ".join(RECORDED_VERSIONS)
     runs.add_argument(
@@ -77,6 +78,7 @@ def simulators(options: Namespace) -> list[Simulator]:
             vram_gb=options.vram or None,
             version=options.comfyui_version,
             checkpoints=(*DEFAULT_CHECKPOINTS, *COMMON_CHECKPOINTS, *options.model),
+            krita=options.krita,
             audit_log=options.audit_log,
         )
         for index in range(options.count)

@@ -33,6 +33,7 @@ class Config:
     vram_gb: float | None = None  # None: a CPU device, as in the recordings
     version: str = RECORDED_VERSIONS[0]  # it behaves as this one; see `releases`
     checkpoints: tuple[str, ...] = DEFAULT_CHECKPOINTS
+    krita: bool = False  # Krita's own nodes, with their routes
     max_upload_bytes: int = MAX_UPLOAD_BYTES
     file_clock: float = 0.0  # seconds by which the clock that dates its files is ahead of its own
     audit_log: Path | None = None  # JSON lines; None: in memory only

@@ -1,9 +1,11 @@
 """What each node class does. Classes without a runner here run as `anything`."""
 
+import hashlib
 import os
 import random
 import string
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -254,6 +256,39 @@ async def _load_model(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
     """Take the time of reading a model, which no interrupt ends."""
     await ctx.wait(ctx.state.config.load_seconds, interruptible=False)
     return await anything(ctx, inputs)
+
+
+_gives("ETN_Translate")(itemgetter("text"))
+
+
+@_runs("ETN_LoadImageCache")
+async def _load_cached(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
+    """An image that was put under an id."""
+    image = ctx.state.images.get(inputs["id"])
+    if image is None:
+        raise NodeFailure("ValueError", f"Image with ID {inputs['id']} not found in cache.")
+    path = Path(ctx.state.folders.of("temp"), f"etn-{hashlib.sha256(image[0]).hexdigest()}")
+
+    def keep() -> tuple[int, int]:
+        path.write_bytes(image[0])
+        return _size_of(str(path))
+
+    width, height = await ctx.state.run_in_thread(keep)
+    return Outcome((Batch([Picture(width=width, height=height, file=path)]), Opaque("MASK")))
+
+
+@_runs("ETN_SaveImageCache")
+async def _save_cached(ctx: NodeContext, inputs: dict[str, Any]) -> Outcome:
+    """Keep images under ids, by which they are fetched over HTTP."""
+    saved = []
+    for picture in inputs["images"]:
+        data = await ctx.state.run_in_thread(pictures.encode_png, picture, ctx.state.config.name)
+        image_id = uuid.uuid4().hex
+        ctx.state.images[image_id] = data, "image/png"
+        saved.append(
+            {"source": "http", "id": image_id, "content-type": "image/png", "type": "output"}
+        )
+    return Outcome(ui={"images": saved})
 
 
 # The small nodes of the protocol's recordings.

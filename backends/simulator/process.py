@@ -19,6 +19,7 @@ from backends.simulator import (
     http_files,
     http_info,
     http_jobs,
+    http_krita,
     http_prompts,
     http_socket,
     releases,
@@ -285,6 +286,8 @@ def _application(state: ServerState) -> web.Application:
         app.add_routes(http_jobs.routes)
     if state.config.release >= releases.CANCEL:
         app.add_routes(http_jobs.cancel_routes)
+    if state.config.krita:
+        app.add_routes(http_krita.routes)
     app.add_routes(http_control.routes)
     web_root = Path(state.folders.root, "web")
     web_root.mkdir(exist_ok=True)

@@ -65,7 +65,9 @@ class Simulator:
             folder = tempfile.TemporaryDirectory(prefix="simulator-", ignore_cleanup_errors=True)
             root = Path(stack.enter_context(folder))
         self._folders = Folders(root)
-        self._catalog = Catalog(self._folders, self.config.checkpoints, self.config.release)
+        self._catalog = Catalog(
+            self._folders, self.config.checkpoints, self.config.release, has_krita=self.config.krita
+        )
         self._painters = stack.enter_context(ThreadPoolExecutor(1, "painter"))
         self._group = await stack.enter_async_context(asyncio.TaskGroup())
         await self._start()

@@ -67,6 +67,8 @@ class ServerState:
     client_id: Any = None  # of the running prompt, or the last one
     last_node_id: str | None = None  # the node being executed, as displayed
     ended: bool = False
+    # Krita's images by their ids: content and media type.
+    images: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     free_requested: bool = False
     gpu_broken: Fault | None = None  # the order that broke it
     node_succeeded: bool = True  # the last node that ran, of any prompt; see Execution

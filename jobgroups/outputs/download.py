@@ -132,6 +132,18 @@ async def _backend_of(file: OutputFile, client: ComfyClient | None) -> AsyncIter
         raise BackendAway(file.backend_id, error.detail) from error
 
 
+@contextlib.asynccontextmanager
+async def open_image(file: OutputFile) -> AsyncIterator[StreamedAnswer]:
+    """Open an image that Krita's nodes keep at a backend, by its id, the name of the file.
+
+    Raises ``OutputGone`` or ``BackendAway``.
+    """
+    async with _backend_of(file, None) as comfy, comfy.image(file.filename) as answer:
+        if answer.status == 404:
+            raise OutputGone("Its backend does not keep the image any more.")
+        yield answer
+
+
 async def verify(
     file: OutputFile,
     answer: BackendAnswer,

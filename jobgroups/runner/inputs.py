@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -28,7 +28,13 @@ from jobgroups.outputs.stored import open_stored
 from jobgroups.queries.assets import assets_by_id
 from jobgroups.queries.work import partner_refusal
 from jobgroups.workflow import Workflow
-from jobgroups.workflow.assets import SUBFOLDER, input_name, references_by_asset, with_file_names
+from jobgroups.workflow.assets import (
+    SUBFOLDER,
+    asset_references,
+    input_name,
+    is_cached_image,
+    with_file_names,
+)
 from jobgroups.workflow.inventory import class_types, uses_partner_nodes
 
 logger = logging.getLogger(__name__)
@@ -60,8 +66,8 @@ class InputFiles:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def place(self, workflow: Workflow, may_send: Callable[[], bool]) -> Workflow:
-        """Return the workflow with file names in the place of its references, once the files are at
-        the backend.
+        """Return the workflow with names in the place of its references, once the files are at the
+        backend.
 
         Args:
             workflow: of the prompt.
@@ -72,12 +78,17 @@ class InputFiles:
             BackendUnreachable: no connection.
             SendAborted: ``may_send`` returned False.
         """
-        references = references_by_asset(workflow)
+        references = list(asset_references(workflow))
         if not references:
             return workflow
-        asset_by_id = await self._database.run_with_retry(assets_by_id, list(references))
-        names = {}
-        for asset_id, (node, name) in references.items():
+        asset_ids = [asset_id for *_, asset_id in references]
+        asset_by_id = await self._database.run_with_retry(assets_by_id, asset_ids)
+        placed = set[tuple[str, bool]]()
+        for node, name, asset_id in references:
+            is_image = is_cached_image(workflow, node)
+            if (asset_id, is_image) in placed:
+                continue
+            placed.add((asset_id, is_image))
             where = {"node_id": node, "input_name": name, "refused_by": "director"}
             asset = asset_by_id.get(asset_id)
             if asset is None:
@@ -87,7 +98,7 @@ class InputFiles:
                 )
                 raise NotSendable(FailureClass.WORKFLOW_REFUSED, message, where)
             try:
-                names[asset_id] = await self._place(asset, may_send)
+                await (self._put_image if is_image else self._put_file)(asset, may_send)
             except (BackendUnreachable, SendAborted):
                 raise
             except FileTooLarge as error:
@@ -104,20 +115,43 @@ class InputFiles:
             except OutputGone as error:
                 message = f"Node {node}: the stored file of {asset.name} is lost. Upload it again."
                 raise NotSendable(FailureClass.WORKFLOW_REFUSED, message, where) from error
+        names = {asset.id: _name(asset) for asset in asset_by_id.values()}
         return with_file_names(workflow, names)
 
-    async def _place(self, asset: Asset, may_send: Callable[[], bool]) -> str:
-        path = input_name(asset.hash, asset.name, asset.content_type)
-        name = path.removeprefix(f"{SUBFOLDER}/")
+    async def _put_file(self, asset: Asset, may_send: Callable[[], bool]) -> None:
+        name = _name(asset).removeprefix(f"{SUBFOLDER}/")
+
+        async def put() -> None:
+            head = await self._client.file_head(name, subfolder=SUBFOLDER, kind="input")
+            if head is None or head.length != asset.size_bytes:
+                chunks = await self._chunks(asset, may_send)
+                size = asset.size_bytes
+                await self._client.upload_input(name, chunks, subfolder=SUBFOLDER, size=size)
+
+        await self._repeated(put, name, may_send)
+
+    async def _put_image(self, asset: Asset, may_send: Callable[[], bool]) -> None:
+        """Put an image at the backend under its hash, so that two owners' ids are no conflict. The
+        backend forgets it after some minutes, so each prompt puts it.
+        """
+
+        async def put() -> None:
+            chunks = await self._chunks(asset, may_send)
+            await self._client.put_image(asset.hash, chunks, size=asset.size_bytes)
+
+        await self._repeated(put, asset.hash, may_send)
+
+    async def _repeated(
+        self, put: Callable[[], Awaitable[None]], name: str, may_send: Callable[[], bool]
+    ) -> None:
+        """Put a file at the backend, with some tries; no other prompt puts it meanwhile."""
         lock = self._locks.setdefault(name, asyncio.Lock())
         tries, until = _TRIES, time.monotonic() + _STORAGE_PAUSES * self._pause
         async with lock:
             while True:
                 try:
-                    head = await self._client.file_head(name, subfolder=SUBFOLDER, kind="input")
-                    if head is None or head.length != asset.size_bytes:
-                        await self._upload(asset, name, may_send)
-                    return path
+                    await put()
+                    return
                 except (BackendUnreachable, SendAborted, FileTooLarge):
                     raise
                 except StorageAway:
@@ -132,7 +166,7 @@ class InputFiles:
                     logger.info("%s: upload of %s failed (%s)", self._client.url, name, error)
                 await asyncio.sleep(self._pause)
 
-    async def _upload(self, asset: Asset, name: str, may_send: Callable[[], bool]) -> None:
+    async def _chunks(self, asset: Asset, may_send: Callable[[], bool]) -> AsyncIterator[bytes]:
         stored = await open_stored(asset)
 
         async def chunks() -> AsyncIterator[bytes]:
@@ -141,7 +175,11 @@ class InputFiles:
                     raise SendAborted(_TAKEN)
                 yield chunk
 
-        await self._client.upload_input(name, chunks(), subfolder=SUBFOLDER, size=asset.size_bytes)
+        return chunks()
+
+
+def _name(asset: Asset) -> str:
+    return input_name(asset.hash, asset.name, asset.content_type)
 
 
 _KEY_LOST: Final = (

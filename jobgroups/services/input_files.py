@@ -71,13 +71,16 @@ def _name(asset: Asset, owner: str, folder: str, path: str, *, overwrite: bool) 
 
 
 def image_store(received: ReceivedFile, *, owner: str, owner_id: int | None, image_id: str) -> bool:
-    """Store an image that a program puts before its prompt; return whether its id is new.
+    """Store an image that a program puts before its prompt, for ``IMAGES_KEPT``; return whether its
+    id had not this content.
 
-    An id has one content: that of a known id stays, for ``IMAGES_KEPT`` from now.
+    Krita's ids are checksums of 32 bits: the new content of an id takes the place of another one,
+    which prompts that wait keep.
     """
     known = InputFile.objects.filter(owner=owner, folder=IMAGES, path=image_id)
-    if known.update(created_at=now()):
+    if known.filter(asset__hash=received.hash).update(created_at=now()):
         return False
+    known.delete()
     record = InputFile(owner=owner, folder=IMAGES, path=image_id, created_at=now())
     try:
         asset_store(received, record, owner_id=owner_id, is_upload=False)

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from backends.simulator import Simulator
+from jobgroups.domain.states import RetryScope
 from jobgroups.errors import AssetInUse
 from jobgroups.models import Asset, AssetUse, JobGroup
 from jobgroups.queries.provenance import job_provenance
@@ -54,6 +55,34 @@ async def test_asset_is_put_once_on_each_backend_of_its_jobs(farm: Farm) -> None
     for sim in sims:
         assert _file(sim, asset).read_bytes() == CONTENT
     assert await in_thread(AssetUse.objects.count)() == 1
+
+
+async def test_image_is_put_again_for_each_prompt_also_on_another_backend(farm: Farm) -> None:
+    first = await farm.backend("gpu-1", krita=True)
+    second = await farm.backend("gpu-2", krita=True)
+    first.fault("out_of_memory", count=1)
+    asset = await _stored()
+    graph = _graph(asset)
+    # The same content is a file, and an image under an id.
+    graph["3"] = {
+        "class_type": "ETN_LoadImageCache",
+        "inputs": {"id": graph["1"]["inputs"]["image"]},
+    }
+    graph["4"] = {
+        "class_type": "ETN_SaveImageCache",
+        "inputs": {"images": ["3", 0], "format": "PNG"},
+    }
+    await farm.runner(seen=["gpu-1", "gpu-2"])
+    fields = {"max_attempts": 2, "retry_elsewhere": RetryScope.ANY}
+    group = await farm.submit("gpu-1", workflow=graph, **fields)
+    assert (await farm.finished(group)).status == "completed"
+    (child,) = await farm.children(group)
+    record = await in_thread(job_provenance)(group.id, child.id)
+    assert record["workflow"]["3"]["inputs"] == {"id": asset.hash}
+    for sim in (first, second):
+        puts = [entry["id"] for entry in sim.audit_log.entries if entry["kind"] == "image_put"]
+        assert puts == [asset.hash]
+        assert _file(sim, asset).read_bytes() == CONTENT
 
 
 async def test_file_that_is_not_whole_is_replaced(farm: Farm) -> None:

@@ -9,6 +9,7 @@ from jobgroups.api.listener import (
     editor,
     files,
     history,
+    images,
     jobs,
     machine,
     nodes,
@@ -62,6 +63,14 @@ _of_editor: Views = {
 }
 #: Only below ``/api/``.
 _api: Views = {
+    "etn/image/<str:image_id>": images.ImageView,
+    "etn/model_info": images.ModelInfoView,
+    "etn/model_info/<str:folder>": images.ModelInfoView,
+    "etn/languages": images.LanguagesView,
+    "etn/translate/<str:language>/<path:text>": images.TranslationView,
+    "etn/workflow/subscribe": images.SubscriptionView,
+    "etn/workflow/unsubscribe": images.SubscriptionView,
+    "etn/upload/<str:folder>/<path:name>": images.ModelUploadView,
     "jobs": jobs.JobsView,
     "jobs/cancel": jobs.JobsCancelView,
     "jobs/<str:prompt_id>": jobs.JobView,
