@@ -153,7 +153,7 @@ def as_json_error(request: HttpRequest, response: HttpResponseBase) -> HttpRespo
         return response
     kind = response.headers.get("Content-Type", "")
     # ComfyUI's editor expects no JSON where a style sheet is not there.
-    if kind.startswith("application/json") or (is_listener(request) and kind == "text/plain"):
+    if kind.startswith("application/json") or (is_listener(request) and "html" not in kind):
         return response
     error = plain_error(response.status_code)
     for name in ("Allow", "Retry-After", "WWW-Authenticate"):

@@ -109,10 +109,18 @@ def empty_response() -> HttpResponse:
     return response
 
 
+def not_found(path: str = "") -> HttpResponse:
+    """Return ComfyUI's answer for what is not there, as a style sheet if that was requested: a
+    browser logs an error for another type.
+    """
+    kind = "text/css" if path.endswith(".css") else "text/plain"
+    return HttpResponse("404: Not Found", status=404, content_type=kind)
+
+
 class UnknownPathView(ListenerView):
     """Any path that ComfyUI has and the listener has not."""
 
     def get(self, _request: Request, **_: Any) -> HttpResponse:
-        return HttpResponse("404: Not Found", status=404, content_type="text/plain")
+        return not_found()
 
     post = put = patch = delete = get

@@ -17,7 +17,7 @@ from django.http.response import HttpResponseBase
 from django.views.static import serve
 from rest_framework.request import Request
 
-from jobgroups.api.listener.base import ListenerView
+from jobgroups.api.listener.base import ListenerView, not_found
 from jobgroups.api.listener.owner import owner_of
 from jobgroups.api.views.base import json_response
 from jobgroups.queries.input_files import uploaded_names
@@ -50,11 +50,11 @@ def _folder(package: str, name: str) -> Path | None:
 def _file(request: Request, package: str, folder: str, path: str) -> HttpResponseBase:
     root = _folder(package, folder)
     if root is None:
-        return HttpResponse("404: Not Found", status=404, content_type="text/plain")
+        return not_found(path)
     try:
         response = serve(cast(HttpRequest, request), path, document_root=str(root))
     except (Http404, SuspiciousFileOperation):
-        return HttpResponse("404: Not Found", status=404, content_type="text/plain")
+        return not_found(path)
     is_hashed = _HASHED.fullmatch(path) is not None
     response.headers["Cache-Control"] = _IMMUTABLE if is_hashed else "no-cache"
     return response
@@ -72,7 +72,7 @@ class EditorView(ListenerView):
         return response
 
     def post(self, _request: Request, **_: Any) -> HttpResponse:
-        return HttpResponse("404: Not Found", status=404, content_type="text/plain")
+        return not_found()
 
     put = patch = delete = post
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from jobgroups.api.listener.base import ListenerView, body_of
+from jobgroups.api.listener.base import ListenerView, body_of, not_found
 from jobgroups.api.listener.owner import owner_of
 from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.body import PayloadTooLarge
@@ -119,7 +119,7 @@ class UserFileView(ListenerView):
         path = _checked(file)
         row = user_file(owner_of(request), path)
         if row is None:
-            return HttpResponse("404: Not Found", status=404, content_type="text/plain")
+            return not_found(path)
         content = read_file(row.asset.stored_name, 0, row.asset.size_bytes)
         is_style = path == _USER_CSS
         return HttpResponse(

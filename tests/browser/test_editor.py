@@ -1,0 +1,134 @@
+"""ComfyUI's own editor in a real browser, at the ComfyUI listener over three simulated machines."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.simulator.server import Simulator
+from tests.browser.conftest import PATIENCE_MS
+from tests.harness.graphs import text_to_image
+from tests.harness.processes import Served
+from tests.harness.simulator_thread import SimulatorThread
+from tests.harness.waits import until
+
+pytest.importorskip("comfyui_frontend_package")
+
+_READY = '!!window.app?.rootGraph && !!window.LiteGraph?.registered_node_types["KSampler"]'
+_LOAD = "graph => window.app.loadApiJson(graph, 'cat.json')"
+#: What its button *Run* does, three times, each with a seed; then it cancels the second prompt.
+_RUN = """async (seeds) => {
+  const sampler = window.app.rootGraph.nodes.find((node) => node.type === "KSampler");
+  const seedWidget = sampler.widgets.find((widget) => widget.name === "seed");
+  const ids = [];
+  const queue = window.app.api.queuePrompt.bind(window.app.api);
+  window.app.api.queuePrompt = async (...given) => {
+    const answer = await queue(...given);
+    ids.push(answer.prompt_id);
+    return answer;
+  };
+  for (const seed of seeds) {
+    seedWidget.value = seed;
+    await window.app.queuePrompt(0, 1);
+  }
+  await window.app.api.interrupt(ids[1]);
+  return ids;
+}"""
+_JSON = "path => fetch(path).then((answer) => answer.json())"
+
+
+class Editor:
+    """A page with the editor, and the frames of its socket."""
+
+    def __init__(self, page: Any, url: str) -> None:
+        self.page, self.frames, self.previews = page, list[dict[str, Any]](), 0
+        page.on("websocket", lambda socket: socket.on("framereceived", self._receive))
+        page.goto(url)
+        self.wait_ready()
+
+    def _receive(self, frame: str | bytes) -> None:
+        if isinstance(frame, str):
+            self.frames.append(json.loads(frame))
+        else:
+            self.previews += 1
+
+    def wait_ready(self) -> None:
+        self.page.wait_for_function(_READY, timeout=2 * PATIENCE_MS)
+
+    def read(self, path: str) -> Any:
+        return self.page.evaluate(_JSON, path)
+
+    def waiting(self) -> list[str]:
+        queue = self.read("/api/queue")
+        return [item[1] for item in queue["queue_running"] + queue["queue_pending"]]
+
+    def states(self) -> dict[str, str]:
+        jobs = self.read("/api/jobs?status=completed,failed,cancelled&limit=200&offset=0")
+        return {job["id"]: job["status"] for job in jobs["jobs"]}
+
+    def ended(self, prompt_id: str) -> bool:
+        """Whether the socket has had the end of a prompt."""
+        end = {"node": None, "prompt_id": prompt_id}
+        return any(
+            frame["type"] == "executing" and end.items() <= frame["data"].items()
+            for frame in self.frames
+        )
+
+
+async def _withdraw(machine: Simulator) -> None:
+    machine.clear_faults()
+
+
+@pytest.fixture
+def machines() -> Iterator[SimulatorThread]:
+    with SimulatorThread(3, seconds=1.0, preview_fps=4.0) as machines:
+        yield machines
+
+
+@pytest.fixture
+def address(machines: SimulatorThread, tmp_path: Path) -> Iterator[str]:
+    arguments = ("--port", "0", "--comfyui-port", "0")
+    served = Served(tmp_path, machines.urls, arguments=arguments)
+    try:
+        served.wait_online()
+        yield served.wait_printed(re.compile(r"As one ComfyUI: (http://\S+)"))[1]
+    finally:
+        served.close()
+
+
+def test_the_editor_renders_on_the_farm(
+    machines: SimulatorThread, address: str, context: Any, page: Any
+) -> None:
+    for number in range(3):
+        machines.fault("stuck", on=number)
+    editor = Editor(page, address)
+    page.evaluate(_LOAD, text_to_image(seed=1))
+    first, second, third = page.evaluate(_RUN, [11, 12, 13])
+    # The page is loaded again in the middle.
+    page.reload()
+    editor.wait_ready()
+    for number in range(3):
+        machines.call(_withdraw(machines[number]))
+    until(lambda: not editor.waiting(), 60.0, editor.waiting)
+    states = editor.states()
+    assert states[second] == "cancelled"
+    assert {states[first], states[third]} == {"completed"}
+    until(lambda: page.wait_for_timeout(50) or editor.ended(third), 60.0)
+    assert editor.previews
+    # What it keeps for its user is another one's not.
+    stored = "() => window.app.api.storeUserData('workflows/cat.json', {nodes: []})"
+    page.evaluate(stored)
+    assert editor.read("/api/userdata?dir=workflows") == ["cat.json"]
+    other = context.browser.new_context(extra_http_headers={"Comfy-User": "bert"})
+    try:
+        bert = Editor(other.new_page(), address)
+        assert (bert.waiting(), bert.states()) == ([], {})
+        missing = "() => fetch('/api/userdata?dir=workflows').then((answer) => answer.status)"
+        assert bert.page.evaluate(missing) == 404
+    finally:
+        other.close()
