@@ -1,5 +1,7 @@
 """Filters of the list of groups: from a URL's query, and back."""
 
+import contextlib
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Final
@@ -9,10 +11,12 @@ from django.http import QueryDict
 
 from backends.errors import InvalidRequest
 from jobgroups.domain.access import Principal
+from jobgroups.domain.clock import now
 from jobgroups.domain.states import GroupStatus
 from jobgroups.queries.groups import GroupFilter, Page, listed_page
 
 PAGE_SIZE: Final = 50
+DAY: Final = dt.timedelta(days=1)
 _MAX_TEXT: Final = 200
 #: The values of a filter that has no others.
 _VALUES: Final[dict[str, set[str]]] = {
@@ -32,11 +36,19 @@ class Filters:
     submitter: str = ""
     hide: str = ""  #: ``finished``: only groups that have not ended.
     archived: str = ""  #: ``yes``: archived groups instead of the others.
+    since: str = ""  #: Day in UTC on which the first groups were submitted.
+    until: str = ""  #: Day of the last ones.
     before: str = ""  #: Cursor of a page of older groups.
 
     @property
     def any(self) -> bool:
         return self != Filters(before=self.before)
+
+    @property
+    def has_more(self) -> bool:
+        """Return whether one of the filters counts that the page folds: last week has a button."""
+        since = "" if self.since == last_week() else self.since
+        return any((since, self.until, self.backend, self.submitter, self.archived))
 
     def query(self, *, before: str = "") -> str:
         """Return the filters as a URL's query, for the page after ``before``."""
@@ -50,13 +62,35 @@ def parse_filters(query: QueryDict) -> Filters:
         field.name: str(query.get(field.name, "")).replace("\0", "").strip()[:_MAX_TEXT]
         for field in fields(Filters)
     }
+    given |= {name: day_text(parse_day(given[name])) for name in ("since", "until")}
     return Filters(
         **{name: value for name, value in given.items() if value in _VALUES.get(name, {value})}
     )
 
 
+def parse_day(text: str) -> dt.datetime | None:
+    """Return the beginning of a day in UTC, which an address has as ``2026-12-01``; of another text
+    None.
+    """
+    with contextlib.suppress(ValueError):
+        day = dt.date.fromisoformat(text)
+        if 2000 <= day.year < 3000:
+            return dt.datetime.combine(day, dt.time(), dt.UTC)
+    return None
+
+
+def day_text(day: dt.datetime | None) -> str:
+    return day.date().isoformat() if day else ""
+
+
+def last_week() -> str:
+    """Return the first day of the filter "last week"."""
+    return day_text(now() - 7 * DAY)
+
+
 def filtered_page(filters: Filters, principal: Principal) -> Page:
     """Return a page of the groups that match and that a principal sees, newest first."""
+    until = parse_day(filters.until)
     wanted = GroupFilter(
         principal=principal,
         status=filters.state,
@@ -65,6 +99,8 @@ def filtered_page(filters: Filters, principal: Principal) -> Page:
         text=filters.text,
         archived=bool(filters.archived),
         is_open=bool(filters.hide),
+        created_after=parse_day(filters.since),
+        created_before=until and until + DAY,
     )
     return page_after(
         filters.before,

@@ -1,16 +1,13 @@
 """Read model of the gallery: the outputs of all groups in a grid."""
 
-import contextlib
-import datetime as dt
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.http import QueryDict
 
-from director.pages.filters import page_after
+from director.pages.filters import DAY, day_text, last_week, page_after, parse_day
 from director.pages.outputs import duration_text
 from jobgroups.domain.access import Principal, Right, may
-from jobgroups.domain.clock import now
 from jobgroups.domain.file_names import default_name
 from jobgroups.domain.shapes import Raw
 from jobgroups.models import JobGroup
@@ -19,7 +16,6 @@ from jobgroups.queries.owners import owned_by
 
 _MAX_TEXT: Final = 200
 _ON_PAGE: Final = 60
-_DAY: Final = dt.timedelta(days=1)
 _TEXTS: Final = ("text", "model", "group", "submitter", "backend")
 _NAMES: Final = (*_TEXTS, "kind", "starred", "size", "since", "until")
 #: Width by height in percent, of which ``gallery.css`` has rules: pages have no style of an
@@ -32,7 +28,7 @@ def gallery(principal: Principal, query: QueryDict) -> dict[str, Any]:
     given = {
         name: str(query.get(name, "")).replace("\0", "").strip()[:_MAX_TEXT] for name in _NAMES
     }
-    since, until = _day(given["since"]), _day(given["until"])
+    since, until = parse_day(given["since"]), parse_day(given["until"])
     width, _, height = given["size"].partition("x")
     is_size = all(text.isdecimal() and len(text) < 7 for text in (width, height))
     chosen = {
@@ -40,8 +36,8 @@ def gallery(principal: Principal, query: QueryDict) -> dict[str, Any]:
         "kind": given["kind"] if given["kind"] in KINDS else "",
         "starred": "yes" if given["starred"] else "",
         "size": given["size"] if is_size else "",
-        "since": since.date().isoformat() if since else "",
-        "until": until.date().isoformat() if until else "",
+        "since": day_text(since),
+        "until": day_text(until),
     }
     filters = OutputFilter(
         principal=principal,
@@ -50,7 +46,7 @@ def gallery(principal: Principal, query: QueryDict) -> dict[str, Any]:
         size=(int(width), int(height)) if is_size else None,
         starred=True if chosen["starred"] else None,
         completed_after=since,
-        completed_before=until and until + _DAY,
+        completed_before=until and until + DAY,
     )
     page = page_after(
         str(query.get("cursor", ""))[:_MAX_TEXT],
@@ -60,35 +56,26 @@ def gallery(principal: Principal, query: QueryDict) -> dict[str, Any]:
     def address(**changes: str) -> str:
         return urlencode({name: text for name, text in {**chosen, **changes}.items() if text})
 
-    week = (now() - 7 * _DAY).date().isoformat()
+    week = last_week()
     is_week = (chosen["since"], chosen["until"]) == (week, "")
+    has_more = any(
+        chosen[name] for name in _NAMES if name not in ("text", "starred", is_week and "since")
+    )
     columns = JobGroup.objects.filter(pk__in={row["job_group_id"] for row in page.results})
     may_change = {
         group_id: may(principal, Right.OPERATE, owned_by(owner_id, shared_at))
         for group_id, owner_id, shared_at in columns.values_list("pk", "owner_id", "shared_at")
     }
     return {
-        "chosen": chosen,
+        "chosen": chosen | {"has_more": has_more},
         "any": any(chosen.values()),
-        "is_week": is_week,
-        "has_more_filters": any(
-            chosen[name] for name in _NAMES if name not in ("text", "starred", is_week and "since")
-        ),
-        "week": address(since=week, until=""),
+        "week": week,
         "older": address(cursor=page.next_cursor) if page.next_cursor else "",
         "outputs": [
             {**_tile(row), "may_change": may_change.get(row["job_group_id"], False)}
             for row in page.results
         ],
     }
-
-
-def _day(text: str) -> dt.datetime | None:
-    with contextlib.suppress(ValueError):
-        day = dt.date.fromisoformat(text)
-        if 2000 <= day.year < 3000:
-            return dt.datetime.combine(day, dt.time(), dt.UTC)
-    return None
 
 
 def _tile(row: Raw) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def groups(request: HttpRequest, template: str) -> HttpResponse:
             ],
             "submitters": group_list.submitters(principal),
             "retention": retention_text(),
+            "week": filters.last_week(),
         }
     return _page(request, template, context)
 

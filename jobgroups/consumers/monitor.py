@@ -4,7 +4,8 @@
 ``seq`` of each group, and the monitor state. Later frames name each event of these groups, their
 progress four times a second, and the monitor state when it changes. A page that reconnects gets a
 new snapshot and loads what it missed. ``?stars=jg_a`` names groups of which only stars, replaced
-files and changes are sent; a group's page also reads its group's stream.
+files and changes are sent; a group's page also reads its group's stream. ``?previews=jg_a`` names
+those of ``groups`` of which the newest live preview is sent, one every two seconds.
 
 The monitor state is what every page shows: runner, newest group, backends, number of failed jobs. A
 process reads it once a second for all pages.
@@ -29,6 +30,7 @@ from jobgroups.events.messages import (
     ChangedFrame,
     Entry,
     EventFrame,
+    PreviewFrame,
     ProgressFrame,
     ReplacedFrame,
     SeqHint,
@@ -124,6 +126,8 @@ monitor_poller = MonitorPoller()
 MAX_GROUPS: Final = 100  #: Maximum number of groups of one page.
 #: Seconds between two progress frames. Newer progress replaces unsent progress.
 PROGRESS_SECONDS: Final = 0.25
+MAX_PREVIEWS: Final = 10  #: Maximum number of groups of one page whose previews are sent.
+PREVIEW_SECONDS: Final = 2.0  #: Seconds between two previews of a group.
 #: What is sent of the groups in ``?stars=``.
 _MARKS: Final = (StarFrame, ReplacedFrame, ChangedFrame)
 _GROUP_ID: Final = re.compile(r"jg_[0-9a-f]{12}")
@@ -146,14 +150,18 @@ class MonitorConsumer(Socket):
     async def write(self) -> None:
         self._progress: dict[str, list[object]] = {}
         self._progressed = asyncio.Event()
+        self._previews: dict[str, str] = {}
+        self._previewed = asyncio.Event()
         subscriptions: list[Subscription] = []
         query = self.scope.get("query_string", b"")
         group_ids = await self._seen(groups_of(query))
         starred = await self._seen(groups_of(query, "stars"))
+        previewed = groups_of(query, "previews")[:MAX_PREVIEWS]
         try:
             # One by one, so that a cancellation removes those that exist.
             for group_id in group_ids:
-                subscriptions.append(await self._subscribe(group_id))  # noqa: PERF401
+                wants = group_id in previewed
+                subscriptions.append(await self._subscribe(group_id, previews=wants))
             for group_id in starred:
                 subscriptions.append(await self._subscribe(group_id, only=_MARKS))  # noqa: PERF401
             state = await self._snapshot(group_ids)
@@ -164,14 +172,19 @@ class MonitorConsumer(Socket):
                         self._follow(subscription), name=f"monitor {subscription.group_id}"
                     )
                 tasks.create_task(self._flush(), name="monitor progress")
+                tasks.create_task(self._flush_previews(), name="monitor previews")
                 tasks.create_task(self._poll_state(state), name="monitor state")
         finally:
             for subscription in subscriptions:
                 await hub.unsubscribe(subscription)
 
-    async def _subscribe(self, group_id: str, only: tuple[type[Entry], ...] = ()) -> Subscription:
+    async def _subscribe(
+        self, group_id: str, *, only: tuple[type[Entry], ...] = (), previews: bool = False
+    ) -> Subscription:
         sees_all = self.principal.sees_all
-        return await hub.subscribe(group_id, self._lag, only=only, sees_all=sees_all)
+        return await hub.subscribe(
+            group_id, self._lag, previews=previews, only=only, sees_all=sees_all
+        )
 
     async def _seen(self, group_ids: list[str]) -> list[str]:
         """Return those of the groups that the page may follow, in their order."""
@@ -208,6 +221,9 @@ class MonitorConsumer(Socket):
                 percent = round(entry.percent, 1)
                 self._progress[entry.child_id] = [group_id, entry.child_id, percent]
                 self._progressed.set()
+            case PreviewFrame():
+                self._previews[group_id] = entry.text
+                self._previewed.set()
             case EventFrame():
                 if entry.is_final:
                     self._progress.pop(entry.child_id or "", None)
@@ -238,6 +254,15 @@ class MonitorConsumer(Socket):
             if waiting:
                 await self._send_json("progress", children=list(waiting.values()))
             await asyncio.sleep(PROGRESS_SECONDS)
+
+    async def _flush_previews(self) -> None:
+        while True:
+            await self._previewed.wait()
+            self._previewed.clear()
+            waiting, self._previews = self._previews, {}
+            for group_id, text in waiting.items():
+                await self._send_json("preview", group=group_id, preview=msgspec.Raw(text.encode()))
+            await asyncio.sleep(PREVIEW_SECONDS)
 
     async def _poll_state(self, last: MonitorState) -> None:
         while True:

@@ -485,6 +485,12 @@ def test_filters_in_the_url_narrow_the_list(client: Client) -> None:
     assert names(client, f"?text={two.id[3:9]}") == {"Two 50%"}
     assert names(client, "?submitter=ann") == {"One"}
     assert names(client, "?hide=finished") == {"One"}
+    JobGroup.objects.filter(pk=two.pk).update(
+        created_at=dt.datetime(2026, 3, 4, 23, 59, tzinfo=dt.UTC)
+    )
+    assert names(client, "?since=2026-03-05") == {"One"}
+    assert names(client, "?since=2026-03-04&until=2026-03-04") == {"Two 50%"}
+    assert names(client, "?until=2026-03-03") == set()
 
 
 @pytest.mark.parametrize(
@@ -493,6 +499,8 @@ def test_filters_in_the_url_narrow_the_list(client: Client) -> None:
         "?state=%00",
         "?before=x",
         "?text=%00",
+        "?since=2026-13-01",
+        "?until=yesterday",
         "?before=2026-13-01T00:00:00.000Z_jg_0123456789ab",
         "?page=-1",
     ],

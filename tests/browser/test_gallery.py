@@ -46,8 +46,8 @@ def test_gallery_loads_as_one_scrolls_filters_and_stars(desk: Desk, page: Any) -
     page.goto(desk.url)
     page.get_by_role("link", name="Gallery").click()
     page.get_by_role("searchbox").fill("lighthouse")
-    page.keyboard.press("Enter")
     expect(tiles).to_have_count(2)
+    expect(page.get_by_role("searchbox")).to_be_focused()
     for index in (0, 1):
         tiles.nth(index).hover()
         tiles.nth(index).get_by_role("checkbox").check()
@@ -57,8 +57,8 @@ def test_gallery_loads_as_one_scrolls_filters_and_stars(desk: Desk, page: Any) -
     page.get_by_role("button", name="Star", exact=True).click()
     expect(page.locator("#toast")).to_have_text("2 jobs starred.")
     assert [job["starred"] for job in desk.status(few)["child_jobs"]] == [True, True]
-    page.get_by_role("link", name="Last week").click()
-    expect(page.get_by_role("link", name="Last week")).to_have_attribute("aria-current", "true")
+    page.get_by_role("button", name="Last week").click()
+    expect(page.get_by_role("button", name="Last week")).to_have_attribute("aria-pressed", "true")
     page.get_by_label("Starred").check()
     page.wait_for_url("**starred=yes*")
     expect(tiles).to_have_count(2)
@@ -66,6 +66,7 @@ def test_gallery_loads_as_one_scrolls_filters_and_stars(desk: Desk, page: Any) -
     page.get_by_label("Kind").select_option("video")
     expect(page.get_by_role("heading", name="No matching outputs")).to_be_visible()
     page.go_back()
+    expect(page.get_by_label("Kind")).to_have_value("")
     tiles.first.hover()
     tiles.first.get_by_role("link", name="Lighthouse").click()
     page.wait_for_url(f"**/groups/{few}?job=*")

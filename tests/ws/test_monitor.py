@@ -13,7 +13,7 @@ from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import now
 from jobgroups.domain.outputs import file_digest
 from jobgroups.events.hub import hub
-from jobgroups.events.messages import Message, ProgressFrame
+from jobgroups.events.messages import Message, PreviewFrame, ProgressFrame
 from jobgroups.models import JobGroup
 from jobgroups.services import expiry
 from jobgroups.services.files import output_replaced
@@ -74,6 +74,22 @@ async def test_progress_of_many_comes_in_one_frame_and_the_latest_wins(db: Any) 
             hub.publish(Message(group_id=group.id, progress=(frame,)))
         children = (await monitor.until("progress"))["children"]
     assert sorted(children) == [[group.id, f"j_{n}", 45.0 + n] for n in range(5)]
+
+
+async def test_the_newest_preview_is_sent_of_groups_of_which_a_page_wants_them(db: Any) -> None:
+    await db(factories.backend)
+    group, other = await db(factories.submit), await db(factories.submit)
+    async with monitoring(f"{group.id},{other.id}&previews={group.id}") as monitor:
+        await monitor.next()
+        assert [hub.wants_previews(one.id) for one in (group, other)] == [True, False]
+        for number in range(9):
+            for one in (other, group):
+                frame = PreviewFrame(f"j_{number}", 1, f'{{"image": "{number}"}}')
+                hub.publish(Message(group_id=one.id, previews=(frame,)))
+        sent = await monitor.until("preview")
+        while sent["preview"]["image"] != "8":
+            sent = await monitor.until("preview")
+        assert sent == {"type": "preview", "group": group.id, "preview": {"image": "8"}}
 
 
 async def test_a_found_comfyui_a_failed_job_a_changed_backend_and_a_full_disk_change_the_pulse(

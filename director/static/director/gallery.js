@@ -1,5 +1,6 @@
 // The gallery: older outputs come as a person scrolls, and pictures that are far away leave the memory.
 import { $, $$, counted, onClick, sendAll, signIn, toast } from "./dom.js";
+import { onFilters } from "./filters.js";
 import "./images.js";
 import { monitor } from "./live.js";
 import { chosen, onPicked, picked, selectNone } from "./selection.js";
@@ -40,19 +41,26 @@ async function more() {
   const link = document.querySelector(".pager a[data-part]");
   if (!link || isLoading) return;
   isLoading = true;
-  try {
-    const response = await fetch(link.dataset.part);
-    if (response.status === 401 || response.redirected) signIn();
-    if (!response.ok) throw new Error(String(response.status));
-    const part = document.createElement("template");
-    part.innerHTML = await response.text();
+  const part = document.createElement("template");
+  const html = await load(link.dataset.part);
+  if (html !== null) {
+    part.innerHTML = html;
     link.parentElement.replaceWith(part.content);
     watch();
-  } catch (error) {
-    // The Director is away: the link stays, and opens the page of the older ones.
-    console.debug("gallery", error);
   }
   isLoading = false;
+}
+
+// Resolves to null if the Director is away: what is shown stays, and a link opens the page of the older ones.
+async function load(path) {
+  try {
+    const response = await fetch(path);
+    if (response.status === 401 || response.redirected) signIn();
+    if (response.ok) return await response.text();
+  } catch (error) {
+    console.debug("gallery", error);
+  }
+  return null;
 }
 
 function watch() {
@@ -68,16 +76,15 @@ $("viewer").addEventListener("shown", ({ detail: left }) => {
   if (left < FEW) more();
 });
 
-// --- filters: the URL says what is shown ---------------------------------------------------------
-
-$("filters").onchange = ({ target }) => {
-  if (target.name !== "text" && target.validity.valid) $("filters").requestSubmit();
-};
-$("filters").onsubmit = (event) => {
-  event.preventDefault();
-  const given = [...new FormData($("filters"))].filter(([, value]) => value);
-  location.search = new URLSearchParams(given).toString();
-};
+let asked = 0;
+onFilters(async (query) => {
+  const number = ++asked;
+  const html = await load(`/parts/gallery?${query}`);
+  if (number !== asked || html === null) return;
+  $("gallery").innerHTML = html;
+  watch();
+  picked();
+});
 
 // --- select many, act once ---------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import { deleteGroups } from "./deletion.js";
 import { $, $$, actor, ask, call, counted, onClick, remember, toast } from "./dom.js";
-import { tryAgain } from "./images.js";
+import { preview, tryAgain } from "./images.js";
 import { chime, favicon, Live, monitor } from "./live.js";
 import { afterMorph, refresh } from "./parts.js";
 import { ANY, askPlace, planOf } from "./place.js";
@@ -15,7 +15,7 @@ import "./menus.js";
 const group = document.body.dataset.group;
 let seq = Number(document.body.dataset.seq);
 const seen = new Map(); // job → newest progress frame
-const previews = new Map(); // job → {frame, url}
+const previews = new Map(); // job → newest frame that is not drawn yet
 let drawing = false;
 const FEW = 10; // more cards than this are requested together
 const moved = new Set();
@@ -88,7 +88,7 @@ const live = new Live(() => `/ws/job-groups/${group}?since=${seq}&previews=1`, {
     }
     if (frame.type === "child_preview") {
       if (shown) {
-        previews.set(frame.job_id, { frame });
+        previews.set(frame.job_id, frame);
         drawSoon();
       }
       return;
@@ -114,7 +114,6 @@ const live = new Live(() => `/ws/job-groups/${group}?since=${seq}&previews=1`, {
 function reopened(frame) {
   for (const job of frame.job_ids || []) {
     seen.delete(job);
-    if (previews.get(job)?.url) URL.revokeObjectURL(previews.get(job).url);
     previews.delete(job);
   }
   uncompleted();
@@ -159,31 +158,9 @@ function draw() {
     const said = `${Math.round(frame.progress)} % · ${frame.current_step || ""}${steps}`;
     if (step.textContent !== said) step.textContent = said;
   }
-  for (const [job, preview] of previews) show(job, preview);
+  for (const [job, frame] of previews) if ($(`p-${job}`)) preview($(`p-${job}`), frame);
+  previews.clear();
   title();
-}
-
-function show(job, preview) {
-  const image = $(`p-${job}`);
-  if (!image) {
-    if (preview.url) URL.revokeObjectURL(preview.url);
-    previews.delete(job);
-    return;
-  }
-  if (!preview.url) {
-    if (!/^image\/(jpeg|png|webp)$/.test(preview.frame.mime)) {
-      previews.delete(job);
-      return;
-    }
-    const bytes = Uint8Array.from(atob(preview.frame.image), (char) => char.charCodeAt(0));
-    preview.url = URL.createObjectURL(new Blob([bytes], { type: preview.frame.mime }));
-  }
-  if (image.src === preview.url) return;
-  const old = image.src;
-  image.src = preview.url;
-  image.alt = "Live preview";
-  image.hidden = false;
-  if (old.startsWith("blob:")) URL.revokeObjectURL(old);
 }
 
 function title() {

@@ -11,10 +11,12 @@ import {
   counted,
   onClick,
   onFiles,
+  remember,
   sendAll,
   toast,
 } from "./dom.js";
-import { tryAgain } from "./images.js";
+import { onFilters } from "./filters.js";
+import { preview, tryAgain } from "./images.js";
 import { chime, favicon, monitor } from "./live.js";
 import { afterMorph, refresh } from "./parts.js";
 import { progressed } from "./progress.js";
@@ -27,13 +29,20 @@ const shown = () =>
   rows()
     .slice(0, 100)
     .map((row) => row.id);
-let watched = "";
+// Live previews are sent for the first that run; they cost the GPUs some time.
+const PREVIEWED = 10;
+const previewed = () =>
+  rows()
+    .filter((row) => row.dataset.open === "yes")
+    .slice(0, PREVIEWED)
+    .map((row) => row.id);
+let watched = [];
+let live = [];
 
 const line = monitor(
   () => {
-    const ids = shown();
-    watched = ids.join();
-    return ids;
+    watched = shown();
+    return watched;
   },
   {
     open: (again) => {
@@ -51,12 +60,20 @@ const line = monitor(
       if (frame.event === "group_complete") chime();
     },
     progress: progressed,
+    preview: (frame) => {
+      if ($(`p-${frame.group}`)) preview($(`p-${frame.group}`), frame.preview);
+    },
     pulse: (frame) => {
       pulse(frame);
       tryAgain();
     },
     // A group was renamed, archived or deleted: the filters decide whether it is still in the list.
     changed: () => refresh($("rows")),
+  },
+  [],
+  () => {
+    live = previewed();
+    return live;
   },
 );
 
@@ -83,19 +100,24 @@ function title() {
 afterMorph((id) => {
   title();
   picked();
-  if (id === "rows" && shown().join() !== watched) line.again();
+  const isOther = id === "rows" && shown().join() !== watched.join();
+  if (isOther || previewed().some((one) => !live.includes(one))) line.again();
 });
 title();
 
-// --- filters: the URL says what is shown ---------------------------------------------------------
+// --- filters, and the size of the rows ----------------------------------------------------------
 
-$("filters").onchange = (event) => {
-  if (event.target.name !== "text") $("filters").requestSubmit();
-};
-$("filters").onsubmit = (event) => {
-  event.preventDefault();
-  const said = [...new FormData($("filters"))].filter(([, value]) => value);
-  location.search = new URLSearchParams(said).toString();
+onFilters((query) => {
+  $("rows").dataset.part = `/parts/groups?${query}`;
+  refresh($("rows"));
+  $("selection-archive").textContent = $("filters").elements.archived.checked
+    ? "Take out of the archive"
+    : "Archive";
+});
+$("large").checked = document.documentElement.dataset.rows === "large";
+$("large").onchange = ({ target }) => {
+  document.documentElement.dataset.rows = target.checked ? "large" : "dense";
+  remember("director.rows", target.checked ? "large" : "");
 };
 
 // --- a dropped picture opens the job that made it -----------------------------------------------

@@ -63,6 +63,13 @@ document.addEventListener(
   true,
 );
 
+// Shows a live preview in the place of the one before.
+export function preview(image, { mime, image: bytes }) {
+  image.src = `data:${mime};base64,${bytes}`;
+  image.alt = "Live preview";
+  image.hidden = false;
+}
+
 export function tryAgain() {
   for (const place of $$("[data-broken]")) {
     const image = place.querySelector("img");

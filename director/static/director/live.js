@@ -82,10 +82,13 @@ function draw(version) {
       : "The disk of the Director is almost full: outputs are not copied, and uploads are refused. Jobs continue.";
 }
 
-// The page's line to the Director. handlers: snapshot, event, progress, star, replaced, pulse, each
-// optional. stars: groups of which only changed stars and replaced files are reported.
-export function monitor(groups, handlers = {}, stars = []) {
-  return new Live(() => `/ws/monitor?groups=${groups().join(",")}&stars=${stars.join(",")}`, {
+// The page's line to the Director. handlers: snapshot, event, progress, preview, star, replaced, pulse, each
+// optional. stars: groups of which only changed stars and replaced files are reported. previews(): those of the groups
+// whose live previews are.
+export function monitor(groups, handlers = {}, stars = [], previews = () => []) {
+  const address = () =>
+    `/ws/monitor?groups=${groups().join(",")}&stars=${stars.join(",")}&previews=${previews().join(",")}`;
+  return new Live(address, {
     open: (again) => {
       clearTimeout(goneTimer);
       goneTimer = 0;

@@ -4,6 +4,8 @@ import { $, $$, localTimes, signIn } from "./dom.js";
 
 // What a person has unfolded stays so, and so does what is said of a picture that did not come.
 htmx.config.morphIgnore.push("open", "data-broken");
+// It would put a body without handlers in the place of this one when a person goes back.
+htmx.config.history = false;
 
 const WIDE = 4; // requests side by side
 const waiting = new Map();
@@ -52,7 +54,8 @@ async function load(id, path) {
     const headers = { "HX-Request": "true", ...known(id, path) };
     const response = await fetch(path, { headers });
     const element = $(id);
-    if (!element) return;
+    // Another address is waiting, as a filter was changed meanwhile: this answer would bring the old one back.
+    if (!element || (waiting.get(id) ?? path) !== path) return;
     if (response.status === 304) {
       for (const listener of listeners) listener(id);
       return;

@@ -1,10 +1,13 @@
-// The size of a group's pictures, set before the first paint: a later change would move all jobs.
-{
-  let size = "m";
+// The sizes that a person has chosen, set before the first paint: a later change would move everything.
+for (const [name, sizes] of [
+  ["size", ["m", "s", "l", "xl"]], // of a group's pictures
+  ["rows", ["dense", "large"]], // of the list of groups
+]) {
+  let size = "";
   try {
-    size = localStorage.getItem("director.size") || size;
+    size = localStorage.getItem(`director.${name}`);
   } catch {
     /* storage is forbidden */
   }
-  document.documentElement.dataset.size = ["s", "m", "l", "xl"].includes(size) ? size : "m";
+  document.documentElement.dataset[name] = sizes.includes(size) ? size : sizes[0];
 }
