@@ -108,8 +108,9 @@ def test_a_prompt_is_always_in_the_queue_or_the_history_also_during_a_retry(farm
         assert entry["status"]["status_str"] == "success"
         # The other node reads these alone.
         (file,) = entry["outputs"]["9"]["images"]
-        assert file["filename"]
-        assert file["type"] == "output"
+        query = "&".join(f"{name}={file[name]}" for name in ("filename", "subfolder", "type"))
+        answer = httpx.get(f"{farm.url}/view?{query}", trust_env=False, timeout=30.0)
+        assert answer.content.startswith(b"\x89PNG"), (answer.status_code, file)
     groups = farm.served.ask("GET", "/api/job-groups").json()["results"]
     attempts = [
         farm.served.group(group["job_group_id"])["child_jobs"][0]["attempts"] for group in groups
