@@ -4,13 +4,13 @@ API format.
 
 import copy
 import json
-import shutil
 
 import pytest
 
 from backends.node_classes import node_class
 from jobgroups.workflow import embedded
 from jobgroups.workflow.editor import convert
+from tests.browser.conftest import CHROMIUM
 from tests.editor.templates import DESCRIBED, EXCLUDED, EXPORTS, digest, templates
 
 HASHES: dict[str, str] = json.loads(EXPORTS.read_text(encoding="utf-8"))
@@ -54,7 +54,7 @@ def test_values_of_a_job_are_written_into_the_widgets_of_templates() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_hashes_are_those_of_the_editor() -> None:
     from tests.editor.frontend import editor
 
