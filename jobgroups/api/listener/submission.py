@@ -28,7 +28,7 @@ from jobgroups.workflow.prompt_check import missing_class
 #: A native client knows no time limit: a job ends after so many seconds without an event.
 _STALL_SECONDS: Final = 3_600
 #: What ComfyUI answers is searched for a secret, and JSON must not escape it.
-_SECRET_FORM: Final = re.compile(r"[A-Za-z0-9._~+/=-]{8,8192}")
+_SECRET_FORM: Final = re.compile(r"[A-Za-z0-9._~+/=-]{6,8192}")
 _MAX_ID: Final = 200  #: Characters of a client id.
 _MAX_PROGRAM: Final = 100
 
@@ -192,7 +192,7 @@ def _secret(extra_data: Mapping[str, Any]) -> tuple[str, str]:
             continue
         if not (isinstance(value, str) and _SECRET_FORM.fullmatch(value)):
             message = (
-                f"extra_data.{name} must have 8 to 8192 letters, digits and some of . _ ~ + / = -."
+                f"extra_data.{name} must have 6 to 8192 letters, digits and some of . _ ~ + / = -."
             )
             raise PromptRefused("invalid_secret", message)
         return name, value
