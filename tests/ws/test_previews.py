@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backends.comfyui.event_socket import EventSocket
+from backends.comfyui.event_socket import EventSocket, Tap
 from backends.comfyui.protocol import Preview
 from jobgroups.events.hub import Hub, hub as process_hub
 from jobgroups.events.messages import Message, PreviewFrame
@@ -80,7 +80,7 @@ async def test_frame_is_not_decoded_without_a_subscriber(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("backends.comfyui.protocol._parse_binary", decode)
     wanted = [False, True]
-    socket = EventSocket(None, None, "c", lambda: wanted.pop(0))  # type: ignore[arg-type]
+    socket = EventSocket(None, None, "c", lambda: wanted.pop(0), Tap())  # type: ignore[arg-type]
     frame = struct.pack(">II", 1, 1) + b"jpeg"
     assert socket._event(frame) is None
     with pytest.raises(AssertionError, match="decoded"):

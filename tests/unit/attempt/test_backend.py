@@ -102,7 +102,7 @@ def stop_sent(sent: SentStop) -> Play:
 
 
 def test_next_prompt_does_not_wait_for_a_stop_that_cannot_hit_it() -> None:
-    context: Any = None
+    context: Any = SimpleNamespace(runner=SimpleNamespace(progress=SimpleNamespace(hub=None)))
     attempts = ActiveAttempts(context)
     stops = [
         SentStop("", is_targeted=True, is_cancel=True),
