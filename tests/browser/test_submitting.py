@@ -136,6 +136,7 @@ def test_your_name_is_asked_once_in_a_browser_and_groups_are_found_by_it(
     second = desk.submit(1)
     page.goto(desk.url)
     expect(page.locator(f"#{second}")).to_be_visible()
+    page.get_by_text("More filters").click()
     page.get_by_label("Submitter").select_option(name)
     page.wait_for_url("**submitter=Ann*")
     expect(page.locator(f"#{first}")).to_contain_text(name)
