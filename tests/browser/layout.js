@@ -16,7 +16,7 @@
     if (['hidden', 'clip'].includes(style.overflowY) && one.scrollHeight > one.clientHeight + 1 && one.matches('.stage')) wrong.push(`cut off below: ${name(one)}`);
     if (box.right > innerWidth + 1 && !one.closest('.scroll, pre, .prose table') && !cut(one)) wrong.push(`beyond the edge: ${name(one)}`);
   }
-  const controls = seen.filter((one) => one.matches('button, a.button, input, select, summary') && !one.closest('.viewer, .send, .line, .top, .selection, .away, .drop-list, .acts, .tile'));
+  const controls = seen.filter((one) => one.matches('button, a.button, input, select, summary') && !one.closest('.viewer, .send, .line, .top, .selection, .away, .drop-list, .machines-pick, .acts, .tile'));
   for (const [index, one] of controls.entries()) for (const other of controls.slice(index + 1)) {
     if (one.contains(other) || other.contains(one)) continue;
     const a = one.getBoundingClientRect(), b = other.getBoundingClientRect();
