@@ -101,9 +101,21 @@ def stop_sent(sent: SentStop) -> Play:
     return play
 
 
-def test_next_prompt_does_not_wait_for_a_stop_that_cannot_hit_it() -> None:
+def active_attempts() -> ActiveAttempts:
     context: Any = SimpleNamespace(runner=SimpleNamespace(progress=SimpleNamespace(hub=None)))
-    attempts = ActiveAttempts(context)
+    return ActiveAttempts(context)
+
+
+def test_nothing_is_claimed_beside_a_large_prompt() -> None:
+    attempts = active_attempts()
+    for is_large in (False, True):
+        driver: Any = SimpleNamespace(spec=SimpleNamespace(is_large=is_large))
+        attempts.drivers[int(is_large)] = driver
+        assert attempts.has_large_prompt is is_large
+
+
+def test_next_prompt_does_not_wait_for_a_stop_that_cannot_hit_it() -> None:
+    attempts = active_attempts()
     stops = [
         SentStop("", is_targeted=True, is_cancel=True),
         SentStop("", is_targeted=True),
