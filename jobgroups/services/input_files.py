@@ -63,7 +63,10 @@ def _name(asset: Asset, owner: str, folder: str, path: str, *, overwrite: bool) 
         chosen = numbered(path, number)
     if contents.get(chosen) == asset.pk:
         return chosen
-    if not rows.filter(path=chosen).update(asset=asset, created_at=now()):
+    # Without ``overwrite`` a name that another request has stored since is an error: it is chosen
+    # again.
+    is_replaced = overwrite and rows.filter(path=chosen).update(asset=asset, created_at=now())
+    if not is_replaced:
         InputFile.objects.create(
             owner=owner, folder=folder, path=chosen, asset=asset, created_at=now()
         )
