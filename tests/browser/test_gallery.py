@@ -10,7 +10,7 @@ from tests.browser.desk import Desk
 
 def test_gallery_loads_as_one_scrolls_filters_and_stars(desk: Desk, page: Any) -> None:
     many = desk.submit(1, parameters={"width": 64, "height": 64, "batch_size": 64})
-    few = desk.submit(2, name="Lighthouse")
+    few = desk.submit(2, name="Beacon")
     for group in (many, few):
         desk.until_ended(group)
     page.set_viewport_size({"width": 390, "height": 844})
@@ -45,7 +45,7 @@ def test_gallery_loads_as_one_scrolls_filters_and_stars(desk: Desk, page: Any) -
 
     page.goto(desk.url)
     page.get_by_role("link", name="Gallery").click()
-    page.get_by_role("searchbox").fill("lighthouse")
+    page.get_by_role("searchbox").fill("beacon")
     expect(tiles).to_have_count(2)
     expect(page.get_by_role("searchbox")).to_be_focused()
     for index in (0, 1):
@@ -68,5 +68,5 @@ def test_gallery_loads_as_one_scrolls_filters_and_stars(desk: Desk, page: Any) -
     page.go_back()
     expect(page.get_by_label("Kind")).to_have_value("")
     tiles.first.hover()
-    tiles.first.get_by_role("link", name="Lighthouse").click()
+    tiles.first.get_by_role("link", name="Beacon").click()
     page.wait_for_url(f"**/groups/{few}?job=*")

@@ -41,7 +41,6 @@ function show(answer) {
   const isSaid = answer?.lacks && !all.some((one) => one.reasons.length);
   $("can-run").hidden = !all.length || isSaid;
   if ($("can-run").hidden) return;
-  document.querySelector('[data-error="backend_ids"]').textContent = "";
   $("can-run-said").textContent =
     able === all.length
       ? able > 1
