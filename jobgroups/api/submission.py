@@ -15,6 +15,7 @@ from jobgroups.api.permissions import check_priority
 from jobgroups.api.requests import payloads
 from jobgroups.api.workflow_check import JobKinds, check, has_partner_nodes
 from jobgroups.domain.access import Principal
+from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.domain.states import PartialOutputs
 from jobgroups.errors import NoOnlineBackends, RunnerAbsent
 from jobgroups.models import JobGroup
@@ -26,6 +27,8 @@ from jobgroups.workflow.seeds import MAX_SEED
 
 #: Seconds for the probes and the inventory of a submission to the pool.
 _CHECK_SECONDS: Final = 2.0
+#: Seconds without an event of its prompt after which a job without a limit of its time ends.
+_STALL_SECONDS: Final = 3_600
 
 
 def submit_body(
@@ -113,7 +116,22 @@ def submit_to_any(submission: Submission, principal: Principal) -> JobGroup:
     ).group
 
 
-def own_seeds(graph: workflow.Workflow) -> tuple[dict[str, dict[str, Any]], int | None]:
+def one_job(graph: workflow.Workflow) -> dict[str, Any]:
+    """Return the fields of a submission of one job of the pool, of a client that knows no limit of
+    a job's time. The job keeps the seeds of its workflow.
+    """
+    parameters, base_seed = _own_seeds(graph)
+    return {
+        "workflow_json": graph,
+        "backend_ids": [ANY_BACKEND],
+        "count": 1,
+        "parameters": parameters,
+        "base_seed": base_seed,
+        "stall_seconds": _STALL_SECONDS,
+    }
+
+
+def _own_seeds(graph: workflow.Workflow) -> tuple[dict[str, dict[str, Any]], int | None]:
     """Return parameters and a base seed with which a job keeps the seeds of its workflow."""
     slots = workflow.build_template(graph).seed_slots
     values = [graph[node_id]["inputs"][name] for node_id, name in slots]

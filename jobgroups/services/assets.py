@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from django.conf import settings
 from django.db import transaction
@@ -48,6 +48,17 @@ class ReceivedFile:
     content_type: str
     size_bytes: int
     hash: str  #: BLAKE3 in hexadecimal digits.
+
+    @classmethod
+    def of(cls, file: stored_files.IncomingFile, name: str, content_type: str) -> Self:
+        """Return a closed file, whose first hash is its BLAKE3."""
+        return cls(
+            path=file.path,
+            name=name,
+            content_type=content_type,
+            size_bytes=file.size_bytes,
+            hash=file.hashes[0].hexdigest(),
+        )
 
 
 def asset_store(

@@ -1,6 +1,5 @@
 """Stores what ComfyUI's editor keeps for its user: workflows and other files, and settings."""
 
-import mimetypes
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from django.db.models import Sum
 from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.clock import now
 from jobgroups.domain.listener_files import USER
+from jobgroups.domain.media_types import media_type
 from jobgroups.errors import UserFileExists, UserFileNotFound, UserStorageFull
 from jobgroups.models import EditorSetting, InputFile
 from jobgroups.serializers import to_json
@@ -42,13 +42,7 @@ def user_file_store(
     try:
         file.write(content)
         file.close()
-        received = ReceivedFile(
-            path=file.path,
-            name=path.rpartition("/")[2],
-            content_type=mimetypes.guess_type(path)[0] or "application/octet-stream",
-            size_bytes=len(content),
-            hash=file.hashes[0].hexdigest(),
-        )
+        received = ReceivedFile.of(file, path.rpartition("/")[2], media_type(path))
         asset_store(received, row, owner_id=owner_id, is_upload=False)
     except IntegrityError:
         if not rows.filter(path=path).exists():

@@ -2,7 +2,6 @@
 no media type.
 """
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
@@ -17,8 +16,6 @@ from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain.access import Right
 from jobgroups.domain.listener_records import is_prompt_id
 from jobgroups.domain.prompt_sizes import MAX_PROMPT_BYTES
-
-logger = logging.getLogger(__name__)
 
 #: Values of a body. Python needs up to 40 bytes for a byte of short ones, and few bytes for a
 #: picture as a text.
@@ -67,10 +64,14 @@ class ListenerView(ApiView):
             if isinstance(error, PromptRefused):
                 return error.response
             if isinstance(error, RequestError):
-                return error_response(error.status, error.code, error.detail, headers=error.headers)
+                return self.refusal(error)
             return own(error, context)
 
         return handler
+
+    def refusal(self, error: RequestError) -> HttpResponse:
+        """Return the answer to a request with an error."""
+        return error_response(error.status, error.code, error.detail, headers=error.headers)
 
 
 def body_of(request: HttpRequest | Request) -> dict[str, Any]:

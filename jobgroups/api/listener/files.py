@@ -29,7 +29,6 @@ from jobgroups.api.views.outputs import matches_etag, noting_replaced, original
 from jobgroups.database.pools import file_threads, read
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain import media_types
-from jobgroups.domain.access import Right
 from jobgroups.domain.listener_files import FOLDERS, file_path, split_annotated
 from jobgroups.errors import OutputGone, WrongBody
 from jobgroups.models import Asset
@@ -65,15 +64,19 @@ async def find_content(search: Callable[..., tuple[Found, bool]], *arguments: st
         await asyncio.sleep(_REPORTED_POLL)
 
 
+def _name_and_folder(filename: str, kind: str | None) -> tuple[str, str]:
+    """Return name and folder of a file; the folder in an annotated name counts before ``type``."""
+    name, folder = split_annotated(filename)
+    return name, folder if name != filename else kind or "output"
+
+
 class ViewView(ListenerView):
     async def get(self, request: HttpRequest) -> HttpResponseBase:
         """Return a file, or a preview or a channel of a picture."""
         query = request.GET
         if "filename" not in query:
             return HttpResponse(status=404)
-        name, folder = split_annotated(query["filename"])
-        if name == query["filename"]:
-            folder = query.get("type") or "output"
+        name, folder = _name_and_folder(query["filename"], query.get("type"))
         if folder not in (*FOLDERS, _SENT):
             return HttpResponse(status=400)
         path = file_path(query.get("subfolder", ""), name)
@@ -128,7 +131,6 @@ async def _converted(
 
 
 class UploadImageView(ListenerView):
-    changes: ClassVar[Right] = Right.SUBMIT
     changes_in: ClassVar[DatabaseThreads] = file_threads
 
     def post(self, request: Request) -> HttpResponse:
@@ -150,13 +152,7 @@ class UploadMaskView(UploadImageView):
             try:
                 incoming.write(async_to_sync(_masked)(content, str(mask.path)))
                 incoming.close()
-                masked_picture = ReceivedFile(
-                    path=incoming.path,
-                    name=mask.name,
-                    content_type="image/png",
-                    size_bytes=incoming.size_bytes,
-                    hash=incoming.hashes[0].hexdigest(),
-                )
+                masked_picture = ReceivedFile.of(incoming, mask.name, "image/png")
                 return _store(request, upload, masked_picture)
             finally:
                 incoming.discard()
@@ -187,9 +183,7 @@ def _original(upload: Upload) -> tuple[str, str]:
     path, folder = None, ""
     try:
         reference: Any = json.loads("".join(upload.texts("original_ref")))
-        name, folder = split_annotated(reference["filename"])
-        if name == reference["filename"]:
-            folder = reference.get("type") or "output"
+        name, folder = _name_and_folder(reference["filename"], reference.get("type"))
         path = file_path(reference.get("subfolder") or "", name)
     except (ValueError, TypeError, KeyError, AttributeError):
         pass

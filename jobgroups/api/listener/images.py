@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
@@ -28,7 +27,6 @@ from jobgroups.api.requests.upload import WHOLE_BODY, received_upload
 from jobgroups.api.views.base import json_response
 from jobgroups.api.views.outputs import started_body
 from jobgroups.database.pools import file_threads, read
-from jobgroups.domain.access import Right
 from jobgroups.domain.media_types import GUARD_HEADERS
 from jobgroups.errors import OutputGone
 from jobgroups.models import Asset
@@ -51,17 +49,9 @@ _UNKNOWN: Final = "No machine that answers has Krita's nodes with this."
 class KritaView(ListenerView):
     """A path of Krita's nodes, whose errors are ``{"error": text}``."""
 
-    changes: ClassVar[Right] = Right.SUBMIT
-
-    def get_exception_handler(self) -> Callable[[Exception, Any], HttpResponseBase | None]:
-        own = super().get_exception_handler()
-
-        def handler(error: Exception, context: Any) -> HttpResponseBase | None:
-            if isinstance(error, RequestError):
-                return _error(error.status, error.detail)
-            return own(error, context)
-
-        return handler
+    def refusal(self, error: RequestError) -> HttpResponse:
+        """Return the answer to a request with an error, as Krita's nodes answer."""
+        return _error(error.status, error.detail)
 
 
 def _error(status: int, text: str) -> HttpResponse:
@@ -133,8 +123,8 @@ async def _of_machines(path: str) -> list[Any]:
 
     backends = await read(usable_backends)
     async with asyncio.TaskGroup() as tasks:
-        asked = [tasks.create_task(in_turn(backend)) for backend in backends]
-    return [task.result() for task in asked if task.result() is not None]
+        requests = [tasks.create_task(in_turn(backend)) for backend in backends]
+    return [task.result() for task in requests if task.result() is not None]
 
 
 class ModelInfoView(KritaView):

@@ -76,13 +76,7 @@ def _asset_of_job(owner: str, name: Name, principal: Principal) -> str:
         return output_asset(file.stored, file.filename, owner_id).pk
     copy = async_to_sync(copied)(file, max_bytes=settings.DIRECTOR_MAX_ASSET_BYTES)
     try:
-        received = ReceivedFile(
-            path=copy.path,
-            name=file.filename,
-            content_type=media_type(file.filename),
-            size_bytes=copy.size_bytes,
-            hash=copy.hashes[0].hexdigest(),
-        )
+        received = ReceivedFile.of(copy, file.filename, media_type(file.filename))
         return asset_store(received, owner_id=owner_id, is_upload=False)[0].pk
     finally:
         copy.discard()

@@ -15,18 +15,15 @@ from jobgroups.api.listener.base import PromptRefused
 from jobgroups.api.listener.references import file_references
 from jobgroups.api.listener.validation import refused, validate
 from jobgroups.api.requests import payloads
-from jobgroups.api.submission import NotExecutable, own_seeds, submit_to_any
+from jobgroups.api.submission import NotExecutable, one_job, submit_to_any
 from jobgroups.domain.access import Principal
 from jobgroups.domain.listener_records import is_prompt_id
 from jobgroups.domain.partner_keys import SECRETS
-from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.domain.states import PartialOutputs
 from jobgroups.models import ListenerPrompt
 from jobgroups.services.submission import Origin, prompt_replay
 from jobgroups.workflow.prompt_check import missing_class
 
-#: A native client knows no time limit: a job ends after so many seconds without an event.
-_STALL_SECONDS: Final = 3_600
 #: What ComfyUI answers is searched for a secret, and JSON must not escape it.
 _SECRET_FORM: Final = re.compile(r"[A-Za-z0-9._~+/=-]{6,8192}")
 _MAX_ID: Final = 200  #: Characters of a client id.
@@ -109,19 +106,12 @@ def _store(
     )
     if checked.outputs:
         origin = replace(origin, outputs=checked.outputs)
-    parameters, base_seed = own_seeds(graph)
+    fields = one_job(graph)
     for node_id, inputs in references.items():
-        parameters.setdefault(node_id, {}).update(inputs)
-    fields = {
-        "workflow_json": graph,
-        "backend_ids": [ANY_BACKEND],
-        "count": 1,
-        "parameters": parameters,
-        "base_seed": base_seed,
-        "stall_seconds": _STALL_SECONDS,
-        # A machine that can execute all outputs does it, if there is one.
-        "partial_outputs": PartialOutputs.ACCEPT if checked.node_errors else PartialOutputs.FAIL,
-    }
+        fields["parameters"].setdefault(node_id, {}).update(inputs)
+    # A machine that can execute all outputs does it, if there is one.
+    in_part = PartialOutputs.ACCEPT if checked.node_errors else PartialOutputs.FAIL
+    fields["partial_outputs"] = in_part
     submission = replace(
         payloads.submission(fields, None), secret=secret, origin=origin, **identity
     )

@@ -10,9 +10,8 @@ from backends.errors import FieldInvalid
 from jobgroups import workflow
 from jobgroups.api.conversion import editor_json
 from jobgroups.api.requests import payloads
-from jobgroups.api.submission import NotExecutable, own_seeds, submit_to_any
+from jobgroups.api.submission import NotExecutable, one_job, submit_to_any
 from jobgroups.domain.access import Principal
-from jobgroups.domain.pool import ANY_BACKEND
 from jobgroups.errors import (
     GroupDeleted,
     IdempotencyConflict,
@@ -34,9 +33,6 @@ _PNGINFO: Final = "extra_pnginfo"
 #: As ``DIRECTOR_COMFY_ORG_API_KEY``: what ComfyUI answers is searched for it, and JSON must not
 #: escape it.
 _KEY_FORM: Final = re.compile(r"[A-Za-z0-9._~+=-]{8,512}")
-#: The contract has no limit of a job's time. A job ends after so many seconds without an event of
-#: its prompt.
-_STALL_SECONDS: Final = 3_600
 
 
 def submit_job(
@@ -57,17 +53,7 @@ def submit_job(
     labels = {} if body.get("metadata") is None else _labels(body["metadata"])
     secret, editor, warnings = _extra_data(body.get("extra_data"))
     graph = resolve(_check_graph(body.get("workflow")), principal)
-    parameters, base_seed = own_seeds(graph)
-    fields = {
-        "workflow_json": graph,
-        "backend_ids": [ANY_BACKEND],
-        "count": 1,
-        "parameters": parameters,
-        "base_seed": base_seed,
-        "metadata": labels,
-        "stall_seconds": _STALL_SECONDS,
-        "partial_outputs": "fail",
-    }
+    fields = {**one_job(graph), "metadata": labels, "partial_outputs": "fail"}
     submission = replace(
         payloads.submission(fields, idempotency_key, warnings=warnings),
         editor_json=editor,
