@@ -45,7 +45,7 @@ from jobgroups.domain.text import group_title
 NO_TIMEOUT: Final = 2**31 - 1
 #: The long columns of ``JobGroup``, which few callers need.
 LONG: Final = ("workflow_json", "parameters_json", "editor_json", "prompt_fields_json")
-#: Of them what only the sending of a prompt needs.
+#: Of them the columns that only the sending of a prompt needs.
 UNREAD: Final = ("editor_json", "prompt_fields_json")
 TITLE: Final = ("name", "metadata_json", "summary_json")  #: The columns of ``JobGroup.title``.
 
@@ -335,14 +335,14 @@ class JobGroup(models.Model):
 class ListenerPrompt(models.Model):
     """A prompt that a program sent to the ComfyUI listener: its group has one job.
 
-    Whose it is decides which lists show it and who may end it, also without accounts.
+    Its owner alone sees and ends it at the listener, also without accounts.
     """
 
     id = models.BigAutoField(primary_key=True)
     group = models.OneToOneField(JobGroup, on_delete=models.CASCADE, related_name="listener_prompt")
     #: ``api.listener.owner``: an account, or the address of the client and its ``Comfy-User``.
     owner = models.CharField(max_length=200)
-    prompt_id = models.CharField(max_length=36)  #: The client's own, whatever id a backend knows.
+    prompt_id = models.CharField(max_length=36)  #: The client's; backends have others.
     digest = models.CharField(max_length=64)  #: SHA-256 of the body of the request.
     client_id = models.CharField(max_length=200, blank=True, default="")
     #: Its place in the owner's own order, as ComfyUI counts prompts; null: its ``id``.

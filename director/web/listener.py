@@ -1,4 +1,4 @@
-"""Requests at the port of the ComfyUI listener, and what their credentials become.
+"""Requests at the port of the ComfyUI listener, with their credentials in one form.
 
 Programs of ComfyUI can send less than those of the Director's API: some know only Basic, some no
 header at all. Before anything else reads the request, its token is moved to the header where all

@@ -1,4 +1,4 @@
-"""What a backend did lately, and whether it is slow or flaky beside the others. Pure."""
+"""Recent work of each backend, and whether it is slow or flaky beside the others. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

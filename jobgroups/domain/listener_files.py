@@ -12,7 +12,7 @@ from typing import Any, Final
 FOLDERS: Final = ("input", "output", "temp")
 #: The folder of images that Krita puts before its prompts, by their ids.
 IMAGES: Final = "etn"
-#: The folder of what ComfyUI's editor keeps for its user.
+#: The folder of the files of a user of ComfyUI's editor.
 USER: Final = "user"
 _MAX_PATH: Final = 400  #: Characters of ``InputFile.path``.
 _MAX_NAME: Final = 255  #: Characters of one of its names.

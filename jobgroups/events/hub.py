@@ -10,7 +10,7 @@ For a socket in another process, that process announces its interest every 2 s; 
 s.
 
 Frames of ComfyUI for clients of the ComfyUI listener may be lost as well, and are published in the
-same way. Who subscribes to them later gets the latest ones from the runner once more.
+same way. For a later subscription the runner publishes the latest ones again.
 
 A key that a submission brought goes to every runner, and is stored by none. A runner without it
 requests it from the others.

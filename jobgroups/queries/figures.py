@@ -1,4 +1,4 @@
-"""What each backend did in the last day and hour, from the stored attempts.
+"""Reads the work of each backend in the last day and hour, from the stored attempts.
 
 Attempts of deleted groups are not counted.
 """

@@ -1,4 +1,4 @@
-"""Reads what ComfyUI's editor keeps for its user."""
+"""Reads files and settings of users of ComfyUI's editor."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Stores what ComfyUI's editor keeps for its user: workflows and other files, and settings."""
+"""Stores files and settings of users of ComfyUI's editor."""
 
 from collections.abc import Mapping
 from typing import Any, Final

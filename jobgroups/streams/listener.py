@@ -201,7 +201,7 @@ class Listener:
                 self._send_due_status()
                 await wait_set(self._due, within=max(0.0, self._poll_at - time.monotonic()))
         finally:
-            # The hub goes on to announce prompts: to leave and to join its group at once is a race.
+            # The callback stays: a leave and a new join of the group could overtake each other.
             self._task = None
 
     async def _store_presented(self) -> None:

@@ -258,7 +258,7 @@ def _closing(prompt: _Prompt, end: End) -> list[Frame]:
 
 
 def _is_blocked(frame: ListenerFrame) -> bool:
-    """Return whether an error says only that a node was blocked: its prompt goes on."""
+    """Return whether an error reports only a blocked node, whose prompt continues."""
     return (
         frame.kind == "execution_error"
         and json.loads(frame.text)["data"].get("exception_type") == "ExecutionBlocked"

@@ -76,11 +76,11 @@ $("viewer").addEventListener("shown", ({ detail: left }) => {
   if (left < FEW) more();
 });
 
-let asked = 0;
+let requests = 0;
 onFilters(async (query) => {
-  const number = ++asked;
+  const number = ++requests;
   const html = await load(`/parts/gallery?${query}`);
-  if (number !== asked || html === null) return;
+  if (number !== requests || html === null) return;
   $("gallery").innerHTML = html;
   watch();
   picked();

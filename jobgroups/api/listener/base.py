@@ -75,7 +75,7 @@ class ListenerView(ApiView):
 
 
 def body_of(request: HttpRequest | Request) -> dict[str, Any]:
-    """Return the JSON object in a body, whatever media type is declared; ``{}`` without a body.
+    """Return the JSON object in a body with any media type; ``{}`` without a body.
 
     Raises ``PayloadTooLarge``, ``TooManyValues``, ``InvalidJSON`` or ``InvalidRequest``.
     """
@@ -88,7 +88,8 @@ def body_of(request: HttpRequest | Request) -> dict[str, Any]:
 
 
 def id_list(body: Mapping[str, Any], field: str) -> list[str]:
-    """Return the ids of prompts in a field of a body, without what is none; no field: none.
+    """Return the ids of prompts in a field of a body, without values that are no such ids; without
+    the field an empty list.
 
     Raises ``FieldInvalid``.
     """
@@ -104,15 +105,15 @@ def encoded_response(value: object) -> HttpResponse:
 
 
 def empty_response() -> HttpResponse:
-    """Return ComfyUI's answer to what it has done."""
+    """Return ComfyUI's answer to a completed request."""
     response = HttpResponse()
     del response.headers["Content-Type"]
     return response
 
 
 def not_found(path: str = "") -> HttpResponse:
-    """Return ComfyUI's answer for what is not there, as a style sheet if that was requested: a
-    browser logs an error for another type.
+    """Return ComfyUI's answer for an unknown path, as a style sheet if that was requested: a browser
+    logs an error for another type.
     """
     kind = "text/css" if path.endswith(".css") else "text/plain"
     return HttpResponse("404: Not Found", status=404, content_type=kind)

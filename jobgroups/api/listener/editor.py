@@ -85,14 +85,14 @@ class TemplateView(ListenerView):
 
 
 class EmptyListView(ListenerView):
-    """What the farm has none of: extensions of custom nodes."""
+    """An empty list: the farm has no extensions of custom nodes."""
 
     def get(self, _request: Request) -> HttpResponse:
         return json_response([])
 
 
 class EmptyObjectView(ListenerView):
-    """What the farm has none of: translations, templates and subgraphs of custom nodes, assets."""
+    """An empty object: the farm has no translations, templates and subgraphs of custom nodes."""
 
     def get(self, _request: Request) -> HttpResponse:
         return json_response({})
@@ -105,7 +105,7 @@ class LogsView(ListenerView):
         return json_response({"entries": [], "size": {"cols": 80, "rows": 24}})
 
     def patch(self, _request: Request) -> HttpResponse:
-        """Accept that the editor wants new lines."""
+        """Accept a subscription to new lines, of which there are none."""
         return HttpResponse()
 
 

@@ -55,7 +55,7 @@ Found = Asset | OutputFile | None  #: The content of a name; None: its owner has
 
 
 async def find_content(search: Callable[..., tuple[Found, bool]], *arguments: str) -> Found:
-    """Return what a query finds, which also says whether a job may still report it."""
+    """Return the result of a query, which also returns whether a job may still report it."""
     until = time.monotonic() + _REPORTED_WITHIN
     while True:
         content, is_expected = await read(search, *arguments)

@@ -1,4 +1,4 @@
-"""What ComfyUI's editor keeps for its user: ``/users``, ``/userdata``, ``/settings``."""
+"""Files and settings of a user of ComfyUI's editor: ``/users``, ``/userdata``, ``/settings``."""
 
 import json
 import re
@@ -35,7 +35,7 @@ _MAX_NAME: Final = 200  #: Characters of a setting's name.
 
 class UsersView(ListenerView):
     def get(self, _request: Request) -> HttpResponse:
-        """Say that the settings of the user are stored here: credentials decide who it is."""
+        """Return that the settings are stored here, those of the owner of the request."""
         return json_response({"storage": "server", "migrated": True})
 
 

@@ -2,7 +2,7 @@
 
 They are published as ComfyUI sent them, while a client is connected; of the progress of a prompt
 ten times a second, the latest of each kind and node. The latest frames of each prompt are kept, and
-sent again to who connects later.
+published again for a client that connects later.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _PAIR: Final = 0.005  #: Seconds within which ComfyUI's frames of one step follo
 _MAX_BYTES: Final = 2 * 2**20
 #: Text frames that only the newest one of is published of, by node.
 _PROGRESS: Final = frozenset({"progress", "progress_state"})
-#: Sent again to who connects later, in this order, then what the nodes reported.
+#: Published again for a client that connects later, in this order, before the reports of nodes.
 _STATE: Final = ("execution_start", "execution_cached", "progress_state", "executing")
 
 
