@@ -11,6 +11,7 @@ import functools
 import io
 import logging
 import math
+import re
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
@@ -40,6 +41,7 @@ from jobgroups.domain.prompt_sizes import (
     MAX_PROMPT_BYTES,
 )
 from jobgroups.errors import StorageFull
+from jobgroups.services.user_files import MAX_FILE_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ _WRITTEN_BYTES: Final = 2**20
 
 #: The paths of prompts at the ComfyUI listener.
 _PROMPT_PATHS: Final = frozenset({"/prompt", "/api/prompt"})
+#: Files of users of ComfyUI's editor at the ComfyUI listener.
+_USER_FILE: Final = re.compile(r"/(?:api/)?userdata/.")
 
 
 def _is_prompt(method: str, path: str, port: int) -> bool:
@@ -74,6 +78,8 @@ def limit_of(method: str, path: str, port: int) -> int:
         return upload_limit()
     if _is_prompt(method, path, port):
         return MAX_PROMPT_BYTES
+    if is_listener_port(port) and _USER_FILE.match(path):
+        return MAX_FILE_BYTES
     # Everyone may post the sign-in form. It has two short fields.
     is_form = path.rstrip("/") == sign_in.PATH
     limit: int = settings.DIRECTOR_MAX_BODY_BYTES
