@@ -282,17 +282,17 @@ def test_nothing_moves_on_the_page_while_sixteen_jobs_run(desk: Desk, browser: A
     pages, lists = every[::2], every[1::2]
     for page in every:
         page.add_init_script(SHIFTS)
-    desk.slow(0.6)
+    desk.slow(1.5)  # so that all pages are open before the last job has started
     for index in range(3):
         desk.order(
             index, name="node_error", message="CUDA out of memory " * 40, after=index, count=1
         )
     try:
         group = desk.submit(16)
+        part.goto(f"{desk.url}/groups/{group}?show=running")
         for page, groups in zip(pages, lists, strict=True):
             page.goto(f"{desk.url}/groups/{group}")
             groups.goto(desk.url)
-        part.goto(f"{desk.url}/groups/{group}?show=running")
         expect(part.locator(".card.s-running").first).to_be_visible()
         assert desk.until_ended(group)["failed_count"] == 3
         # A filter stays while jobs run.

@@ -77,7 +77,7 @@ def test_a_small_picture_fills_the_window_and_is_zoomed_where_the_pointer_is(
         page.mouse.wheel(0, turn)
         expect(scale).to_have_text(shown)
     page.keyboard.press("f")
-    page.wait_for_function("document.fullscreenElement?.id === 'viewer-frame'")
+    page.wait_for_function("() => document.fullscreenElement?.id === 'viewer-frame'")
     page.keyboard.press("f")
     page.keyboard.press("?")
     expect(keys).to_be_visible()
@@ -231,4 +231,4 @@ def test_a_sound_or_a_text_is_shown_in_a_tab_of_its_own(
         expect(page.locator("body")).to_have_text("a poem")
         return
     # Chromium plays it in a page that it makes itself.
-    page.wait_for_function("document.querySelector('video, audio').duration === 1")
+    page.wait_for_function("() => document.querySelector('video, audio').duration === 1")

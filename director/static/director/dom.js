@@ -173,11 +173,13 @@ export async function copy(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
+    const focused = document.activeElement;
     const area = make("textarea", { value: text, className: "sr" });
     (document.querySelector("dialog[open]") || document.body).append(area);
     area.select();
     const done = document.execCommand("copy");
     area.remove();
+    focused.focus(); // the keys of an open dialog end with its focus
     return done;
   }
 }
