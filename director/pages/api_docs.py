@@ -1,6 +1,4 @@
-"""``/api/schema``, and the pages ``/api/docs`` (Swagger UI) and ``/api/redoc`` that show it, from
-local files.
-"""
+"""``/api/schema``, and the page ``/api/docs`` that shows it by Swagger UI, from local files."""
 
 import json
 from functools import cache
@@ -8,14 +6,13 @@ from typing import Final
 
 import yaml
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from director.pages import documents
+from director.pages import documents, views
 from director.security.csp import POLICY
 
-#: Both make empty ``<style>`` elements and insert rules by script, which needs the hash of the
-#: empty text.
+#: Swagger UI makes empty ``<style>`` elements and inserts rules by script, which needs the hash of
+#: the empty text.
 _EMPTY_STYLE: Final = "style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 
 
@@ -34,8 +31,8 @@ def schema(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
-def page(request: HttpRequest, *, tool: str) -> HttpResponse:
-    """Return a page that shows the OpenAPI document by one of the two tools."""
-    response = render(request, "director/api_docs.html", {"tool": tool})
+def page(request: HttpRequest) -> HttpResponse:
+    """Return the page that shows the OpenAPI document."""
+    response = views.render_page(request, "api_docs", {})
     response.headers["Content-Security-Policy"] = POLICY.replace("style-src 'self'", _EMPTY_STYLE)
     return response

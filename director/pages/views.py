@@ -49,9 +49,10 @@ from jobgroups.workflow.seeds import SeedStrategy
 _DIRECTIONS: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
-def _page(
+def render_page(
     request: HttpRequest, name: str, context: Mapping[str, object], status: int = 200
 ) -> HttpResponse:
+    """Return a page, or a fragment of one, with the values that every page has."""
     principal = principal_of(request)
     values = {
         "version": settings.DIRECTOR_VERSION,
@@ -91,13 +92,13 @@ def groups(request: HttpRequest, template: str) -> HttpResponse:
             "retention": retention_text(),
             "week": filters.last_week(),
         }
-    return _page(request, template, context)
+    return render_page(request, template, context)
 
 
 def row_part(request: HttpRequest, group_id: str) -> HttpResponse:
     """A group's row in the list."""
     _check_group(request, group_id)
-    return _page(request, "parts/row", {"row": group_list.group_row(group_id)})
+    return render_page(request, "parts/row", {"row": group_list.group_row(group_id)})
 
 
 def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
@@ -112,8 +113,10 @@ def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
     except GroupNotFound:
         newest = group_list.group_list(filters.Filters(), principal_of(request))["rows"][:5]
         status = HTTPStatus.NOT_FOUND
-        return _page(request, "no_group", {"group_id": group_id[:64], "newest": newest}, status)
-    return _page(request, template, {"shown": group_context, "row": group_context["row"]})
+        return render_page(
+            request, "no_group", {"group_id": group_id[:64], "newest": newest}, status
+        )
+    return render_page(request, template, {"shown": group_context, "row": group_context["row"]})
 
 
 def card_part(request: HttpRequest, group_id: str, job_id: str, template: str) -> HttpResponse:
@@ -122,7 +125,7 @@ def card_part(request: HttpRequest, group_id: str, job_id: str, template: str) -
     context = {"card": group_detail.child_card(group_id, job_id)}
     if template == "parts/info":
         context["made"] = text.summary_values(summary(job_provenance(group_id, job_id)["workflow"]))
-    return _page(request, template, context)
+    return render_page(request, template, context)
 
 
 def backends(request: HttpRequest, template: str) -> HttpResponse:
@@ -130,7 +133,7 @@ def backends(request: HttpRequest, template: str) -> HttpResponse:
     sort = str(request.GET.get("sort", ""))
     had = request.headers.get("X-Rows", "")
     listing = backend_pages.backend_list_page(principal_of(request), sort, had)
-    return _page(request, template, {"listing": listing})
+    return render_page(request, template, {"listing": listing})
 
 
 def backend(request: HttpRequest, backend_id: str, template: str) -> HttpResponse:
@@ -142,8 +145,8 @@ def backend(request: HttpRequest, backend_id: str, template: str) -> HttpRespons
         else:
             backend_context = backend_detail.backend_page(backend_id, principal_of(request))
     except BackendNotFound:
-        return _page(request, "no_backend", {"backend_id": backend_id}, HTTPStatus.NOT_FOUND)
-    return _page(request, template, {"shown": backend_context, "backend_id": backend_id})
+        return render_page(request, "no_backend", {"backend_id": backend_id}, HTTPStatus.NOT_FOUND)
+    return render_page(request, template, {"shown": backend_context, "backend_id": backend_id})
 
 
 def queue(request: HttpRequest, template: str) -> HttpResponse:
@@ -153,7 +156,7 @@ def queue(request: HttpRequest, template: str) -> HttpResponse:
     if template == "queue":
         submitters = partial(group_list.submitters, principal)
         context |= {"backends": backend_list, "submitters": submitters}
-    return _page(request, template, context)
+    return render_page(request, template, context)
 
 
 def gallery(request: HttpRequest, template: str) -> HttpResponse:
@@ -166,7 +169,7 @@ def gallery(request: HttpRequest, template: str) -> HttpResponse:
             partial(output_models, principal),
         )
         context |= {"backends": backend_list, "submitters": submitters, "models": models}
-    return _page(request, template, context)
+    return render_page(request, template, context)
 
 
 def failures(request: HttpRequest, template: str) -> HttpResponse:
@@ -174,27 +177,27 @@ def failures(request: HttpRequest, template: str) -> HttpResponse:
     backend_id = str(request.GET.get("backend", "")).replace("\0", "")[:64]
     window = str(request.GET.get("window", ""))
     failures_context = failure_pages.failures_page(principal_of(request), window, backend_id)
-    return _page(request, template, {"shown": failures_context})
+    return render_page(request, template, {"shown": failures_context})
 
 
 def usage(request: HttpRequest) -> HttpResponse:
     """The usage by the dimensions and days of the URL."""
-    return _page(request, "usage", {"shown": usage_page(principal_of(request), request.GET)})
+    return render_page(request, "usage", {"shown": usage_page(principal_of(request), request.GET)})
 
 
 def account(request: HttpRequest) -> HttpResponse:
     """Who is signed in, and the tokens of that account."""
-    return _page(request, "account", account_pages.account_page(principal_of(request)))
+    return render_page(request, "account", account_pages.account_page(principal_of(request)))
 
 
 def audit(request: HttpRequest) -> HttpResponse:
     """Who did what, newest first, for operators."""
-    return _page(request, "audit", audit_page(request.GET))
+    return render_page(request, "audit", audit_page(request.GET))
 
 
 def people(request: HttpRequest) -> HttpResponse:
     """All accounts, for administrators."""
-    return _page(request, "people", account_pages.people_page())
+    return render_page(request, "people", account_pages.people_page())
 
 
 def assets(request: HttpRequest) -> HttpResponse:
@@ -202,7 +205,7 @@ def assets(request: HttpRequest) -> HttpResponse:
     given = str(request.GET.get("cursor", ""))[:200]
     read = partial(asset_list, principal_of(request), limit=filters.PAGE_SIZE)
     page = filters.page_after(given, lambda cursor: read(cursor=cursor))
-    return _page(request, "assets", {"page": page})
+    return render_page(request, "assets", {"page": page})
 
 
 def webhooks(request: HttpRequest) -> HttpResponse:
@@ -221,7 +224,7 @@ def webhooks(request: HttpRequest) -> HttpResponse:
     page = filters.page_after(given["cursor"], lambda cursor: read(cursor=cursor))
     states = [("", "All"), *((name, capfirst(name.replace("_", " "))) for name in STATES)]
     context = {"page": page, "states": states, "chosen": given["state"], "group": given["group"]}
-    return _page(request, "webhooks", context)
+    return render_page(request, "webhooks", context)
 
 
 def document(request: HttpRequest, name: str = "") -> HttpResponse:
@@ -231,7 +234,7 @@ def document(request: HttpRequest, name: str = "") -> HttpResponse:
     if name not in titles:
         raise Http404
     context = {"titles": titles, "name": name, "title": titles[name], "html": documents.html(name)}
-    return _page(request, "document", context)
+    return render_page(request, "document", context)
 
 
 def submit(request: HttpRequest) -> HttpResponse:
@@ -269,4 +272,4 @@ def submit(request: HttpRequest) -> HttpResponse:
         "elsewhere": "no" if has_none else settings.DIRECTOR_RETRY_ELSEWHERE,
         "attempts": new_group.DEFAULT_ATTEMPTS if has_none else settings.DIRECTOR_MAX_ATTEMPTS,
     }
-    return _page(request, "submit", context)
+    return render_page(request, "submit", context)

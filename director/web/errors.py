@@ -127,10 +127,9 @@ def is_api(request: HttpRequest) -> bool:
     """
     if is_listener(request):
         return True
-    is_page = request.path in ("/api/docs", "/api/redoc")
-    return (
-        request.path in ("/api", "/metrics") or request.path.startswith("/api/")
-    ) and not is_page
+    return request.path in ("/api", "/metrics") or (
+        request.path.startswith("/api/") and request.path != "/api/docs"
+    )
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:

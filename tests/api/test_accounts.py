@@ -126,7 +126,7 @@ READS: Final = {
 PUBLIC: Final = re.compile(r"/sign-in(/.*)?|/admin(/.*)?")
 READ_ONLY: Final = re.compile(
     r"/|/(account|people|audit|metrics|usage|submit|gallery|queue|assets|webhooks|failures|backends|groups|parts|docs)(/.*)?"
-    r"|/api/(docs|redoc|schema|health|whoami|audit|seeds|usage|queue|outputs|outputs.zip|failures|failures/jobs|job-groups|webhooks/deliveries)"
+    r"|/api/(docs|schema|health|whoami|audit|seeds|usage|queue|outputs|outputs.zip|failures|failures/jobs|job-groups|webhooks/deliveries)"
     r"|/api/(assets/by-hash/x|assets/x/content|backends/found|backends/x/status)"
     r"|/api/job-groups/x/(workflow|events|events/stream|outputs.zip|sheet.webp)"
     r"|/api/job-groups/x/jobs/x/(provenance.json|outputs/x)"

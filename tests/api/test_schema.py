@@ -134,12 +134,11 @@ def test_document_is_served_as_yaml_and_json(api: Api) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("path", ["/api/docs", "/api/redoc"])
-def test_pages_of_the_document_load_local_files_only(api: Api, path: str, settings: Any) -> None:
-    page = api.get(path)
+def test_page_of_the_document_loads_local_files_only(api: Api, settings: Any) -> None:
+    page = api.get("/api/docs")
     policy = page.headers["Content-Security-Policy"]
     assert policy.split(" 'sha256")[0] in POLICY
     assert "unsafe" not in policy
     assert b"//" not in page.content.replace(b"<!doctype html>", b"")
     settings.DIRECTOR_TOKEN = "correct-horse-battery"
-    assert api.get(path).headers["Location"] == f"/sign-in?next={path}"
+    assert api.get("/api/docs").headers["Location"] == "/sign-in?next=/api/docs"

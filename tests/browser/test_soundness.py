@@ -205,6 +205,11 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(
         policy = answer.headers["content-security-policy"]
         assert "unsafe" not in policy
         assert "default-src 'self'" in policy
+    page.emulate_media(color_scheme="dark")
+    page.get_by_role("link", name="API", exact=True).click()
+    expect(page.locator(".opblock-tag").first).to_be_visible()
+    expect(page.locator("html.dark-mode")).to_have_count(1)
+    assert faults(page) == []
     assert [url for url in asked if not url.startswith((desk.url, "blob:", "data:"))] == []
 
 

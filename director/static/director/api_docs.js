@@ -1,18 +1,19 @@
-// Shows the OpenAPI document by the tool that the page has loaded.
+// Shows the OpenAPI document by Swagger UI, which the page has loaded before.
+import "./status.js";
 
-const url = "/api/schema?format=json";
-const element = document.getElementById("api-docs");
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const paint = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", paint);
+paint();
 
-if (window.SwaggerUIBundle) {
-  window.SwaggerUIBundle({
-    url,
-    domNode: element,
-    deepLinking: true,
-    docExpansion: "none",
-    presets: [window.SwaggerUIBundle.presets.apis],
-    layout: "BaseLayout",
-  });
-} else {
-  // The search would start a worker from a blob, which the policy of the pages forbids.
-  window.Redoc.init(url, { disableSearch: true, nativeScrollbars: true }, element);
-}
+window.SwaggerUIBundle({
+  url: "/api/schema?format=json",
+  dom_id: "#api-docs",
+  deepLinking: true,
+  docExpansion: "none",
+  presets: [window.SwaggerUIBundle.presets.apis],
+  layout: "BaseLayout",
+  onComplete() {
+    document.querySelector("main main").role = "group"; // a page has one landmark of this kind
+  },
+});
