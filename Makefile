@@ -40,7 +40,7 @@ POSTGRES_URL ?= postgres://postgres:postgres@127.0.0.1:5432/director
 # Options for `make serve`, for example SERVE_ARGS="--port 9000".
 SERVE_ARGS ?=
 
-.PHONY: help demo serve test test-all test-postgres test-changed chaos fuzz test-real lint format docs site requirements clean
+.PHONY: help demo serve test test-all test-postgres test-changed chaos fuzz test-real lint format docs pictures site requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -106,6 +106,9 @@ format: $(DEV)/.installed ## format the code and sort imports
 docs: $(DEV)/.installed ## regenerate the generated pages of docs/
 	$(DEV)/bin/python docs/generate.py
 	$(DEV)/bin/python -m tests.sabotage
+
+pictures: $(DEV)/.installed ## take the screenshots of docs/pages.md again (needs Chromium)
+	$(DEV)/bin/python docs/pictures.py
 
 site: $(DEV)/.installed ## build the documentation as a site, in the folder site
 	@NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build

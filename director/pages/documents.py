@@ -29,11 +29,17 @@ def titles() -> dict[str, str]:
     return {name: text(f"{name}.md").partition("\n")[0].removeprefix("# ") for name in ordered}
 
 
+def path(file: str) -> Path | None:
+    """Return the path of a file of the folder, ``None`` if it does not exist."""
+    return next((path for folder in _FOLDERS if (path := folder / file).is_file()), None)
+
+
 def text(file: str) -> str:
     """Return the text of a file of the folder."""
-    return next(path for folder in _FOLDERS if (path := folder / file).is_file()).read_text(
-        encoding="utf-8"
-    )
+    found = path(file)
+    if found is None:
+        raise FileNotFoundError(file)
+    return found.read_text(encoding="utf-8")
 
 
 @cache
@@ -60,7 +66,12 @@ def html(name: str) -> SafeString:
 
 
 def _follow(token: Token) -> None:
-    """Let a link between documents lead to their pages; files beside the documentation have none."""
+    """Let a link between documents lead to their pages; files beside the documentation have none.
+
+    Pictures are loaded as one scrolls.
+    """
+    if token.type == "image":
+        token.attrSet("loading", "lazy")
     if token.type != "link_open":
         return
     target = str(token.attrGet("href"))

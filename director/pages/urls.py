@@ -57,4 +57,5 @@ urlpatterns = [
     _page("people", views.people),
     _page("docs/", views.document),
     _page("docs/<slug:name>", views.document),
+    _page("docs/pictures/<slug:name>.webp", views.document_picture),
 ]

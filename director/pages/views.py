@@ -237,6 +237,14 @@ def document(request: HttpRequest, name: str = "") -> HttpResponse:
     return render_page(request, "document", context)
 
 
+def document_picture(_request: HttpRequest, name: str) -> HttpResponse:
+    """A picture of a document."""
+    path = documents.path(f"pictures/{name}.webp")
+    if path is None:
+        raise Http404
+    return HttpResponse(path.read_bytes(), content_type="image/webp")
+
+
 def submit(request: HttpRequest) -> HttpResponse:
     group_id, seed, job_id = (
         str(request.GET.get(name, "")).replace("\0", "")[:64] for name in ("from", "seed", "job")

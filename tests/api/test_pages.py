@@ -562,6 +562,16 @@ def test_links_between_documents_lead_to_their_headings(client: Client) -> None:
             assert not anchor or f'id="{anchor}"' in pages[other or name], (name, other, anchor)
 
 
+def test_pictures_of_the_guide_are_served_and_small(client: Client) -> None:
+    pictures = re.findall(r'<img src="([^"]+)"', client.get("/docs/pages").content.decode())
+    assert len(pictures) >= 10
+    for picture in pictures:
+        answer = client.get(f"/docs/{picture}")
+        assert answer.headers["Content-Type"] == "image/webp"
+        assert len(answer.content) <= 100_000
+    assert client.get("/docs/pictures/nowhere.webp").status_code == 404
+
+
 def test_without_a_backend_the_first_page_says_how_to_add_one(client: Client) -> None:
     assert "No ComfyUI found" in client.get("/").content.decode()
     factories.backend()

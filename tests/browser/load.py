@@ -1,5 +1,5 @@
 """Load of the pages: 500 groups, 50 jobs with progress ten times a second, 200 backends
-(docs/pages.md).
+(docs/page-internals.md).
 
 The Director and its rows are real; the progress is put into the page's sockets. Each figure is CPU
 time, divided by that of a page without rows in the same run: other work on the machine changes

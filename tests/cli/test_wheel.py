@@ -101,6 +101,7 @@ def test_wheel_has_every_file_and_nothing_else(wheel: Path) -> None:
             "director/static/**/*",
             "templates/**/*",
             "docs/*.md",
+            "docs/pictures/*",
         )
         for path in ROOT.glob(pattern)
         if path.is_file()
