@@ -51,6 +51,7 @@ class NodeClass:
     is_partner: bool  #: It calls a partner of Comfy.org, who is paid.
     size: int  #: Characters of its choices and defaults.
     title: str = ""  #: What the editor calls it.
+    outputs: tuple[tuple[str, str], ...] = ()  #: Type and name of each.
 
 
 def node_class(described: Mapping[str, Any]) -> NodeClass | None:
@@ -67,7 +68,18 @@ def node_class(described: Mapping[str, Any]) -> NodeClass | None:
         is_partner=described.get("api_node") is True,
         size=_size(inputs),
         title=title if isinstance(title := described.get("display_name"), str) else "",
+        outputs=_outputs(described.get("output"), described.get("output_name")),
     )
+
+
+def _outputs(types: object, names: object) -> tuple[tuple[str, str], ...]:
+    kinds = [kind if isinstance(kind, str) else COMBO for kind in _list(types)]
+    labels = map(str, _list(names))
+    return tuple((kind, next(labels, kind)) for kind in kinds)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _inputs(declared: object, depth: int = 0) -> Mapping[str, NodeInput]:

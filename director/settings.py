@@ -52,6 +52,14 @@ def _text(name: str, pattern: str = "", rule: str = "") -> str:
     return text
 
 
+def _address(name: str) -> str:
+    """Read a public address, without a slash at its end."""
+    address = _text(name).rstrip("/")
+    if address and not re.fullmatch(r"https?://[^?#\s]+", address):
+        raise ImproperlyConfigured(f"{name} is {address!r}; write it as http://host:port.")
+    return address
+
+
 def _flag(name: str, default: bool) -> bool:
     """Read a switch; a value other than the usual words for yes and no is an error."""
     value = _text(name).lower()
@@ -244,6 +252,9 @@ DIRECTOR_DISCOVER_PORTS = range(8188, 8200)
 #: Port at which the Director answers as one ComfyUI; ``serve`` sets that of ``--comfyui-port``. 0:
 #: there is none.
 DIRECTOR_COMFYUI_PORT = _number("DIRECTOR_COMFYUI_PORT", int, 0, 1, 65_535)
+#: Public address of the ComfyUI listener, if it is not that port of the Director's host; without a
+#: slash at its end.
+DIRECTOR_COMFYUI_URL = _address("DIRECTOR_COMFYUI_URL")
 #: Whether backends may have link-local addresses, where a cloud's metadata service is.
 DIRECTOR_ALLOW_LINK_LOCAL = _flag("DIRECTOR_ALLOW_LINK_LOCAL", default=False)
 #: Prompts in the queue of one ComfyUI: one runs, one is pending so that the GPU is never idle.
@@ -354,11 +365,7 @@ DIRECTOR_TIME_SCALE = _number("DIRECTOR_TIME_SCALE", float, 1.0, 0.01, 10.0)
 # -----------------------------------------------------------------------------------
 
 #: Public address of the pages, for links in notices; without a slash at its end.
-DIRECTOR_PUBLIC_URL = _text("DIRECTOR_PUBLIC_URL").rstrip("/")
-if DIRECTOR_PUBLIC_URL and not re.fullmatch(r"https?://[^?#\s]+", DIRECTOR_PUBLIC_URL):
-    raise ImproperlyConfigured(
-        f"DIRECTOR_PUBLIC_URL is {DIRECTOR_PUBLIC_URL!r}; write it as http://host:port."
-    )
+DIRECTOR_PUBLIC_URL = _address("DIRECTOR_PUBLIC_URL")
 #: Notification services, as URLs of apprise. They contain passwords and are never shown.
 DIRECTOR_NOTIFY = _urls("DIRECTOR_NOTIFY")
 _KINDS = ["group_ended", "backend_trouble", "queue_empty"]  #: Kinds of notices.

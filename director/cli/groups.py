@@ -164,10 +164,17 @@ def _title(group: Group) -> str:
 @option_types.group_id_argument
 @click.argument("job_id", metavar="[JOB]", type=option_types.identifier, required=False)
 @click.option("--workflow", is_flag=True, help="Print the workflow as it was submitted.")
+@click.option(
+    "--editor", is_flag=True, help="Print the address at which ComfyUI's editor opens its workflow."
+)
 @with_connection
-def show(connection: Connection, group_id: str, job_id: str | None, workflow: bool) -> None:
+def show(
+    connection: Connection, group_id: str, job_id: str | None, workflow: bool, editor: bool
+) -> None:
     """Show the group ID with its jobs; with JOB, one job with its attempts."""
-    if workflow:
+    if editor:
+        click.echo(f"{connection.url.rstrip('/')}/groups/{group_id}/editor")
+    elif workflow:
         click.echo(text.json_text(connection.director.workflow(group_id), 2))
     elif job_id is not None:
         child = connection.director.job(group_id, job_id)

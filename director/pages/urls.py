@@ -32,6 +32,7 @@ urlpatterns = [
     _page("parts/groups", views.groups, "parts/rows"),
     _page("parts/groups/<slug:group_id>", views.row_part),
     _page("groups/<slug:group_id>", views.group, "group"),
+    _page("groups/<slug:group_id>/editor", views.editor),
     _page("groups/<slug:group_id>/parts/head", views.group, "parts/head"),
     _page("groups/<slug:group_id>/parts/cards", views.group, "parts/cards"),
     _page("groups/<slug:group_id>/parts/cards/<slug:job_id>", views.card_part, "parts/card"),

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Final
 
 from django.conf import settings
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
 from django.utils.text import capfirst
 
@@ -28,6 +28,7 @@ from director.pages import (
 from director.pages.audit import audit_page
 from director.pages.queue import queue_list
 from director.pages.usage import usage_page
+from jobgroups.api.listener.editor import editor_url
 from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.payloads import POOL_ATTEMPTS
 from jobgroups.domain.states import GroupStatus, RetryScope
@@ -111,12 +112,29 @@ def group(request: HttpRequest, group_id: str, template: str) -> HttpResponse:
             group_id, request.GET.dict(), with_cards=template != "parts/head"
         )
     except GroupNotFound:
-        newest = group_list.group_list(filters.Filters(), principal_of(request))["rows"][:5]
-        status = HTTPStatus.NOT_FOUND
-        return render_page(
-            request, "no_group", {"group_id": group_id[:64], "newest": newest}, status
-        )
-    return render_page(request, template, {"shown": group_context, "row": group_context["row"]})
+        return _no_group(request, group_id)
+    context = {
+        "shown": group_context,
+        "row": group_context["row"],
+        "editor_url": editor_url(request, group_id),
+    }
+    return render_page(request, template, context)
+
+
+def _no_group(request: HttpRequest, group_id: str) -> HttpResponse:
+    newest = group_list.group_list(filters.Filters(), principal_of(request))["rows"][:5]
+    status = HTTPStatus.NOT_FOUND
+    return render_page(request, "no_group", {"group_id": group_id[:64], "newest": newest}, status)
+
+
+def editor(request: HttpRequest, group_id: str) -> HttpResponse:
+    """Send to ComfyUI's editor with the workflow of a group."""
+    if not sees_group(principal_of(request), group_id):
+        return _no_group(request, group_id)
+    url = editor_url(request, group_id)
+    if url is None:
+        return render_page(request, "no_editor", {"group_id": group_id}, HTTPStatus.NOT_FOUND)
+    return HttpResponseRedirect(url)
 
 
 def card_part(request: HttpRequest, group_id: str, job_id: str, template: str) -> HttpResponse:

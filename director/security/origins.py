@@ -111,14 +111,20 @@ def _is_own(page: Origin, host: str | None) -> bool:
 
 def is_embedded(request: HttpRequest) -> bool:
     """Return whether a page of another site makes a browser send a request without ``Origin`` to
-    the ComfyUI listener.
+    the ComfyUI listener, other than by a link to the page of ComfyUI's editor.
 
     Its routes change things without a media type that browsers ask for permission to send.
     """
-    return (
-        is_listener(request)
-        and "Origin" not in request.headers
-        and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    if not is_listener(request) or "Origin" in request.headers:
+        return False
+    is_link = (
+        request.method == "GET"
+        and request.path == "/"
+        and request.headers.get("Sec-Fetch-Dest") == "document"
+    )
+    return not is_link and request.headers.get("Sec-Fetch-Site", "none") not in (
+        "none",
+        "same-origin",
     )
 
 

@@ -18,11 +18,12 @@ from backends.models import Backend
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery
 from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import iso
+from jobgroups.domain.listener_records import is_prompt_id
 from jobgroups.domain.shapes.groups import OpenWork
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus, GroupStatus, Placement
 from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound
-from jobgroups.models import LONG, Attempt, ChildJob, GroupLabel, JobEvent, JobGroup
+from jobgroups.models import LONG, Attempt, ChildJob, GroupLabel, JobEvent, JobGroup, ListenerPrompt
 from jobgroups.queries.etas import group_etas
 from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.outputs import known_files
@@ -486,6 +487,8 @@ def _with_word(word: str) -> Q:
     condition = Q(metadata_json__icontains=to_json(word)[1:-1])
     for column in ("name", "prompt", "id", "submitter"):
         condition |= Q(**{f"{column}__icontains": word})
+    if is_prompt_id(word):
+        condition |= Q(pk__in=ListenerPrompt.objects.filter(prompt_id=word).values("group_id"))
     if _SEED.fullmatch(word):
         condition |= Q(pk__in=ChildJob.objects.filter(seed=int(word)).values("group_id"))
     return condition

@@ -1,11 +1,15 @@
 """Reads the files that programs put at the ComfyUI listener, by their names."""
 
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Final
 
+from jobgroups.domain.access import Principal
 from jobgroups.domain.listener_files import IMAGES, is_of_job, split_subfolder
 from jobgroups.models import Asset, ChildJob, InputFile, ListenerPrompt
 from jobgroups.queries.outputs import OutputFile, job_file, reported_image
+from jobgroups.queries.visibility import visible_assets
+from jobgroups.workflow.assets import SUBFOLDER
 
 _MAX_NAMES: Final = 2_000  #: Of the names in the choices of a node; the newest ones.
 _MAX_PROMPTS: Final = 200  #: Whose results are searched for an image.
@@ -25,6 +29,16 @@ def input_file(owner: str, folder: str, path: str) -> Asset | None:
     rows = InputFile.objects.filter(owner=owner, folder=folder, path=path)
     row = rows.select_related("asset").first()
     return None if row is None else row.asset
+
+
+def farm_file(principal: Principal, folder: str, path: str) -> Asset | None:
+    """Return an asset that a principal sees, by the name that its file has at the machines; None:
+    there is none. Workflows of jobs have such names.
+    """
+    name = PurePosixPath(path)
+    if folder != "input" or str(name.parent) != SUBFOLDER:
+        return None
+    return Asset.objects.filter(visible_assets(principal), hash=name.stem).first()
 
 
 def named_file(owner: str, folder: str, path: str) -> tuple[Asset | OutputFile | None, bool]:

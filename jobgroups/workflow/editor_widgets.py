@@ -93,6 +93,26 @@ def widgets(
     return {widget.name: widget for widget in all_widgets if widget.kind}
 
 
+def saved_values(class_type: str, known: NodeClass | None, values: Mapping[str, Any]) -> list[Any]:
+    """Return ``widgets_values`` of a node that has these values by name: the opposite of
+    :func:`widgets`.
+
+    The choices beside seeds are ``fixed``: the workflow stays as it was sent.
+    """
+    if known is None or class_type == "CustomCombo":
+        return list(values.values())
+    saved: list[Any] = []
+    beside: Iterator[Any] = iter(())
+    for widget in _laid_out(known.inputs, values, values):
+        if not widget.kind:
+            saved.append(next(beside, ""))
+        elif widget.kind not in _UNSAVED:
+            saved.append(None if widget.value is MISSING else widget.value)
+            parts = widget.value if widget.kind == "BOUNDING_BOX" else None
+            beside = iter(parts.values() if isinstance(parts, dict) else ("fixed",))
+    return saved
+
+
 def _laid_out(
     inputs: Mapping[str, NodeInput], slots: Collection[str], saved: deque[Any] | Mapping[str, Any]
 ) -> Iterator[Widget]:

@@ -4,6 +4,8 @@ import datetime as dt
 import gzip
 import json
 import re
+import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,17 +13,19 @@ from asgiref.sync import async_to_sync
 from django.db import connection
 from django.test import AsyncClient, Client
 from django.test.utils import CaptureQueriesContext
+from django.utils.html import escape
 from pytest_django import Settings
 
 from backends.models import Backend
 from backends.states import Hold
 from director.pages import backends, documents, filters, group_list
+from jobgroups.api.listener import editor
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.figures import Figures
 from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import AttemptState
-from jobgroups.models import ChildJob, Exclusion, JobGroup
+from jobgroups.models import ChildJob, Exclusion, JobGroup, ListenerPrompt
 from jobgroups.queries.figures import kept_figures
 from jobgroups.services import attempts, cancellation, holds, runners
 from tests.harness import factories
@@ -609,3 +613,33 @@ def test_repeating_a_group_with_one_seed_takes_its_backend_alone(client: Client)
     assert (said["backend_ids"], said["base_seed"]) == (["gpu-2"], 6)
     said = client.get(f"/submit?from={made.id}").context["source"]
     assert (said["backend_ids"], said["base_seed"]) == (["gpu-1", "gpu-2"], None)
+
+
+def test_a_group_opens_in_the_editor_where_there_is_one(
+    client: Client, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factories.online()
+    group = factories.submit()
+    page, link = f"/groups/{group.id}", f"/groups/{group.id}/editor"
+    assert "Open in the editor" not in client.get(page).content.decode()
+    missing = client.get(link)
+    assert (missing.status_code, b"comfyui-frontend-package" in missing.content) == (404, True)
+    settings.DIRECTOR_COMFYUI_PORT = 9821
+    monkeypatch.setattr(editor, "_folder", lambda _package, _name: Path())
+    address = f"/?template={group.id}&source=director"
+    opened = client.get(link, headers={"host": "localhost:9820"})
+    assert opened["Location"] == f"http://localhost:9821{address}"
+    settings.DIRECTOR_COMFYUI_URL = "https://comfy.studio.example"
+    html = escape(f"https://comfy.studio.example{address}")
+    assert f'href="{html}" target="_blank"' in client.get(page).content.decode()
+    assert client.get("/groups/jg_000000000000/editor").status_code == 404
+
+
+def test_the_id_of_a_program_s_prompt_finds_its_group(client: Client) -> None:
+    factories.online()
+    prompt_id, group = str(uuid.uuid4()), factories.submit()
+    ListenerPrompt.objects.create(
+        group=group, owner="x", prompt_id=prompt_id, digest="", created_at=now()
+    )
+    assert group.id in client.get(f"/?text={prompt_id}").content.decode()
+    assert group.id not in client.get(f"/?text={uuid.uuid4()}").content.decode()

@@ -23,6 +23,7 @@ def test_watch_reports_the_result_of_a_finished_group(desk: Desk, failed_group: 
 
 def test_provenance_of_a_job_is_printed_as_json(desk: Desk) -> None:
     group_id = desk.group("gpu-1")
+    assert desk.out("show", group_id, "--editor") == f"{desk.url}/groups/{group_id}/editor\n"
     (job,) = _jobs(desk, group_id)
     record = json.loads(desk.out("provenance", group_id, job))
     assert (record["job_id"], record["attempt"]["backend_id"]) == (job, "gpu-1")

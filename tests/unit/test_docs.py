@@ -28,7 +28,7 @@ PAGES = sorted(
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     if page.name != "api-reference.md"
 )
-_READERS = {"_flag", "_number", "_one_of", "_words", "_text", "str", "_urls"}
+_READERS = {"_flag", "_number", "_one_of", "_words", "_text", "str", "_urls", "_address"}
 
 
 def _variables_read() -> set[str]:

@@ -11,19 +11,29 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, cast
 
+from django.conf import settings
 from django.core.exceptions import SuspiciousFileOperation
 from django.http import Http404, HttpRequest, HttpResponse
+from django.http.request import split_domain_port
 from django.http.response import HttpResponseBase
+from django.utils.http import urlencode
 from django.views.static import serve
 from rest_framework.request import Request
 
+from backends.node_classes import node_class
 from jobgroups.api.listener.base import ListenerView, not_found
+from jobgroups.api.listener.nodes import farm_nodes
 from jobgroups.api.listener.owner import owner_of
 from jobgroups.api.views.base import json_response
+from jobgroups.database.pools import write_threads
+from jobgroups.queries.editor_workflows import editor_workflow
 from jobgroups.queries.input_files import uploaded_names
+from jobgroups.workflow.to_editor import to_editor
 
 _PACKAGE: Final = "comfyui_frontend_package"
 _TEMPLATES: Final = "comfyui_workflow_templates_json"
+#: The source of templates that are workflows of groups.
+SOURCE: Final = "director"
 _MISSING: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
 <title>The ComfyUI listener of the Director</title>
 <h1>This is the ComfyUI listener of the Director</h1>
@@ -60,6 +70,18 @@ def _file(request: Request, package: str, folder: str, path: str) -> HttpRespons
     return response
 
 
+def editor_url(request: HttpRequest, group_id: str) -> str | None:
+    """Return the address at which the editor opens the workflow of a group, from a request to the
+    Director's own port; None: this Director has no editor.
+    """
+    port = settings.DIRECTOR_COMFYUI_PORT
+    if not port or _folder(_PACKAGE, "static") is None:
+        return None
+    host = split_domain_port(request.get_host())[0]
+    base = settings.DIRECTOR_COMFYUI_URL or f"{request.scheme}://{host}:{port}"
+    return f"{base}/?{urlencode({'template': group_id, 'source': SOURCE})}"
+
+
 class EditorView(ListenerView):
     """The editor's page at ``/``, and its files at all paths that no other route has."""
 
@@ -82,6 +104,22 @@ class TemplateView(ListenerView):
 
     def get(self, request: Request, path: str) -> HttpResponseBase:
         return _file(request, _TEMPLATES, "templates", path)
+
+
+class GroupTemplateView(ListenerView):
+    """The workflow of a group of the Director, which the editor opens as a template."""
+
+    reads_in = write_threads  # It may wait for machines.
+
+    def get(self, _request: Request, group_id: str) -> HttpResponse:
+        workflow, graph = editor_workflow(group_id)
+        if workflow is None:
+            described = farm_nodes().classes
+            wanted = {node["class_type"] for node in graph.values()} & described.keys()
+            workflow = to_editor(
+                graph, {name: node_class(described[name].value) for name in wanted}
+            )
+        return json_response(workflow)
 
 
 class EmptyListView(ListenerView):

@@ -37,7 +37,7 @@ from jobgroups.outputs.drawing_processes import DrawingFailed, draw_edit
 from jobgroups.outputs.image_edits import converted, masked
 from jobgroups.outputs.resize import MAX_SOURCE_BYTES, NotAnImage
 from jobgroups.outputs.stored import file_response
-from jobgroups.queries.input_files import named_file
+from jobgroups.queries.input_files import farm_file, named_file
 from jobgroups.queries.outputs import OutputFile
 from jobgroups.services.assets import ReceivedFile
 from jobgroups.services.input_files import input_store
@@ -83,6 +83,8 @@ class ViewView(ListenerView):
         if path is None:
             return HttpResponse(status=400)
         content = await find_content(named_file, owner_of(request), folder, path)
+        if content is None:
+            content = await read(farm_file, principal_of(request), folder, path)
         if content is None:
             return HttpResponse(status=404)
         channel, preview = query.get("channel", ""), query.get("preview", "")

@@ -16,7 +16,7 @@ from jobgroups.domain.access import Principal
 from jobgroups.domain.listener_files import IMAGES, file_path, is_of_job, split_annotated
 from jobgroups.domain.media_types import media_type
 from jobgroups.outputs.copies import copied
-from jobgroups.queries.input_files import asset_ids, named_file
+from jobgroups.queries.input_files import asset_ids, farm_file, named_file
 from jobgroups.queries.outputs import OutputFile
 from jobgroups.services.asset_records import output_asset
 from jobgroups.services.assets import ReceivedFile, asset_store
@@ -31,8 +31,8 @@ def file_references(
     graph: Workflow, *, owner: str, principal: Principal
 ) -> dict[str, dict[str, Any]]:
     """Return references to the files that a prompt names, by node and input: those that its owner
-    uploaded, those of the owner's jobs, and images that were put for it. Other names stay: a
-    machine may have such a file.
+    uploaded, those of the owner's jobs, assets by their names at the machines, and images that were
+    put for it. Other names stay: a machine may have such a file.
 
     Raises ``PromptRefused`` for a file of a job that cannot be had.
     """
@@ -45,6 +45,8 @@ def file_references(
                 known[name] = _asset_of_job(owner, name, principal)
             except RequestError as error:
                 raise _refusal(graph, node_id, input_name, error.detail) from error
+        elif name not in known and (asset := farm_file(principal, *name)) is not None:
+            known[name] = asset.pk
         if name in known:
             parameters.setdefault(node_id, {})[input_name] = asset_reference(known[name])
     return parameters

@@ -52,6 +52,7 @@ _of_editor: Views = {
     "extensions": editor.EmptyListView,
     "i18n": editor.EmptyObjectView,
     "workflow_templates": editor.EmptyObjectView,
+    f"workflow_templates/{editor.SOURCE}/<str:group_id>.json": editor.GroupTemplateView,
     "global_subgraphs": editor.EmptyObjectView,
     "node_replacements": editor.EmptyObjectView,
     "templates/<path:path>": editor.TemplateView,

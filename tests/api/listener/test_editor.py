@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from jobgroups.api.listener import editor
-from jobgroups.models import Asset, InputFile
+from jobgroups.domain.access import EVERYBODY, Principal, Right
+from jobgroups.models import Asset, AssetUse, InputFile
+from jobgroups.queries.input_files import farm_file
 from jobgroups.services import user_files
-from tests.api.listener.conftest import Program
+from tests.api.listener.conftest import GRAPH, Program, group_of
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
 WORKFLOW = b'{"nodes": []}'
@@ -151,3 +155,52 @@ def test_without_the_editor_the_root_says_how_to_get_it(
     page = anna.ask("GET", "/")
     assert (page.status_code, b"comfyui-frontend-package" in page.content) == (200, True)
     assert anna.ask("GET", "/index.html").status_code == 404
+
+
+@pytest.fixture
+def described(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that describe two classes."""
+    sampler = {
+        "input": {"required": {"seed": ["INT"], "steps": ["INT"], "cfg": ["FLOAT"]}},
+        "output": ["LATENT"],
+        "output_node": False,
+        "display_name": "KSampler",
+    }
+    save = {"input": {"required": {"images": ["LATENT"]}}, "output": [], "output_node": True}
+    farm = SimpleNamespace(
+        classes={
+            name: SimpleNamespace(value=value)
+            for name, value in (("KSampler", sampler), ("SaveImage", save))
+        }
+    )
+    monkeypatch.setattr(editor, "farm_nodes", lambda: farm)
+
+
+def opened(program: Program, group_id: str) -> Any:
+    return program.get(f"/api/workflow_templates/director/{group_id}.json")
+
+
+def test_a_group_is_opened_as_a_template(program: Program, described: None) -> None:
+    group = factories.submit(workflow=GRAPH, parameters={"3": {"steps": 30}}, base_seed=7)
+    nodes = opened(program, group.pk)["nodes"]
+    assert [(node["id"], node["type"]) for node in nodes] == [(3, "KSampler"), (9, "SaveImage")]
+    # With the parameters and the seed of its first job; the choice beside the seed is the editor's.
+    assert nodes[0]["widgets_values"] == [7, "fixed", 30, 7.0]
+    assert nodes[1]["inputs"] == [{"name": "images", "type": "LATENT", "link": 1}]
+    # A program's own workflow of the editor comes back as it was sent.
+    drawn = {"nodes": [], "links": [], "extra": {"ds": {"scale": 2}}}
+    prompt_id = program.prompt(extra_data={"extra_pnginfo": {"workflow": drawn}})
+    assert opened(program, group_of(prompt_id).pk) == drawn
+    unknown = program.ask("GET", "/workflow_templates/director/jg_000000000000.json")
+    assert unknown.status_code == 404
+
+
+def test_a_workflow_names_an_asset_as_the_machines_have_it(program: Program) -> None:
+    asset = factories.asset()
+    load = {"class_type": "LoadImage", "inputs": {"image": f"director/{asset.hash}.png"}}
+    prompt_id = program.prompt(prompt=GRAPH | {"1": load})
+    assert AssetUse.objects.get(group=group_of(prompt_id)).asset == asset
+    name = ("input", f"director/{asset.hash}.png")
+    assert farm_file(EVERYBODY, *name) == asset
+    # Where people see their own work alone, another account's file is not there.
+    assert farm_file(Principal(Right.SUBMIT, user_id=0, sees_all=False), *name) is None

@@ -17,6 +17,7 @@ from django.urls import get_resolver
 
 from director.accounts import principals
 from director.asgi import application
+from jobgroups.api.listener import editor
 from jobgroups.domain.states import ChildStatus
 from jobgroups.models import ListenerPrompt
 from tests.api.conftest import Api
@@ -181,8 +182,9 @@ async def _ask(method: str, path: str, headers: dict[str, str]) -> httpx.Respons
 )
 @pytest.mark.django_db(transaction=True)
 async def test_a_page_of_another_origin_can_use_no_route(
-    headers: dict[str, str], statuses: set[int], settings: Any
+    headers: dict[str, str], statuses: set[int], settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(editor, "_folder", lambda _package, _name: None)
     settings.DIRECTOR_COMFYUI_PORT = PORT
     settings.DIRECTOR_TOKEN = "correct-horse-battery"
     browser = {"authorization": f"Basic {base64.b64encode(b'x:correct-horse-battery').decode()}"}
@@ -195,6 +197,10 @@ async def test_a_page_of_another_origin_can_use_no_route(
     assert wrong == []
     own = await _ask("POST", "/api/jobs/cancel", {**browser, "origin": OWN})
     assert "job_ids" in own.text
+    # A link to the editor, which a page of the Director has, opens it.
+    link = {**browser, "sec-fetch-site": "same-site", "sec-fetch-dest": "document"}
+    assert (await _ask("GET", "/?template=jg_1&source=director", link)).status_code == 200
+    assert (await _ask("GET", "/history", link)).status_code == 403
 
 
 @pytest.mark.django_db(transaction=True)
