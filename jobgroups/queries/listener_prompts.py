@@ -6,13 +6,14 @@ at every moment, also while it waits for a retry or was moved.
 
 import datetime as dt
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.db.models import F, Min, Q, QuerySet, Value
+from django.db.models import Count, F, Min, Q, QuerySet, Value
 from django.db.models.functions import Coalesce, Concat, Length
 
+from jobgroups.database.statements import KEY, Parameter, PreparedValues
 from jobgroups.domain.listener_records import (
     JOB_STATUS,
     PromptRecord,
@@ -35,10 +36,10 @@ _MAX_COUNTED: Final = 10_000
 _ENDED: Final = Q(group__completed_at__isnull=False)
 #: Its owner has not removed it from the history since it ended.
 _SHOWN: Final = Q(hidden_at__isnull=True) | Q(hidden_at__lt=F("group__completed_at"))
-_CHILD: Final = "group__children__"
-_ATTEMPT: Final = f"{_CHILD}current_attempt__"
+CHILD: Final = "group__children__"
+_ATTEMPT: Final = f"{CHILD}current_attempt__"
 #: What a record is made of, beside the workflow.
-_COLUMNS: Final = {
+RECORD: Final = {
     "pk": "pk",
     "prompt_id": "prompt_id",
     "client_id": "client_id",
@@ -48,23 +49,34 @@ _COLUMNS: Final = {
     "group_ended_at": "group__completed_at",
     "targets": "outputs_json",
     "fields": "group__prompt_fields_json",
-    "job_id": f"{_CHILD}pk",
-    "status": f"{_CHILD}status",
-    "started_at": f"{_CHILD}started_at",
-    "ended_at": f"{_CHILD}completed_at",
-    "error": f"{_CHILD}error_message",
-    "error_type": f"{_CHILD}error_type",
-    "error_details": f"{_CHILD}error_details_json",
+    "job_id": f"{CHILD}pk",
+    "status": f"{CHILD}status",
+    "started_at": f"{CHILD}started_at",
+    "ended_at": f"{CHILD}completed_at",
+    "error": f"{CHILD}error_message",
+    "error_type": f"{CHILD}error_type",
+    "error_details": f"{CHILD}error_details_json",
     "node_outputs": f"{_ATTEMPT}node_outputs_json",
     "execution": f"{_ATTEMPT}execution_json",
 }
 
 
-def open_prompts(owner: str) -> "QuerySet[ListenerPrompt]":
+def open_prompts(owner: str | Parameter) -> "QuerySet[ListenerPrompt]":
     """Return the prompts of an owner that have not ended, oldest first."""
     rows = ListenerPrompt.objects.filter(group__in=open_groups())
     # Not by the index of the owner: it leads to every prompt that the owner has ever sent.
     return rows.alias(whose=Concat("owner", Value(""))).filter(whose=owner).order_by("id")
+
+
+def open_count(owner: str) -> int:
+    """Return the number of prompts of an owner that have not ended."""
+    rows = _open_counts(owner)
+    return rows[0][1] if rows else 0
+
+
+_open_counts: Final = PreparedValues(
+    lambda: open_prompts(KEY).order_by().values_list("owner").annotate(Count("pk"))
+)
 
 
 def history_prompts(owner: str) -> "QuerySet[ListenerPrompt]":
@@ -80,11 +92,11 @@ def presented_prompt(owner: str) -> ListenerPrompt | None:
     order of their starts.
     """
     attempts = {
-        f"{_CHILD}attempts__run": F(f"{_CHILD}run"),
-        f"{_CHILD}attempts__started_at__isnull": False,
+        f"{CHILD}attempts__run": F(f"{CHILD}run"),
+        f"{CHILD}attempts__started_at__isnull": False,
     }
     started = open_prompts(owner).filter(**attempts)
-    first = Min(f"{_CHILD}attempts__started_at")
+    first = Min(f"{CHILD}attempts__started_at")
     return started.annotate(began_at=first).order_by("began_at", "id").first()
 
 
@@ -101,11 +113,26 @@ def _number(pk: int, number: float | None) -> float:
 
 def record_of(owner: str, prompt_id: str) -> PromptRecord | None:
     """Return the prompt of an owner with this id; None: there is none."""
-    if not is_prompt_id(prompt_id):
-        return None
-    return next(
-        iter(_records(ListenerPrompt.objects.filter(owner=owner, prompt_id=prompt_id))), None
+    rows = _of_id(owner=owner, prompt_id=prompt_id) if is_prompt_id(prompt_id) else []
+    return prompt_record(rows[0], graph_of(rows[0][0])) if rows else None
+
+
+_of_id: Final = PreparedValues(
+    lambda: (
+        ListenerPrompt.objects.filter(owner=Parameter("owner"), prompt_id=Parameter("prompt_id"))
+        .order_by()
+        .values_list(*RECORD.values())
     )
+)
+_graphs: Final = PreparedValues(
+    lambda: ListenerPrompt.objects.filter(pk=KEY).order_by().values_list("group__workflow_json")
+)
+
+
+def graph_of(prompt: int) -> str:
+    """Return the workflow of a prompt, by the key of its row."""
+    rows = _graphs(prompt)
+    return rows[0][0] if rows else "{}"
 
 
 def queue_records(owner: str) -> tuple[list[PromptRecord], list[PromptRecord]]:
@@ -139,23 +166,22 @@ def _records(rows: "QuerySet[ListenerPrompt]") -> list[PromptRecord]:
     The workflows are read afterwards, which never change: those of a list may be large.
     """
     size = Length("group__workflow_json")
-    read = [
-        (dict(zip(_COLUMNS, values, strict=False)), values[-1])
-        for values in rows.annotate(size=size).values_list(*_COLUMNS.values(), "size")
-    ]
+    read = list(rows.annotate(size=size).values_list(*RECORD.values(), "size"))
     sum_bytes, whole = 0, list[int]()
-    for columns, graph_size in read:
+    for pk, *_, graph_size in read:
         sum_bytes += graph_size
         if not whole or sum_bytes <= _MAX_GRAPHS:
-            whole.append(columns["pk"])
+            whole.append(pk)
     graphs = dict[int, str]()
     for first in range(0, len(whole), _AT_ONCE):
         some = ListenerPrompt.objects.filter(pk__in=whole[first : first + _AT_ONCE])
         graphs.update(some.values_list("pk", "group__workflow_json").order_by())
-    return [_record(columns, graphs.get(columns["pk"], "{}")) for columns, _ in read]
+    return [prompt_record(values, graphs.get(values[0], "{}")) for values in read]
 
 
-def _record(columns: Mapping[str, Any], graph: str) -> PromptRecord:
+def prompt_record(values: Sequence[Any], graph: str) -> PromptRecord:
+    """Return the record of a prompt by its columns, which begin with ``RECORD``, and its workflow."""
+    columns: Mapping[str, Any] = dict(zip(RECORD, values, strict=False))
     sent = json.loads(columns["fields"] or "{}").get("extra_data", {})
     client_id = columns["client_id"]
     hidden_at, ended_at = columns["hidden_at"], columns["group_ended_at"]
@@ -212,12 +238,12 @@ def job_records(
     rows = ListenerPrompt.objects.filter(~_ENDED | _SHOWN, owner=owner)
     if children <= CHILD_OPEN:
         rows = open_prompts(owner)
-    rows = rows.filter(**{f"{_CHILD}status__in": children})
+    rows = rows.filter(**{f"{CHILD}status__in": children})
     if wanted.workflow_id:
         rows = rows.filter(pk__in=_of_workflow(rows, wanted.workflow_id))
     order = ["id"]
     if wanted.by_duration:
-        seconds = F(f"{_CHILD}completed_at") - F(f"{_CHILD}started_at")
+        seconds = F(f"{CHILD}completed_at") - F(f"{CHILD}started_at")
         rows = rows.annotate(seconds=Coalesce(seconds, dt.timedelta(0)))
         order = ["seconds", "id"]
     rows = rows.order_by(*order if wanted.is_ascending else [f"-{name}" for name in order])

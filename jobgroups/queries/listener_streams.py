@@ -6,20 +6,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.db.models import Count, F, Min, Q, QuerySet
+from django.db.models import Count, F, Min, OuterRef, Q, QuerySet, Subquery
 
+from jobgroups.database.statements import KEY, PreparedValues
 from jobgroups.domain.clock import now
-from jobgroups.domain.listener_records import end_message, milliseconds
+from jobgroups.domain.listener_records import PromptRecord, end_message, milliseconds
 from jobgroups.domain.outputs import SENT, reported_files
 from jobgroups.domain.prompt_ends import End, Picture
-from jobgroups.domain.states import CHILD_FINAL
-from jobgroups.models import LONG, ChildJob, ListenerPrompt
+from jobgroups.domain.states import CHILD_FINAL, ChildStatus
+from jobgroups.models import Attempt, ChildJob, ListenerPrompt
 from jobgroups.queries.groups import open_groups
-from jobgroups.queries.listener_prompts import open_prompts, record_of
+from jobgroups.queries.listener_prompts import CHILD, RECORD, graph_of, open_count, prompt_record
 
 #: How long an end that no socket got is kept for a client that connects again.
 _KEPT: Final = dt.timedelta(minutes=10)
-_LONG: Final = tuple(f"group__{name}" for name in LONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,57 +76,55 @@ def open_counts(owners: Collection[str]) -> dict[str, int]:
 
 def prompt_state(group_id: str) -> PromptState | None:
     """Return the state of the prompt of a group; None: it was deleted."""
-    child = _children(group_id).first()
-    if child is None:
+    rows = _states(group_id)
+    if not rows:
         return None
-    prompt: ListenerPrompt = child.group.listener_prompt
-    started_ms = _started_ms(child)
-    is_over = child.status in CHILD_FINAL and child.group.completed_at is not None
+    prompt, (owner, attempt, began_at, ended_at) = rows[0][0], rows[0][len(RECORD) :]
+    stored = prompt_record(rows[0], "{}")
+    started_ms = None if began_at is None else milliseconds(began_at)
+    end = None
+    if stored.status in CHILD_FINAL and ended_at is not None:
+        if stored.status is not ChildStatus.COMPLETED:
+            # A success needs no workflow, which may be large.
+            stored = prompt_record(rows[0], graph_of(prompt))
+        end = _end(stored, attempt or 0, started_ms)
     return PromptState(
-        id=prompt.pk,
-        prompt_id=prompt.prompt_id,
-        job_id=child.pk,
-        attempt=_attempt(child),
+        id=prompt,
+        prompt_id=stored.prompt_id,
+        job_id=stored.job_id,
+        attempt=attempt or 0,
         started_ms=started_ms,
-        end=_end(child, prompt, started_ms) if is_over else None,
-        remaining=open_prompts(prompt.owner).count(),
+        end=end,
+        remaining=open_count(owner),
     )
 
 
-def _children(group_id: str) -> "QuerySet[ChildJob]":
-    rows = ChildJob.objects.filter(group=group_id).order_by("position")
-    return rows.select_related("group__listener_prompt", "current_attempt").defer(*_LONG)
+def _state() -> "QuerySet[ListenerPrompt, tuple[Any, ...]]":
+    # Also while a job waits for a retry.
+    starts = Attempt.objects.filter(
+        child=OuterRef(f"{CHILD}pk"), run=OuterRef(f"{CHILD}run"), started_at__isnull=False
+    )
+    first = Subquery(starts.order_by("number").values("started_at")[:1])
+    rows = ListenerPrompt.objects.filter(group=KEY).order_by().annotate(began_at=first)
+    own = ("owner", f"{CHILD}current_attempt__number", "began_at", "group__completed_at")
+    return rows.values_list(*RECORD.values(), *own)
 
 
-def _started_ms(child: ChildJob) -> int | None:
-    """Return when a job started in its run; also while it waits for a retry."""
-    if not child.attempt_count:
-        return None
-    started = child.attempts.filter(run=child.run, started_at__isnull=False)
-    first = started.order_by("number").values_list("started_at", flat=True).first()
-    return None if first is None else milliseconds(first)
+_states: Final = PreparedValues(_state)
 
 
-def _attempt(child: ChildJob) -> int:
-    return 0 if child.current_attempt is None else child.current_attempt.number
-
-
-def _end(child: ChildJob, prompt: ListenerPrompt, started_ms: int | None) -> End | None:
-    record = record_of(prompt.owner, prompt.prompt_id)
-    if record is None or record.ended_at is None:
-        # It was deleted, or is retried since.
-        return None
+def _end(record: PromptRecord, attempt: int, started_ms: int | None) -> End:
     kind, message = end_message(record)
     return End(
-        attempt=_attempt(child),
+        attempt=attempt,
         started_ms=started_ms,
-        ended_ms=milliseconds(record.ended_at),
+        ended_ms=message["timestamp"],
         kind=kind,
         message=message,
         outputs=record.outputs,
         cached=record.cached,
         classes=_classes(record.graph) if kind == "execution_interrupted" else {},
-        pictures=_pictures(child, record.node_outputs),
+        pictures=_pictures(record),
     )
 
 
@@ -135,12 +133,13 @@ def _classes(graph: bytes) -> dict[str, str]:
     return {name: str(node.get("class_type", "")) for name, node in nodes.items()}
 
 
-def _pictures(child: ChildJob, node_outputs: Mapping[str, Any]) -> list[Picture]:
+def _pictures(record: PromptRecord) -> list[Picture]:
     """Return the stored pictures that came as frames, in the order of their files."""
-    sent = {node: _sent_files(output) for node, output in node_outputs.items()}
+    sent = {node: _sent_files(output) for node, output in record.node_outputs.items()}
     names = [name for files in sent.values() for name in files]
     if not names:
         return []
+    child = ChildJob.objects.only("outputs_json").get(pk=record.job_id)
     files = [file["filename"] for file in reported_files(json.loads(child.outputs_json or "{}"))]
     rows = child.captures.filter(file__isnull=False).select_related("file")
     stored = {files[row.number]: row.file for row in rows if row.number < len(files)}

@@ -8,6 +8,7 @@ from django.db.models import Q
 from django.db.models.functions import Coalesce
 
 from jobgroups.database.retry import retried_transaction
+from jobgroups.database.statements import Parameter, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import ChildStatus
 from jobgroups.models import JobGroup, ListenerPrompt
@@ -37,16 +38,16 @@ def put_in_order(prompt: ListenerPrompt, group: JobGroup) -> None:
     They share the places in the queue that they had, so nothing of others moves. In the transaction
     of the submission.
     """
-    number = number_of(prompt)
-    waiting = open_prompts(prompt.owner).filter(
-        Q(number__gt=number) | Q(number__isnull=True, pk__gt=number),
-        group__share_of=group.share_of,
-        group__submitter=group.submitter,
-        group__children__status=ChildStatus.QUEUED,
-        group__children__current_attempt__isnull=True,
+    waiting = _waiting_after(
+        owner=prompt.owner,
+        number=number_of(prompt),
+        share_of=group.share_of,
+        submitter=group.submitter,
     )
+    if not waiting:
+        return
     groups = JobGroup.objects.select_for_update().order_by("pk")
-    locked = list(groups.filter(pk__in=list(waiting.values_list("group_id", flat=True))).only("pk"))
+    locked = list(groups.filter(pk__in=[group_id for (group_id,) in waiting]).only("pk"))
     later = ListenerPrompt.objects.filter(group__in=locked).annotate(
         place=Coalesce("group__ordered_at", "group__variants__queued_at")
     )
@@ -56,6 +57,23 @@ def put_in_order(prompt: ListenerPrompt, group: JobGroup) -> None:
     for row, place in zip([prompt, *rows] if rows else (), places, strict=False):
         at = max(place, at + _STEP)
         JobGroup.objects.filter(pk=row.group_id).update(ordered_at=at)
+
+
+_NUMBER: Final = Parameter("number")
+_waiting_after: Final = PreparedValues(
+    lambda: (
+        open_prompts(Parameter("owner"))
+        .filter(
+            Q(number__gt=_NUMBER) | Q(number__isnull=True, pk__gt=_NUMBER),
+            group__share_of=Parameter("share_of"),
+            group__submitter=Parameter("submitter"),
+            group__children__status=ChildStatus.QUEUED,
+            group__children__current_attempt__isnull=True,
+        )
+        .order_by()
+        .values_list("group_id")
+    )
+)
 
 
 @retried_transaction

@@ -22,6 +22,7 @@ from jobgroups.database.statements import (
     PreparedQuery,
     PreparedValues,
     insert,
+    insert_with_keys,
     update_where,
 )
 from jobgroups.domain.access import Visibility
@@ -180,13 +181,21 @@ def prompt_replay(origin: Origin) -> Submitted | None:
 
     Raises ``PromptIdConflict`` if it made one out of another body.
     """
-    rows = ListenerPrompt.objects.filter(owner=origin.owner, prompt_id=origin.prompt_id)
-    made = rows.select_related("group").first()
+    made = _prompts.first(owner=origin.owner, prompt_id=origin.prompt_id)
     if made is None:
         return None
     if made.digest != origin.digest:
         raise PromptIdConflict(origin.prompt_id)
     return _replay(made.group)
+
+
+_prompts: Final = PreparedQuery(
+    lambda: (
+        ListenerPrompt.objects.filter(owner=Parameter("owner"), prompt_id=Parameter("prompt_id"))
+        .select_related("group")
+        .order_by()
+    )
+)
 
 
 def _replay(group: JobGroup) -> Submitted:
@@ -313,7 +322,7 @@ def _store(
 
 
 def _store_origin(group: JobGroup, origin: Origin) -> None:
-    prompt = ListenerPrompt.objects.create(
+    prompt = ListenerPrompt(
         group=group,
         owner=origin.owner,
         prompt_id=origin.prompt_id,
@@ -323,9 +332,10 @@ def _store_origin(group: JobGroup, origin: Origin) -> None:
         outputs_json=to_json(list(origin.outputs)),
         created_at=group.created_at,
     )
+    insert_with_keys([prompt], by="prompt_id")
     if origin.is_front:
         prompt.number = -prompt.pk
-        prompt.save(update_fields=["number"])
+        update_where(ListenerPrompt, prompt.pk, {"number": prompt.number})
     put_in_order(prompt, group)
     log.notify_prompt_on_commit(group.id, owner=origin.owner, client_id=origin.client_id)
 

@@ -8,7 +8,7 @@ from jobgroups.api.listener.owner import owner_of
 from jobgroups.api.listener.submission import submit_prompt
 from jobgroups.api.permissions import identity, principal_of
 from jobgroups.api.views.base import json_response
-from jobgroups.queries.listener_prompts import number_of, open_prompts
+from jobgroups.queries.listener_prompts import number_of, open_count
 
 
 class PromptView(ListenerView):
@@ -27,5 +27,5 @@ class PromptView(ListenerView):
         )
 
     def get(self, request: Request) -> HttpResponse:
-        remaining = open_prompts(owner_of(request)).count()
+        remaining = open_count(owner_of(request))
         return json_response({"exec_info": {"queue_remaining": remaining}})

@@ -74,10 +74,10 @@ def submit_prompt(
         number=_number(body.get("number")),
         is_front=body.get("front") is True,
     )
-    node_errors: Mapping[str, Any] = {}
-    if prompt_replay(origin) is None:
-        node_errors = _store(graph, origin, identity, principal, secret)
-    return ListenerPrompt.objects.get(owner=owner, prompt_id=origin.prompt_id), node_errors
+    earlier = prompt_replay(origin)
+    if earlier is not None:
+        return earlier.group.listener_prompt, {}
+    return _store(graph, origin, identity, principal, secret)
 
 
 def _store(
@@ -86,9 +86,9 @@ def _store(
     identity: Mapping[str, Any],
     principal: Principal,
     secret: str,
-) -> Mapping[str, Any]:
-    """Store a prompt that a machine executes, and return the ``node_errors`` of the others of its
-    outputs.
+) -> tuple[ListenerPrompt, Mapping[str, Any]]:
+    """Store a prompt that a machine executes, and return it with the ``node_errors`` of the others
+    of its outputs.
     """
     for node_id, node in graph.items():
         if isinstance(node, dict) and "class_type" not in node:
@@ -116,10 +116,10 @@ def _store(
         payloads.submission(fields, None), secret=secret, origin=origin, **identity
     )
     try:
-        submit_to_any(submission, principal)
+        group = submit_to_any(submission, principal)
     except NotExecutable as error:
         raise _not_executable(error) from None
-    return checked.node_errors
+    return group.listener_prompt, checked.node_errors
 
 
 def _not_executable(error: NotExecutable) -> PromptRefused:
