@@ -176,9 +176,12 @@ class Listener:
             self._due.set()
 
     def note_sent(self, prompt: int) -> None:
-        """Note that a socket has sent the last frame of a prompt."""
+        """Note that a socket has sent the last frame of a prompt.
+
+        It is stored with the next poll, or once the last socket is closed: a program sends its next
+        prompt at this moment, whose write would wait.
+        """
         self._presented.add(prompt)
-        self._due.set()
 
     async def _run(self) -> None:
         """Follow new prompts, store what was presented, and send what is due, while a socket is
@@ -191,7 +194,8 @@ class Listener:
                 if is_due := time.monotonic() >= self._poll_at:
                     self._poll_at = time.monotonic() + _POLL_SECONDS
                 try:
-                    await self._store_presented()
+                    if is_due or not self._clients:
+                        await self._store_presented()
                     if is_due:
                         await self._poll()
                 except DatabaseError as error:
