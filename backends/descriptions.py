@@ -9,14 +9,13 @@ import asyncio
 import functools
 import hashlib
 import logging
+import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final, Generic, TypeAlias, TypeVar
-from weakref import WeakValueDictionary
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -25,6 +24,7 @@ from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.versions import release_of
 from backends.models import Backend
+from backends.node_texts import Description, TextSizes, description
 from backends.node_union import union
 
 logger = logging.getLogger(__name__)
@@ -41,36 +41,10 @@ _TIMEOUTS: Final = Timeouts(connect_s=2.0, silence_s=15.0, total_s=20.0)
 _MAX_BYTES: Final = 32 * 2**20  #: Of one answer; with all of ComfyUI's own nodes it has about 2 MB.
 _BACKENDS_AT_ONCE: Final = 16
 _MAX_KEPT: Final = 2_048  #: Answers of one kind.
-_MAX_PARSED: Final = 1_024  #: Parsed descriptions of node classes.
-
-
-class Description:
-    """The description of one node class, as a JSON text. There is one for each distinct text."""
-
-    __slots__ = ("__weakref__", "text")
-
-    def __init__(self, text: bytes) -> None:
-        self.text = text
-
-    @property
-    def value(self) -> Mapping[str, Any]:
-        return _parsed(self)
-
-
-@lru_cache(_MAX_PARSED)
-def _parsed(description: Description) -> Mapping[str, Any]:
-    value = msgspec.json.decode(description.text)
-    return value if isinstance(value, dict) else {}
-
-
-_texts: Final[WeakValueDictionary[bytes, Description]] = WeakValueDictionary()
-_texts_lock: Final = threading.Lock()
-
-
-def _description(text: bytes) -> Description:
-    digest = hashlib.sha256(text).digest()
-    with _texts_lock:
-        return _texts.setdefault(digest, Description(text))
+#: Bytes of the node classes of all backends: of the nodes of ComfyUI and its extensions a hundred
+#: backends have most texts in common, and lists of files of their own.
+_MAX_NODES: Final = 256 * 2**20
+_MAX_LISTS: Final = 32 * 2**20  #: Bytes of all lists.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,12 +53,10 @@ class NodeDescriptions:
 
     Attributes:
         classes: by name.
-        replaced: classes that the backend replaces by others before it validates a prompt.
         digest: of all texts.
     """
 
     classes: Mapping[str, Description]
-    replaced: frozenset[str]
     digest: bytes
 
 
@@ -93,9 +65,12 @@ async def _read_nodes(client: ComfyClient, _name: str) -> NodeDescriptions:
     whole = hashlib.sha256()
     for name, text in texts.items():
         whole.update(name.encode() + text)
-    replaced = await client.replaced_classes()
-    classes = {name: _description(text) for name, text in texts.items()}
-    return NodeDescriptions(classes, replaced, whole.digest())
+    classes = {
+        sys.intern(name): description(text)
+        for name, text in texts.items()
+        if text.lstrip().startswith(b"{")
+    }
+    return NodeDescriptions(classes, whole.digest())
 
 
 _Key: TypeAlias = tuple[str, str, str, str]
@@ -111,10 +86,21 @@ class _Kept(Generic[T]):
 class Answers(Generic[T]):
     """The answers of backends to one kind of request. May be used by several threads; a thread of
     its own reads the backends.
+
+    Args:
+        read: reads the answer of a backend.
+        texts: returns the texts of an answer. The texts of all answers have ``max_bytes`` at most,
+            and the answers that were read first are dropped.
     """
 
-    def __init__(self, read: Callable[[ComfyClient, str], Awaitable[T]]) -> None:
-        self._read = read
+    def __init__(
+        self,
+        read: Callable[[ComfyClient, str], Awaitable[T]],
+        texts: Callable[[T], Collection[Description]],
+        max_bytes: int,
+    ) -> None:
+        self._read, self._texts, self._max_bytes = read, texts, max_bytes
+        self._sizes = TextSizes()
         self._kept: OrderedDict[_Key, _Kept[T]] = OrderedDict()
         self._reading: set[_Key] = set()
         self._changed = threading.Condition()
@@ -129,17 +115,6 @@ class Answers(Generic[T]):
         self._start(self._older(rows, name, moment - FRESH_SECONDS), name, moment - _RETRY_SECONDS)
         self._wait(self._older(rows, name, moment - KEPT_SECONDS), name, within)
         return self._since(rows, name, moment - KEPT_SECONDS)
-
-    def again(
-        self, rows: Collection[Backend], since: float, name: str = "", *, within: float
-    ) -> dict[str, T]:
-        """Return the answers that were read after ``since``, a time of ``time.monotonic``, after a
-        request to the other backends.
-        """
-        old = self._older(rows, name, since)
-        self._start(old, name, since)
-        self._wait(old, name, within)
-        return self._since(rows, name, since)
 
     def _older(self, rows: Collection[Backend], name: str, since: float) -> list[Backend]:
         read = self._since(rows, name, since)
@@ -199,19 +174,29 @@ class Answers(Generic[T]):
     def _oldest(self) -> float:
         return next(iter(self._kept.values())).tried_at
 
+    def _drop(self, key: _Key) -> _Kept[T] | None:
+        dropped = self._kept.pop(key, None)
+        if dropped is not None and dropped.answer is not None:
+            self._sizes.remove(self._texts(dropped.answer))
+        return dropped
+
     def _keep(self, key: _Key, answer: T | None) -> None:
         moment = time.monotonic()
         with self._changed:
-            before = self._kept.pop(key, None)
+            read_at, before = moment, self._drop(key)
+            if answer is None:
+                read_at = before.read_at if before else float("-inf")
+                answer = before.answer if before else None
+            self._kept[key] = _Kept(read_at, moment, answer)
             if answer is not None:
-                self._kept[key] = _Kept(moment, moment, answer)
-            elif before is None:
-                self._kept[key] = _Kept(float("-inf"), moment)
-            else:
-                self._kept[key] = _Kept(before.read_at, moment, before.answer)
+                self._sizes.add(self._texts(answer))
             # Also those of backends that are gone.
-            while len(self._kept) > _MAX_KEPT or self._oldest() < moment - KEPT_SECONDS:
-                self._kept.popitem(last=False)
+            while self._kept and (
+                len(self._kept) > _MAX_KEPT
+                or self._sizes.sum_bytes > self._max_bytes
+                or self._oldest() < moment - KEPT_SECONDS
+            ):
+                self._drop(next(iter(self._kept)))
             self._reading.discard(key)
             self._changed.notify_all()
 
@@ -220,15 +205,14 @@ def _key(row: Backend, name: str) -> _Key:
     return row.id, row.url, row.comfyui_version, name
 
 
-async def _read_list(client: ComfyClient, path: str) -> list[Any] | bool:
-    listed = await client.listing(path)
-    return False if listed is None else listed
+async def _read_list(client: ComfyClient, path: str) -> Description:
+    return description(msgspec.json.encode(await client.listing(path)))
 
 
 #: Of each backend, its node classes.
-nodes: Final = Answers(_read_nodes)
-#: Of each backend, the list at a path; False: the backend has none there.
-lists: Final = Answers(_read_list)
+nodes: Final = Answers(_read_nodes, lambda answer: answer.classes.values(), _MAX_NODES)
+#: Of each backend, the list at a path; null: the backend has none there.
+lists: Final = Answers(_read_list, lambda answer: (answer,), _MAX_LISTS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -293,7 +277,7 @@ def _unite(
         texts = tuple(dict.fromkeys(one.classes[name] for one in known if name in one.classes))
         made = texts[0]
         if len(texts) > 1:
-            made = before.get(texts) or _description(
+            made = before.get(texts) or description(
                 msgspec.json.encode(union([text.value for text in texts]))
             )
             sources[texts] = made

@@ -14,13 +14,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+import msgspec
 from asgiref.sync import async_to_sync
 
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError, BackendUnreachable, ResponseLost
 from backends.comfyui.exchange import Timeouts
 from backends.models import Backend
-from backends.node_classes import NodeClass, node_class
+from backends.node_classes import NodeClass
+from backends.node_texts import Description, TextSizes, description
 
 FRESH_SECONDS: Final = 60.0  #: Seconds for which an answer is used again.
 #: Seconds for which one is used again that speaks for a backend: hundreds of backends are not read
@@ -33,12 +35,13 @@ _BACKENDS_AT_ONCE: Final = 64
 _REQUESTS_AT_ONCE: Final = 4
 #: Wrong answers after which a backend is not queried further: each may have a megabyte.
 _MAX_WRONG: Final = 8
-#: Characters of all kept answers; one without choices counts as this many.
-_MAX_KEPT: Final = 50_000_000
-_LEAST_SIZE: Final = 1_000
+_MAX_KEPT: Final = 50_000_000  #: Bytes of all kept answers.
+_BEHIND_SECONDS: Final = 5.0  #: In which backends are read behind an answer.
 
 #: Class to what is known of it; None: the backend does not have it.
 Classes: TypeAlias = dict[str, NodeClass | None]
+#: Likewise, with the whole description.
+Descriptions: TypeAlias = dict[str, Description | None]
 _Key: TypeAlias = tuple[str, str, str, str]
 
 
@@ -48,30 +51,26 @@ class _Answers:
     """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[_Key, tuple[float, NodeClass | None]] = OrderedDict()
-        self._size = 0
+        self._kept: OrderedDict[_Key, tuple[float, Description | None]] = OrderedDict()
+        self._sizes = TextSizes()
         self._lock = threading.Lock()
 
-    def get(self, key: _Key, since: float) -> tuple[float, NodeClass | None] | None:
+    def get(self, key: _Key, since: float) -> tuple[float, Description | None] | None:
         kept = self._kept.get(key)
         return kept if kept is not None and kept[0] >= since else None
 
-    def keep(self, key: _Key, answer: NodeClass | None) -> None:
+    def keep(self, key: _Key, answer: Description | None) -> None:
         with self._lock:
             self._drop(key)
             self._kept[key] = (time.monotonic(), answer)
-            self._size += _size(answer)
-            while self._size > _MAX_KEPT:
+            self._sizes.add([answer])
+            while self._sizes.sum_bytes > _MAX_KEPT:
                 self._drop(next(iter(self._kept)))
 
     def _drop(self, key: _Key) -> None:
         dropped = self._kept.pop(key, None)
         if dropped is not None:
-            self._size -= _size(dropped[1])
-
-
-def _size(answer: NodeClass | None) -> int:
-    return _LEAST_SIZE + (answer.size if answer else 0)
+            self._sizes.remove([dropped[1]])
 
 
 class _Readers:
@@ -108,12 +107,47 @@ _READERS: Final = _Readers()
 def node_classes(
     wanted: Mapping[Backend, Collection[str]], *, since: float, until: float
 ) -> dict[str, Classes]:
+    """Return the node classes of :func:`descriptions`; those of equal descriptions are one object."""
+    # Most backends have the same.
+    made: dict[Description | None, NodeClass | None] = {None: None}
+    known: dict[str, Classes] = {}
+    for backend_id, classes in descriptions(wanted, since=since, until=until).items():
+        for described in classes.values():
+            if described not in made and described is not None:
+                made[described] = described.node_class
+        known[backend_id] = {name: made[described] for name, described in classes.items()}
+    return known
+
+
+def read_behind(wanted: Mapping[Backend, Collection[str]]) -> None:
+    """Read what is kept for longer than a minute again, without a wait; one such reading at a time."""
+    since = time.monotonic() - FRESH_SECONDS
+    is_old = bool(_not_kept(wanted, since, {backend.id: {} for backend in wanted}))
+    if is_old and _reading_behind.acquire(blocking=False):
+        # Daemonic: it changes nothing, and no end of the process waits for a silent backend.
+        run = functools.partial(_read_behind, wanted, since)
+        threading.Thread(target=run, name="inventory", daemon=True).start()
+
+
+def _read_behind(wanted: Mapping[Backend, Collection[str]], since: float) -> None:
+    try:
+        descriptions(wanted, since=since, until=time.monotonic() + _BEHIND_SECONDS)
+    finally:
+        _reading_behind.release()
+
+
+_reading_behind: Final = threading.Lock()
+
+
+def descriptions(
+    wanted: Mapping[Backend, Collection[str]], *, since: float, until: float
+) -> dict[str, Descriptions]:
     """Return what is known of node classes by backend id, after requests for what is not kept.
 
     An answer that is older than ``since`` is not used, and what is not answered by ``until`` is not
     known. Both are times of ``time.monotonic``.
     """
-    known: dict[str, Classes] = {backend.id: {} for backend in wanted}
+    known: dict[str, Descriptions] = {backend.id: {} for backend in wanted}
     missing = _not_kept(wanted, since, known)
     while missing and (mine := _READERS.acquire(missing, known, until)):
         try:
@@ -127,7 +161,7 @@ def node_classes(
 
 
 def _not_kept(
-    wanted: Mapping[Backend, Collection[str]], since: float, known: Mapping[str, Classes]
+    wanted: Mapping[Backend, Collection[str]], since: float, known: Mapping[str, Descriptions]
 ) -> dict[Backend, list[str]]:
     """Take kept answers into ``known``, and return the classes without one."""
     missing: dict[Backend, list[str]] = {}
@@ -146,7 +180,7 @@ def _key(backend: Backend, class_type: str) -> _Key:
 
 
 async def _read_all(
-    missing: Mapping[Backend, Iterable[str]], known: Mapping[str, Classes], until: float
+    missing: Mapping[Backend, Iterable[str]], known: Mapping[str, Descriptions], until: float
 ) -> None:
     gate = asyncio.Semaphore(_BACKENDS_AT_ONCE)
     with contextlib.suppress(TimeoutError):
@@ -163,7 +197,7 @@ def _release(backend: Backend, reader: object, _task: asyncio.Task[None]) -> Non
 
 
 async def _read_backend(
-    backend: Backend, class_types: Iterator[str], classes: Classes, gate: asyncio.Semaphore
+    backend: Backend, class_types: Iterator[str], classes: Descriptions, gate: asyncio.Semaphore
 ) -> None:
     # The stored address or a header may be one that is not usable any more.
     async with gate:
@@ -182,7 +216,7 @@ class _Reader:
     comfy: ComfyClient
     backend: Backend
     class_types: Iterator[str]
-    classes: Classes
+    classes: Descriptions
     wrong: int = 0
     replaced: frozenset[str] | None = None
 
@@ -204,8 +238,8 @@ class _Reader:
         described = await self.comfy.object_info(class_type)
         answer = None
         if described is not None:
-            answer = node_class(described)
-            if answer is None:
+            answer = description(msgspec.json.encode(described))
+            if answer.node_class is None:
                 return
         else:
             if self.replaced is None:

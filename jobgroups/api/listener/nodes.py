@@ -121,7 +121,7 @@ class _ListView(ListenerView):
         listed = descriptions.lists.get(usable_backends(), path, within=_SECONDS).values()
         if not listed:
             raise NoMachine
-        found = [entries for entries in listed if isinstance(entries, list)]
+        found = [entries for one in listed if isinstance(entries := one.value, list)]
         if not found:
             return error_response(404, "not_found", "No machine has this folder of models.")
         if key is None:

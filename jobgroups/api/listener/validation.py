@@ -1,18 +1,23 @@
 """Validation of a prompt by all machines, with ComfyUI's errors."""
 
 import time
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from backends import descriptions
-from backends.descriptions import FarmNodes, NodeDescriptions
+from backends import inventory
+from backends.comfyui.versions import release_of
 from backends.eligibility import ineligible_reason
+from backends.models import Backend
+from backends.node_texts import Description
+from backends.node_union import union
 from jobgroups.api.listener.base import PromptRefused
 from jobgroups.domain.clock import now
 from jobgroups.domain.text import pluralize
 from jobgroups.queries.listener_machine import usable_backends
 from jobgroups.services.write_start import check_until
+from jobgroups.workflow import Workflow
+from jobgroups.workflow.inventory import class_types
 from jobgroups.workflow.prompt_check import (
     Checked,
     Describe,
@@ -27,16 +32,13 @@ from jobgroups.workflow.prompt_check import (
 #: Seconds for which a refusal is repeated without another look: a file may be newer than what is
 #: kept, but a program that repeats a wrong prompt must not make machines list their files.
 _REFUSED_SECONDS: Final = 5.0
-_CHECK_SECONDS: Final = 2.0  #: For which machines that are not known yet are waited for.
+_CHECK_SECONDS: Final = 1.5  #: For which machines that are not known yet are waited for.
 #: A node, and the name of its input; None: its class.
 _Lack = tuple[str, str | None]
 
 
 def validate(
-    graph: Mapping[str, Mapping[str, Any]],
-    *,
-    targets: Collection[str] | None,
-    resolved: Collection[Slot],
+    graph: Workflow, *, targets: Collection[str] | None, resolved: Collection[Slot]
 ) -> Checked:
     """Return what the machine would answer that executes most of a prompt.
 
@@ -46,55 +48,57 @@ def validate(
     """
     began = time.monotonic()
     rows = [row for row in usable_backends() if ineligible_reason(row, (), now=now()) is None]
-    known = descriptions.nodes.get(rows, within=_seconds_left())
-    checks = _checks(graph, known, targets, resolved)
+    wanted = dict.fromkeys(rows, class_types(graph))
+
+    def check_all(since: float) -> dict[str, Checked]:
+        until = check_until(_CHECK_SECONDS)
+        known.update(inventory.descriptions(wanted, since=since, until=until))
+        return _checks(graph, known, targets, resolved)
+
+    known: dict[str, inventory.Descriptions] = {}
+    checks = check_all(began - inventory.KEPT_SECONDS)
     if checks and all(check.error for check in checks.values()):
-        since = began - _REFUSED_SECONDS
-        known = descriptions.nodes.again(rows, since, within=_seconds_left())
-        checks = _checks(graph, known, targets, resolved)
+        checks = check_all(began - _REFUSED_SECONDS)
     accepted = [check for check in checks.values() if check.error is None]
     if accepted:
+        inventory.read_behind(wanted)
         return max(accepted, key=lambda check: len(check.outputs))
     if not checks or len(checks) < len(rows):
         # A machine that is not known may execute it.
         return Checked()
-    farm = descriptions.farm_nodes(rows, known)
-    of_all = check_prompt(graph, _describe(farm), targets=targets, resolved=resolved)
+    of_all = check_prompt(graph, _union(rows, known), targets=targets, resolved=resolved)
     raise _refusal(graph, of_all, list(checks.values()))
 
 
-def _seconds_left() -> float:
-    return max(check_until(_CHECK_SECONDS) - time.monotonic(), 0.0)
-
-
 def _checks(
-    graph: Mapping[str, Mapping[str, Any]],
-    known: Mapping[str, NodeDescriptions],
+    graph: Workflow,
+    known: Mapping[str, inventory.Descriptions],
     targets: Collection[str] | None,
     resolved: Collection[Slot],
 ) -> dict[str, Checked]:
-    """Return the answer of each machine that is known for this prompt."""
-    class_types = {node["class_type"] for node in graph.values()}
-    by_digest: dict[bytes, Checked] = {}
+    """Return the answer of each machine of which all classes of the prompt are known."""
+    wanted = class_types(graph)
+    by_classes: dict[frozenset[tuple[str, Description | None]], Checked] = {}
     checks = {}
-    for backend_id, nodes in known.items():
-        if class_types & nodes.replaced - nodes.classes.keys():
-            # The machine replaces them before it validates.
+    for backend_id, classes in known.items():
+        if classes.keys() != wanted:
             continue
-        if nodes.digest not in by_digest:
-            by_digest[nodes.digest] = check_prompt(
-                graph, _describe(nodes), targets=targets, resolved=resolved
-            )
-        checks[backend_id] = by_digest[nodes.digest]
+        key = frozenset(classes.items())
+        if key not in by_classes:
+            values = {name: one.value for name, one in classes.items() if one is not None}
+            by_classes[key] = check_prompt(graph, values.get, targets=targets, resolved=resolved)
+        checks[backend_id] = by_classes[key]
     return checks
 
 
-def _describe(nodes: NodeDescriptions | FarmNodes) -> Describe:
-    def describe(class_type: str) -> Mapping[str, Any] | None:
-        description = nodes.classes.get(class_type)
-        return None if description is None else description.value
-
-    return describe
+def _union(rows: Iterable[Backend], known: Mapping[str, inventory.Descriptions]) -> Describe:
+    """Return what all machines together describe, the newest ComfyUI first."""
+    by_class: defaultdict[str, dict[Description, None]] = defaultdict(dict)
+    for row in sorted(rows, key=lambda row: release_of(row.comfyui_version), reverse=True):
+        for name, described in known[row.id].items():
+            if described is not None:
+                by_class[name][described] = None
+    return {name: union([one.value for one in some]) for name, some in by_class.items()}.get
 
 
 def refused(error: Problem, node_errors: Mapping[str, Any] | None = None) -> PromptRefused:

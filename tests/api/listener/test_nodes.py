@@ -104,6 +104,28 @@ def test_machines_with_the_same_nodes_share_every_text() -> None:
         assert descriptions.farm_nodes(rows, descriptions.nodes.get(rows, within=30.0)) is farm
 
 
+def test_descriptions_have_one_bound_of_memory_and_equal_texts_count_once(
+    versions: tuple[SimulatorThread, SimulatorThread],
+) -> None:
+    def answers(max_bytes: int) -> Any:
+        texts = descriptions.nodes._texts
+        return descriptions.Answers(descriptions._read_nodes, texts, max_bytes)
+
+    with SimulatorThread(version=NEW, checkpoints=(ONLY_NEW, "both.safetensors")) as same:
+        old, new, copy = (machine(sims.urls[0], NEW) for sims in (*versions, same))
+        alone = answers(2**30)
+        assert alone.get([new], within=30.0)
+        size = alone._sizes.sum_bytes
+        assert len(alone.get([new, copy], within=30.0)) == 2
+        assert alone._sizes.sum_bytes < 1.5 * size
+        bounded = answers(int(1.2 * size))
+        assert bounded.get([old], within=30.0)
+        assert list(bounded.get([new], within=30.0)) == [new.id]
+        # The one that was read first was dropped.
+        assert [key[0] for key in bounded._kept] == [new.id]
+        assert bounded._sizes.sum_bytes == size
+
+
 def test_machines_come_and_go(
     program: Program, versions: tuple[SimulatorThread, SimulatorThread]
 ) -> None:

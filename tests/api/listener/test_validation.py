@@ -2,19 +2,23 @@
 execute it.
 """
 
+import contextlib
+import http.server
 import json
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from backends import services
+from backends import inventory, services
 from jobgroups.domain.states import PartialOutputs
 from jobgroups.models import Runner
 from tests.api.listener.conftest import Program, group_of
 from tests.harness.graphs import node, text_to_image
 from tests.harness.simulator_thread import SimulatorThread
+from tests.harness.waits import until
 
 pytestmark = pytest.mark.django_db
 
@@ -78,7 +82,9 @@ def online(url: str) -> str:
 
 
 @pytest.fixture
-def program(runner: Runner) -> Program:
+def program(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> Program:
+    # Also on a busy machine the machines are known.
+    monkeypatch.setattr("jobgroups.api.listener.validation._CHECK_SECONDS", 60.0)
     return Program()
 
 
@@ -182,3 +188,62 @@ def test_prompt_waits_while_no_machine_answers(program: Program) -> None:
     row = online("http://nowhere.invalid:8188")
     services.backend_observed(backend_id=row, reachable=False, reason="It is off.")
     assert program.post("/prompt", {"prompt": text_to_image()})["node_errors"] == {}
+
+
+@contextlib.contextmanager
+def machine_with(classes: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Run a machine that has node classes; yield its URL, and the paths that were requested."""
+    paths: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            name = self.path.rpartition("/")[2]
+            body = json.dumps({name: classes[name]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.02,))
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}", paths
+        server.shutdown()
+        serving.join()
+
+
+def loader_of(*models: str) -> dict[str, Any]:
+    return {
+        "input": {"required": {"model": [list(models)]}},
+        "output_node": True,
+        "python_module": "nodes",
+    }
+
+
+LOADING = {"1": node("Loader", model="a.ckpt")}
+
+
+def test_checks_of_a_prompt_share_one_reading_of_its_classes(program: Program) -> None:
+    with machine_with({"Loader": loader_of("a.ckpt")}) as (url, paths):
+        online(url)
+        for _ in range(2):
+            program.post("/prompt", {"prompt": LOADING})
+    assert paths == ["/object_info/Loader"]
+
+
+def test_model_that_was_removed_is_refused_after_a_minute(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes = {"Loader": loader_of("a.ckpt")}
+    with machine_with(classes) as (url, _):
+        online(url)
+        program.post("/prompt", {"prompt": LOADING})
+        classes["Loader"] = loader_of("b.ckpt")
+        # Within the minute, what is kept is used.
+        program.post("/prompt", {"prompt": LOADING})
+        monkeypatch.setattr(inventory, "FRESH_SECONDS", 0.0)
+        until(lambda: program.ask("POST", "/prompt", {"prompt": LOADING}).status_code == 400, 30.0)
