@@ -9,13 +9,15 @@ from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
 from director.accounts.people import role_of
 from jobgroups.domain.access import Role
 from jobgroups.domain.audit import Action
+from jobgroups.domain.listener_files import account_owner
 from jobgroups.services.audit import record_alone
+from jobgroups.services.user_files import files_purge
 
 
 class _Recorded(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -64,6 +66,15 @@ class _Users(_Recorded, UserAdmin):  # type: ignore[type-arg]  # as above
         """An administrator gets another role first."""
         is_kept = settings.DIRECTOR_ACCOUNTS and obj and role_of(obj) is Role.ADMINISTRATOR
         return not is_kept and super().has_delete_permission(request, obj)
+
+    def delete_model(self, request: HttpRequest, obj: User) -> None:
+        files_purge(account_owner(obj.pk))
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        for user_id in list(queryset.values_list("pk", flat=True)):
+            files_purge(account_owner(user_id))
+        super().delete_queryset(request, queryset)
 
 
 @admin.register(Group)

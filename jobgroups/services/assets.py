@@ -18,7 +18,7 @@ from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import insert
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
-from jobgroups.domain.listener_files import account_owner
+from jobgroups.domain.listener_files import USER, account_owner
 from jobgroups.errors import AssetDeleted, AssetInUse, AssetNotFound
 from jobgroups.models import (
     Asset,
@@ -210,8 +210,7 @@ def _delete_row(rows: QuerySet[Asset], asset_id: str, owner_id: int | None) -> b
     audit.record(Action.ASSET_DELETED, asset_id)
     if owner_id is not None and locked_disown(asset, owner_id):
         return False
-    locked_delete(asset)
-    return True
+    return locked_delete(asset)
 
 
 def locked_disown(asset: Asset, owner_id: int) -> bool:
@@ -237,16 +236,22 @@ def locked_disown(asset: Asset, owner_id: int) -> bool:
     return True
 
 
-def locked_delete(asset: Asset) -> None:
-    """Delete a locked row and its records in the caller's transaction, or raise ``AssetInUse``."""
+def locked_delete(asset: Asset) -> bool:
+    """Delete a locked row and its records in the caller's transaction, or raise ``AssetInUse``;
+    return false if the content stays, as that of a file that a user saved in the editor.
+    """
     needing = asset.uses.filter(group__completed_at__isnull=True).first()
     if needing is not None:
         raise AssetInUse(asset.pk, needing.group_id)
     records_delete(asset.records.all())
     asset.uses.all().delete()
     asset.owners.all().delete()
-    asset.input_files.all().delete()
+    asset.input_files.exclude(folder=USER).delete()
+    if asset.input_files.exists():
+        Asset.objects.filter(pk=asset.pk).update(is_recorded_only=True, owner=None)
+        return False
     asset.delete()
+    return True
 
 
 def records_delete(records: QuerySet[AssetRecord]) -> None:
@@ -262,11 +267,13 @@ def records_delete(records: QuerySet[AssetRecord]) -> None:
 
 
 def unused_assets(before: dt.datetime) -> list[str]:
-    """Return the ids of the assets that were not used since ``before`` and that no open group
-    needs.
+    """Return the ids of the assets that were not used since ``before``, that no open group needs,
+    and that are no files that a user saved in the editor.
     """
     needed = AssetUse.objects.filter(group__completed_at__isnull=True).values("asset_id")
-    rows = Asset.objects.filter(used_at__lt=before).exclude(pk__in=needed).order_by("used_at")
+    saved = InputFile.objects.filter(folder=USER).values("asset_id")
+    rows = Asset.objects.filter(used_at__lt=before).exclude(pk__in=needed).exclude(pk__in=saved)
+    rows = rows.order_by("used_at")
     return list(rows.values_list("pk", flat=True))
 
 

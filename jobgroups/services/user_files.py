@@ -1,7 +1,9 @@
 """Stores files and settings of users of ComfyUI's editor."""
 
+import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import IO, Any, Final
+from zipfile import ZIP_DEFLATED, ZipFile
 
 from blake3 import blake3
 from django.db import IntegrityError
@@ -13,13 +15,15 @@ from jobgroups.domain.listener_files import USER
 from jobgroups.domain.media_types import media_type
 from jobgroups.errors import UserFileExists, UserFileNotFound, UserStorageFull
 from jobgroups.models import EditorSetting, InputFile
+from jobgroups.queries.user_files import editor_settings, files_of
 from jobgroups.serializers import to_json
 from jobgroups.services.assets import ReceivedFile, asset_store
-from jobgroups.services.stored_files import IncomingFile
+from jobgroups.services.stored_files import IncomingFile, read_file
 
 MAX_FILE_BYTES: Final = 20 * 2**20
 MAX_OWNER_BYTES: Final = 2**30
 MAX_SETTINGS: Final = 5_000  #: Of one owner.
+_PART_BYTES: Final = 8 * 2**20
 
 
 def user_file_store(
@@ -91,3 +95,28 @@ def settings_change(*, owner: str, values: Mapping[str, Any]) -> None:
     )
     if EditorSetting.objects.filter(owner=owner).count() > MAX_SETTINGS:
         raise UserStorageFull(MAX_FILE_BYTES // 2**20, MAX_OWNER_BYTES // 2**20)
+
+
+def files_export(owner: str, file: IO[bytes]) -> int:
+    """Write the files and the settings of an owner into a zip file; return the number of files."""
+    rows = list(files_of(owner))
+    with ZipFile(file, "w", ZIP_DEFLATED) as archive:
+        settings = json.dumps(editor_settings(owner), ensure_ascii=False, indent=2)
+        archive.writestr("settings.json", settings)
+        for row in rows:
+            size = row.asset.size_bytes
+            with archive.open(f"{row.folder}/{row.path}", "w", force_zip64=True) as entry:
+                for first in range(0, size, _PART_BYTES):
+                    part = read_file(row.asset.stored_name, first, min(_PART_BYTES, size - first))
+                    entry.write(part)
+    return len(rows)
+
+
+@retried_transaction
+def files_purge(owner: str) -> None:
+    """Delete the names of all files of an owner, and the settings.
+
+    Runners delete contents that nothing else names within the next days; uploads stay assets.
+    """
+    InputFile.objects.filter(owner=owner).delete()
+    EditorSetting.objects.filter(owner=owner).delete()

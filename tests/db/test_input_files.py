@@ -1,16 +1,22 @@
 """Names of files at the ComfyUI listener: their contents, owners and deletion."""
 
 import datetime as dt
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
+from django.test import Client
 
 from jobgroups.domain.access import Principal, Right, Role
 from jobgroups.domain.clock import now
-from jobgroups.domain.listener_files import IMAGES
+from jobgroups.domain.listener_files import IMAGES, USER, account_owner
 from jobgroups.errors import AssetInUse
-from jobgroups.models import Asset, InputFile
+from jobgroups.models import Asset, EditorSetting, InputFile
 from jobgroups.queries.assets import assets_of
 from jobgroups.queries.input_files import asset_ids, input_file, uploaded_names
 from jobgroups.services import asset_records, assets
@@ -18,6 +24,7 @@ from jobgroups.services.cancellation import group_cancel
 from jobgroups.services.input_files import IMAGES_KEPT, image_store, images_expire, input_store
 from jobgroups.services.purge import ended_groups, groups_delete
 from jobgroups.services.stored_files import read_file, storage
+from jobgroups.services.user_files import settings_change, user_file_store
 from tests.harness import factories
 from tests.harness.races import race
 
@@ -160,6 +167,58 @@ def test_deletion_of_a_group_leaves_the_names_of_its_assets() -> None:
     group_cancel(group_id=group.pk)
     assert groups_delete([group.pk], ended_groups())[0] == 1
     assert content("cat.png") == b"a"
+
+
+def save(owner: str = OWNER, text: bytes = b"saved") -> None:
+    user_file_store(text, owner=owner, owner_id=None, path="workflows/a.json", overwrite=True)
+
+
+def test_saved_file_outlasts_the_retention_of_assets_and_their_deletion() -> None:
+    save(text=b"a")
+    put(b"a")
+    age(24 * 365)
+    assert assets.unused_assets(now()) == []
+    assets.asset_delete(asset_id=Asset.objects.get().pk)
+    assert (content("cat.png"), content("workflows/a.json", folder=USER)) == (None, b"a")
+    assert Asset.objects.get().is_recorded_only
+
+
+def test_what_a_person_has_is_listed_exported_and_purged(
+    tmp_path: Path, client: Client, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("director.server.startup.open_tables", lambda _: None)
+    anna, ben = (User.objects.create_user(name) for name in ("anna", "ben"))
+    for owner in (account_owner(anna.pk), account_owner(ben.pk), OWNER):
+        save(owner)
+        put(b"cat", owner=owner)
+        settings_change(owner=owner, values={"Comfy.Locale": "de"})
+    call_command("people", "files")
+    lines = capsys.readouterr().out.splitlines()
+    rest = "  1 file (0.0 MiB of 1024), 1 upload, 1 setting"
+    assert sorted(lines) == sorted(f"{name}{rest}" for name in ("anna", "ben", OWNER))
+    archive = tmp_path / "anna.zip"
+    call_command("people", "export", "anna", str(archive))
+    with ZipFile(archive) as exported:
+        files = {name: exported.read(name) for name in exported.namelist()}
+    assert json.loads(files.pop("settings.json")) == {"Comfy.Locale": "de"}
+    assert files == {"input/cat.png": b"cat", "user/workflows/a.json": b"saved"}
+    with pytest.raises(CommandError, match="File exists"):
+        call_command("people", "export", "anna", str(archive))
+    with pytest.raises(CommandError, match="no account"):
+        call_command("people", "purge", "carl")
+    call_command("people", "purge", "anna")
+    client.force_login(User.objects.create_superuser("vera"))
+    client.post(f"/admin/auth/user/{ben.pk}/delete/", {"post": "yes"})
+    assert {(row.owner, row.folder) for row in InputFile.objects.all()} == {
+        (OWNER, "input"),
+        (OWNER, USER),
+    }
+    assert EditorSetting.objects.get().owner == OWNER
+    call_command("people", "purge", OWNER)
+    assert not InputFile.objects.exists()
+    age(24 * 3)
+    images_expire()
+    assert [asset.is_recorded_only for asset in Asset.objects.all()] == [False]
 
 
 @pytest.mark.django_db(transaction=True)
