@@ -15,7 +15,9 @@ from backends.queries import backend_status
 from backends.states import Hold
 from jobgroups.admin.base import ReadOnlyAdmin, action, register_rows
 from jobgroups.domain.clock import now
+from jobgroups.domain.figures import Figures
 from jobgroups.models import Exclusion
+from jobgroups.queries.figures import current_figures
 from jobgroups.services import holds
 from jobgroups.services.backends import backend_update, found_add
 from jobgroups.services.exclusions import exclusions_lift
@@ -26,13 +28,13 @@ class BackendAdmin(ReadOnlyAdmin):
     keys: ClassVar = {"backend_id": "pk"}
     noun = ("backend is", "backends are")
     listed_columns = (
-        "id name url state reason queue_running queue_pending queue_foreign comfyui_version "
+        "id name url state marks reason queue_running queue_pending queue_foreign comfyui_version "
         "last_seen_at"
     )
     list_filter = ("enabled", "hold", "reachability", "partner_nodes_allowed", "comfyui_version")
     search_fields = ("id", "name", "url")
     exclude = ("headers",)  #: The values may be passwords: only the names are shown.
-    readonly_fields: ClassVar = ["header_names", "state", "reason", "limitations"]
+    readonly_fields: ClassVar = ["header_names", "state", "marks", "reason", "limitations"]
     actions = (
         *(
             "enable",
@@ -55,6 +57,13 @@ class BackendAdmin(ReadOnlyAdmin):
         """Return the backend's state, and which user caused it."""
         status = backend_status(backend, now=now())
         return f"{status.state} by {status.by}" if status.by else status.state.value
+
+    @admin.display
+    def marks(self, backend: Backend) -> str:
+        """Return whether the backend is slow or flaky, compared with the others."""
+        figures = current_figures().get(backend.pk, Figures())
+        marks = {"slow": figures.slow, "flaky": figures.flaky}
+        return ", ".join(mark for mark, is_set in marks.items() if is_set) or "-"
 
     @admin.display
     def reason(self, backend: Backend) -> str:

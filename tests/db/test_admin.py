@@ -15,6 +15,7 @@ from backends.models import Backend, Discovery, FoundBackend
 from jobgroups import models
 from jobgroups.admin.base import row_link
 from jobgroups.domain.clock import now
+from jobgroups.domain.failures import FailureClass
 from jobgroups.events import log
 from jobgroups.services import runners
 from jobgroups.services.cancellation import group_cancel
@@ -340,3 +341,13 @@ def test_static_files_are_served_without_debug(client: Client) -> None:
     sheet = client.get("/static/admin/css/base.css")
     assert sheet.status_code == 200
     assert b"--primary" in b"".join(sheet)
+
+
+def test_list_of_backends_marks_a_flaky_one(admin_client: Client) -> None:
+    (lease,) = factories.farm(1)
+    group = factories.submit_to_pool(3)
+    for _ in range(3):
+        attempt = factories.claim_from_pool(lease, group)
+        factories.start(attempt, lease)
+        factories.fail(attempt, lease, FailureClass.CUDA_FATAL)
+    assert 'field-marks">flaky<' in _text(admin_client, _list_url(Backend))
