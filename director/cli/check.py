@@ -1,6 +1,6 @@
 """``director check``: which backends can execute a workflow, and why the others cannot."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,7 +16,7 @@ from jobgroups.domain.text import pluralize
 
 @click.command
 @click.argument("source", metavar="WORKFLOW")
-@click.option("-b", "--backend", "names", multiple=True, metavar="NAME", help="Id or tag.")
+@click.option("-b", "--backend", "names", multiple=True, metavar="NAME", help="Id, name or tag.")
 @option_types.tags_option("Backends with this tag.")
 @option_types.set_option("Set an input: steps=30, 3.cfg=7, text=@prompt.txt.")
 @option_types.requires_option
@@ -32,33 +32,36 @@ def check(
     content = read_source(source)
     graph = workflow_in(content, source, connection.director)
     with_parameters(graph, options["parameters"])
-    known = connection.director.backends() if names or tags else ()
+    known = connection.director.backends()
     candidates = selection.for_pool(names, tags, known=known)
     verdict = connection.director.check(graph, candidates, **options)
-    connection.show(verdict.raw, check_lines(verdict.backends))
+    shown = {backend.backend_id: backend.name for backend in known}
+    connection.show(verdict.raw, check_lines(verdict.backends, shown))
     return int(Status.OK if verdict.can_run else Status.FAILED)
 
 
-def check_lines(backends: Sequence[BackendCheck]) -> list[str]:
+def check_lines(backends: Sequence[BackendCheck], names: Mapping[str, str]) -> list[str]:
+    """Return the answer as a table. ``names`` are those of the backends, by their ids."""
     if not backends:
         return ["There is no enabled backend."]
-    rows = [row for backend in backends for row in _rows(backend)]
+    rows = [row for backend in backends for row in _rows(backend, names)]
     able = sum(backend.can_run for backend in backends)
     heads = ("BACKEND", "CAN RUN IT", "NODE", "REASON")
     return [*text.columns(heads, rows), f"{able} of {pluralize(len(backends), 'backend')}."]
 
 
-def _rows(backend: BackendCheck) -> Iterator[tuple[str, str, str, str]]:
-    """Give a row for each reason; the first one has the backend's id."""
+def _rows(backend: BackendCheck, names: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+    """Give a row for each reason; the first one has the backend's name."""
+    name = names.get(backend.backend_id) or backend.backend_id
     answer = "yes" if backend.can_run else "no"
     if backend.can_run and backend.reasons:
         answer = "in part"
     elif backend.can_run and not backend.known:
         answer = "not known"
     if not backend.reasons:
-        yield backend.backend_id, answer, "", ""
+        yield name, answer, "", ""
     for number, reason in enumerate(backend.reasons):
-        first = ("", "") if number else (backend.backend_id, answer)
+        first = ("", "") if number else (name, answer)
         node = (
             "" if reason.node_id is None else f"{reason.node_id} {reason.class_type or ''}".rstrip()
         )

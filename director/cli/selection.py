@@ -81,7 +81,15 @@ def for_pool(names: Sequence[str], tags: Sequence[str], *, known: Sequence[Backe
     if names:
         _select_named(names, known)
     ids = {backend.backend_id for backend in known}
-    candidates = [name if name in ids else f"{TAG_PREFIX}{name}" for name in _single(names, known)]
+    shown = {backend.name for backend in known} - ids
+    candidates = []
+    for name in _single(names, known):
+        if name in ids:
+            candidates.append(name)
+        elif name in shown:
+            candidates += [backend.backend_id for backend in known if backend.name == name]
+        else:
+            candidates.append(f"{TAG_PREFIX}{name}")
     in_use = {tag for backend in known for tag in backend.tags}
     for tag in tags:
         if tag not in in_use:

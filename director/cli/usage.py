@@ -1,6 +1,7 @@
 """``director usage``: GPU time, jobs, failures and retries."""
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import Final
 
 import click
@@ -31,9 +32,11 @@ def usage(
         by.split(","), first_day=first and first.date(), last_day=last and last.date()
     )
     heads = [*(name.upper() for name in report.by), "GPU HOURS", "JOBS", "FAILURES", "RETRIES"]
+    known = connection.director.backends() if "backend" in report.by else ()
+    names = {backend.backend_id: backend.name for backend in known}
     rows = [
         (
-            *(row.dimensions[name] or "-" for name in report.by),
+            *(_value(name, row.dimensions[name], names) for name in report.by),
             f"{row.gpu_seconds / 3600:.2f}",
             row.jobs,
             row.failures,
@@ -45,3 +48,9 @@ def usage(
     connection.show(
         report.raw, [*text.columns(heads, rows), *more] or ["Nothing was rendered in these days."]
     )
+
+
+def _value(dimension: str, value: str | None, names: Mapping[str, str]) -> str:
+    """Return a value as a cell. A backend that was removed has only its id."""
+    named = names.get(value or "") if dimension == "backend" else None
+    return named or value or "-"

@@ -126,6 +126,8 @@ def test_a_backend_that_is_gone_or_disabled_meanwhile_is_named(desk: Desk, form:
     error = form.locator('[data-error="backend_ids"], #can-run-why').filter(visible=True)
     expect(error).to_contain_text(f"{rows[0]['name']}: Unknown: no backend has this id.")
     expect(error).to_contain_text(f"{rows[1]['name']}: Disabled.")
+    # Once for each backend, however many jobs name it.
+    assert error.inner_text().count(rows[1]["name"]) == 1
     still_there(form)
 
 

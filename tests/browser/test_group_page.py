@@ -97,7 +97,7 @@ def test_where_its_backend_takes_nothing_others_are_offered(desk: Desk, page: An
     retry.click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("Run them on other backends?")
-    expect(dialog).to_contain_text(f"{home}: It is disabled")
+    expect(dialog).to_contain_text(f"{home.replace('_', ':')}: It is disabled")
     dialog.get_by_role("button", name="Cancel").click()
     assert desk.status(group)["run"] == 1
     retry.click()
@@ -135,7 +135,7 @@ def test_a_person_says_where_a_failed_job_is_rendered_while_its_group_runs(
     expect(where.locator("option")).not_to_have_text(["Another backend that works"])
     where.select_option(f"backend:{first}")
     dialog.get_by_role("button", name="Move the job").click()
-    expect(page.locator("#toast")).to_contain_text(f"is queued for {first} now")
+    expect(page.locator("#toast")).to_contain_text(f"is queued for {first.replace('_', ':')} now")
     expect(page.locator(f"#{moved}.s-completed")).to_have_count(1)
     status = desk.until_ended(group)
     assert (status["status"], status["run"]) == ("completed", 1)

@@ -1,5 +1,7 @@
 import json
 
+import httpx
+
 from director.cli.check import check_lines
 from director.client import BackendCheck, CheckReason
 from director.demo.workflow import text_to_image
@@ -53,15 +55,27 @@ def test_check_shows_what_is_not_known_and_what_runs_in_part() -> None:
         [
             BackendCheck(backend_id="gpu-1", can_run=True),
             BackendCheck(backend_id="gpu-2", can_run=True, known=True, reasons=(reason, reason)),
-        ]
+        ],
+        {"gpu-1": "gpu:1"},
     )
-    assert [line.split("  ")[0] for line in lines[1:]] == ["gpu-1", "gpu-2", "", "2 of 2 backends."]
+    assert [line.split("  ")[0] for line in lines[1:]] == ["gpu:1", "gpu-2", "", "2 of 2 backends."]
     assert "not known" in lines[1]
     assert "in part" in lines[2]
-    assert check_lines([]) == ["There is no enabled backend."]
+    assert check_lines([], {}) == ["There is no enabled backend."]
 
 
 def test_check_of_manage_py_is_that_of_django() -> None:
     done = python("manage.py", "check")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("System check identified no issues")
+
+
+def test_usage_and_check_name_a_backend_as_the_pages_do(desk: Desk) -> None:
+    desk.group("gpu-1")
+    path = f"{desk.url}/api/backends/gpu-1"
+    httpx.patch(path, json={"name": "Room 1"}, trust_env=False).raise_for_status()
+    try:
+        assert desk.out("usage", "--by", "backend").splitlines()[1].startswith("Room 1 ")
+        assert "Room 1   yes" in desk.out("check", "workflow.json", "-b", "Room 1")
+    finally:
+        httpx.patch(path, json={"name": "gpu-1"}, trust_env=False).raise_for_status()

@@ -58,9 +58,16 @@ def test_other_text_is_no_moment(text: str) -> None:
         option_types.moment(text)
 
 
-def _backend(name: str, status: str = "online", tags: tuple[str, ...] = ()) -> Backend:
+def _backend(
+    backend_id: str, status: str = "online", tags: tuple[str, ...] = (), name: str = ""
+) -> Backend:
     return Backend(
-        backend_id=name, name=name, url=f"http://{name}", enabled=True, status=status, tags=tags
+        backend_id=backend_id,
+        name=name or backend_id,
+        url=f"http://{backend_id}",
+        enabled=True,
+        status=status,
+        tags=tags,
     )
 
 
@@ -89,12 +96,13 @@ def test_each_backend_gets_one_job() -> None:
         (["big"], [], ["tag:big"]),
         (["a,big"], ["small", "big"], ["a", "tag:big", "tag:small"]),
         (["a", "a"], [], ["a"]),
+        (["Room 1,a"], [], ["b", "a"]),
     ],
 )
 def test_candidates_are_ids_and_tags_each_once(
     names: list[str], tags: list[str], candidates: list[str]
 ) -> None:
-    known = [_backend("a", tags=("big",)), _backend("b", tags=("small",))]
+    known = [_backend("a", tags=("big",)), _backend("b", tags=("small",), name="Room 1")]
     assert selection.for_pool(names, tags, known=known) == candidates
 
 

@@ -74,14 +74,14 @@ export function whyLines(all, total = null) {
           ? ", in part"
           : "";
     const said = `${part}: ${sentences(one.reasons)}`;
-    why.set(said, [...(why.get(said) || []), nameOf(one.backend_id)]);
+    // A backend that several jobs name is listed once.
+    why.set(said, (why.get(said) || new Set()).add(nameOf(one.backend_id)));
   }
-  const lines = [...why]
-    .slice(0, LINES)
-    .map(
-      ([said, names]) =>
-        `${names.slice(0, NAMES).join(", ")}${names.length > NAMES ? ` and ${counted(names.length - NAMES, "more backend")}` : ""}${said}`,
-    );
+  const lines = [...why].slice(0, LINES).map(([said, named]) => {
+    const more = named.size - NAMES;
+    const names = [...named].slice(0, NAMES).join(", ");
+    return `${names}${more > 0 ? ` and ${counted(more, "more backend")}` : ""}${said}`;
+  });
   if (why.size > LINES) lines.push(`And ${counted(why.size - LINES, "more reason")}.`);
   return lines;
 }

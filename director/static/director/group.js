@@ -5,7 +5,7 @@ import { $, $$, actor, ask, call, counted, onClick, remember, toast } from "./do
 import { preview, tryAgain } from "./images.js";
 import { chime, favicon, Live, monitor } from "./live.js";
 import { afterMorph, refresh } from "./parts.js";
-import { ANY, askPlace, planOf } from "./place.js";
+import { ANY, askPlace, knownBackends, planOf } from "./place.js";
 import { againText, retry } from "./retry.js";
 import { star } from "./star.js";
 import "./viewer.js";
@@ -362,10 +362,11 @@ async function moveJob({ job, backend, name }) {
     ...place,
     ...actor(),
   });
+  const { nameOf } = await knownBackends();
   const first = done.removing_from
-    ? `, after it was removed from the queue of ${done.removing_from}`
+    ? `, after it was removed from the queue of ${nameOf(done.removing_from)}`
     : "";
-  toast(`The job is queued for ${done.backend_id} now${first}.`);
+  toast(`The job is queued for ${nameOf(done.backend_id)} now${first}.`);
 }
 
 addEventListener("pagehide", () => {

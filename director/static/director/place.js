@@ -41,13 +41,19 @@ export function planOf(jobs, isPool, place, nameOf) {
   });
 }
 
+// Resolves to the backends, and to a function from an id to the name; a backend that was removed has only its id.
+export async function knownBackends() {
+  const { backends } = await call("GET", "/api/backends");
+  const names = new Map(backends.map((one) => [one.backend_id, one.name]));
+  return { backends, nameOf: (id) => names.get(id) || id };
+}
+
 // Asks; resolves to {where} or {backend_id}, as the API takes it, or to null.
 // own: the backend of the jobs, as {id, name}; it is offered as the same one, without an id for jobs of several.
 // chosen: "same", "other" or "auto" (a job of the pool: any of its backends), which is preselected; nothing: only named
 // backends are offered (a move). auto: what "auto" is called. plan: returns the lines that say which jobs go where, of a place.
 export async function askPlace({ title, text, yes, own, chosen, auto = ANY, plan }) {
-  const { backends } = await call("GET", "/api/backends");
-  const names = new Map(backends.map((one) => [one.backend_id, one.name]));
+  const { backends, nameOf } = await knownBackends();
   const others = backends.filter((one) => one.backend_id !== own.id).map(named);
   const general = [];
   if (chosen === "auto") general.push(new Option(auto, "where:auto"));
@@ -63,7 +69,7 @@ export async function askPlace({ title, text, yes, own, chosen, auto = ANY, plan
   $("place-yes").disabled = !select.value;
   $("place-plan").hidden = !plan;
   select.onchange = () => {
-    const lines = plan?.(select.value, (id) => names.get(id) || id) || [];
+    const lines = plan?.(select.value, nameOf) || [];
     $("place-plan").replaceChildren(...lines.map((line) => make("li", {}, line)));
   };
   select.onchange();

@@ -1,5 +1,6 @@
 // Rendering again what failed. What is said first is what it will hit.
 import { ask, call, counted, toast } from "./dom.js";
+import { knownBackends } from "./place.js";
 
 // Retries what failed in a group that has ended, or one job of any. The run is the one the page shows: a
 // second click, or another person's, is refused. place: {where} or {backend_id}, and {by}, as the API
@@ -23,8 +24,9 @@ export async function retry(group, run, job, place = { where: "auto" }) {
   }
 }
 
-function elsewhere(backends) {
-  const lines = backends.map((one) => `${one.backend_id}: ${one.reason}`).join("\n");
+async function elsewhere(backends) {
+  const { nameOf } = await knownBackends();
+  const lines = backends.map((one) => `${nameOf(one.backend_id)}: ${one.reason}`).join("\n");
   const these = backends.length === 1 ? "this backend, which takes" : "these backends, which take";
   return ask(
     "Run them on other backends?",
