@@ -1,11 +1,12 @@
 """The gallery: it loads as one scrolls, and has the viewer, the filters and the stars."""
 
+import json
 import re
 from typing import Any
 
 from playwright.sync_api import expect
 
-from tests.browser.desk import Desk
+from tests.browser.desk import Desk, submit
 
 
 def test_gallery_loads_as_one_scrolls_filters_and_stars(desk: Desk, page: Any) -> None:
@@ -70,3 +71,31 @@ def test_gallery_loads_as_one_scrolls_filters_and_stars(desk: Desk, page: Any) -
     tiles.first.hover()
     tiles.first.get_by_role("link", name="Beacon").click()
     page.wait_for_url(f"**/groups/{few}?job=*")
+
+
+def test_chosen_outputs_become_the_input_of_the_next_workflow(desk: Desk, page: Any) -> None:
+    made = desk.submit(2, parameters={"width": 64, "height": 64})
+    desk.until_ended(made)
+    page.goto(f"{desk.url}/gallery?group={made}")
+    for index in (0, 1):
+        page.locator(".tile").nth(index).hover()
+        page.locator(".tile").nth(index).get_by_role("checkbox").check()
+    page.get_by_role("button", name="Use as input").click()
+    said = page.locator("#workflow-said")
+    expect(said).to_contain_text("2 chosen files of the gallery will be its input.")
+    expect(page.locator(".recent a").first).to_have_attribute(
+        "href", re.compile("from=.*input=.*input=")
+    )
+    # One input takes both: a job for each.
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    page.get_by_text("Or paste it as JSON").click()
+    page.locator("#paste").fill(json.dumps(graph))
+    expect(page.locator("#sweep-said")).to_contain_text("2 jobs")
+    expect(page.locator(".axis [role=status]", has_text="Uploaded.")).to_have_count(2)
+    status = desk.until_ended(submit(page))
+    assert status["completed_count"] == 2
+    inputs = {job["variation"]["1.image"]["info"]["id"] for job in status["child_jobs"]}
+    assert len(inputs) == 2

@@ -10,6 +10,7 @@ import "./viewer.js";
 const NEAR = "1500px 0px"; // from the window: older outputs are loaded
 const FAR = "4000px 0px"; // pictures behind it are dropped
 const MOST = 200; // files of a zip
+const MOST_INPUTS = 50; // files of a new group
 const FEW = 20; // files before the last one that the viewer shows: older ones are loaded
 
 monitor(() => []);
@@ -111,6 +112,11 @@ $("selection-star").onclick = async () => {
     `${counted(some.length, "job")} ${on ? "starred" : "without a star"}.`,
   );
   selectNone();
+};
+$("selection-input").onclick = () => {
+  const paths = chosen().map((tile) => ["input", $$(".picture", tile)[0].dataset.view]);
+  if (paths.length > MOST_INPUTS) toast(`A new group takes at most ${MOST_INPUTS} files.`);
+  else location.href = `/submit?${new URLSearchParams(paths)}`;
 };
 $("selection-zip").onclick = () => {
   if (chosen().length > MOST) toast(`A zip has at most ${MOST} files.`);

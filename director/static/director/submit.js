@@ -3,6 +3,7 @@
 
 import { check, whyLines } from "./check.js";
 import { choicesOf, offered, searched } from "./choices.js";
+import * as outputs from "./chosen.js";
 import {
   $,
   $$,
@@ -92,7 +93,26 @@ function accept({ own, editors, notes, nodes }, from, picture = null) {
   if (picture) image.src = URL.createObjectURL(picture);
   else image.removeAttribute("src");
   fields(before);
+  if (outputs.howMany) useOutputs();
 }
+
+const chosenFiles = (number) => counted(number, "chosen file");
+async function useOutputs() {
+  const mine = brings;
+  const { left, lost } = await outputs.fill(
+    () => (mine === brings ? literals : []),
+    (literal, file) => literal.input.send(file),
+    sweep.varyFiles,
+  );
+  if (mine !== brings) return;
+  toPool();
+  const said = $("workflow-said");
+  if (left) said.textContent += ` It has no input for ${chosenFiles(left)}.`;
+  if (lost) said.textContent += ` ${chosenFiles(lost)} could not be read; choose again.`;
+}
+if (outputs.howMany)
+  $("workflow-said").textContent =
+    `Bring a workflow, or choose a recent one: ${chosenFiles(outputs.howMany)} of the gallery will be its input.`;
 
 // A file that is none leaves what was brought before, and what was changed in it, as it is.
 async function bring(file) {

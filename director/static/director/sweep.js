@@ -130,6 +130,9 @@ function axisOf(input, name, title, kind, values) {
     };
     hint.before(more);
     values.forEach(add);
+    axis.bring = (some) => {
+      for (const file of some) add("").send(file);
+    };
     axis.focus = () => list.querySelector(".button input")?.focus();
     axis.abort = () => {
       for (const one of files) one.abort();
@@ -251,6 +254,12 @@ export function varied(literal, title) {
   };
   whole.append(literal.label, button);
   return whole;
+}
+// Varies an input by files: one job for each.
+export function varyFiles(literal, files) {
+  vary(literal, []);
+  axes.find((one) => one.literal === literal).bring(files);
+  changed();
 }
 export const isVaried = (literal) => axes.some((one) => one.literal === literal);
 
