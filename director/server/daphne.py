@@ -21,6 +21,7 @@ from typing import Any, Final
 import daphne.server  # before other imports of daphne and Twisted: it installs the reactor
 from daphne.http_protocol import WebRequest
 from daphne.ws_protocol import WebSocketProtocol
+from django.conf import settings
 from twisted.internet import reactor as _reactor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.tcp import Server as Connection
@@ -99,7 +100,9 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
                 bound.listen(_BACKLOG)
             except OSError as error:
                 host, port = bound.getsockname()[:2]
-                raise cannot_listen(host, port, error) from error
+                is_listener = port == settings.DIRECTOR_COMFYUI_PORT
+                option = "--comfyui-port" if is_listener else "--port"
+                raise cannot_listen(host, port, error, option=option) from error
             self._ports.append(
                 reactor.adoptStreamPort(bound.fileno(), bound.family, self.http_factory)
             )

@@ -48,14 +48,14 @@ def bind_sockets(host: str, port: int, *, option: str = "--port") -> list[socket
             f"{option} {port} is not a port; use 1 to {_LAST_PORT}, or 0 for a free one."
         )
     if host.lower() == "localhost":
-        first = _bind("127.0.0.1", port)
+        first = _bind("127.0.0.1", port, option)
         try:
-            return [first, _bind("::1", port_of(first))]
+            return [first, _bind("::1", port_of(first), option)]
         except CannotListen:
             if _has_ipv6():
                 raise
             return [first]
-    return [_bind(host.strip("[]"), port)]
+    return [_bind(host.strip("[]"), port, option)]
 
 
 def port_of(bound: socket.socket) -> int:
@@ -69,7 +69,7 @@ def check_free(port: int) -> None:
         bound.close()
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, option: str = "--port") -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -81,15 +81,15 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.setblocking(False)
     except OSError as error:
         bound.close()
-        raise cannot_listen(host, port, error) from error
+        raise cannot_listen(host, port, error, option=option) from error
     return bound
 
 
-def cannot_listen(host: str, port: int, error: OSError) -> CannotListen:
-    """Return the error of an address that cannot be used."""
+def cannot_listen(host: str, port: int, error: OSError, *, option: str = "--port") -> CannotListen:
+    """Return the error of an address that cannot be used; ``option`` is where the port was given."""
     return CannotListen(
         f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose another with "
-        "--port or --host."
+        f"{option} or --host."
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from director.server import listen
 from director.server.listen import display_hosts
 from tests.harness.processes import Served, refused, serving
 
@@ -41,8 +42,11 @@ def test_serve_may_open_as_many_files_as_the_system_allows(served: Served) -> No
 
 def test_port_in_use_is_refused(served: Served, tmp_path: Path) -> None:
     port = served.url.rsplit(":", 1)[1]
-    text = refused(tmp_path, "serve", "--port", port)
+    text = refused(tmp_path, "serve", "--port", "0", "--comfyui-port", port)
     assert f"Cannot listen on 127.0.0.1 port {port}" in text
+    assert "Choose another with --comfyui-port or --host." in text
+    with pytest.raises(listen.CannotListen, match="Choose another with --port or --host"):
+        listen.bind_sockets("localhost", int(port))
 
 
 @pytest.mark.parametrize(
