@@ -116,6 +116,17 @@ class Answers(Generic[T]):
         self._wait(self._older(rows, name, moment - KEPT_SECONDS), name, within)
         return self._since(rows, name, moment - KEPT_SECONDS)
 
+    def again(
+        self, rows: Collection[Backend], name: str, *, since: float, within: float
+    ) -> dict[str, T]:
+        """Return the answers that were read after ``since``, a time of ``time.monotonic``, after a
+        request to the other backends.
+        """
+        old = self._older(rows, name, since)
+        self._start(old, name, since)
+        self._wait(old, name, within)
+        return self._since(rows, name, since)
+
     def _older(self, rows: Collection[Backend], name: str, since: float) -> list[Backend]:
         read = self._since(rows, name, since)
         return [row for row in rows if row.id not in read]
@@ -209,10 +220,27 @@ async def _read_list(client: ComfyClient, path: str) -> Description:
     return description(msgspec.json.encode(await client.listing(path)))
 
 
+async def _read_file(client: ComfyClient, name: str) -> bool:
+    kind, subfolder, filename = name.split("\0")
+    return await client.file_head(filename, subfolder=subfolder, kind=kind) is not None
+
+
 #: Of each backend, its node classes.
 nodes: Final = Answers(_read_nodes, lambda answer: answer.classes.values(), _MAX_NODES)
 #: Of each backend, the list at a path; null: the backend has none there.
 lists: Final = Answers(_read_list, lambda answer: (answer,), _MAX_LISTS)
+#: Of each backend, whether it has a file.
+_files: Final = Answers(_read_file, lambda _: (), _MAX_LISTS)
+
+
+def has_file(
+    rows: Collection[Backend], kind: str, path: str, *, since: float, within: float
+) -> dict[str, bool]:
+    """Return by backend id whether it has a file in its folder for a kind; ``since`` and ``within``
+    as of ``Answers.again``.
+    """
+    subfolder, _, filename = path.rpartition("/")
+    return _files.again(rows, f"{kind}\0{subfolder}\0{filename}", since=since, within=within)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

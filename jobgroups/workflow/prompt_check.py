@@ -6,7 +6,7 @@ ComfyUI is certain to refuse: a custom class may check its values by itself (see
 ``jobgroups.workflow.inventory``).
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -55,6 +55,7 @@ def check_prompt(
     *,
     targets: Collection[str] | None = None,
     resolved: Collection[Slot] = (),
+    missing: Collection[Slot] = (),
 ) -> Checked:
     """Return what a machine would answer to a prompt.
 
@@ -63,6 +64,7 @@ def check_prompt(
         describe: see ``Describe``.
         targets: the outputs to execute; None: all.
         resolved: inputs whose values the Director replaces before it sends the prompt.
+        missing: inputs whose files the machine does not have, of ``unlisted_files``.
     """
     outputs = []
     for node_id, node in graph.items():
@@ -73,7 +75,25 @@ def check_prompt(
             outputs.append(node_id)
     if not outputs:
         return Checked(error=problem("prompt_no_outputs", "Prompt has no outputs", ""))
-    return _Walk(graph, describe, frozenset(resolved)).run(outputs)
+    return _Walk(graph, describe, frozenset(resolved), frozenset(missing)).run(outputs)
+
+
+def unlisted_files(
+    graph: Mapping[str, Mapping[str, Any]], describe: Describe, *, resolved: Collection[Slot] = ()
+) -> dict[Slot, str]:
+    """Return the values that name files of a machine which no list of choices has: those in a
+    folder (``shots/cat.png``), and annotated ones (``cat.png [output]``).
+    """
+    walk = _Walk(graph, describe, frozenset(resolved), frozenset())
+    return {
+        (node_id, declared.name): value
+        for node_id, node in graph.items()
+        if any(map(_may_be_elsewhere, node["inputs"].values()))
+        for declared in walk.inputs(node_id)
+        if (node_id, declared.name) not in walk.resolved
+        and isinstance(value := node["inputs"].get(declared.name), str)
+        and declared.is_unlisted_file(value)
+    }
 
 
 def missing_class(node_id: str, node: Mapping[str, Any]) -> Problem:
@@ -117,6 +137,7 @@ class _Walk:
     graph: Mapping[str, Mapping[str, Any]]
     describe: Describe
     resolved: frozenset[Slot]
+    missing: frozenset[Slot]
     checked: dict[str, _Node] = field(default_factory=dict)
 
     def run(self, outputs: Sequence[str]) -> Checked:
@@ -199,20 +220,28 @@ class _Walk:
             if isinstance(entry, list) and entry and isinstance(entry[0], str | list)
         ]
 
-    def _problems(self, node_id: str) -> list[Problem]:
-        class_type, inputs = self.graph[node_id]["class_type"], self.graph[node_id]["inputs"]
-        described = self.describe(class_type) or {}
+    def inputs(self, node_id: str) -> Iterator["_Input"]:
+        """Yield the inputs of a node's class that are judged."""
+        described = self.describe(self.graph[node_id]["class_type"]) or {}
         module = described.get("python_module")
         is_core = isinstance(module, str) and module.partition(".")[0] in _CORE_MODULES
-        found: list[Problem] = []
         for name, category, entry in self._declared(node_id):
             kind = entry[0]
             if isinstance(kind, str) and kind.startswith(_DYNAMIC):
                 continue
             options = entry[1] if len(entry) > 1 and isinstance(entry[1], dict) else {}
-            declared = _Input(name, kind, options, choices(entry), is_core=is_core)
+            is_required = category == "required"
+            yield _Input(
+                name, kind, options, choices(entry), is_core=is_core, is_required=is_required
+            )
+
+    def _problems(self, node_id: str) -> list[Problem]:
+        inputs = self.graph[node_id]["inputs"]
+        found: list[Problem] = []
+        for declared in self.inputs(node_id):
+            name = declared.name
             if name not in inputs:
-                if category == "required":
+                if declared.is_required:
                     found.append(
                         problem(
                             "required_input_missing",
@@ -223,6 +252,8 @@ class _Walk:
                     )
             elif isinstance(inputs[name], list):
                 found += self._link(inputs[name], declared)
+            elif (node_id, name) in self.missing:
+                found.append(declared.no_file(inputs[name]))
             elif (node_id, name) not in self.resolved:
                 found += declared.problems(inputs[name])
         return found
@@ -269,6 +300,11 @@ def _fits(received: Any, wanted: Any) -> bool:
     )
 
 
+def _may_be_elsewhere(value: Any) -> bool:
+    """Return whether a value may name a file that is not in the input folder itself."""
+    return isinstance(value, str) and (value.endswith("]") or "/" in value or "\\" in value)
+
+
 @dataclass(frozen=True, slots=True)
 class _Input:
     name: str
@@ -276,6 +312,17 @@ class _Input:
     options: Mapping[str, Any]
     listed: Sequence[Any] | None
     is_core: bool
+    is_required: bool
+
+    @property
+    def is_uploaded(self) -> bool:
+        """Return whether its choices are uploaded files: such a node reads the file itself."""
+        return any(flag.endswith("_upload") and on for flag, on in self.options.items())
+
+    def is_unlisted_file(self, value: str) -> bool:
+        """Return whether a value may name a file that a machine has and does not list."""
+        is_listed = self.listed is None or value in self.listed
+        return _may_be_elsewhere(value) and self.is_core and self.is_uploaded and not is_listed
 
     @property
     def about(self) -> dict[str, Any]:
@@ -316,22 +363,25 @@ class _Input:
         if value in listed or self.options.get("remote") or isinstance(value, list | dict):
             return []
         is_text = isinstance(value, str)
-        flags = [flag for flag, noun in _NOUNS.items() if self.options.get(flag)]
-        is_model = is_text and value.lower().endswith(MODEL_FILES) and not flags
+        has_noun = any(self.options.get(flag) for flag in _NOUNS)
+        is_model = is_text and value.lower().endswith(MODEL_FILES) and not has_noun
         if is_model and not listed and not self.is_core:
             # Some custom nodes fill an empty list later.
             return []
         if not is_model and not self.is_core:
             return []
-        if any(flag.endswith("_upload") and on for flag, on in self.options.items()):
-            # Such a node reads the file itself: also one in a folder, or of another kind.
-            if not is_text or not value or value.endswith("]") or "/" in value or "\\" in value:
+        if self.is_uploaded:
+            if not is_text or not value or self.is_unlisted_file(value):
                 return []
-            noun = _NOUNS[flags[0]] if flags else "image"
-            details = f"{self.name} - Invalid {noun} file: {value}"
-            message = "Custom validation failed for node"
-            return [problem("custom_validation_failed", message, details, input_name=self.name)]
+            return [self.no_file(value)]
         return [self.not_in_list(value)]
+
+    def no_file(self, value: Any) -> Problem:
+        """Return ComfyUI's refusal of a name that is no file at the machine."""
+        noun = next((noun for flag, noun in _NOUNS.items() if self.options.get(flag)), "image")
+        details = f"{self.name} - Invalid {noun} file: {value}"
+        message = "Custom validation failed for node"
+        return problem("custom_validation_failed", message, details, input_name=self.name)
 
     def not_in_list(self, value: Any) -> Problem:
         about, shown = self.about, str(list(self.listed or ()))

@@ -7,12 +7,14 @@ from typing import Any, Final
 
 from backends import inventory
 from backends.comfyui.versions import release_of
+from backends.descriptions import has_file
 from backends.eligibility import ineligible_reason
 from backends.models import Backend
 from backends.node_texts import Description
 from backends.node_union import union
 from jobgroups.api.listener.base import PromptRefused
 from jobgroups.domain.clock import now
+from jobgroups.domain.listener_files import file_path, split_annotated
 from jobgroups.domain.text import pluralize
 from jobgroups.queries.listener_machine import usable_backends
 from jobgroups.services.write_start import check_until
@@ -27,12 +29,14 @@ from jobgroups.workflow.prompt_check import (
     failed,
     missing_class,
     problem,
+    unlisted_files,
 )
 
 #: Seconds for which a refusal is repeated without another look: a file may be newer than what is
 #: kept, but a program that repeats a wrong prompt must not make machines list their files.
 _REFUSED_SECONDS: Final = 5.0
 _CHECK_SECONDS: Final = 1.5  #: For which machines that are not known yet are waited for.
+_MAX_FILES: Final = 16  #: Names of a prompt that machines are queried for.
 #: A node, and the name of its input; None: its class.
 _Lack = tuple[str, str | None]
 
@@ -46,7 +50,7 @@ def validate(
     ``targets`` and ``resolved`` are those of ``check_prompt``. Raises ``PromptRefused`` if each
     machine that can take jobs refuses the prompt.
     """
-    began = time.monotonic()
+    since = time.monotonic() - _REFUSED_SECONDS
     rows = [row for row in usable_backends() if ineligible_reason(row, (), now=now()) is None]
     wanted = dict.fromkeys(rows, class_types(graph))
 
@@ -56,9 +60,17 @@ def validate(
         return _checks(graph, known, targets, resolved)
 
     known: dict[str, inventory.Descriptions] = {}
-    checks = check_all(began - inventory.KEPT_SECONDS)
+    checks = check_all(time.monotonic() - inventory.KEPT_SECONDS)
     if checks and all(check.error for check in checks.values()):
-        checks = check_all(began - _REFUSED_SECONDS)
+        checks = check_all(since)
+    checked = [row for row in rows if row.id in checks]
+    missing = _missing_files(graph, checked, known, resolved, since)
+    checks |= {
+        backend_id: check_prompt(
+            graph, _describe(known[backend_id]), targets=targets, resolved=resolved, missing=slots
+        )
+        for backend_id, slots in missing.items()
+    }
     accepted = [check for check in checks.values() if check.error is None]
     if accepted:
         inventory.read_behind(wanted)
@@ -66,7 +78,13 @@ def validate(
     if not checks or len(checks) < len(rows):
         # A machine that is not known may execute it.
         return Checked()
-    of_all = check_prompt(graph, _union(rows, known), targets=targets, resolved=resolved)
+    of_all = check_prompt(
+        graph,
+        _union(rows, known),
+        targets=targets,
+        resolved=resolved,
+        missing=set.intersection(*(missing.get(backend_id, set()) for backend_id in checks)),
+    )
     raise _refusal(graph, of_all, list(checks.values()))
 
 
@@ -85,8 +103,9 @@ def _checks(
             continue
         key = frozenset(classes.items())
         if key not in by_classes:
-            values = {name: one.value for name, one in classes.items() if one is not None}
-            by_classes[key] = check_prompt(graph, values.get, targets=targets, resolved=resolved)
+            by_classes[key] = check_prompt(
+                graph, _describe(classes), targets=targets, resolved=resolved
+            )
         checks[backend_id] = by_classes[key]
     return checks
 
@@ -99,6 +118,40 @@ def _union(rows: Iterable[Backend], known: Mapping[str, inventory.Descriptions])
             if described is not None:
                 by_class[name][described] = None
     return {name: union([one.value for one in some]) for name, some in by_class.items()}.get
+
+
+def _missing_files(
+    graph: Workflow,
+    rows: Sequence[Backend],
+    known: Mapping[str, inventory.Descriptions],
+    resolved: Collection[Slot],
+    since: float,
+) -> dict[str, set[Slot]]:
+    """Return by machine the inputs that name files which it answers not to have."""
+    named = {
+        row.id: unlisted_files(graph, _describe(known[row.id]), resolved=resolved) for row in rows
+    }
+    missing: dict[str, set[Slot]] = {}
+    values = dict.fromkeys(value for slots in named.values() for value in slots.values())
+    for value in list(values)[:_MAX_FILES]:
+        text, folder = split_annotated(value)
+        if (path := file_path("", text)) is None:
+            continue  # The machines judge it.
+        for backend_id, is_there in has_file(
+            [row for row in rows if value in named[row.id].values()],
+            folder,
+            path,
+            since=since,
+            within=max(check_until(_CHECK_SECONDS) - time.monotonic(), 0.0),
+        ).items():
+            if not is_there:
+                slots = {slot for slot, other in named[backend_id].items() if other == value}
+                missing.setdefault(backend_id, set()).update(slots)
+    return missing
+
+
+def _describe(classes: inventory.Descriptions) -> Describe:
+    return {name: one.value for name, one in classes.items() if one is not None}.get
 
 
 def refused(error: Problem, node_errors: Mapping[str, Any] | None = None) -> PromptRefused:

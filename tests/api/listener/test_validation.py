@@ -184,6 +184,30 @@ def test_new_file_of_a_machine_is_found_before_a_refusal(
         assert program.post("/prompt", {"prompt": graph})["node_errors"] == {}
 
 
+@pytest.mark.parametrize("name", ["shots/missing.png", "made.png [output]"])
+def test_file_that_no_machine_has_is_refused_as_by_comfyui(
+    program: Program, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Lists of choices have no files of folders, and none of outputs: the machines are queried."""
+    monkeypatch.setattr("jobgroups.api.listener.validation._REFUSED_SECONDS", 0.0)
+    graph = WRONG["unknown file"]()
+    graph["1"]["inputs"]["image"] = name
+    body = {"prompt": graph}
+    with SimulatorThread(version=NEW) as first, SimulatorThread(version=NEW) as second:
+        for machine in (first, second):
+            online(machine.url)
+        comfyui = httpx.post(f"{first.url}/prompt", json=body, trust_env=False)
+        answer = program.ask("POST", "/prompt", body)
+        assert (answer.status_code, body_of(answer)) == (400, comfyui.json())
+        path, _, folder = name.partition(" ")
+        subfolder, _, filename = path.rpartition("/")
+        fields = {"subfolder": subfolder, "type": folder.strip("[]") or "input"}
+        form = {"image": (filename, b"picture", "image/png")}
+        upload = f"{second.url}/upload/image"
+        httpx.post(upload, files=form, data=fields, trust_env=False).raise_for_status()
+        assert program.post("/prompt", body)["node_errors"] == {}
+
+
 def test_prompt_waits_while_no_machine_answers(program: Program) -> None:
     row = online("http://nowhere.invalid:8188")
     services.backend_observed(backend_id=row, reachable=False, reason="It is off.")
