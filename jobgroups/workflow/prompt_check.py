@@ -223,8 +223,7 @@ class _Walk:
     def inputs(self, node_id: str) -> Iterator["_Input"]:
         """Yield the inputs of a node's class that are judged."""
         described = self.describe(self.graph[node_id]["class_type"]) or {}
-        module = described.get("python_module")
-        is_core = isinstance(module, str) and module.partition(".")[0] in _CORE_MODULES
+        is_core = _is_core(described)
         for name, category, entry in self._declared(node_id):
             kind = entry[0]
             if isinstance(kind, str) and kind.startswith(_DYNAMIC):
@@ -266,25 +265,34 @@ class _Walk:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             info = {**about, "received_value": link}
             return [problem("bad_linked_input", message, declared.name, **info)]
-        source = self.graph.get(str(link[0]))
+        source = self.graph.get(link[0]) if isinstance(link[0], str) else None
         if source is None:
-            # ComfyUI raises an exception while it reads the link.
-            message = "Exception when validating node"
-            info = {"exception_type": "KeyError", "traceback": []}
-            details = repr(link[0])
-            return [problem("exception_during_validation", message, details, **info)]
-        returned = (self.describe(source["class_type"]) or {}).get("output")
+            return [_exception("KeyError", repr(link[0]))]
+        described = self.describe(source["class_type"]) or {}
+        returned: Any = described.get("output")
         slot = link[1]
-        if not (isinstance(returned, list) and isinstance(slot, int) and 0 <= slot < len(returned)):
-            return []
-        if not declared.is_core or _fits(returned[slot], declared.kind):
+        is_known = isinstance(returned, list) and isinstance(slot, int) and slot >= 0
+        if is_known and slot >= len(returned) and _is_core(described):
+            return [_exception("IndexError", "tuple index out of range")]
+        # A custom class may have any number of outputs.
+        received = returned[slot] if is_known and slot < len(returned) else "*"
+        if not declared.is_core or _fits(received, declared.kind):
             return []
         message = "Return type mismatch between linked nodes"
-        details = (
-            f"{declared.name}, received_type({returned[slot]}) mismatch input_type({declared.kind})"
-        )
-        info = {**about, "received_type": returned[slot], "linked_node": link}
+        details = f"{declared.name}, received_type({received}) mismatch input_type({declared.kind})"
+        info = {**about, "received_type": received, "linked_node": link}
         return [problem("return_type_mismatch", message, details, **info)]
+
+
+def _is_core(described: Mapping[str, Any]) -> bool:
+    module = described.get("python_module")
+    return isinstance(module, str) and module.partition(".")[0] in _CORE_MODULES
+
+
+def _exception(kind: str, details: str) -> Problem:
+    """Return ComfyUI's refusal of a link while whose reading it raises an exception."""
+    message, info = "Exception when validating node", {"exception_type": kind, "traceback": []}
+    return problem("exception_during_validation", message, details, **info)
 
 
 def _fits(received: Any, wanted: Any) -> bool:

@@ -53,6 +53,30 @@ def test_only_what_comfyui_certainly_refuses_is_an_error(
     assert errors({"x": entry}, {"x": value}, "comfy_extras.nodes_x") == of_core
 
 
+@pytest.mark.parametrize(
+    ("link", "module", "expected"),
+    [
+        (["1", 5], "nodes", ["IndexError"]),
+        # A custom class may return any number of outputs.
+        (["1", 5], CUSTOM, []),
+        ([1, 0], CUSTOM, ["KeyError"]),
+        (["1", 0], "nodes", []),
+    ],
+)
+def test_link_to_what_no_node_returns_is_an_error(
+    link: list[Any], module: str, expected: list[str]
+) -> None:
+    describe = {"Load": described({}, module=module, output=["IMAGE"])}
+    describe["Save"] = described({"x": ["IMAGE"]})
+    graph = {
+        "1": {"class_type": "Load", "inputs": {}},
+        "2": {"class_type": "Save", "inputs": {"x": link}},
+    }
+    node_errors = check_prompt(graph, describe.get).node_errors
+    found = [error["extra_info"] for entry in node_errors.values() for error in entry["errors"]]
+    assert [info["exception_type"] for info in found] == expected
+
+
 def test_missing_input_is_an_error_unless_it_stands_for_several() -> None:
     assert errors({"x": ["INT", {}]}, {}) == ["required_input_missing"]
     assert errors({"x": ["COMFY_DYNAMICCOMBO_V3", {}]}, {}) == []
