@@ -21,7 +21,6 @@ from typing import Any, Final
 import daphne.server  # before other imports of daphne and Twisted: it installs the reactor
 from daphne.http_protocol import WebRequest
 from daphne.ws_protocol import WebSocketProtocol
-from django.conf import settings
 from twisted.internet import reactor as _reactor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.tcp import Server as Connection
@@ -32,6 +31,7 @@ from director.server.channel import Connections, RequestChannel, Socket
 from director.server.listen import cannot_listen
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.handlers import RECEIVED_KEY
+from director.web.listener import is_listener_port
 from jobgroups.api.requests.upload import SCOPE_KEY
 from jobgroups.streams.feed import error_frame
 
@@ -44,6 +44,7 @@ _BACKLOG: Final = 1_024  #: Connections that wait, also for a web that is starte
 #: on it.
 _LINGER: Final = 0.5
 _POLL_INTERVAL: Final = 0.01
+_COMFYUI_FRAME: Final = 4 * 2**20  #: Bytes of a frame that ComfyUI takes.
 STALL_TIMEOUT: Final = 60.0  #: Seconds after which a client that reads nothing is disconnected.
 
 
@@ -100,8 +101,7 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
                 bound.listen(_BACKLOG)
             except OSError as error:
                 host, port = bound.getsockname()[:2]
-                is_listener = port == settings.DIRECTOR_COMFYUI_PORT
-                option = "--comfyui-port" if is_listener else "--port"
+                option = "--comfyui-port" if is_listener_port(port) else "--port"
                 raise cannot_listen(host, port, error, option=option) from error
             self._ports.append(
                 reactor.adoptStreamPort(bound.fileno(), bound.family, self.http_factory)
@@ -149,7 +149,10 @@ class BackpressureServer(daphne.server.Server):  # type: ignore[misc]  # daphne 
             # daphne sets the class of its requests itself.
             protocol.__class__ = GuardedRequest
         elif isinstance(protocol, WebSocketProtocol):
-            _explain_long_frame(protocol)
+            if is_listener_port(protocol.transport.getHost().port):
+                _take_frames_of_comfyui(protocol)
+            else:
+                _explain_long_frame(protocol)
         super().protocol_connected(protocol)
 
     def create_application(self, protocol: Any, scope: Scope) -> Any:
@@ -206,6 +209,14 @@ def _close_after_answer(request: Any) -> None:
     if request.channel is not None:
         request.channel.persistent = False
         request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+
+
+def _take_frames_of_comfyui(protocol: Any) -> None:
+    """Take frames up to ComfyUI's limit, and close the socket after a longer one without a frame
+    about it, which no program of ComfyUI knows.
+    """
+    protocol.maxMessagePayloadSize = protocol.maxFramePayloadSize = _COMFYUI_FRAME
+    protocol.failByDrop = False  # an orderly close: its code arrives
 
 
 def _explain_long_frame(protocol: Any) -> None:
