@@ -140,10 +140,7 @@ def end_message(record: PromptRecord) -> tuple[str, dict[str, Any]]:
     where = {
         "node_id": node_id,
         "node_type": str(record.error_details.get("node_type") or _class_of(record, node_id)),
-        "executed": [
-            *record.cached,
-            *(node for node in record.outputs if node not in record.cached),
-        ],
+        "executed": [node for node in record.outputs if node not in record.cached],
     }
     if kind == "execution_interrupted":
         return kind, {**common, **where}

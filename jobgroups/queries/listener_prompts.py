@@ -84,12 +84,12 @@ def history_prompts(owner: str) -> "QuerySet[ListenerPrompt]":
     return ListenerPrompt.objects.filter(_ENDED, _SHOWN, owner=owner).order_by("id")
 
 
-def presented_prompt(owner: str) -> ListenerPrompt | None:
-    """Return the prompt that the owner's programs show now: of those that have started and not
-    ended, the one that started first, also while it waits for a retry.
+def started_prompts(owner: str) -> "QuerySet[ListenerPrompt]":
+    """Return the prompts of an owner that have started and not ended, also those that wait for a
+    retry; the one that started first is the first.
 
-    It is the presented one of its client id: the prompts of one client id are presented in the
-    order of their starts.
+    It is the one that the owner's programs show now: the prompts of one client id are presented in
+    the order of their starts.
     """
     attempts = {
         f"{CHILD}attempts__run": F(f"{CHILD}run"),
@@ -97,7 +97,7 @@ def presented_prompt(owner: str) -> ListenerPrompt | None:
     }
     started = open_prompts(owner).filter(**attempts)
     first = Min(f"{CHILD}attempts__started_at")
-    return started.annotate(began_at=first).order_by("began_at", "id").first()
+    return started.annotate(began_at=first).order_by("began_at", "id")
 
 
 def number_of(prompt: ListenerPrompt) -> float:

@@ -272,7 +272,10 @@ def _end_frame(prompt: _Prompt, end: End) -> Frame:
     where: dict[str, Any] = {}
     if end.kind == "execution_interrupted" and prompt.node_now in end.classes:
         # The Director has stored the stop before the machine has ended the node.
-        where = {"node_id": prompt.node_now, "node_type": end.classes[prompt.node_now]}
+        cached = json.loads(prompt.cached.text)["data"]["nodes"] if prompt.cached else ()
+        executed = [node for node in prompt.executed if node not in cached]
+        node_type = end.classes[prompt.node_now]
+        where = {"node_id": prompt.node_now, "node_type": node_type, "executed": executed}
     return prompt.make(end.kind, **{**end.message, **where})
 
 

@@ -1,5 +1,8 @@
 """``/queue`` and ``/interrupt``: the prompts of an owner that have not ended, and their stops."""
 
+from time import monotonic, sleep
+from typing import Final
+
 from django.http import HttpResponse
 from rest_framework.request import Request
 
@@ -12,8 +15,12 @@ from jobgroups.api.listener.base import (
 )
 from jobgroups.api.listener.owner import owner_of
 from jobgroups.domain.states import ChildStatus
-from jobgroups.queries.listener_prompts import open_prompts, presented_prompt, queue_records
+from jobgroups.models import ListenerPrompt
+from jobgroups.queries.listener_prompts import open_prompts, queue_records, started_prompts
 from jobgroups.services.cancellation import prompts_cancel
+
+_STORED_WITHIN: Final = 0.5  #: Seconds from a frame to its row, at most.
+_STORED_POLL: Final = 0.05
 
 
 class QueueView(ListenerView):
@@ -40,12 +47,28 @@ class QueueView(ListenerView):
 
 class InterruptView(ListenerView):
     def post(self, request: Request) -> HttpResponse:
-        """Stop the prompt of ``prompt_id``; without one, the prompt that is presented now."""
+        """Stop the prompt of ``prompt_id`` if it has started; without one, the prompt that is
+        presented now.
+        """
         body, owner = body_of(request), owner_of(request)
         if named := body.get("prompt_id"):
-            prompt_ids = id_list({"prompt_id": [named]}, "prompt_id")
-            prompt = open_prompts(owner).filter(prompt_id__in=prompt_ids).first()
+            prompt = _started(owner, id_list({"prompt_id": [named]}, "prompt_id"))
         else:
-            prompt = presented_prompt(owner)
+            prompt = started_prompts(owner).first()
         prompts_cancel(group_ids=[] if prompt is None else [prompt.group_id])
         return empty_response()
+
+
+def _started(owner: str, prompt_ids: list[str]) -> ListenerPrompt | None:
+    """Return the prompt with an id if it has started. A program may have the frame of its start
+    before that is stored.
+    """
+    until = monotonic() + _STORED_WITHIN
+    while True:
+        prompt = started_prompts(owner).filter(prompt_id__in=prompt_ids).first()
+        is_sent = open_prompts(owner).filter(
+            prompt_id__in=prompt_ids, group__children__current_attempt__isnull=False
+        )
+        if prompt is not None or monotonic() > until or not is_sent.exists():
+            return prompt
+        sleep(_STORED_POLL)
