@@ -61,7 +61,10 @@ class UserPathInvalid(RequestError, code="user_path_invalid"):
 
 
 class UserStorageFull(RequestError, code="user_storage_full", status=413):
-    text = "A file may have at most {} MiB, and all files of a user {} MiB. Delete some first."
+    text = (
+        "A file, or all settings together, may have at most {} MiB, and all files of a user {} MiB. "
+        "Delete some first."
+    )
 
 
 class NoMachine(RequestError, code="no_machine", status=503):

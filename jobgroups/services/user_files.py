@@ -7,7 +7,8 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 from blake3 import blake3
 from django.db import IntegrityError
-from django.db.models import Sum
+from django.db.models import Count, Sum
+from django.db.models.functions import Length
 
 from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.clock import now
@@ -85,7 +86,9 @@ def user_file_delete(*, owner: str, path: str) -> None:
 
 @retried_transaction
 def settings_change(*, owner: str, values: Mapping[str, Any]) -> None:
-    """Store some settings of a user. Raises ``UserStorageFull`` if they are too many."""
+    """Store some settings of a user. Raises ``UserStorageFull`` if they are too many, or have more
+    than a file may have.
+    """
     rows = [
         EditorSetting(owner=owner, name=name, value_json=to_json(value))
         for name, value in values.items()
@@ -93,7 +96,10 @@ def settings_change(*, owner: str, values: Mapping[str, Any]) -> None:
     EditorSetting.objects.bulk_create(
         rows, update_conflicts=True, unique_fields=["owner", "name"], update_fields=["value_json"]
     )
-    if EditorSetting.objects.filter(owner=owner).count() > MAX_SETTINGS:
+    stored = EditorSetting.objects.filter(owner=owner).aggregate(
+        number=Count("pk"), length=Sum(Length("value_json"))
+    )
+    if stored["number"] > MAX_SETTINGS or (stored["length"] or 0) > MAX_FILE_BYTES:
         raise UserStorageFull(MAX_FILE_BYTES // 2**20, MAX_OWNER_BYTES // 2**20)
 
 

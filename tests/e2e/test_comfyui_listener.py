@@ -110,6 +110,6 @@ def test_a_start_with_its_own_listener_as_backend_is_refused(tmp_path: Path) -> 
 
 
 def test_a_file_of_the_editor_may_be_larger_than_a_body_of_the_api(listener: Listener) -> None:
-    for size, status in ((20 * 2**20, 200), (20 * 2**20 + 1, 413)):
+    for size, status in ((20 * 2**20, 200), (20 * 2**20 + 1, 413), (100 * 2**20, 413)):
         answer = listener.post("/api/userdata/workflows%2Flarge.json", content=b" " * size)
         assert answer.status_code == status, answer.text

@@ -85,6 +85,13 @@ def test_a_path_that_leads_out_of_the_folder_is_refused(anna: Program, path: str
     for method in ("GET", "POST", "DELETE"):
         assert anna.ask(method, url(path), WORKFLOW).status_code in (400, 404)
     assert not InputFile.objects.exists()
+    save(anna, "a.json")
+    encoded = quote(path, safe="")
+    for moved in (f"a.json/move/{encoded}", f"{encoded}/move/a.json"):
+        assert anna.ask("POST", f"/userdata/{moved}").status_code in (400, 404)
+    for query in (f"/userdata?dir={encoded}", f"/v2/userdata?path={encoded}"):
+        assert anna.ask("GET", query).status_code in (400, 404)
+    assert [row.path for row in InputFile.objects.all()] == ["a.json"]
 
 
 def test_each_owner_has_files_and_settings_of_its_own(anna: Program) -> None:
@@ -113,6 +120,18 @@ def test_a_file_and_all_files_of_an_owner_have_limits(
     # Its own size does not count twice.
     assert save(anna, "a.json", b"c" * 90).status_code == 200
     assert save(Program("10.0.0.5"), "b.json", b"b" * 60).status_code == 200
+
+
+def test_settings_have_limits(anna: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_files, "MAX_FILE_BYTES", 100)
+    anna.post("/settings/a", "a" * 60)
+    for path, body in (("/settings/b", "b" * 60), ("/settings", {"b": "b" * 60})):
+        refused = anna.ask("POST", path, body)
+        assert refused.json()["error"]["type"] == "user_storage_full"
+    assert anna.get("/settings") == {"a": "a" * 60}
+    Program("10.0.0.5").post("/settings/b", "b" * 60)
+    monkeypatch.setattr(user_files, "MAX_SETTINGS", 1)
+    assert anna.ask("POST", "/settings/b", "b").status_code == 413
 
 
 def test_files_of_the_editor_are_no_uploads_of_the_farm(anna: Program) -> None:
