@@ -147,6 +147,7 @@ class SystemStats(msgspec.Struct, frozen=True, kw_only=True):
     python: str = ""
     pytorch: str = ""
     os: str = ""
+    editor: str = ""  #: Version of ComfyUI's editor that it requires; empty if it does not say.
     devices: tuple[Device, ...]
     arguments: tuple[str, ...]  #: Its command line: ``main.py --preview-method auto …``.
 
@@ -293,6 +294,7 @@ def system_stats(body: bytes) -> SystemStats:
         python=texts.get("python_version", ""),
         pytorch=texts.get("pytorch_version", ""),
         os=texts.get("os", ""),
+        editor=texts.get("required_frontend_version", ""),
         devices=tuple(
             msgspec.structs.replace(device, name=one_line(device.name)) for device in wire.devices
         ),

@@ -1,9 +1,12 @@
-"""What a ComfyUI can do, by its version. Pure."""
+"""What a ComfyUI can do, by its version, and whether the installed editor fits it."""
 
 import re
 from enum import Enum, StrEnum
+from functools import cache
+from importlib import metadata
 from typing import Final
 
+EDITOR_PACKAGE: Final = "comfyui-frontend-package"  #: The Python package of ComfyUI's editor.
 _CALLERS_PROMPT_ID_SINCE: Final = (0, 3, 45)
 
 _UNREADABLE: Final = (10**9, 0, 0)
@@ -73,6 +76,26 @@ def limitations(version: str | None) -> list[str]:
         Limitation.STEPWISE_STOP: can_stop and not has(version, Feature.CANCEL),
     }
     return [node_id for node_id, is_lacking in lacks.items() if is_lacking]
+
+
+@cache
+def installed_editor() -> str | None:
+    """Return the version of ComfyUI's editor that is installed with the Director; None: it is not."""
+    try:
+        return metadata.version(EDITOR_PACKAGE)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def editor_problem(required: str, installed: str | None) -> str:
+    """Return why the installed editor of ComfyUI does not fit a ComfyUI that requires another one, as
+    a sentence; empty: it fits, none is installed, or the ComfyUI requires none that can be read.
+    """
+    needed, _ = _release(required)
+    present, _ = _release(installed)
+    if needed is None or present is None or present >= needed:
+        return ""
+    return f"It requires version {required} of ComfyUI's editor, and {installed} is installed here."
 
 
 def release_of(version: str | None) -> tuple[int, int, int]:

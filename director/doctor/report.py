@@ -4,6 +4,7 @@ clock.
 
 import asyncio
 import datetime as dt
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +14,15 @@ from backends.comfyui.answers import PREVIEW_OPTION, SystemStats
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
-from backends.comfyui.versions import Feature, Limitation, has, limitations
+from backends.comfyui.versions import (
+    EDITOR_PACKAGE,
+    Feature,
+    Limitation,
+    editor_problem,
+    has,
+    installed_editor,
+    limitations,
+)
 from backends.models import Backend
 from backends.queries import backend_list
 from director.doctor import checks
@@ -154,6 +163,11 @@ def _problems(row: Backend, answer: _Answer) -> list[Finding]:
             "wrong."
         )
         findings.append(Finding(Level.WARNING, wrong, "Synchronize its clock by NTP."))
+    if problem := editor_problem(answer.stats.editor, installed_editor()):
+        todo = (
+            f"Install it: {sys.executable} -m pip install '{EDITOR_PACKAGE}>={answer.stats.editor}'"
+        )
+        findings.append(Finding(Level.WARNING, problem, todo))
     if not _has_previews(answer.stats):
         todo = f"For live previews start ComfyUI there with {PREVIEW_OPTION} auto."
         findings.append(Finding(Level.NOTE, "", todo))

@@ -242,10 +242,11 @@ def _of(
     skew: float | None = 0.0,
     arguments: tuple[str, ...] = ("--preview-method", "auto"),
     version: str = "0.33.0",
+    editor: str = "",
     **row: Any,
 ) -> Finding:
     device = Device(name="cuda:0", vram_total=24 * 2**30)
-    stats = SystemStats(version=version, devices=(device,), arguments=arguments)
+    stats = SystemStats(version=version, devices=(device,), arguments=arguments, editor=editor)
     backend = Backend(id="gpu-1", url="http://gpu-1:8188", **row)
     return _finding(backend, _Answer(stats, 0, skew))
 
@@ -256,6 +257,14 @@ def test_wrong_clock_is_a_warning() -> None:
         found = _of(skew)
         assert found.level is (Level.WARNING if text else Level.OK)
         assert f"Its clock is {text}" in found.said or not text
+
+
+def test_editor_that_is_too_old_for_a_backend_is_a_warning() -> None:
+    pytest.importorskip("comfyui_frontend_package")
+    found = _of(editor="99.1.0")
+    assert (found.level, "requires version 99.1.0" in found.said) == (Level.WARNING, True)
+    assert "'comfyui-frontend-package>=99.1.0'" in found.todo
+    assert _of(editor="1.49.6").level is Level.OK
 
 
 def test_previews_are_read_from_the_arguments_of_comfyui() -> None:

@@ -22,6 +22,7 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.models import Runner
 from jobgroups.runner import files, service as service_module, supervisor
 from jobgroups.runner.service import RunnerReplaced, RunnerService
+from jobgroups.runner.session import health
 from jobgroups.runner.supervisor import RunnerSupervisor
 from jobgroups.services import bucket as bucket_service, runners
 from tests.harness.bucket import BucketServer
@@ -144,6 +145,16 @@ async def test_a_stop_is_heard_before_the_runner_could_sign_on(
     runner.stop()
     async with asyncio.timeout(20):
         await running
+
+
+async def test_an_editor_that_does_not_fit_a_backend_is_logged_once(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(health, "installed_editor", lambda: "1.20.0")
+    await farm.backend()
+    await farm.runner(seen=["gpu-1"])
+    await farm.completes("gpu-1")
+    assert caplog.text.count("gpu-1: It requires version 1.27.10 of ComfyUI's editor") == 1
 
 
 async def test_an_end_that_cannot_be_stored_is_no_defect(

@@ -20,7 +20,14 @@ from backends.comfyui.outputs import collect_outputs, plain_error, view_url
 from backends.comfyui.protocol import ExecutionError
 from backends.comfyui.refusals import answer_lost, refused_outputs, sentence
 from backends.comfyui.texts import one_line
-from backends.comfyui.versions import Feature, Limitation, has, keeps_prompt_id, limitations
+from backends.comfyui.versions import (
+    Feature,
+    Limitation,
+    editor_problem,
+    has,
+    keeps_prompt_id,
+    limitations,
+)
 from backends.comfyui.wire_json import WireDecoder
 from jobgroups.runner.attempt import result
 
@@ -489,6 +496,18 @@ def test_limitations_of_versions() -> None:
     found = {"": [], "0.3.40": [jobs], "0.3.50": [stop, previews], "strange": [stop, previews]}
     found |= {"0.3.64": [previews, steps], "0.5.0": [steps], "0.26.0": [], "0.33.0": []}
     assert {version: limitations(version) for version in found} == found
+
+
+@pytest.mark.parametrize("required", ["1.49.6", "1.49", "1.9.99", "", "newest"])
+def test_an_editor_that_is_new_enough_fits(required: str) -> None:
+    assert editor_problem(required, "1.49.6") == ""
+    assert editor_problem("1.49.6", None) == ""
+
+
+def test_an_older_editor_does_not_fit() -> None:
+    problem = editor_problem("1.49.6", "1.27.10")
+    assert "requires version 1.49.6" in problem
+    assert "1.27.10 is installed" in problem
 
 
 LOOPBACK = "http://localhost:8188"

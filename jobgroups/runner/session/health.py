@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from backends.comfyui.answers import SystemStats
 from backends.comfyui.errors import AnswerTooLarge, BackendError
-from backends.comfyui.versions import keeps_prompt_id
+from backends.comfyui.versions import editor_problem, installed_editor, keeps_prompt_id
 from backends.states import LEFT_RUNNING
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import AbandonedPrompt
@@ -59,6 +59,13 @@ class HealthProbe:
         self._attempts.look_up_now()
         self._context.work_available.set()
 
+    def _note_editor(self, stats: SystemStats) -> None:
+        """Log that the installed editor does not fit the backend's ComfyUI, once a version."""
+        before = self._context.stats
+        problem = editor_problem(stats.editor, installed_editor())
+        if problem and (before is None or before.editor != stats.editor):
+            logger.warning("%s: %s", self._context.backend_id, problem)
+
     async def run(self) -> None:
         context = self._context
         stats_at = float("-inf")
@@ -68,7 +75,9 @@ class HealthProbe:
             try:
                 due = time.monotonic() - stats_at >= self._intervals.system_stats
                 if due or context.version is None:
-                    stats = context.stats = await context.client.system_stats()
+                    stats = await context.client.system_stats()
+                    self._note_editor(stats)
+                    context.stats = stats
                     stats_at = time.monotonic()
                     context.work_available.set()
                 is_away = not context.availability.is_available
