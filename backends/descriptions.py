@@ -24,6 +24,7 @@ from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
 from backends.comfyui.versions import release_of
 from backends.models import Backend
+from backends.node_paths import extension_path
 from backends.node_texts import Description, TextSizes, description
 from backends.node_union import union
 
@@ -45,6 +46,10 @@ _MAX_KEPT: Final = 2_048  #: Answers of one kind.
 #: backends have most texts in common, and lists of files of their own.
 _MAX_NODES: Final = 256 * 2**20
 _MAX_LISTS: Final = 32 * 2**20  #: Bytes of all lists.
+_MAX_EXTENSIONS: Final = 2_000  #: Scripts of a backend for the editor.
+_MAX_EXTENSIONS_BYTES: Final = 2**20  #: Of the list of them.
+MAX_WEB_FILE_BYTES: Final = 8 * 2**20  #: Of a file of custom nodes for the browser.
+_MAX_WEB_FILES: Final = 64 * 2**20  #: Bytes of all such files.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,6 +221,20 @@ def _key(row: Backend, name: str) -> _Key:
     return row.id, row.url, row.comfyui_version, name
 
 
+async def _read_extensions(client: ComfyClient, _name: str) -> Description:
+    """Return the paths of scripts of custom nodes, below ``/extensions/`` and percent-encoded."""
+    client.max_answer_bytes = _MAX_EXTENSIONS_BYTES
+    paths = set(map(extension_path, await client.listing("/extensions") or ()))
+    if len(paths) > _MAX_EXTENSIONS:
+        raise ValueError(f"it lists more than {_MAX_EXTENSIONS} scripts of extensions")
+    return description(msgspec.json.encode(sorted(filter(None, paths))))
+
+
+async def _read_web_file(client: ComfyClient, path: str) -> Description:
+    client.max_answer_bytes = MAX_WEB_FILE_BYTES
+    return description(await client.web_file(f"/extensions/{path}"))
+
+
 async def _read_list(client: ComfyClient, path: str) -> Description:
     return description(msgspec.json.encode(await client.listing(path)))
 
@@ -229,6 +248,10 @@ async def _read_file(client: ComfyClient, name: str) -> bool:
 nodes: Final = Answers(_read_nodes, lambda answer: answer.classes.values(), _MAX_NODES)
 #: Of each backend, the list at a path; null: the backend has none there.
 lists: Final = Answers(_read_list, lambda answer: (answer,), _MAX_LISTS)
+#: Of each backend, the scripts of its custom nodes that the editor loads,
+extensions: Final = Answers(_read_extensions, lambda answer: (answer,), _MAX_LISTS)
+#: and the files of its custom nodes for the browser, by their paths; each content is kept once.
+web_files: Final = Answers(_read_web_file, lambda answer: (answer,), _MAX_WEB_FILES)
 #: Of each backend, whether it has a file.
 _files: Final = Answers(_read_file, lambda _: (), _MAX_LISTS)
 

@@ -41,6 +41,9 @@ class Backend(models.Model):
     headers = models.JSONField(default=dict, blank=True)
     #: Whether a user confirmed that it may get the key for partner nodes, at this address.
     partner_nodes_allowed = models.BooleanField(default=False, db_default=False)
+    #: Whether a user confirmed that scripts of its custom nodes, at this address, may act as every
+    #: user of ComfyUI's editor.
+    extensions_allowed = models.BooleanField(default=False, db_default=False)
     enabled = models.BooleanField(default=True)
     #: When it takes jobs, see ``backends.hours``; empty: always.
     hours = models.CharField(max_length=500, blank=True, default="", db_default="")

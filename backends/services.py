@@ -62,6 +62,7 @@ def backend_create(
     enabled: bool = True,
     headers: Mapping[str, str] | None = None,
     partner_nodes_allowed: bool | None = None,
+    extensions_allowed: bool | None = None,
     hours: str | None = None,
     time_zone: str | None = None,
     adopted_at: dt.datetime | None = None,
@@ -94,6 +95,7 @@ def backend_create(
         enabled=enabled,
         headers=_headers(headers, address),
         partner_nodes_allowed=partner_nodes_allowed or False,
+        extensions_allowed=extensions_allowed or False,
         **_hours(hours, time_zone),
         status_since=current_time(),
         adopted_at=adopted_at,
@@ -117,14 +119,15 @@ def backend_update(
     enabled: bool | None = None,
     headers: Mapping[str, str] | None = None,
     partner_nodes_allowed: bool | None = None,
+    extensions_allowed: bool | None = None,
     hours: str | None = None,
     time_zone: str | None = None,
 ) -> Backend | None:
     """Change a backend; None leaves a value as it is. Raises the errors of :func:`backend_create`.
 
-    Another address clears the observations, and the headers and the confirmation for partner nodes
-    unless new ones are given: a password is never sent to a host that it was not given for. Without
-    a backend with this id None is returned.
+    Another address clears the observations, and the headers and the confirmations unless new ones
+    are given: a password is never sent to a host that it was not given for. Without a backend with
+    this id None is returned.
     """
     if url is not None:
         # Before the transaction: the resolver may take a while.
@@ -137,8 +140,11 @@ def backend_update(
             changes = _changed_fields(name=name, tags=tags, enabled=enabled, row=row)
             changes |= _address_columns(row, url, headers)
             changes |= _hours(hours, time_zone)
-            if partner_nodes_allowed is not None:
-                changes["partner_nodes_allowed"] = partner_nodes_allowed
+            confirmations = {
+                "partner_nodes_allowed": partner_nodes_allowed,
+                "extensions_allowed": extensions_allowed,
+            }
+            changes |= {name: is_on for name, is_on in confirmations.items() if is_on is not None}
             if changes:
                 Backend.objects.filter(pk=backend_id).update(**changes, adopted_at=None)
             row.refresh_from_db()
@@ -255,7 +261,11 @@ def _address_columns(
 ) -> dict[str, Any]:
     address = BackendAddress(row.url) if url is None else normalise_address(url)
     if address.url != row.url:
-        left = {"partner_nodes_allowed": False, **_observations_cleared()}
+        left = {
+            "partner_nodes_allowed": False,
+            "extensions_allowed": False,
+            **_observations_cleared(),
+        }
         return {"url": address.url, "headers": _headers(headers, address), **left}
     if headers is not None:
         return {"headers": _headers(headers, address)}

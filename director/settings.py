@@ -20,6 +20,7 @@ import environ
 import platformdirs
 from django.core.exceptions import ImproperlyConfigured
 
+from backends.node_paths import parse_routes
 from director import __version__
 from jobgroups.domain import webhooks
 
@@ -255,6 +256,11 @@ DIRECTOR_COMFYUI_PORT = _number("DIRECTOR_COMFYUI_PORT", int, 0, 1, 65_535)
 #: Public address of the ComfyUI listener, if it is not that port of the Director's host; without a
 #: slash at its end.
 DIRECTOR_COMFYUI_URL = _address("DIRECTOR_COMFYUI_URL")
+#: The backends that answer routes of custom nodes at the ComfyUI listener, by the routes.
+try:
+    DIRECTOR_COMFYUI_ROUTES = parse_routes(_words("DIRECTOR_COMFYUI_ROUTES"))
+except ValueError as error:
+    raise ImproperlyConfigured(f"DIRECTOR_COMFYUI_ROUTES: {error}.") from None
 #: Whether backends may have link-local addresses, where a cloud's metadata service is.
 DIRECTOR_ALLOW_LINK_LOCAL = _flag("DIRECTOR_ALLOW_LINK_LOCAL", default=False)
 #: Prompts in the queue of one ComfyUI: one runs, one is pending so that the GPU is never idle.

@@ -473,6 +473,26 @@ class ComfyClient:
         """
         return await self._get(f"/api/etn/{path}", msgspec.json.decode)
 
+    async def node_route(
+        self, method: str, path: str, *, content: bytes | None, headers: Mapping[str, str]
+    ) -> Answer:
+        """Send a request to a route of custom nodes; every status is returned.
+
+        ``path`` is percent-encoded.
+        """
+        return await self._exchange.request(method, path, content=content, headers=headers)
+
+    async def web_file(self, path: str) -> bytes:
+        """Return a file of the editor or of custom nodes; ``path`` is percent-encoded.
+
+        Raises ``NotComfyUI`` also for a page in the place of another file, as some proxies send it.
+        """
+        answer = await self._exchange.request("GET", path)
+        check_status(answer.status, request=f"GET {path}")
+        if answer.is_page and not path.lower().endswith(_MARKUP):
+            raise NotComfyUI(f"GET {path} was answered with a web page.", status=200)
+        return answer.body
+
     def events(
         self,
         client_id: str,
@@ -513,6 +533,8 @@ class ComfyClient:
         check_status(answer.status, request=f"POST {path}")
 
 
+#: Endings of files that begin as a page does.
+_MARKUP: Final = (".html", ".htm", ".svg", ".xml")
 _JSON: Final = {"Content-Type": "application/json"}
 
 

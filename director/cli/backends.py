@@ -128,6 +128,12 @@ def _headers(pairs: Sequence[str]) -> dict[str, str]:
     is_flag=True,
     help="It may get the API key for partner nodes.",
 )
+@click.option(
+    "--extensions",
+    "extensions_allowed",
+    is_flag=True,
+    help="Scripts of its custom nodes may act as the users of ComfyUI's editor.",
+)
 @click.option("--hours", help="When it takes jobs: mon-fri 19:00-07:00; sat-sun.")
 @click.option("--time-zone", help="Of its hours: Europe/Berlin (default: UTC).")
 @with_connection
@@ -299,6 +305,8 @@ def _states(backends: Sequence[Backend]) -> list[str]:
         lines.append(f"{backend.backend_id} is {text.coloured(backend.status)}{since}{why}")
         if backend.hours:
             lines.append(f"  Hours: {backend.hours} ({backend.time_zone or 'UTC'})")
+        if backend.extensions_allowed:
+            lines.append("  Allowed to extend ComfyUI's editor.")
         if backend.partner_nodes_allowed:
             # The limitations include why it gets no key all the same.
             lines += [
@@ -326,6 +334,14 @@ def partner_nodes(connection: Connection, backend_id: str, *, off: bool) -> Back
     nodes.
     """
     return connection.director.update_backend(backend_id, partner_nodes_allowed=not off)
+
+
+@_change(click.option("--off", is_flag=True, help="Withdraw it: its scripts are sent no more."))
+def extensions(connection: Connection, backend_id: str, *, off: bool) -> Backend:
+    """Confirm that scripts of the custom nodes of backends may act as the users of ComfyUI's
+    editor.
+    """
+    return connection.director.update_backend(backend_id, extensions_allowed=not off)
 
 
 @_change(

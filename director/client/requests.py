@@ -207,6 +207,7 @@ class BackendFields(TypedDict, total=False):
             again.
         partner_nodes_allowed: It may get the Director's API key of Comfy.org, with workflows that
             have partner nodes.
+        extensions_allowed: Scripts of its custom nodes may act as the users of ComfyUI's editor.
         hours: When it takes jobs, as ``mon-fri 19:00-07:00; sat-sun``; empty: always.
         time_zone: Of its hours, as ``Europe/Berlin``; empty: UTC.
     """
@@ -216,6 +217,7 @@ class BackendFields(TypedDict, total=False):
     enabled: bool | None
     headers: Mapping[str, str] | None
     partner_nodes_allowed: bool | None
+    extensions_allowed: bool | None
     hours: str | None
     time_zone: str | None
 

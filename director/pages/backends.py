@@ -199,6 +199,8 @@ def _actions(backend: Backend, *, has_work: bool, can_be_removed: bool) -> list[
         "disable": is_on,
         "allow": is_on and not backend.partner_nodes_allowed,
         "forbid": is_on and backend.partner_nodes_allowed,
+        "allow_extensions": is_on and not backend.extensions_allowed,
+        "forbid_extensions": is_on and backend.extensions_allowed,
         "remove": not is_on or can_be_removed,
     }
     return [act for act, does_apply in applies.items() if does_apply]

@@ -31,7 +31,10 @@ class BackendAdmin(ReadOnlyAdmin):
         "id name url state marks reason queue_running queue_pending queue_foreign comfyui_version "
         "last_seen_at"
     )
-    list_filter = ("enabled", "hold", "reachability", "partner_nodes_allowed", "comfyui_version")
+    list_filter = (
+        *("enabled", "hold", "reachability", "partner_nodes_allowed", "extensions_allowed"),
+        "comfyui_version",
+    )
     search_fields = ("id", "name", "url")
     exclude = ("headers",)  #: The values may be passwords: only the names are shown.
     readonly_fields: ClassVar = ["header_names", "state", "marks", "reason", "limitations"]
@@ -41,6 +44,8 @@ class BackendAdmin(ReadOnlyAdmin):
             "disable",
             "allow_partner_nodes",
             "forbid_partner_nodes",
+            "allow_extensions",
+            "forbid_extensions",
             "pause",
             "pause_now",
             "drain",
@@ -80,6 +85,12 @@ class BackendAdmin(ReadOnlyAdmin):
     )
     forbid_partner_nodes = action(
         "Forbid partner nodes", "changed", backend_update, partner_nodes_allowed=False
+    )
+    allow_extensions = action(
+        "Allow editor extensions", "confirmed", backend_update, extensions_allowed=True
+    )
+    forbid_extensions = action(
+        "Forbid editor extensions", "changed", backend_update, extensions_allowed=False
     )
     pause = action("Pause after running jobs", "paused", holds.backend_hold, hold=Hold.PAUSE)
     pause_now = action(

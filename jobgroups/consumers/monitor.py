@@ -74,7 +74,7 @@ def _backends() -> str:
     seen = [
         (
             row.id,
-            (row.name, row.url, row.tags, row.partner_nodes_allowed),
+            (row.name, row.url, row.tags, row.partner_nodes_allowed, row.extensions_allowed),
             row.enabled,
             row.reachability,
             row.status_reason,

@@ -82,7 +82,8 @@ def backend_in_use(backend_id: str) -> tuple[int, int]:
 NO_LOAD: Final = BackendLoad(running=0, accepted=0, waiting=0)
 NO_FIGURES: Final = Figures()
 _SETTINGS: Final = {
-    *("name", "url", "tags", "partner_nodes_allowed", "hours", "time_zone", "limitations"),
+    *("name", "url", "tags", "partner_nodes_allowed", "extensions_allowed", "hours", "time_zone"),
+    "limitations",
     *("changed_by", "changed_reason", "changed_at", "adopted_at"),
 }
 

@@ -78,6 +78,7 @@ def backend_update(*, backend_id: str, url: str | None = None, **values: Any) ->
         # Their values may be secrets.
         fields=sorted(name for name, value in changed.items() if value is not None),
         enabled=values.get("enabled"),
+        extensions_allowed=values.get("extensions_allowed"),
     )
     log.notify_runners_on_commit()
     return row

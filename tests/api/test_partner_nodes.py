@@ -1,5 +1,6 @@
 """Partner nodes in the API: which backends may get the key, and what is refused before a render."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,7 @@ from pytest_django import Settings
 
 from backends import inventory
 from jobgroups.domain.clock import now
-from jobgroups.models import Exclusion, JobGroup, Runner
+from jobgroups.models import AuditEntry, Exclusion, JobGroup, Runner
 from tests.api.conftest import Api, Made, error_of, wrong_fields
 from tests.harness.graphs import partner, picture
 from tests.harness.simulator_thread import SimulatorThread
@@ -150,3 +151,16 @@ def test_another_address_is_not_confirmed(api: Api, make_backend: Made) -> None:
         path, {"url": "http://gpu.invalid:9002", "partner_nodes_allowed": True}
     ).json()
     assert moved["partner_nodes_allowed"] is True
+
+
+def test_confirmation_of_extensions_is_changed_recorded_and_ends_with_the_address(
+    api: Api, make_backend: Made
+) -> None:
+    path = f"/api/backends/{make_backend('gpu-1').id}"
+    assert api.get(path).json()["extensions_allowed"] is False
+    assert api.patch(path, {"extensions_allowed": True}).json()["extensions_allowed"] is True
+    details = json.loads(AuditEntry.objects.latest("id").details_json)
+    assert details == {"fields": ["extensions_allowed"], "extensions_allowed": True}
+    assert list(wrong_fields(api.patch(path, {"extensions_allowed": 1}))) == ["extensions_allowed"]
+    moved = api.patch(path, {"url": "http://gpu.invalid:9001"}).json()
+    assert moved["extensions_allowed"] is False

@@ -265,9 +265,7 @@ def test_a_pause_says_first_what_it_will_hit_and_then_who_paused_it(desk: Desk, 
     assert backend(desk)["changed_by"] == "Anna", "the name is remembered"
 
 
-def test_partner_nodes_are_allowed_after_a_question_and_forbidden_at_once(
-    desk: Desk, page: Any
-) -> None:
+def test_partner_nodes_and_extensions_are_allowed_after_a_question(desk: Desk, page: Any) -> None:
     shown = page_of(desk, page, 2)
     shown.get_by_role("button", name="Allow partner nodes …").click()
     page.get_by_role("dialog").get_by_role("button", name="Allow", exact=True).click()
@@ -275,6 +273,11 @@ def test_partner_nodes_are_allowed_after_a_question_and_forbidden_at_once(
     expect(shown).to_contain_text("set DIRECTOR_COMFY_ORG_API_KEY.")
     shown.get_by_role("button", name="Forbid partner nodes").click()
     expect(shown).not_to_contain_text("Allowed to run partner nodes.")
+    shown.get_by_role("button", name="Allow editor extensions …").click()
+    page.get_by_role("dialog").get_by_role("button", name="Allow", exact=True).click()
+    expect(shown).to_contain_text("scripts of its custom nodes act as")
+    shown.get_by_role("button", name="Forbid editor extensions").click()
+    expect(shown).not_to_contain_text("scripts of its custom nodes act as")
 
 
 def test_a_machine_is_set_aside_and_released(desk: Desk, page: Any) -> None:

@@ -97,6 +97,13 @@ def test_partner_nodes_are_allowed_and_forbidden(desk: Desk) -> None:
     assert len(desk.out("backends", "partner-nodes", "gpu-1", "--off").splitlines()) == 1
 
 
+def test_extensions_are_allowed_and_forbidden(desk: Desk) -> None:
+    said = desk.out("backends", "extensions", "gpu-1").splitlines()
+    assert said[1:] == ["  Allowed to extend ComfyUI's editor."]
+    [shown] = desk.json("backends", "extensions", "gpu-1", "--off")
+    assert shown["extensions_allowed"] is False
+
+
 def test_exclusions_are_listed_and_lifted(desk: Desk, served: Served) -> None:
     # ComfyUI does not list files in folders, so only the backend itself can refuse it.
     graph = text_to_image()

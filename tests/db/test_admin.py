@@ -227,6 +227,8 @@ def test_backend_actions_call_the_services_in_the_users_name(
     assert not run("disable").enabled
     assert run("allow_partner_nodes").partner_nodes_allowed
     assert not run("forbid_partner_nodes").partner_nodes_allowed
+    assert run("allow_extensions").extensions_allowed
+    assert not run("forbid_extensions").extensions_allowed
     assert run("enable").enabled
     paused = run("pause")
     assert (paused.hold, paused.evict, paused.changed_by) == ("pause", False, "admin")
@@ -236,7 +238,7 @@ def test_backend_actions_call_the_services_in_the_users_name(
     quarantined = run("quarantine")
     assert (quarantined.quarantined_at is not None, quarantined.quarantine_by) == (True, "admin")
     assert run("release").quarantined_at is None
-    assert len(notified) == 10
+    assert len(notified) == 12
 
 
 def test_found_comfyuis_are_ignored_offered_and_added(

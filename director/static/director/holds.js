@@ -115,6 +115,12 @@ const QUESTIONS = {
     () =>
       "It gets the Director's API key of Comfy.org with each workflow that has partner nodes. Users who can change this ComfyUI can read the key.",
   ],
+  allow_extensions: [
+    "Allow editor extensions of",
+    "primary",
+    () =>
+      "Scripts of its custom nodes run in ComfyUI's editor at the ComfyUI listener and act as everyone who opens it. Users who can change this ComfyUI can change the scripts.",
+  ],
   disable: [
     "Disable",
     "danger",
@@ -136,6 +142,8 @@ const REQUESTS = {
   enable: (path) => call("PATCH", path, { enabled: true }),
   disable: (path) => call("PATCH", path, { enabled: false }),
   allow: (path) => call("PATCH", path, { partner_nodes_allowed: true }),
+  allow_extensions: (path) => call("PATCH", path, { extensions_allowed: true }),
+  forbid_extensions: (path) => call("PATCH", path, { extensions_allowed: false }),
   forbid: (path) => call("PATCH", path, { partner_nodes_allowed: false }),
   remove: (path) => call("DELETE", path),
 };

@@ -3,15 +3,17 @@
 The last route takes every other path.
 """
 
-from django.urls import path, re_path
+from django.urls import path, re_path, register_converter
 
 from jobgroups.api.listener import (
     editor,
+    extensions,
     files,
     history,
     images,
     jobs,
     machine,
+    node_routes,
     nodes,
     prompts,
     queue,
@@ -19,6 +21,8 @@ from jobgroups.api.listener import (
 )
 from jobgroups.api.listener.base import UnknownPathView
 from jobgroups.api.urls import Views, with_optional_slash
+
+register_converter(node_routes.NodeRoute, "node_route")
 
 #: Bare and below ``/api/``.
 _both: Views = {
@@ -49,7 +53,8 @@ _of_editor: Views = {
     "userdata/<path:file>": user_files.UserFileView,
     "settings": user_files.SettingsView,
     "settings/<str:name>": user_files.SettingView,
-    "extensions": editor.EmptyListView,
+    "extensions": extensions.ExtensionsView,
+    "extensions/<path:path>": extensions.ExtensionFileView,
     "i18n": editor.EmptyObjectView,
     "workflow_templates": editor.EmptyObjectView,
     f"workflow_templates/{editor.SOURCE}/<str:group_id>.json": editor.GroupTemplateView,
@@ -83,6 +88,7 @@ urlpatterns = [
     *with_optional_slash(
         {f"api/{route}": view for route, view in {**_both, **_of_editor, **_api}.items()}
     ),
+    path("<node_route:path>", node_routes.NodeRouteView.as_view()),
     path("api/<path:path>", UnknownPathView.as_view()),
     path("", editor.EditorView.as_view()),
     path("<path:path>", editor.EditorView.as_view()),

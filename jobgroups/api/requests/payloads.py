@@ -565,6 +565,7 @@ class BackendRequest(RequestSerializer):
     enabled = fields.Flag(default=None)
     headers = fields.Object(default=None)
     partner_nodes_allowed = fields.Flag(default=None)
+    extensions_allowed = fields.Flag(default=None)
     hours = fields.Text(_MAX_REASON, allow_blank=True, default=None)
     time_zone = fields.Text(_MAX_ID, allow_blank=True, default=None)
 

@@ -37,6 +37,8 @@ class Backend(Parsed):
             ``unknown`` or ``disabled``; ``status_reason``, ``status_since`` and ``status_by`` have
             the reason, the time and the user.
         partner_nodes_allowed: A user confirmed that it may get the API key for partner nodes.
+        extensions_allowed: A user confirmed that scripts of its custom nodes may act as the users of
+            ComfyUI's editor.
         hours: When it takes jobs, as ``mon-fri 19:00-07:00; sat-sun``; None: always.
         time_zone: IANA name of the zone of its hours; None: UTC.
         opens_at: When its hours begin; None: it is within them, has none, or they never begin.
@@ -68,6 +70,7 @@ class Backend(Parsed):
     url: str
     tags: tuple[str, ...] = ()
     partner_nodes_allowed: bool = False
+    extensions_allowed: bool = False
     hours: str | None = None
     time_zone: str | None = None
     enabled: bool
