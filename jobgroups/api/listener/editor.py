@@ -26,6 +26,7 @@ from jobgroups.api.listener.nodes import farm_nodes
 from jobgroups.api.listener.owner import owner_of
 from jobgroups.api.views.base import json_response
 from jobgroups.database.pools import write_threads
+from jobgroups.domain.media_types import GUARD_HEADERS
 from jobgroups.queries.editor_workflows import editor_workflow
 from jobgroups.queries.input_files import uploaded_names
 from jobgroups.workflow.to_editor import to_editor
@@ -99,10 +100,20 @@ class EditorView(ListenerView):
     put = patch = delete = post
 
 
+#: In the place of a template's picture.
+_NO_PICTURE: Final = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 3">'
+    '<path fill="#888" d="M0 0h4v3H0z"/></svg>'
+)
+
+
 class TemplateView(ListenerView):
     """A workflow template of ComfyUI, of which the package has no pictures."""
 
     def get(self, request: Request, path: str) -> HttpResponseBase:
+        if path.endswith((".webp", ".png", ".jpg")):
+            # The editor logs an error for each picture that is not there.
+            return HttpResponse(_NO_PICTURE, content_type="image/svg+xml", headers=GUARD_HEADERS)
         return _file(request, _TEMPLATES, "templates", path)
 
 
@@ -120,13 +131,6 @@ class GroupTemplateView(ListenerView):
                 graph, {name: node_class(described[name].value) for name in wanted}
             )
         return json_response(workflow)
-
-
-class EmptyListView(ListenerView):
-    """An empty list: the farm has no extensions of custom nodes."""
-
-    def get(self, _request: Request) -> HttpResponse:
-        return json_response([])
 
 
 class EmptyObjectView(ListenerView):

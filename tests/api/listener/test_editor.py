@@ -167,6 +167,13 @@ def test_the_editor_is_at_the_root(anna: Program, package: Path) -> None:
         assert anna.ask("GET", path).status_code == 404, path
 
 
+def test_a_picture_of_a_template_is_a_grey_field(anna: Program, package: Path) -> None:
+    picture = anna.ask("GET", "/templates/cat-1.webp")
+    assert (picture.status_code, picture["Content-Type"]) == (200, "image/svg+xml")
+    assert anna.ask("GET", "/templates/../../secret").status_code == 404
+    assert anna.ask("GET", "/templates/cat.json").status_code == 404
+
+
 def test_without_the_editor_the_root_says_how_to_get_it(
     anna: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
