@@ -107,7 +107,7 @@ docs: $(DEV)/.installed ## regenerate the generated pages of docs/
 	$(DEV)/bin/python docs/generate.py
 	$(DEV)/bin/python -m tests.sabotage
 
-pictures: $(DEV)/.installed ## take the screenshots of docs/pages.md again (needs Chromium)
+pictures: $(DEV)/.installed ## take the screenshots of the docs again (needs Chromium)
 	$(DEV)/bin/python docs/pictures.py
 
 site: $(DEV)/.installed ## build the documentation as a site, in the folder site

@@ -1,9 +1,11 @@
-"""Takes the screenshots of the guide to the pages, over simulated ComfyUIs: ``make pictures``.
+"""Takes the screenshots of the guide to the pages and of ComfyUI's editor, over simulated ComfyUIs:
+``make pictures``.
 
 Chromium is needed, as for the tests of the pages.
 """
 
 import io
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -17,8 +19,10 @@ from playwright.sync_api import sync_playwright
 
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.browser.desk import Desk, bring_workflow, cards
+from tests.harness.processes import Served
 from tests.harness.simulator_thread import SimulatorThread
 
+_MODEL: Final = "sd_xl_base_1.0.safetensors"  #: That of the template.
 _FOLDER: Final = Path(__file__).with_name("pictures")
 #: Whether every picture in the window has loaded.
 _LOADED: Final = """() => [...document.images].every((one) => !one.src || !one.checkVisibility()
@@ -115,6 +119,38 @@ def _running(page: Any, desk: Desk) -> None:
     _take(page, "backends")
 
 
+def _editor(page: Any, folder: Path) -> None:
+    """ComfyUI's editor at the listener: a template, ten prompts, and their machines."""
+    with SimulatorThread(4, checkpoints=(_MODEL,), seconds=3.0, preview_fps=8.0) as simulators:
+        served = Served(folder, simulators.urls, arguments=("--port", "0", "--comfyui-port", "0"))
+        try:
+            served.wait_online()
+            page.goto(served.wait_printed(re.compile(r"As one ComfyUI: (http://\S+)"))[1])
+            page.wait_for_function(
+                "() => window.app?.rootGraph && !document.querySelector('dialog')"
+            )
+            page.wait_for_timeout(3_000)  # The editor restores its tabs.
+            page.evaluate(
+                "() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')"
+            )
+            page.get_by_placeholder("Search").first.fill("sdxl")
+            page.get_by_text("Text to Image (Simple)").wait_for()
+            _take(page, "editor-templates")
+            page.get_by_text("Text to Image (Simple)").click()
+            page.wait_for_function("() => window.app.rootGraph.nodes.length > 5")
+            page.wait_for_timeout(1_000)
+            page.evaluate("() => window.app.queuePrompt(0, 10)")
+            page.get_by_text(re.compile("[0-9]+ active")).click()
+            page.wait_for_timeout(5_000)  # for first results and previews
+            _take(page, "editor-queue")
+            page.get_by_text("0 active").wait_for(timeout=60_000)
+            page.goto(f"{served.url}/gallery")
+            page.locator(".tile").nth(9).wait_for()
+            _take(page, "editor-results")
+        finally:
+            served.close()
+
+
 def main() -> None:
     """Write every picture of the guide."""
     _FOLDER.mkdir(exist_ok=True)
@@ -128,6 +164,9 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
         desk = Desk(Path(folder), simulators)
         try:
+            _editor(
+                browser.new_page(viewport={"width": 1280, "height": 800}), Path(folder, "editor")
+            )
             groups = _fill(desk)
             _submissions(page, desk)
             _results(page, desk, groups)

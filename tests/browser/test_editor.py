@@ -39,6 +39,21 @@ _RUN = """async (seeds) => {
   await window.app.api.interrupt(ids[1]);
   return ids;
 }"""
+#: Opens a workflow as *Open workflow* of a job does, and returns the prompt that it would send.
+_REOPEN = """async (id) => {
+  const job = await (await fetch(`/api/jobs/${id}`)).json();
+  await window.app.loadGraphData(job.workflow.extra_data.extra_pnginfo.workflow);
+  return (await window.app.graphToPrompt()).output;
+}"""
+_SELECT = """() => {
+  const node = window.app.rootGraph.nodes.find((node) => node.type === "LoadImage");
+  window.app.canvas.selectNode(node);
+  window.app.extensionManager.command.execute("Comfy.MaskEditor.OpenMaskEditor");
+}"""
+_IMAGE = """() => {
+  const node = window.app.rootGraph.nodes.find((node) => node.type === "LoadImage");
+  return node.widgets[0].value;
+}"""
 _JSON = "path => fetch(path).then((answer) => answer.json())"
 
 
@@ -80,6 +95,35 @@ class Editor:
         )
 
 
+def _group_page(page: Any, url: str, prompt_id: str) -> str:
+    """Open the page of the group of a prompt by a search; return its id."""
+    page.goto(f"{url}/?text={prompt_id}")
+    page.locator(".row a[href^='/groups/']").first.click()
+    page.wait_for_url("**/groups/*")
+    return str(page.url.rsplit("/", 1)[1].partition("?")[0].partition("#")[0])
+
+
+def _paint_a_mask(editor: Editor, prompt_id: str) -> None:
+    """Use the output of a prompt as an input, with a mask, and render it."""
+    page, output = editor.page, editor.read(f"/api/jobs/{prompt_id}")["preview_output"]
+    name = f"{output['subfolder']}/{output['filename']} [output]"
+    load = {"class_type": "LoadImage", "inputs": {"image": name}}
+    save = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "mask"}}
+    page.evaluate(_LOAD, {"1": load, "2": save})
+    page.wait_for_function("() => window.app.rootGraph.nodes.some((node) => node.imgs?.length)")
+    page.evaluate(_SELECT)
+    page.get_by_text("Brush Settings").wait_for()  # Then it is ready.
+    page.mouse.move(600, 400)
+    page.mouse.down()
+    page.mouse.move(700, 450, steps=5)
+    page.mouse.up()
+    page.get_by_role("button", name="Save").first.click()
+    page.wait_for_function(f"() => ({_IMAGE})().startsWith('clipspace')")
+    page.evaluate("() => window.app.queuePrompt(0, 1)")
+    until(lambda: not editor.waiting() and len(editor.states()) == 4, 60.0, editor.states)
+    assert set(editor.states().values()) == {"completed", "cancelled"}
+
+
 async def _withdraw(machine: Simulator) -> None:
     machine.clear_faults()
 
@@ -91,18 +135,23 @@ def machines() -> Iterator[SimulatorThread]:
 
 
 @pytest.fixture
-def address(machines: SimulatorThread, tmp_path: Path) -> Iterator[str]:
+def served(machines: SimulatorThread, tmp_path: Path) -> Iterator[Served]:
     arguments = ("--port", "0", "--comfyui-port", "0")
     served = Served(tmp_path, machines.urls, arguments=arguments)
     try:
         served.wait_online()
-        yield served.wait_printed(re.compile(r"As one ComfyUI: (http://\S+)"))[1]
+        yield served
     finally:
         served.close()
 
 
+@pytest.fixture
+def address(served: Served) -> str:
+    return served.wait_printed(re.compile(r"As one ComfyUI: (http://\S+)"))[1]
+
+
 def test_the_editor_renders_on_the_farm(
-    machines: SimulatorThread, address: str, context: Any, page: Any
+    machines: SimulatorThread, served: Served, address: str, context: Any, page: Any
 ) -> None:
     for number in range(3):
         machines.fault("stuck", on=number)
@@ -120,6 +169,20 @@ def test_the_editor_renders_on_the_farm(
     assert {states[first], states[third]} == {"completed"}
     until(lambda: page.wait_for_timeout(50) or editor.ended(third), 60.0)
     assert editor.previews
+    # A job of the history opens again with its values.
+    assert page.evaluate(_REOPEN, first)["3"]["inputs"]["seed"] == 11
+    _paint_a_mask(editor, first)
+    # From the page of a group to the editor, and from the id of a job back to the page.
+    group_id = _group_page(page, served.url, third)
+    page.click("#group-menu summary")
+    with context.expect_page() as opened:
+        page.get_by_text("Open in the editor").click()
+    opened.value.wait_for_function(f"() => {_READY} && window.app.rootGraph.nodes.length > 1")
+    sent = "() => window.app.graphToPrompt().then((prompt) => prompt.output['3'].inputs.seed)"
+    opened.value.wait_for_function(f"() => document.title.includes('{group_id}')")
+    assert opened.value.evaluate(sent) == 13
+    page.goto(address)
+    editor.wait_ready()
     # What it keeps for its user is another one's not.
     stored = "() => window.app.api.storeUserData('workflows/cat.json', {nodes: []})"
     page.evaluate(stored)
