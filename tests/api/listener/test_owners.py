@@ -5,6 +5,7 @@ origin can use them.
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 import uuid
 from collections.abc import Iterator
@@ -89,13 +90,14 @@ def test_no_route_shows_or_changes_what_another_owner_has(
         *({"prompt_id": prompt_id} for prompt_id in ids),
         {"delete": ids, "job_ids": ids, "client_id": "krita"},
     )
-    for prompt_id in ids:
-        # The root stands for paths that the listener has not.
-        for path in {*paths(prompt_id=prompt_id, job_id=prompt_id)} - {"/"}:
-            for method in METHODS:
-                for body in bodies if method != "GET" else (None,):
-                    answer = ben.ask(method, path, body)
-                    assert secret.encode() not in content_of(answer), (method, path)
+    every = {path for one in ids for path in paths(prompt_id=one, job_id=one)}
+    # The root stands for paths that the listener has not.
+    for path, method in itertools.product(every - {"/"}, METHODS):
+        for body in bodies if method != "GET" else (None,):
+            answer = ben.ask(method, path, body)
+            assert secret.encode() not in content_of(answer), (method, path)
+            if answer.status_code == 405:
+                break
     assert state(anna) == before
     own = ben.prompt()
     _start(own, fences[1])
