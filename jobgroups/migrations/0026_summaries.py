@@ -27,5 +27,5 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.RunPython(summarize, migrations.RunPython.noop),
+        migrations.RunPython(summarize, migrations.RunPython.noop, elidable=True),
     ]
