@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 from aiohttp import web
 
 from backends import descriptions, services
+from backends.comfyui.exchange import Timeouts
 from backends.models import Backend
 from backends.node_paths import parse_routes
 from director.accounts import principals
-from jobgroups.api.listener import node_routes
+from jobgroups.api.listener import extensions, node_routes
 from jobgroups.domain.access import Role
 from tests.api.listener.conftest import Program
 from tests.api.test_accounts import bearer, token_of
@@ -32,10 +35,12 @@ class Machine(LoopThread):
 
     def __init__(self) -> None:
         super().__init__()
+        self.silence = 0.0
         self.files: dict[str, Any] = {"/extensions": LISTED, "/extensions/pack/hello.js": SCRIPT}
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
 
     async def _answer(self, request: web.Request) -> web.Response:
+        await asyncio.sleep(self.silence)
         body = await request.read()
         self.asked.append((request.method, request.raw_path, dict(request.headers), body))
         answer = self.files.get(request.raw_path.partition("?")[0])
@@ -306,6 +311,19 @@ def test_no_other_path_reaches_the_machine_of_a_route(
     for method in ("GET", "POST", "DELETE"):
         assert anna.ask(method, path).status_code in (400, 404, 405)
     assert routed.asked == []
+
+
+def test_a_silent_machine_is_waited_for_briefly(
+    anna: Program, routed: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert anna.get("/extensions") == sorted(LISTED)
+    routed.silence = 20.0
+    monkeypatch.setattr(extensions, "_SECONDS", 0.2)
+    monkeypatch.setattr(node_routes, "_TIMEOUTS", Timeouts(silence_s=0.2, total_s=0.2))
+    began = time.monotonic()
+    assert script_of(anna, "pack/hello.js").status_code == 404
+    assert anna.ask("GET", "/impact/wildcards").status_code == 503
+    assert time.monotonic() - began < 10
 
 
 def test_routes_are_off_without_the_setting(anna: Program, routed: Machine, settings: Any) -> None:
