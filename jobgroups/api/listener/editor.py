@@ -103,7 +103,7 @@ class EditorView(ListenerView):
 #: In the place of a template's picture.
 _NO_PICTURE: Final = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 3">'
-    '<path fill="#888" d="M0 0h4v3H0z"/></svg>'
+    '<path fill="#888" fill-opacity=".3" d="M0 0h4v3H0z"/></svg>'
 )
 
 
