@@ -253,6 +253,8 @@ DIRECTOR_DISCOVER_PORTS = range(8188, 8200)
 #: Port at which the Director answers as one ComfyUI; ``serve`` sets that of ``--comfyui-port``. 0:
 #: there is none.
 DIRECTOR_COMFYUI_PORT = _number("DIRECTOR_COMFYUI_PORT", int, 0, 1, 65_535)
+#: Port of the pages; ``serve`` sets it.
+DIRECTOR_PORT = 0
 #: Public address of the ComfyUI listener, if it is not that port of the Director's host; without a
 #: slash at its end.
 DIRECTOR_COMFYUI_URL = _address("DIRECTOR_COMFYUI_URL")

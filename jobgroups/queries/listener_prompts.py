@@ -135,6 +135,16 @@ def graph_of(prompt: int) -> str:
     return rows[0][0] if rows else "{}"
 
 
+def group_of_prompt(owner: str, prompt_id: str) -> str | None:
+    """Return the id of the group of an owner's prompt, by its id or ``newest``; None: there is
+    none.
+    """
+    rows = ListenerPrompt.objects.filter(owner=owner).order_by("-id")
+    if prompt_id != "newest":
+        rows = rows.filter(prompt_id=prompt_id) if is_prompt_id(prompt_id) else rows.none()
+    return rows.values_list("group_id", flat=True).first()
+
+
 def queue_records(owner: str) -> tuple[list[PromptRecord], list[PromptRecord]]:
     """Return the running prompts of an owner, and those that wait; all as of one moment."""
     records = _records(open_prompts(owner))

@@ -172,7 +172,10 @@ def test_the_editor_renders_on_the_farm(
     # A job of the history opens again with its values.
     assert page.evaluate(_REOPEN, first)["3"]["inputs"]["seed"] == 11
     _paint_a_mask(editor, first)
-    # From the page of a group to the editor, and from the id of a job back to the page.
+    # From the editor to the page of a group by its menu or the id of a job, and back.
+    with context.expect_page() as opened:
+        page.evaluate("() => window.app.extensionManager.command.execute('Director.Job')")
+    opened.value.wait_for_url(f"{served.url}/groups/jg_*")
     group_id = _group_page(page, served.url, third)
     page.click("#group-menu summary")
     with context.expect_page() as opened:

@@ -51,7 +51,8 @@ class Command(BaseCommand):
         settings.DIRECTOR_COMFYUI_PORT = options["comfyui_port"] or 0
         own.layer.wait_begin()
         startup.open_metrics(self._say)
-        startup.say_first_code(listen.port_of(own.sockets[0]), self._say)
+        settings.DIRECTOR_PORT = listen.port_of(own.sockets[0])
+        startup.say_first_code(settings.DIRECTOR_PORT, self._say)
         self._allow(options["host"])
         return serve(
             sockets=own.sockets, runner_name=None, layer=own.layer, announce=own.layer.ready
@@ -69,7 +70,8 @@ class Command(BaseCommand):
             else:
                 startup.warn_missing(self._say)
             startup.open_database(migrate=not options["no_migrate"], say=self._say)
-            startup.say_first_code(listen.port_of(sockets[0]), self._say)
+            settings.DIRECTOR_PORT = listen.port_of(sockets[0])
+            startup.say_first_code(settings.DIRECTOR_PORT, self._say)
             self._allow(options["host"])
             startup.use_fast_loop()
             from director.server.process import serve  # noqa: PLC0415 importing daphne installs a reactor
@@ -79,7 +81,7 @@ class Command(BaseCommand):
                 runner_name=runner_name,
                 lock=name_lock,
                 announce=functools.partial(
-                    supervise.announce, options["host"], listen.port_of(sockets[0]), self._say
+                    supervise.announce, options["host"], settings.DIRECTOR_PORT, self._say
                 ),
             )
 

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 from django.conf import settings
 from django.core.exceptions import SuspiciousFileOperation
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.request import split_domain_port
 from django.http.response import HttpResponseBase
 from django.utils.http import urlencode
@@ -29,6 +29,7 @@ from jobgroups.database.pools import write_threads
 from jobgroups.domain.media_types import GUARD_HEADERS
 from jobgroups.queries.editor_workflows import editor_workflow
 from jobgroups.queries.input_files import uploaded_names
+from jobgroups.queries.listener_prompts import group_of_prompt
 from jobgroups.workflow.to_editor import to_editor
 
 _PACKAGE: Final = "comfyui_frontend_package"
@@ -78,9 +79,29 @@ def editor_url(request: HttpRequest, group_id: str) -> str | None:
     port = settings.DIRECTOR_COMFYUI_PORT
     if not port or _folder(_PACKAGE, "static") is None:
         return None
-    host = split_domain_port(request.get_host())[0]
-    base = settings.DIRECTOR_COMFYUI_URL or f"{request.scheme}://{host}:{port}"
+    base = settings.DIRECTOR_COMFYUI_URL or _at_port(request, port)
     return f"{base}/?{urlencode({'template': group_id, 'source': SOURCE})}"
+
+
+def _at_port(request: HttpRequest | Request, port: int) -> str:
+    return f"{request.scheme}://{split_domain_port(request.get_host())[0]}:{port}"
+
+
+class DirectorView(ListenerView):
+    """The pages of the Director: the list of groups, or the page of a prompt's group."""
+
+    def get(self, request: Request, prompt_id: str = "") -> HttpResponse:
+        base = settings.DIRECTOR_PUBLIC_URL or _at_port(request, settings.DIRECTOR_PORT)
+        group_id = group_of_prompt(owner_of(request), prompt_id) if prompt_id else None
+        return HttpResponseRedirect(f"{base}/groups/{group_id}" if group_id else f"{base}/")
+
+
+class OwnExtensionView(ListenerView):
+    """The Director's own extension of the editor."""
+
+    def get(self, _request: Request) -> HttpResponse:
+        script = files("director").joinpath("static/director/editor.js").read_bytes()
+        return HttpResponse(script, content_type="text/javascript", headers=GUARD_HEADERS)
 
 
 class EditorView(ListenerView):

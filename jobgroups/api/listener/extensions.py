@@ -23,6 +23,8 @@ from jobgroups.database.pools import probe_threads
 from jobgroups.domain.media_types import GUARD_HEADERS
 from jobgroups.queries.listener_machine import usable_backends
 
+#: The Director's own extension. No machine has an extension of this name.
+OWN: Final = "extensions/director/editor.js"
 _SECONDS: Final = 10.0  #: For which machines are waited for.
 _SCRIPT: Final = "text/javascript"
 #: By their endings: what a machine calls its files does not count. Others are downloads.
@@ -70,9 +72,9 @@ class ExtensionsView(ListenerView):
     reads_in = probe_threads  # It may wait for machines.
 
     def get(self, _request: Request) -> HttpResponse:
-        """List the scripts of the confirmed machines."""
+        """List the Director's own script, and those of the confirmed machines."""
         paths = [path for _, paths in _scripts().values() for path in paths]
-        return json_response([f"/extensions/{path}" for path in sorted(paths)])
+        return json_response([f"/{OWN}", *(f"/extensions/{path}" for path in sorted(paths))])
 
 
 class ExtensionFileView(ListenerView):

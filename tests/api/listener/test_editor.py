@@ -230,3 +230,20 @@ def test_a_workflow_names_an_asset_as_the_machines_have_it(program: Program) -> 
     assert farm_file(EVERYBODY, *name) == asset
     # Where people see their own work alone, another account's file is not there.
     assert farm_file(Principal(Right.SUBMIT, user_id=0, sees_all=False), *name) is None
+
+
+def test_the_editor_leads_to_the_pages_of_the_director(program: Program, settings: Any) -> None:
+    settings.DIRECTOR_PORT = 9820
+    assert program.ask("GET", "/director")["Location"] == "http://localhost:9820/"
+    assert program.ask("GET", "/director/newest")["Location"] == "http://localhost:9820/"
+    first, second = program.prompt(), program.prompt()
+    settings.DIRECTOR_PUBLIC_URL = "https://director.studio.example"
+    for name, prompt_id in (("newest", second), (first, first)):
+        page = f"https://director.studio.example/groups/{group_of(prompt_id).pk}"
+        assert program.ask("GET", f"/director/{name}")["Location"] == page
+    # Another owner's prompt is as unknown.
+    other = Program("10.0.0.9").ask("GET", f"/director/{first}")
+    assert other["Location"] == "https://director.studio.example/"
+    script = program.ask("GET", "/extensions/director/editor.js")
+    assert script["Content-Type"] == "text/javascript"
+    assert b"registerExtension" in script.content
