@@ -323,7 +323,7 @@ def test_no_other_path_reaches_the_machine_of_a_route(
 def test_a_silent_machine_is_waited_for_briefly(
     anna: Program, routed: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert anna.get("/extensions") == sorted(LISTED)
+    assert scripts_of(anna) == sorted(LISTED)
     routed.silence = 20.0
     monkeypatch.setattr(extensions, "_SECONDS", 0.2)
     monkeypatch.setattr(node_routes, "_TIMEOUTS", Timeouts(silence_s=0.2, total_s=0.2))
