@@ -8,7 +8,7 @@ both.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,51 @@ for fence in fences:
     factories.start(factories.claim(fence), fence)
     factories.accept(fence)
 """
+JOBS = 200
+#: Ten days of work: the groups are copies of one, each of ten minutes' jobs on every backend. The jobs
+#: of one backend take four times as long, and those of another one fail.
+_STUDIO = f"""
+import copy, datetime as dt, uuid
+from backends.models import Backend
+from jobgroups.domain.clock import now
+from jobgroups.models import Attempt, ChildJob, JobGroup, Runner
+from tests.harness import factories
+device = {{"name": "cuda:0 NVIDIA GeForce RTX 4090 : native", "vram_total": 24 * 2**30, "vram_free": 2**34}}
+fences = [factories.online(f"gpu-{{n}}", devices=[device]) for n in range({BACKENDS})]
+group = factories.submit("gpu-0", submitter="ann", name="Shot")
+claimed = factories.claim(fences[0])
+factories.start(claimed, fences[0])
+file = {{"filename": "a.png", "url": "http://gpu.test:8188/view?filename=a.png"}}
+assert factories.finish(claimed, fences[0], outputs={{"images": [file]}})
+group, child, attempt = JobGroup.objects.get(), ChildJob.objects.get(), Attempt.objects.get()
+moment = now() - dt.timedelta(minutes=1)
+for number in range({GROUPS} - 1):
+    late = moment - dt.timedelta(minutes=10 * number + 20 * max(number - 5, 0))
+    early = late - dt.timedelta(minutes=5)
+    group.pk, group.name, group.created_at, group.completed_at = f"jg_{{number:012x}}", f"Shot {{number}}", early, late
+    group.total_count = group.completed_count = {JOBS}
+    if number == 300:
+        group.name = "Storm at the pier"
+    JobGroup.objects.bulk_create([group])
+    children, attempts = [], []
+    for n in range({JOBS}):
+        child.pk, child.group_id, child.position, child.backend_id = f"j_{{number * {JOBS} + n:012x}}", group.pk, n, f"gpu-{{n}}"
+        child.started_at, child.completed_at = late - dt.timedelta(seconds=240 if n == 7 else 60), late
+        child.current_attempt_id = None
+        attempt.pk, attempt.child_id, attempt.backend_id, attempt.prompt_id = None, child.pk, child.backend_id, str(uuid.uuid4())
+        attempt.started_at, attempt.ended_at = child.started_at, late
+        children.append(copy.copy(child))
+        attempts.append(copy.copy(attempt))
+    ChildJob.objects.bulk_create(children, batch_size=500)
+    if number < 60:  # the attempts of more than a day
+        Attempt.objects.bulk_create(attempts, batch_size=500)
+bad = Attempt.objects.filter(backend_id="gpu-13", ended_at__gt=moment - dt.timedelta(hours=20))
+assert bad.update(state="error", failure_class="cuda_fatal") > 20
+factories.submit("gpu-0", name="Waits", submitter="ann")
+later = now() + dt.timedelta(hours=1)  # a runner that does nothing has just probed them
+Backend.objects.update(last_seen_at=later)
+Runner.objects.create(name="played", instance="x", host="here", pid=1, version="0", started_at=moment, heartbeat_at=later)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +113,7 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
-class _Open:
+class Opened:
     """A page, the Director that serves it, and what the script that filled that printed."""
 
     browser: Any
@@ -144,14 +189,14 @@ def _day(page: Any, path: str, jobs: list[str], groups: list[str]) -> dict[str, 
 
 
 @contextmanager
-def _filled(browser: Any, folder: Path, script: str) -> Iterator[_Open]:
+def _filled(browser: Any, folder: Path, script: str) -> Iterator[Opened]:
     """Serve a Director with the rows of a script."""
     printed = filled(folder, script, within=400.0).strip()
     served = Served(folder, arguments=("--port", "0", "--no-runner"))
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.add_init_script(path=_FEED)
     try:
-        yield _Open(browser, page, served, printed)
+        yield Opened(browser, page, served, printed)
     finally:
         page.close()
         served.stop()
@@ -187,6 +232,13 @@ def farm_paint(browser: Any, folder: Path) -> float:
         )
         assert set(rows) == {36}
         return paint / floor
+
+
+def studio(browser: Any, folder: Path) -> AbstractContextManager[Opened]:
+    """Serve a Director with 500 groups, 100,000 outputs and 200 backends, of which gpu-7 is slow and
+    gpu-13 flaky.
+    """
+    return _filled(browser, folder, _STUDIO)
 
 
 def measure(browser: Any, folder: Path, seconds: float) -> Load:

@@ -11,9 +11,9 @@ from playwright.sync_api import expect
 
 from tests.browser import contact_sheet
 from tests.browser.contact_sheet import THEMES, WIDTHS, Page
-from tests.browser.desk import Desk
+from tests.browser.desk import SHIFTS, Desk
 from tests.browser.every_state import HOSTILE
-from tests.browser.load import farm_paint, growth, measure
+from tests.browser.load import farm_paint, growth, measure, studio
 from tests.harness.processes import Served
 
 LONG = "A very long name <b>with markup</b> " + "and_no_blanks_" * 14
@@ -118,6 +118,88 @@ def test_two_hundred_backends_are_painted_soon(browser: Any, tmp_path: Path) -> 
     paint = farm_paint(browser, tmp_path)
     print(paint)
     assert paint < 12.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_studio_sees_bad_backends_finds_pictures_and_stops_in_few_actions(
+    browser: Any, tmp_path: Path
+) -> None:
+    with studio(browser, tmp_path) as opened:
+        page, url = opened.page, opened.served.url
+        page.add_init_script(SHIFTS)
+        settled = "() => document.querySelector('#line-live')?.textContent === 'live'"
+
+        def open_groups() -> int:
+            return int(page.request.get(f"{url}/api/job-groups/cancel").json()["groups"])
+
+        def is_steady() -> None:
+            assert page.evaluate("window.shifted || 0") <= 0.05, page.evaluate("moves.join('\\n')")
+            assert faults(page) == []
+
+        # The slow and the flaky backend are the first two of 200; the open page costs little.
+        page.goto(f"{url}/backends")
+        rows = page.locator("#farm tbody tr")
+        expect(rows).to_have_count(200)
+        first = {rows.nth(index).inner_text() for index in (0, 1)}
+        assert {("gpu-7" in one, "slow" in one) for one in first} == {(True, True), (False, False)}
+        assert {("gpu-13" in one, "flaky" in one) for one in first} == {
+            (True, True),
+            (False, False),
+        }
+        page.wait_for_function(settled)
+        network = page.context.new_cdp_session(page)
+        network.send("Network.enable")
+        sizes: list[float] = []
+        network.on("Network.loadingFinished", lambda one: sizes.append(one["encodedDataLength"]))
+        network.on(
+            "Network.webSocketFrameReceived",
+            lambda one: sizes.append(len(one["response"]["payloadData"])),
+        )
+        page.wait_for_timeout(30_000)
+        assert sum(sizes) <= 10_000, sizes
+        is_steady()
+
+        # A picture of last week: three actions.
+        page.goto(url)
+        page.wait_for_function(settled)
+        is_steady()
+        page.get_by_role("link", name="Gallery").click()
+        page.wait_for_url("**/gallery")
+        page.wait_for_function(settled)
+        page.get_by_role("searchbox").fill("storm at the pier")
+        page.locator(".tile", has_text="Storm at the pier").first.locator(".picture").click()
+        expect(page.locator("#viewer-title")).to_contain_text("a.png")
+        page.goto(f"{url}/gallery")
+        page.wait_for_function(settled)
+        is_steady()
+        answers = [opened.cpu(lambda: page.request.get(f"{url}/gallery")) for _ in range(5)]
+        paint = opened.paint("/gallery") / opened.paint("/submit")
+        print(
+            f"gallery: {min(answers):.2f} s of CPU for its HTML, {paint:.1f} × a page without rows"
+        )
+        assert min(answers) <= 0.3
+        assert paint <= 8.0
+
+        # Twelve pictures with three values: six actions.
+        page.goto(url)
+        page.get_by_role("link", name="Submit", exact=True).click()
+        page.locator(".recent a").first.click()
+        page.get_by_role("button", name="Vary cfg of node 3").click()
+        page.keyboard.insert_text("5, 7, 9")
+        page.get_by_label("Seeds per combination").fill("4")
+        expect(page.locator("#sends")).to_contain_text("12 jobs")
+        assert open_groups() == 1
+        page.get_by_role("button", name="Submit", exact=True).click()
+        page.wait_for_url("**/groups/jg_*")
+        expect(page.locator(".card, .cell")).to_have_count(12)
+
+        # Everything is stopped: two actions.
+        page.goto(url)
+        page.get_by_role("button", name="Stop all …").click()
+        page.get_by_role("dialog").get_by_role("button", name="Stop all").click()
+        expect(page.locator("#cancel-all")).to_be_hidden()
+        assert open_groups() == 0
 
 
 def test_viewer_goes_on_over_the_pages_of_a_group(
