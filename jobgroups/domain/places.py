@@ -75,6 +75,7 @@ def place_reason(place: Place, use: Mapping[str, float], *, with_names: bool) ->
     def named(names: Sequence[str]) -> str:
         if not with_names:
             return pluralize(len(names), "other submitter")
+        names = [name or "a submitter without a name" for name in names]
         return first_of(names) if len(names) > _MOST_NAMED else _listed(names)
 
     if place.own:

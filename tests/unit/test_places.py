@@ -104,6 +104,13 @@ def test_submitter_that_has_used_as_much_came_first() -> None:
     assert reasons(queue) == ["", "anna comes first", "anna and ben have used less of the farm"]
 
 
+def test_submitter_without_a_name_is_called_so() -> None:
+    queue = snapshot(waiting(1, Turn()), waiting(2, BEN), waiting(3, BEN), ben=1.0)
+    less, own = reasons(queue)[1:]
+    assert less == "a submitter without a name has used less of the farm"
+    assert own.endswith("in turns with a submitter without a name")
+
+
 def test_nobody_is_named_where_people_see_their_own_work_alone() -> None:
     queue = snapshot(waiting(1), waiting(2, BEN), waiting(3, CLEO), waiting(4), cleo=1.0)
     said = reasons(queue, with_names=False)
