@@ -439,10 +439,21 @@ class ComfyClient:
 
         Raises ``FileTooLarge``, or as every call.
         """
-        request = "PUT /api/etn/image"
+        await self._put_to_krita(f"image/{image_id}", chunks, size=size)
+
+    async def put_lora(self, name: str, chunks: AsyncIterator[bytes], *, size: int) -> None:
+        """Put a file into the folder of LoRAs by Krita's nodes; one with this name stays.
+
+        The name needs no encoding; the rest is as of ``put_image``. Raises ``NotComfyUI`` also for
+        a backend without these nodes.
+        """
+        await self._put_to_krita(f"upload/loras/{name}", chunks, size=size)
+
+    async def _put_to_krita(self, path: str, chunks: AsyncIterator[bytes], *, size: int) -> None:
+        request = f"PUT /api/etn/{path.partition('/')[0]}"
         async with self._exchange.open(
             "PUT",
-            f"/api/etn/image/{image_id}",
+            f"/api/etn/{path}",
             connections=Connections.NEW,
             silence_s=self._endpoint.timeouts.upload_s,
             max_bytes=_MAX_SMALL_BYTES,

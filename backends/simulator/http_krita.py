@@ -39,6 +39,20 @@ async def get_image(request: web.Request) -> web.Response:
     return web.Response(body=data, content_type=kind)
 
 
+@routes.put("/api/etn/upload/{folder}/{name}")
+async def put_model(request: web.Request) -> web.Response:
+    """Keep the name of a model until the process ends; one that is there stays."""
+    state, (folder, name) = request.app[STATE], request.match_info.values()
+    size = 0
+    async for chunk, _ in request.content.iter_chunks():
+        size += len(chunk)
+    if name in state.models.setdefault(folder, {}):
+        return web.json_response({"status": "cached"})
+    state.models[folder][name] = size
+    state.audit_log.write("model_put", folder=folder, name=name, size=size)
+    return web.json_response({"status": "success"}, status=201)
+
+
 @routes.get("/api/etn/model_info")
 @routes.get("/api/etn/model_info/{folder}")
 async def model_info(request: web.Request) -> web.Response:
@@ -48,7 +62,11 @@ async def model_info(request: web.Request) -> web.Response:
         error = f"Invalid folder path, must be one of {', '.join(_FOLDERS)}"
         return web.json_response({"error": error}, status=400)
     query = request.rel_url.query
-    files = request.app[STATE].config.checkpoints if folder == "checkpoints" else ()
+    state = request.app[STATE]
+    files = [
+        *(state.config.checkpoints if folder == "checkpoints" else ()),
+        *state.models.get(folder, ()),
+    ]
     offset, limit = int(query.get("offset", "0")), int(query.get("limit", "1000"))
     some = files[offset : offset + limit]
     found: dict[str, Any] = {

@@ -69,6 +69,8 @@ class ServerState:
     ended: bool = False
     # Krita's images by their ids: content and media type.
     images: dict[str, tuple[bytes, str]] = field(default_factory=dict)
+    #: The models that were uploaded by Krita's nodes, by folder: name and bytes.
+    models: dict[str, dict[str, int]] = field(default_factory=dict)
     free_requested: bool = False
     gpu_broken: Fault | None = None  # the order that broke it
     node_succeeded: bool = True  # the last node that ran, of any prompt; see Execution

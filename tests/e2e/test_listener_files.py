@@ -75,7 +75,7 @@ class Farm:
         self, served: Served, machines: list[SimulatorThread], programs: list[Program]
     ) -> None:
         self.served, self.machines = served, machines
-        self.anna, self.ben, self.reader = programs
+        self.anna, self.ben, self.reader, self.olga = programs
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +113,15 @@ def _tokens(variables: dict[str, str]) -> list[str]:
 
     manage("people", "add", "anna", "--role", "artist")
     manage("people", "add", "ben", "--role", "artist")
+    manage("people", "add", "olga", "--role", "operator")
     return [
         manage("tokens", "create", name, "--scope", scope, "--name", scope)
-        for name, scope in (("anna", "submit"), ("ben", "submit"), ("anna", "read"))
+        for name, scope in (
+            ("anna", "submit"),
+            ("ben", "submit"),
+            ("anna", "read"),
+            ("olga", "operate"),
+        )
     ]
 
 
@@ -343,8 +349,23 @@ def test_krita_puts_images_and_fetches_results(farm: Farm) -> None:
         assert farm.ben.ask("GET", f"/api/etn/image/{result['id']}").status_code == 404
         puts = [e for e in farm.machines[index][0].audit_log.entries if e["kind"] == "image_put"]
         assert [entry["size"] for entry in puts] == [len(content)]
-    refused = krita.ask("PUT", "/api/etn/upload/loras/mine.safetensors", content=b"x")
-    assert (refused.status_code, "on the machines" in refused.json()["error"]) == (400, True)
     strange = krita.ask("PUT", "/api/etn/image/a%2F..%2Fb", content=content)
     assert strange.status_code in (400, 404)
     assert krita.ask("GET", f"/api/etn/image/{uuid.uuid4().hex}").status_code == 404
+
+
+def test_lora_of_krita_is_put_on_every_machine_by_those_who_operate_them(farm: Farm) -> None:
+    path = "/api/etn/upload/loras/mine.safetensors"
+    refused = farm.anna.ask("PUT", path, content=b"lora")
+    assert (refused.status_code, "operators" in refused.json()["error"]) == (403, True)
+    for _ in range(2):
+        answer = farm.olga.ask("PUT", path, content=b"lora" * 2**18)
+        assert (answer.status_code, answer.json()) == (201, {"status": "success"})
+    for machines in farm.machines:
+        (put,) = [e for e in machines[0].audit_log.entries if e["kind"] == "model_put"]
+        assert (put["folder"], put["name"], put["size"]) == ("loras", "mine.safetensors", 2**20)
+    models = farm.olga.ask("GET", "/api/etn/model_info/loras?offset=0&limit=8").json()
+    assert "mine.safetensors" in models
+    for name in ("checkpoints/a.safetensors", "loras/a.py", "loras/..safetensors", "loras/a/b.sft"):
+        answer = farm.olga.ask("PUT", f"/api/etn/upload/{name}", content=b"x")
+        assert (answer.status_code, "Only LoRAs" in answer.json()["error"]) == (400, True), name

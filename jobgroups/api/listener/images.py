@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
@@ -27,6 +28,7 @@ from jobgroups.api.requests.upload import WHOLE_BODY, received_upload
 from jobgroups.api.views.base import json_response
 from jobgroups.api.views.outputs import started_body
 from jobgroups.database.pools import file_threads, read
+from jobgroups.domain.access import Right
 from jobgroups.domain.media_types import GUARD_HEADERS
 from jobgroups.errors import OutputGone
 from jobgroups.models import Asset
@@ -34,6 +36,7 @@ from jobgroups.outputs.download import open_image
 from jobgroups.outputs.stored import file_response
 from jobgroups.queries.input_files import kept_image
 from jobgroups.queries.listener_machine import usable_backends
+from jobgroups.services.assets import ReceivedFile
 from jobgroups.services.input_files import image_store
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,12 @@ _IMAGE_TYPES: Final = frozenset({"image/png", "image/jpeg", "image/webp"})
 #: Krita waits 60 s for an answer; a machine reads the heads of the files of a page meanwhile.
 _TIMEOUTS: Final = Timeouts(connect_s=3.0, silence_s=45.0, total_s=45.0)
 _AT_ONCE: Final = 16  #: Machines that are read side by side.
+#: Names that Krita's nodes take.
+_LORA: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9_-][A-Za-z0-9_. -]{0,230}\.(safetensors|sft)")
+_UPLOADS_AT_ONCE: Final = 4  #: Machines that get a LoRA side by side.
+_ARRIVING_SECONDS: Final = 40.0  #: For which Krita is kept waiting; it waits 60 s.
+#: By owner, the LoRAs that are on their way to the machines. Used from the event loop.
+_arriving: Final = dict[str, set[asyncio.Task[HttpResponse]]]()
 _UNKNOWN: Final = "No machine that answers has Krita's nodes with this."
 
 
@@ -129,7 +138,12 @@ async def _of_machines(path: str) -> list[Any]:
 
 class ModelInfoView(KritaView):
     async def get(self, request: HttpRequest, folder: str = "checkpoints") -> HttpResponse:
-        """Return the models of all machines, page by page as each machine has them."""
+        """Return the models of all machines, page by page as each machine has them.
+
+        Krita does not wait for the answer to a LoRA. It reads this before it sends the prompt.
+        """
+        if arriving := _arriving.get(owner_of(request)):
+            await asyncio.wait(arriving, timeout=_ARRIVING_SECONDS)
         query = request.GET.urlencode()
         pages = [
             page
@@ -175,11 +189,60 @@ class SubscriptionView(KritaView):
 
 
 class ModelUploadView(KritaView):
-    def put(self, _request: Request, folder: str, name: str) -> HttpResponse:
-        """Refuse a model: the Director puts none on machines."""
-        raise FieldInvalid(
-            "upload",
-            f"The ComfyUI listener takes no models: put {name} into {folder} on the machines.",
-        )
+    """LoRA files, which Krita uploads if no machine has one with its name."""
 
-    post = put
+    changes = Right.OPERATE
+
+    async def put(self, request: HttpRequest, folder: str, name: str) -> HttpResponse:
+        """Put a LoRA on all machines that answer and have Krita's nodes."""
+        if folder != "loras" or not _LORA.fullmatch(name):
+            raise FieldInvalid(
+                "upload", "Only LoRAs are taken, whose names end in .safetensors, without a folder."
+            )
+        loop, owner = asyncio.get_running_loop(), owner_of(request)
+        task = loop.create_task(_put_on_machines(request, name), name=f"LoRA {name}")
+        arriving = _arriving.setdefault(owner, set())
+        arriving.add(task)
+
+        def forget(ended: asyncio.Task[HttpResponse]) -> None:
+            arriving.discard(ended)
+            if not arriving and _arriving.get(owner) is arriving:
+                del _arriving[owner]
+
+        task.add_done_callback(forget)
+        return await asyncio.shield(task)
+
+
+async def _put_on_machines(request: HttpRequest, name: str) -> HttpResponse:
+    with received_upload(request, WHOLE_BODY) as upload:
+        received = await asyncio.to_thread(upload.received)
+        slots = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        backends = await read(usable_backends)
+        async with asyncio.TaskGroup() as tasks:
+            puts = [
+                tasks.create_task(_put_lora(backend, name, received, slots)) for backend in backends
+            ]
+    errors = [put.result() for put in puts]
+    if None in errors:
+        return json_response({"status": "success"}, status=201)
+    return _error(503, next(filter(None, errors), _UNKNOWN))
+
+
+async def _put_lora(
+    backend: Backend, name: str, received: ReceivedFile, slots: asyncio.Semaphore
+) -> str | None:
+    """Put a LoRA on a machine; return why not."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        with received.path.open("rb") as file:
+            while chunk := await asyncio.to_thread(file.read, 2**20):
+                yield chunk
+
+    try:
+        async with slots, ComfyClient(backend.url, headers=backend.headers) as comfy:
+            await comfy.put_lora(name, chunks(), size=received.size_bytes)
+    except (BackendError, ValueError) as error:
+        logger.warning("%s: the LoRA %s was not put there (%s)", backend.id, name, error)
+        return f"{name} was not put on {backend.id}: {error}"
+    logger.info("%s: the LoRA %s was put there", backend.id, name)
+    return None

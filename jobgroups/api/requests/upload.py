@@ -22,7 +22,8 @@ SCOPE_KEY: Final = "director.upload"  #: The key of a request's scope that holds
 _PATHS: Final = frozenset({"/api/assets", "/api/provenance", "/api/v2/assets"})
 #: Those of the ComfyUI listener, bare and below ``/api``.
 _LISTENER_PATHS: Final = frozenset({"/upload/image", "/upload/mask"})
-_IMAGES: Final = "/api/etn/image/"  #: The body of a PUT below it is a file.
+#: The body of a PUT below them is a file.
+_WHOLE: Final = ("/api/etn/image/", "/api/etn/upload/")
 WHOLE_BODY: Final = ""  #: The field of a file that is the whole body.
 _CHUNK: Final = 2**20  #: Bytes that are read at once.
 _FORM_BYTES: Final = 64 * 2**10  #: Bytes of a form beside its file.
@@ -45,7 +46,7 @@ def upload_field(method: str, path: str, *, is_listener: bool) -> str | None:
         return "file" if method == "POST" and path in _PATHS else None
     if method == "POST" and path.removeprefix("/api") in _LISTENER_PATHS:
         return "image"
-    return WHOLE_BODY if method == "PUT" and path.startswith(_IMAGES) else None
+    return WHOLE_BODY if method == "PUT" and path.startswith(_WHOLE) else None
 
 
 def upload_limit() -> int:
