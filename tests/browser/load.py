@@ -155,6 +155,8 @@ class Opened:
         """Feed a socket of the page with the progress of whole jobs; return what one frame of all
         jobs takes.
         """
+        # The thumbnails of the rows are no part of a frame.
+        self.page.wait_for_load_state("networkidle")
         feed = [path, jobs, self.printed, seconds]
         frames = 0
 
