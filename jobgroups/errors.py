@@ -67,6 +67,12 @@ class UserStorageFull(RequestError, code="user_storage_full", status=413):
     )
 
 
+class RouteUnavailable(RequestError, code="route_unavailable", status=503):
+    """The machine of a route of custom nodes gives no usable answer."""
+
+    headers = MappingProxyType({"Retry-After": "5"})
+
+
 class NoMachine(RequestError, code="no_machine", status=503):
     """No machine describes its nodes now."""
 

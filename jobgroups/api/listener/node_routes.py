@@ -16,11 +16,12 @@ from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Answer, Timeouts
 from backends.models import Backend
 from backends.node_paths import route_of
-from jobgroups.api.listener.base import ListenerView, error_response
+from jobgroups.api.listener.base import ListenerView
 from jobgroups.api.listener.extensions import confirmed_backends
 from jobgroups.database.pools import read
 from jobgroups.domain.access import Right
 from jobgroups.domain.media_types import GUARD_HEADERS
+from jobgroups.errors import RouteUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -57,30 +58,28 @@ class NodeRouteView(ListenerView):
         backend_id, at_machine = route_of(path, settings.DIRECTOR_COMFYUI_ROUTES) or ("", "")
         backend = {row.id: row for row in await read(confirmed_backends)}.get(backend_id)
         if backend is None:
-            return _unavailable(
+            raise RouteUnavailable(
                 f"The backend {backend_id} of this route does not answer, or is not confirmed for "
                 "extensions of the editor."
             )
         if NodeRouteView._open >= _AT_ONCE:
-            return _unavailable("Too many requests to routes of custom nodes; try again later.")
+            raise RouteUnavailable("Too many requests to routes of custom nodes; try again later.")
         NodeRouteView._open += 1
         try:
             answer = await _ask(backend, request, at_machine)
         except (BackendError, ValueError) as error:
             logger.info("%s: a route of custom nodes gave no answer (%s)", backend.id, error)
-            return _unavailable(f"The backend {backend.id} of this route gave no usable answer.")
+            raise RouteUnavailable(
+                f"The backend {backend.id} of this route gave no usable answer."
+            ) from error
         finally:
             NodeRouteView._open -= 1
         if 300 <= answer.status < 400:
-            return _unavailable(f"The backend {backend.id} of this route redirects elsewhere.")
+            raise RouteUnavailable(f"The backend {backend.id} of this route redirects elsewhere.")
         headers = {**GUARD_HEADERS, "Content-Type": answer.content_type or "text/plain"}
         return HttpResponse(answer.body, status=answer.status, headers=headers)
 
     head = post = put = patch = delete = get
-
-
-def _unavailable(text: str) -> HttpResponse:
-    return error_response(503, "route_unavailable", text, headers={"Retry-After": "5"})
 
 
 async def _ask(backend: Backend, request: HttpRequest, path: str) -> Answer:
