@@ -60,6 +60,7 @@ class ActivePrompt:
 class PoolBackend:
     backend_id: str
     capabilities: BackendCapabilities
+    name: str = ""  #: For people; empty: its id.
     works: bool = True  #: Whether it answers and nothing holds it back.
     #: Whether jobs may wait for it: it is neither disabled nor drained nor away.
     is_possible: bool = True
@@ -550,8 +551,11 @@ class PoolSnapshot:
             return ""
         first = min(known, key=lambda name: (known[name], name))
         if known[first] > 0:
-            return f"{first} is expected free in {duration(known[first])}"
+            return f"{self._name(first)} is expected free in {duration(known[first])}"
         allotted = [name for name in known if (variant_id, name) in self.plan.allotted]
         if not allotted or first in allotted:
             return ""
-        return f"{allotted[0]} is expected to end it sooner than {first}"
+        return f"{self._name(allotted[0])} is expected to end it sooner than {self._name(first)}"
+
+    def _name(self, backend_id: str) -> str:
+        return self.backends[backend_id].name or backend_id

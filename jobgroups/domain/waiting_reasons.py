@@ -1,7 +1,7 @@
 """Why a child waits, in one sentence: a queued one, or one whose backend went offline. Pure."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ class QueueBackend:
     """What is known of a backend that children wait for."""
 
     backend_id: str
+    name: str
     status: BackendStatus
     #: Since when it has not been reachable; None while it is.
     away_since: dt.datetime | None = None
@@ -42,8 +43,9 @@ class QueuedChild:
     #: The place of its group in the queue, and why, as a clause; empty: its position says it all.
     place: str = ""
     not_before: dt.datetime | None = None  #: It is not sent before this time.
-    #: The backend at which an older attempt of it is still being stopped, "" if none is.
+    #: The backend at which an older attempt of it is still being stopped, "" if none is,
     stopping_at: str = ""
+    stopping_name: str = ""  #: and the name of that backend.
     is_removed: bool = False  #: Whether that is a removal from the queue, for a move or a recall.
     goes_elsewhere: bool = False  #: Whether its group lets it go to another backend.
     #: When it ends as a timeout if it still waits; None: not known.
@@ -56,7 +58,7 @@ class QueuedChild:
 class PoolQueue:
     """What is known of the candidates of a job of the pool."""
 
-    workers: Sequence[str]  #: The backends that work and can take it.
+    workers: Mapping[str, str]  #: The names of the backends that work and can take it, by id.
     held: Sequence[QueueBackend] = ()  #: Candidates that cannot take it now.
     unfit: Sequence[
         str
@@ -117,15 +119,15 @@ def waiting_reason(
             _held_reason(child, backend, now) if child.stopping_at == backend.backend_id else None
         )
         return held or _stopping(child)
-    name = backend.backend_id
+    name = backend.name
     held = _held_reason(child, backend, now)
     return held or _queue_reason(child, f" on {name}", f"{name}{_others(backend)}", now)
 
 
 def _stopping(child: QueuedChild) -> str:
     if child.is_removed:
-        return f"Its prompt is being removed from the queue of {child.stopping_at}."
-    return f"Its attempt at {child.stopping_at} is still being stopped."
+        return f"Its prompt is being removed from the queue of {child.stopping_name}."
+    return f"Its attempt at {child.stopping_name} is still being stopped."
 
 
 def pool_reason(
@@ -141,8 +143,9 @@ def pool_reason(
         return _stopping(child)
     if not queue.workers:
         return _no_worker(child, queue, now)
-    backend_id, count = queue.workers[0], len(queue.workers)
-    reason = _queue_reason(child, "", backend_id if count == 1 else f"any of {count} backends", now)
+    names = list(queue.workers.values())
+    some = names[0] if len(names) == 1 else f"any of {len(names)} backends"
+    reason = _queue_reason(child, "", some, now)
     is_due = child.not_before is None or child.not_before <= now
     return f"{reason.rstrip('.')}; {queue.next_free}." if queue.next_free and is_due else reason
 
@@ -203,7 +206,7 @@ def _sent_reason(child: QueuedChild, backend: QueueBackend, now: dt.datetime) ->
     if backend.away_since is not None:
         moves = child.goes_elsewhere and backend.is_offline
         return _away(backend, backend.away_since, now, moves=moves)
-    name, state = backend.backend_id, child.state
+    name, state = backend.name, child.state
     if child.partly_refused:
         return f"{name} refused a part of the workflow; the rest is being stopped."
     if state == "intent":
@@ -222,7 +225,7 @@ def _copied_first(files: Sequence[str]) -> str:
 
 def _held_reason(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str | None:
     """Return what keeps the backend from being sent anything, None where nothing does."""
-    name, status = backend.backend_id, backend.status
+    name, status = backend.name, backend.status
     why = f": {status.reason.rstrip('.')}" if status.reason else ""
     match status.state:
         case BackendState.DISABLED:
@@ -246,7 +249,7 @@ def _held_reason(child: QueuedChild, backend: QueueBackend, now: dt.datetime) ->
 
 
 def _unseen(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str | None:
-    name = backend.backend_id
+    name = backend.name
     if backend.away_since is not None:
         return _away(backend, backend.away_since, now, moves=child.goes_elsewhere)
     if backend.status.state is BackendState.UNKNOWN:
@@ -273,7 +276,7 @@ def _moves(backend: QueueBackend, since: dt.datetime, now: dt.datetime) -> str:
 
 
 def _since(backend: QueueBackend, since: dt.datetime, now: dt.datetime) -> str:
-    away = f"{backend.backend_id} has not been reachable since {clock_time(since, now)}"
+    away = f"{backend.name} has not been reachable since {clock_time(since, now)}"
     return sentence(f"{away}: {backend.away_reason or 'no answer'}")
 
 

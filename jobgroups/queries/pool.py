@@ -517,6 +517,7 @@ def _as_pooled(rows: Iterable[Backend]) -> list[PoolBackend]:
         PoolBackend(
             backend_id=row.id,
             capabilities=capabilities_of(row),
+            name=row.name,
             works=is_working(row, now=moment),
             is_possible=may_take_later(row, now=moment),
             opens_in=_opens_in(row, moment),

@@ -166,14 +166,16 @@ def _queued_reasons(
         if held and runner_alive and row.current_attempt_id is None and row.id not in stopping:
             positions.pop(row.id, None)
             return held
+        stopping_at, stopping_name, stop_reason = stopping.get(row.id, ("", "", ""))
         child = QueuedChild(
             state=states.get(row.id),
             input_files=files,
             queue_position=positions.get(row.id),
             place=place,
             not_before=row.not_before,
-            stopping_at=stopping.get(row.id, ("", ""))[0],
-            is_removed=stopping.get(row.id, ("", ""))[1] in VOID_ONCE_STARTED,
+            stopping_at=stopping_at,
+            stopping_name=stopping_name,
+            is_removed=stop_reason in VOID_ONCE_STARTED,
             goes_elsewhere=group.retry_elsewhere != RetryScope.NEVER,
             ends_at=max(row.queued_at, group.start_after or row.queued_at) + limit
             if row.attempt_count == 0
@@ -269,11 +271,11 @@ def _pool_queues(
         unfit: dict[str, list[str]] = defaultdict(list)
         for candidate in candidates:
             if candidate.unfit:
-                unfit[candidate.unfit].append(candidate.row.id)
+                unfit[candidate.unfit].append(candidate.row.name)
         queues[variant.id] = PoolQueue(
-            workers=[row.id for row in fit if is_working(row, now=moment)],
+            workers={row.id: row.name for row in fit if is_working(row, now=moment)},
             held=[_backend_now(row, moment) for row in fit if not is_working(row, now=moment)],
-            unfit=[f"{first_of(ids)}: {reason}" for reason, ids in unfit.items()],
+            unfit=[f"{first_of(some)}: {reason}" for reason, some in unfit.items()],
             gives_up_at=None if since is None else since + gives_up_after,
             next_free=current.snapshot.next_free(variant.id),
         )
@@ -285,19 +287,19 @@ def _queues_of_failed(
 ) -> dict[str, PoolQueue]:
     """Return the candidates of each job of the pool that some of them do not take again, by its id."""
     variants = {child.id: child.variant_id for child in unsent if child.attempt_count}
-    failed_at: dict[str, list[str]] = defaultdict(list)
+    failed_at: defaultdict[str, dict[str, str]] = defaultdict(dict)
     if variants:
         failures = pool.barring_failures(child__in=variants).order_by("backend_id").distinct()
-        for child_id, backend_id in failures.values_list("child_id", "backend_id"):
-            failed_at[child_id].append(backend_id)
+        for child_id, key, name in failures.values_list("child_id", "backend_id", _NAME):
+            failed_at[child_id][key] = name
     queues_by_child = {}
     for child_id, backends in failed_at.items():
         queue = queues[variants[child_id]]
         queues_by_child[child_id] = replace(
             queue,
-            workers=[name for name in queue.workers if name not in backends],
+            workers={key: name for key, name in queue.workers.items() if key not in backends},
             held=[backend for backend in queue.held if backend.backend_id not in backends],
-            unfit=[f"{first_of(backends)}: This job failed there.", *queue.unfit],
+            unfit=[f"{first_of(list(backends.values()))}: This job failed there.", *queue.unfit],
             next_free="",
         )
     return queues_by_child
@@ -321,6 +323,7 @@ _backend: Final = PreparedQuery(lambda: Backend.objects.filter(pk=KEY).order_by(
 def _backend_now(row: Backend, moment: dt.datetime) -> QueueBackend:
     return QueueBackend(
         backend_id=row.id,
+        name=row.name,
         status=backend_status(row, now=moment),
         away_since=row.unreachable_since,
         away_reason=row.status_reason,
@@ -332,11 +335,15 @@ def _backend_now(row: Backend, moment: dt.datetime) -> QueueBackend:
     )
 
 
-def _stopping_attempts(group: JobGroup) -> dict[str, tuple[str, str]]:
-    """Return backend and stop reason of the earlier attempt that delays each child, by the child's
-    id.
+def _stopping_attempts(group: JobGroup) -> dict[str, tuple[str, str, str]]:
+    """Return backend, its name and stop reason of the earlier attempt that delays each child, by
+    the child's id.
     """
-    return {child_id: (backend_id, reason) for child_id, backend_id, reason in _stopping(group.id)}
+    return {child_id: (key, name, reason) for child_id, key, name, reason in _stopping(group.id)}
+
+
+#: Of the backend of an attempt.
+_NAME: Final = Coalesce("backend__name", "backend_id")
 
 
 _stopping: Final = PreparedValues(
@@ -348,7 +355,7 @@ _stopping: Final = PreparedValues(
         # backend.
         .exclude(Q(failure_class__in=OVERTAKEN) & ~Q(backend_id=F("child__backend_id")))
         .order_by()
-        .values_list("child_id", "backend_id", "stop_reason")
+        .values_list("child_id", "backend_id", _NAME, "stop_reason")
     )
 )
 

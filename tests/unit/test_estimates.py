@@ -210,7 +210,7 @@ def gpu(
     **known: Any,
 ) -> QueueBackend:
     status = BackendStatus(BackendState(state), reason, since, by)
-    return QueueBackend(backend_id="gpu-2", status=status, **known)
+    return QueueBackend(backend_id="localhost_2", name="gpu-2", status=status, **known)
 
 
 def said(child: QueuedChild, backend: QueueBackend | None, *, alive: bool = True) -> str:

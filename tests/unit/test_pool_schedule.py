@@ -315,6 +315,23 @@ def test_when_jobs_end_counts_the_queue_ahead() -> None:
     assert (unknown.ends(1), unknown.ends(2)) == (None, None)
 
 
+def test_what_waits_for_a_backend_calls_it_by_its_name() -> None:
+    named = {"localhost_1": "Fast one", "localhost_2": "Slow one"}
+    machines = [replace(machine(key), name=name) for key, name in named.items()]
+    times = timed(localhost_1=8.0, localhost_2=40.0)
+    prompts = {
+        one.backend_id: [ActivePrompt(attempt_id=at, workflow_digest="w", waited=2, running_for=2)]
+        for at, one in enumerate(machines)
+    }
+    queued = [variant(1, 1)]
+    busy = PoolSnapshot(queued, machines, estimates=times, prompts=prompts)
+    assert busy.next_free(1) == "Fast one is expected free in 6 s"
+    one_busy = PoolSnapshot(
+        queued, machines, estimates=times, prompts={"localhost_1": prompts["localhost_1"]}
+    )
+    assert one_busy.next_free(1) == "Fast one is expected to end it sooner than Slow one"
+
+
 @pytest.mark.parametrize(
     ("running_for", "seconds", "is_recalled"),
     [(4, 11, True), (4, 12.5, False), (39, 40, False), (41, 40, True)],
