@@ -148,6 +148,7 @@ def test_without_ffmpeg_a_video_has_a_sign_and_nothing_is_missing(
             expect(page.locator("#line-live")).to_have_text("live")
             expect(page.locator("main img, main video")).to_have_count(0)
         page.go_back()
+        expect(page.locator("#line-live")).to_have_text("live")
         page.get_by_role("button", name="Open short.webm").click()
         state(page, "video", "it.readyState >= 2 && it.duration === 3")
     finally:
