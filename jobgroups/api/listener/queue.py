@@ -34,11 +34,18 @@ class QueueView(ListenerView):
         )
 
     def post(self, request: Request) -> HttpResponse:
-        """Remove prompts that wait, those of ``delete`` or, with ``clear``, all."""
-        body, rows = body_of(request), open_prompts(owner_of(request))
-        prompt_ids = id_list(body, "delete")
+        """Remove prompts that wait, those of ``delete`` or, with ``clear``, all. One of ``delete`` that
+        runs beside the presented one is stopped: to the program it waits, as one ComfyUI executes
+        one prompt at a time. comfy-cli and Krita would stop the presented one in its place.
+        """
+        body, owner = body_of(request), owner_of(request)
+        prompt_ids, rows = id_list(body, "delete"), open_prompts(owner)
         if not body.get("clear"):
             rows = rows.filter(prompt_id__in=prompt_ids)
+            presented = started_prompts(owner).values_list("group_id", flat=True)[:1]
+            beside = started_prompts(owner).filter(prompt_id__in=prompt_ids)
+            beside = beside.exclude(group_id__in=list(presented))
+            prompts_cancel(group_ids=list(beside.values_list("group_id", flat=True)))
         # The newest first: no other one takes the place of one that was sent to a machine.
         group_ids = list(rows.order_by("-id").values_list("group_id", flat=True))
         prompts_cancel(group_ids=group_ids, statuses={ChildStatus.QUEUED})

@@ -188,6 +188,22 @@ def test_a_deleted_prompt_never_runs_and_a_running_one_goes_on(
     assert factories.idle(fence)
 
 
+def test_a_deleted_prompt_that_runs_beside_the_presented_one_is_stopped(
+    program: Program, farm: list[str]
+) -> None:
+    # comfy-cli's `jobs cancel`: delete, and an interrupt without an id while the prompt is in
+    # `queue_running`.
+    presented, beside, kept = (program.prompt() for _ in range(3))
+    for prompt_id, backend_id in zip((presented, beside, kept), farm, strict=False):
+        start(prompt_id, factories.lease(backend_id))
+    program.post("/queue", {"clear": True, "delete": [beside]})
+    assert program.queue() == ([presented, beside, kept], [])
+    program.post("/queue", {"delete": [beside, presented]})
+    assert program.queue() == ([presented, kept], [])
+    program.post("/interrupt")
+    assert program.queue() == ([kept], [])
+
+
 def test_interrupt_by_id_stops_that_prompt_once_it_has_started(
     program: Program, farm: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
