@@ -27,6 +27,7 @@ from backends.models import Backend
 from backends.node_paths import extension_path
 from backends.node_texts import Description, TextSizes, description
 from backends.node_union import union
+from backends.queries import release_connection
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -162,6 +163,10 @@ class Answers(Generic[T]):
 
     def _wait(self, rows: Collection[Backend], name: str, within: float) -> None:
         keys = {_key(row, name) for row in rows}
+        with self._changed:
+            if self._reading.isdisjoint(keys):
+                return
+        release_connection()
         with self._changed:
             self._changed.wait_for(lambda: self._reading.isdisjoint(keys), timeout=within)
 

@@ -23,6 +23,7 @@ from backends.comfyui.exchange import Timeouts
 from backends.models import Backend
 from backends.node_classes import NodeClass
 from backends.node_texts import Description, TextSizes, description
+from backends.queries import release_connection
 
 FRESH_SECONDS: Final = 60.0  #: Seconds for which an answer is used again.
 #: Seconds for which one is used again that speaks for a backend: hundreds of backends are not read
@@ -149,6 +150,8 @@ def descriptions(
     """
     known: dict[str, Descriptions] = {backend.id: {} for backend in wanted}
     missing = _not_kept(wanted, since, known)
+    if missing:
+        release_connection()
     while missing and (mine := _READERS.acquire(missing, known, until)):
         try:
             # Another thread may have read them meanwhile.

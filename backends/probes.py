@@ -16,6 +16,7 @@ from backends import services
 from backends.comfyui.probe import DirectorSentence, attempt
 from backends.errors import FieldInvalid
 from backends.models import Backend, Reachability
+from backends.queries import release_connection
 from backends.states import STALE_AFTER
 
 #: A backend whose last response is older than this is probed before it is given a child.
@@ -66,6 +67,7 @@ def probe_backends(
         others = {probe for backend in backends if (probe := _running.get(backend.id))}
         own = [backend for backend in backends if backend.id not in _running]
         _running.update(dict.fromkeys((backend.id for backend in own), done))
+    release_connection()
     try:
         if own:
             store(async_to_sync(_probe_all)(own))

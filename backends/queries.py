@@ -4,12 +4,21 @@ import datetime as dt
 from collections.abc import Iterable
 from typing import Any, Final
 
+from django.db import connection
+
 from backends.hours import is_open, local_text, opens_at
 from backends.models import Backend, Reachability
 from backends.states import STALE_AFTER, BackendState, BackendStatus, Hold
 
 #: When this process started: runners that start with it take some seconds for their first probes.
 STARTED_AT: Final = dt.datetime.now(dt.UTC)
+
+
+def release_connection() -> None:
+    """Give the database connection of this thread back, before it waits for backends: the pool of
+    PostgreSQL has fewer connections than a process has threads. The next query takes one again.
+    """
+    connection.close_if_unusable_or_obsolete()
 
 
 def backend_find(backend_id: str) -> Backend | None:
