@@ -24,7 +24,7 @@ import tomllib
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from backends.simulator import releases
 from backends.simulator.folders import Folders
@@ -53,6 +53,9 @@ class Input(NamedTuple):
     options: dict[str, Any]
 
 
+_LORA_INPUT: Final = "lora_name"
+
+
 @cache
 def read_catalog(name: str) -> dict[str, Any]:
     """The content of one of the files."""
@@ -74,6 +77,7 @@ class Catalog:
     ) -> None:
         self._folders = folders
         self._checkpoints = list(checkpoints)
+        self.loras: list[str] = []  #: Those that were uploaded by Krita's nodes.
         self._known: dict[str, NodeSpec] = read_catalog("object_info") | {
             PARTNER: LISTED["partner_node"]
         }
@@ -95,8 +99,10 @@ class Catalog:
             return spec
         spec = copy.deepcopy(spec)
         for inputs in (spec["input"].get(kind, {}) for kind in ("required", "optional")):
-            for declared in inputs.values():
-                if _options(declared).get("image_upload") and isinstance(declared[0], list):
+            for name, declared in inputs.items():
+                if name == _LORA_INPUT:
+                    declared[0] = list(self.loras)
+                elif _options(declared).get("image_upload") and isinstance(declared[0], list):
                     declared[0] = self._folders.uploads()
                 elif _is_checkpoint_list(declared[0]):
                     declared[0] = list(self._checkpoints)
@@ -149,8 +155,10 @@ def _classes_with_files() -> frozenset[str]:
         name
         for name, spec in read_catalog("object_info").items()
         for category in ("required", "optional")
-        for declared in spec["input"].get(category, {}).values()
-        if _is_checkpoint_list(declared[0]) or _options(declared).get("image_upload")
+        for given, declared in spec["input"].get(category, {}).items()
+        if given == _LORA_INPUT
+        or _is_checkpoint_list(declared[0])
+        or _options(declared).get("image_upload")
     )
 
 

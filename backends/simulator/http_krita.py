@@ -49,6 +49,8 @@ async def put_model(request: web.Request) -> web.Response:
     if name in state.models.setdefault(folder, {}):
         return web.json_response({"status": "cached"})
     state.models[folder][name] = size
+    if folder == "loras":
+        state.catalog.loras.append(name)
     state.audit_log.write("model_put", folder=folder, name=name, size=size)
     return web.json_response({"status": "success"}, status=201)
 

@@ -354,13 +354,22 @@ def test_krita_puts_images_and_fetches_results(farm: Farm) -> None:
     assert krita.ask("GET", f"/api/etn/image/{uuid.uuid4().hex}").status_code == 404
 
 
+def lora_choices(farm: Farm) -> list[str]:
+    described = farm.olga.ask("GET", "/object_info").json()["LoraLoader"]
+    choices: list[str] = described["input"]["required"]["lora_name"][0]
+    return choices
+
+
 def test_lora_of_krita_is_put_on_every_machine_by_those_who_operate_them(farm: Farm) -> None:
     path = "/api/etn/upload/loras/mine.safetensors"
+    assert lora_choices(farm) == []
     refused = farm.anna.ask("PUT", path, content=b"lora")
     assert (refused.status_code, "operators" in refused.json()["error"]) == (403, True)
     for _ in range(2):
         answer = farm.olga.ask("PUT", path, content=b"lora" * 2**18)
         assert (answer.status_code, answer.json()) == (201, {"status": "success"})
+        # Krita sends the file again with each prompt until it has the name.
+        assert lora_choices(farm) == ["mine.safetensors"]
     for machines in farm.machines:
         (put,) = [e for e in machines[0].audit_log.entries if e["kind"] == "model_put"]
         assert (put["folder"], put["name"], put["size"]) == ("loras", "mine.safetensors", 2**20)

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
+from concurrent import futures
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
@@ -15,6 +17,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
+from backends import descriptions
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
@@ -49,10 +52,16 @@ _AT_ONCE: Final = 16  #: Machines that are read side by side.
 #: Names that Krita's nodes take.
 _LORA: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9_-][A-Za-z0-9_. -]{0,230}\.(safetensors|sft)")
 _UPLOADS_AT_ONCE: Final = 4  #: Machines that get a LoRA side by side.
+_READ_SECONDS: Final = 15.0  #: For which machines with a new LoRA are read again.
 _ARRIVING_SECONDS: Final = 40.0  #: For which Krita is kept waiting; it waits 60 s.
-#: By owner, the LoRAs that are on their way to the machines. Used from the event loop.
-_arriving: Final = dict[str, set[asyncio.Task[HttpResponse]]]()
+#: By owner, the LoRAs that are on their way to the machines. Changed by the event loop.
+_arriving: Final = dict[str, set[futures.Future[None]]]()
 _UNKNOWN: Final = "No machine that answers has Krita's nodes with this."
+
+
+def loras_arrive(owner: str) -> None:
+    """Wait until the LoRAs of an owner are on the machines, whose descriptions have them. Blocks."""
+    futures.wait(tuple(_arriving.get(owner, ())), timeout=_ARRIVING_SECONDS)
 
 
 class KritaView(ListenerView):
@@ -142,8 +151,7 @@ class ModelInfoView(KritaView):
 
         Krita does not wait for the answer to a LoRA. It reads this before it sends the prompt.
         """
-        if arriving := _arriving.get(owner_of(request)):
-            await asyncio.wait(arriving, timeout=_ARRIVING_SECONDS)
+        await asyncio.to_thread(loras_arrive, owner_of(request))
         query = request.GET.urlencode()
         pages = [
             page
@@ -201,11 +209,12 @@ class ModelUploadView(KritaView):
             )
         loop, owner = asyncio.get_running_loop(), owner_of(request)
         task = loop.create_task(_put_on_machines(request, name), name=f"LoRA {name}")
-        arriving = _arriving.setdefault(owner, set())
-        arriving.add(task)
+        arriving, arrival = _arriving.setdefault(owner, set()), futures.Future[None]()
+        arriving.add(arrival)
 
-        def forget(ended: asyncio.Task[HttpResponse]) -> None:
-            arriving.discard(ended)
+        def forget(_: asyncio.Task[HttpResponse]) -> None:
+            arrival.set_result(None)
+            arriving.discard(arrival)
             if not arriving and _arriving.get(owner) is arriving:
                 del _arriving[owner]
 
@@ -224,6 +233,8 @@ async def _put_on_machines(request: HttpRequest, name: str) -> HttpResponse:
             ]
     errors = [put.result() for put in puts]
     if None in errors:
+        again = descriptions.nodes.again
+        await asyncio.to_thread(again, backends, "", since=time.monotonic(), within=_READ_SECONDS)
         return json_response({"status": "success"}, status=201)
     return _error(503, next(filter(None, errors), _UNKNOWN))
 

@@ -17,6 +17,7 @@ from backends import descriptions
 from backends.descriptions import FarmNodes
 from backends.node_union import unique, with_more_choices
 from jobgroups.api.listener.base import ListenerView, error_response
+from jobgroups.api.listener.images import loras_arrive
 from jobgroups.api.listener.owner import owner_of
 from jobgroups.api.views.base import json_response
 from jobgroups.database.pools import write_threads
@@ -49,7 +50,10 @@ class ObjectInfoView(ListenerView):
     reads_in = write_threads  # It may wait for machines.
 
     def get(self, request: Request, class_type: str | None = None) -> HttpResponse:
-        farm, names = farm_nodes(), tuple(uploaded_names(owner_of(request)))
+        owner = owner_of(request)
+        # Krita reads this after a LoRA, whose answer it does not wait for.
+        loras_arrive(owner)
+        farm, names = farm_nodes(), tuple(uploaded_names(owner))
         if class_type is None:
             return _whole(request, farm, names)
         described = _changed(farm, names, [class_type]).get(class_type)
