@@ -18,7 +18,8 @@ def release_connection() -> None:
     """Give the database connection of this thread back, before it waits for backends: the pool of
     PostgreSQL has fewer connections than a process has threads. The next query takes one again.
     """
-    connection.close_if_unusable_or_obsolete()
+    if not connection.in_atomic_block:
+        connection.close_if_unusable_or_obsolete()
 
 
 def backend_find(backend_id: str) -> Backend | None:
