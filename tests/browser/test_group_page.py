@@ -364,7 +364,8 @@ def test_times_of_day_are_those_of_the_person_who_looks(desk: Desk, browser: Any
         since = f"{(int(hour) + 9) % 24:02}:{rest}"
         page.goto(f"{desk.url}/groups/{group}")
         hint = page.locator(".card .hint")
-        expect(hint).to_contain_text(f"{first} is paused since {since}. ")
+        name = first.replace("_", ":")
+        expect(hint).to_contain_text(f"{name} is paused since {since}. ")
         # Also where the card was asked for anew.
         desk.http.post(f"{desk.url}/api/backends/{first}/drain", json={})
         expect(hint).to_contain_text("is being drained since")

@@ -23,7 +23,7 @@ from tests.harness.waits import until
 #: What is no frame of a prompt, and what comes less often.
 _LOOSE = recording.PROGRESS | {"status", "closed", "feature_flags"}
 
-_RETRIED = "a retry shows no error and no second start: its ComfyUI ends, and the prompt goes on"
+_RETRIED = "a retry shows no error and no second start: its ComfyUI ends, and the prompt continues"
 _ONE_ID = "the same id and body get the first answer, and no second render"
 _JOINED = "who connects again gets the state of the presented prompt"
 #: Recordings whose client sees something else at the listener, and the rule of the listener.

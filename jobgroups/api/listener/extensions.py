@@ -88,9 +88,9 @@ class ExtensionFileView(ListenerView):
             return not_found(path)
         if parts[0].lower() == "core":
             return EditorView().get(request, f"extensions/{path}")
-        asked = encoded(parts)
+        below = encoded(parts)
         row, _ = _scripts().get(encoded(parts[:1]), (None, ()))
-        files = descriptions.web_files.get([row] if row else [], asked, within=_SECONDS)
+        files = descriptions.web_files.get([row] if row else [], below, within=_SECONDS)
         if row is None or row.id not in files:
             return not_found(path)
         return _response(request, parts[-1], files[row.id].text)

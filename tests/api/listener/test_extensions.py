@@ -29,20 +29,20 @@ LISTED = ["/extensions/pack/hello.js", "/extensions/pack%20two/js/a%20b.js"]
 
 
 class Machine(LoopThread):
-    """A server in the place of a ComfyUI; ``files`` are answers by path, and ``asked`` what it was
-    asked for.
+    """A server in the place of a ComfyUI; ``files`` are answers by path, and ``received``
+    the requests.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.silence = 0.0
         self.files: dict[str, Any] = {"/extensions": LISTED, "/extensions/pack/hello.js": SCRIPT}
-        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.received: list[tuple[str, str, dict[str, str], bytes]] = []
 
     async def _answer(self, request: web.Request) -> web.Response:
         await asyncio.sleep(self.silence)
         body = await request.read()
-        self.asked.append((request.method, request.raw_path, dict(request.headers), body))
+        self.received.append((request.method, request.raw_path, dict(request.headers), body))
         answer = self.files.get(request.raw_path.partition("?")[0])
         if isinstance(answer, web.Response):
             # A response can be sent once.
@@ -62,7 +62,7 @@ class Machine(LoopThread):
         await self._runner.cleanup()
 
     def paths(self) -> list[str]:
-        return [path for _, path, _, _ in self.asked]
+        return [path for _, path, _, _ in self.received]
 
 
 def register(machine: Machine, backend_id: str, version: str = "0.33.0", **fields: Any) -> Backend:
@@ -99,7 +99,7 @@ def test_only_a_confirmed_machine_extends_the_editor(anna: Program, machine: Mac
     row = register(machine, "gpu-1", extensions_allowed=False)
     assert scripts_of(anna) == []
     assert script_of(anna, "pack/hello.js").status_code == 404
-    assert machine.asked == []
+    assert machine.received == []
     services.backend_update(backend_id=row.id, extensions_allowed=True)
     assert scripts_of(anna) == sorted(LISTED)
     script = script_of(anna, "pack/hello.js")
@@ -241,7 +241,7 @@ def test_kept_files_are_bounded(
             "web_files",
             descriptions.Answers(descriptions._read_web_file, lambda answer: (answer,), limit),
         )
-        machine.asked.clear()
+        machine.received.clear()
         for name in "aba":
             assert script_of(anna, f"pack/{name}.css").content == name.encode() * 500
         assert machine.paths().count("/extensions/pack/a.css") == times
@@ -290,7 +290,7 @@ def test_a_route_gets_nothing_of_the_user_and_leaves_nothing_in_the_browser(
         answer.headers
     )
     assert "sandbox" in answer["Content-Security-Policy"]
-    method, path, headers, body = routed.asked[-1]
+    method, path, headers, body = routed.received[-1]
     assert (method, path, json.loads(body)) == ("POST", "/impact/set", {"a": 1})
     assert "mine" not in str(headers)
     assert routed.paths()[:2] == ["/impact/wildcards?a=1%202&b=%23", "/api/impact/wildcards"]
@@ -317,7 +317,7 @@ def test_no_other_path_reaches_the_machine_of_a_route(
 ) -> None:
     for method in ("GET", "POST", "DELETE"):
         assert anna.ask(method, path).status_code in (400, 404, 405)
-    assert routed.asked == []
+    assert routed.received == []
 
 
 def test_a_silent_machine_is_waited_for_briefly(
@@ -336,7 +336,7 @@ def test_a_silent_machine_is_waited_for_briefly(
 def test_routes_are_off_without_the_setting(anna: Program, routed: Machine, settings: Any) -> None:
     settings.DIRECTOR_COMFYUI_ROUTES = {}
     assert anna.ask("GET", "/impact/wildcards").status_code == 404
-    assert routed.asked == []
+    assert routed.received == []
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_a_route_needs_a_confirmed_machine_a_free_place_and_the_right_to_submit(
     services.backend_update(backend_id="gpu-1", extensions_allowed=False)
     forbidden = anna.ask("GET", "/impact/wildcards")
     assert "is not confirmed" in forbidden.json()["error"]["message"]
-    assert routed.asked == []
+    assert routed.received == []
     services.backend_update(backend_id="gpu-1", extensions_allowed=True)
     settings.DIRECTOR_ACCOUNTS = True
     principals.kept.clear()
