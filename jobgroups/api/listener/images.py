@@ -23,6 +23,7 @@ from backends.comfyui.errors import BackendError
 from backends.comfyui.exchange import Timeouts
 from backends.errors import FieldInvalid, RequestError
 from backends.models import Backend
+from backends.queries import release_connection
 from jobgroups.api.listener.base import ListenerView
 from jobgroups.api.listener.files import find_content
 from jobgroups.api.listener.owner import owner_of
@@ -61,7 +62,9 @@ _UNKNOWN: Final = "No machine that answers has Krita's nodes with this."
 
 def loras_arrive(owner: str) -> None:
     """Wait until the LoRAs of an owner are on the machines, whose descriptions have them. Blocks."""
-    futures.wait(tuple(_arriving.get(owner, ())), timeout=_ARRIVING_SECONDS)
+    if arriving := tuple(_arriving.get(owner, ())):
+        release_connection()
+        futures.wait(arriving, timeout=_ARRIVING_SECONDS)
 
 
 class KritaView(ListenerView):
