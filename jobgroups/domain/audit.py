@@ -7,7 +7,7 @@ from typing import Final
 
 
 class Action(StrEnum):
-    """What was done, to the group, backend, account, token or asset that is the target."""
+    """What was done, to the group, backend, account, token, asset or model that is the target."""
 
     GROUP_SUBMITTED = "group.submitted"
     GROUP_CHANGED = "group.changed"
@@ -27,6 +27,7 @@ class Action(StrEnum):
     QUEUE_RESUMED = "queue.resumed"
     ASSET_UPLOADED = "asset.uploaded"
     ASSET_DELETED = "asset.deleted"
+    MODEL_UPLOADED = "model.uploaded"
     DELIVERY_REPLAYED = "delivery.replayed"
     BACKEND_ADDED = "backend.added"
     BACKEND_CHANGED = "backend.changed"

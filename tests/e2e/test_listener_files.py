@@ -373,6 +373,14 @@ def test_lora_of_krita_is_put_on_every_machine_by_those_who_operate_them(farm: F
     for machines in farm.machines:
         (put,) = [e for e in machines[0].audit_log.entries if e["kind"] == "model_put"]
         assert (put["folder"], put["name"], put["size"]) == ("loras", "mine.safetensors", 2**20)
+    record = farm.served.ask(
+        "GET", "/api/audit?action=model.uploaded", headers=farm.olga.headers
+    ).json()
+    ids = sorted(f"localhost_{urlsplit(machines.url).port}" for machines in farm.machines)
+    for entry in record["results"]:
+        assert (entry["actor"], entry["target"]) == ("olga", "loras/mine.safetensors")
+        assert (entry["details"]["bytes"], sorted(entry["details"]["backends"])) == (2**20, ids)
+    assert len(record["results"]) == 2
     models = farm.olga.ask("GET", "/api/etn/model_info/loras?offset=0&limit=8").json()
     assert "mine.safetensors" in models
     for name in ("checkpoints/a.safetensors", "loras/a.py", "loras/..safetensors", "loras/a/b.sft"):

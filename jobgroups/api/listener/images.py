@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent import futures
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -31,8 +32,9 @@ from jobgroups.api.permissions import principal_of
 from jobgroups.api.requests.upload import WHOLE_BODY, received_upload
 from jobgroups.api.views.base import json_response
 from jobgroups.api.views.outputs import started_body
-from jobgroups.database.pools import file_threads, read
+from jobgroups.database.pools import act, file_threads, read
 from jobgroups.domain.access import Right
+from jobgroups.domain.audit import Action
 from jobgroups.domain.media_types import GUARD_HEADERS
 from jobgroups.errors import OutputGone
 from jobgroups.models import Asset
@@ -41,6 +43,7 @@ from jobgroups.outputs.stored import file_response
 from jobgroups.queries.input_files import kept_image
 from jobgroups.queries.listener_machine import usable_backends
 from jobgroups.services.assets import ReceivedFile
+from jobgroups.services.audit import record_alone
 from jobgroups.services.input_files import image_store
 
 logger = logging.getLogger(__name__)
@@ -235,7 +238,13 @@ async def _put_on_machines(request: HttpRequest, name: str) -> HttpResponse:
                 tasks.create_task(_put_lora(backend, name, received, slots)) for backend in backends
             ]
     errors = [put.result() for put in puts]
-    if None in errors:
+    machines = [one.id for one, error in zip(backends, errors, strict=True) if error is None]
+    if machines:
+        await act(
+            partial(record_alone, bytes=received.size_bytes, backends=machines),
+            Action.MODEL_UPLOADED,
+            f"loras/{name}",
+        )
         again = descriptions.nodes.again
         await asyncio.to_thread(again, backends, "", since=time.monotonic(), within=_READ_SECONDS)
         return json_response({"status": "success"}, status=201)
