@@ -109,6 +109,7 @@ class Answers(Generic[T]):
         self._sizes = TextSizes()
         self._kept: OrderedDict[_Key, _Kept[T]] = OrderedDict()
         self._reading: set[_Key] = set()
+        self._said_full = False
         self._changed = threading.Condition()
 
     def get(self, rows: Collection[Backend], name: str = "", *, within: float) -> dict[str, T]:
@@ -217,7 +218,16 @@ class Answers(Generic[T]):
                 or self._sizes.sum_bytes > self._max_bytes
                 or self._oldest() < moment - KEPT_SECONDS
             ):
-                self._drop(next(iter(self._kept)))
+                oldest = next(iter(self._kept))
+                if self._sizes.sum_bytes > self._max_bytes and not self._said_full:
+                    self._said_full = True
+                    logger.warning(
+                        "Answers of backends have more than %d MiB together. Those that were read"
+                        " first, such as that of %s, are missing until they are read again.",
+                        self._max_bytes // 2**20,
+                        oldest[0],
+                    )
+                self._drop(oldest)
             self._reading.discard(key)
             self._changed.notify_all()
 

@@ -105,7 +105,7 @@ def test_machines_with_the_same_nodes_share_every_text() -> None:
 
 
 def test_descriptions_have_one_bound_of_memory_and_equal_texts_count_once(
-    versions: tuple[SimulatorThread, SimulatorThread],
+    versions: tuple[SimulatorThread, SimulatorThread], caplog: pytest.LogCaptureFixture
 ) -> None:
     def answers(max_bytes: int) -> Any:
         texts = descriptions.nodes._texts
@@ -124,6 +124,7 @@ def test_descriptions_have_one_bound_of_memory_and_equal_texts_count_once(
         # The one that was read first was dropped.
         assert [key[0] for key in bounded._kept] == [new.id]
         assert bounded._sizes.sum_bytes == size
+        assert f"such as that of {old.id}, are missing" in caplog.text
 
 
 def test_machines_come_and_go(
