@@ -31,6 +31,8 @@ PROBE_THREADS: Final = 16
 #: For requests that probe addresses, backends or webhooks, which may take 5 to 15 s each: a probe
 #: never takes a thread that a submission needs.
 probe_threads: Final = DatabaseThreads(threads=PROBE_THREADS, name="api-probing", is_shared=True)
+#: For reads that wait for what machines describe, up to 15 s each, and 40 s for a LoRA on its way.
+machine_threads: Final = DatabaseThreads(threads=32, name="api-machines", is_shared=True)
 LARGE_THREADS: Final = 2
 #: For requests with a large body. Python's objects need up to 40 bytes for a byte of JSON: the
 #: number of threads limits the memory, and large bodies do not delay other requests.
@@ -45,6 +47,7 @@ def close_threads() -> None:
         large_threads,
         file_threads,
         probe_threads,
+        machine_threads,
         write_threads,
     ):
         threads.close()

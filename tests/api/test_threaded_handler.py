@@ -11,11 +11,15 @@ import pytest
 from django.conf import settings as current
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connection
+from django.urls import resolve
 from pytest_django import Settings
 
 from backends import probes as backend_probes
+from backends.models import Backend
 from director.web import handlers
-from director.web.handlers import ThreadedHandler
+from director.web.handlers import MATCH_KEY, ThreadedHandler
+from director.web.listener import LISTENER_KEY, LISTENER_URLS
+from jobgroups.api.listener import nodes
 from jobgroups.api.views import backends as probe_views
 from jobgroups.database import pools
 from jobgroups.models import JobGroup
@@ -202,6 +206,33 @@ def test_probes_of_a_silent_address_are_bounded_and_delay_no_submission(
     _, headers, body = next(one for one in probes if one[0] == 429)
     assert json.loads(body)["code"] == "too_many_requests"
     assert (b"Retry-After", b"5") in headers
+
+
+def test_programs_that_wait_for_what_a_machine_describes_delay_no_submission(
+    farm: list[str], make_backend: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "_SECONDS", 60.0)
+    match = resolve("/object_info", LISTENER_URLS)
+
+    async def listener(scope: Any, receive: Any, send: Any) -> None:
+        await ThreadedHandler()({**scope, LISTENER_KEY: True, MATCH_KEY: match}, receive, send)
+
+    async def ask(silent: socket.socket) -> list[int]:
+        async with asyncio.TaskGroup() as tasks:
+            look = (listener, "GET", "/object_info", None, {})
+            looks = [tasks.create_task(asgi_answer(*look)) for _ in range(40)]
+            async with asyncio.timeout(20):
+                while pools.machine_threads.load < len(looks):
+                    await asyncio.sleep(0.01)
+            assert (await _timed("POST", "/api/job-group", GOOD, {}))[1] == 201
+            assert not any(one.done() for one in looks), "the submission waited for them"
+            silent.close()  # resets the connection
+        return [one.result()[0] for one in looks]
+
+    with _silent() as (silent, url):
+        Backend.objects.exclude(pk=farm[0]).update(enabled=False)
+        Backend.objects.filter(pk=farm[0]).update(url=url)
+        assert asyncio.run(ask(silent)) == [503] * 40
 
 
 def test_large_body_of_a_probe_is_refused(farm: list[str]) -> None:

@@ -25,7 +25,7 @@ from jobgroups.api.listener.base import ListenerView, not_found
 from jobgroups.api.listener.nodes import farm_nodes
 from jobgroups.api.listener.owner import owner_of
 from jobgroups.api.views.base import json_response
-from jobgroups.database.pools import write_threads
+from jobgroups.database.pools import machine_threads
 from jobgroups.domain.media_types import GUARD_HEADERS
 from jobgroups.queries.editor_workflows import editor_workflow
 from jobgroups.queries.input_files import uploaded_names
@@ -141,7 +141,7 @@ class TemplateView(ListenerView):
 class GroupTemplateView(ListenerView):
     """The workflow of a group of the Director, which the editor opens as a template."""
 
-    reads_in = write_threads  # It may wait for machines.
+    reads_in = machine_threads  # It may wait for machines.
 
     def get(self, _request: Request, group_id: str) -> HttpResponse:
         workflow, graph = editor_workflow(group_id)

@@ -19,7 +19,7 @@ from backends.node_paths import encoded, parts_of
 from jobgroups.api.listener.base import ListenerView, not_found
 from jobgroups.api.listener.editor import EditorView
 from jobgroups.api.views.base import json_response
-from jobgroups.database.pools import probe_threads
+from jobgroups.database.pools import machine_threads
 from jobgroups.domain.media_types import GUARD_HEADERS
 from jobgroups.queries.listener_machine import usable_backends
 
@@ -69,7 +69,7 @@ def _scripts() -> dict[str, tuple[Backend, list[str]]]:
 
 
 class ExtensionsView(ListenerView):
-    reads_in = probe_threads  # It may wait for machines.
+    reads_in = machine_threads  # It may wait for machines.
 
     def get(self, _request: Request) -> HttpResponse:
         """List the Director's own script, and those of the confirmed machines."""
@@ -78,7 +78,7 @@ class ExtensionsView(ListenerView):
 
 
 class ExtensionFileView(ListenerView):
-    reads_in = probe_threads  # It may wait for a machine.
+    reads_in = machine_threads  # It may wait for a machine.
 
     def get(self, request: Request, path: str) -> Any:
         """Return a file of the editor's own extensions, or of those of a confirmed machine."""

@@ -20,7 +20,7 @@ from jobgroups.api.listener.base import ListenerView, error_response
 from jobgroups.api.listener.images import loras_arrive
 from jobgroups.api.listener.owner import owner_of
 from jobgroups.api.views.base import json_response
-from jobgroups.database.pools import write_threads
+from jobgroups.database.pools import machine_threads
 from jobgroups.errors import NoMachine
 from jobgroups.queries.input_files import uploaded_names
 from jobgroups.queries.listener_machine import usable_backends
@@ -47,7 +47,7 @@ def farm_nodes() -> FarmNodes:
 
 
 class ObjectInfoView(ListenerView):
-    reads_in = write_threads  # It may wait for machines.
+    reads_in = machine_threads  # It may wait for machines.
 
     def get(self, request: Request, class_type: str | None = None) -> HttpResponse:
         owner = owner_of(request)
@@ -115,7 +115,7 @@ def _kind_of(name: str) -> str:
 
 
 class _ListView(ListenerView):
-    reads_in = write_threads  # It may wait for machines.
+    reads_in = machine_threads  # It may wait for machines.
 
     def answer(self, path: str, key: Callable[[Any], Any] | None = None) -> HttpResponse:
         """Answer with the entries of all machines' lists at a path; 404 if no machine has one.
