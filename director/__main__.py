@@ -4,6 +4,7 @@ Commands for a running Director (``director.cli``) need no Django and start at o
 management commands.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from director.cli.exit_status import CommandError, Status
 
 def main() -> None:
     """Run the command of the command line, and exit with its status."""
+    # Collections during the imports, of which everything stays, take a tenth of a start.
+    gc.set_threshold(50_000, 20, 50)
     arguments = sys.argv[1:]
     program = Path(sys.argv[0]).name
     # ``manage.py check`` is Django's, as in every project; ``director check`` is the command

@@ -6,14 +6,20 @@ from typing import Any, Final
 
 from django.apps import AppConfig, apps
 from django.conf import settings
-from django.contrib.admin.apps import AdminConfig
+from django.contrib.admin import autodiscover
+from django.contrib.admin.apps import SimpleAdminConfig
+from django.contrib.admin.checks import check_admin_app
 from django.core import checks
 
+#: The tag of the checks of a start. The others are of the code: ``manage.py check``.
+START: Final = "director"
 _OLDEST_SQLITE: Final = (3, 35)
 
 
-class DirectorAdminConfig(AdminConfig):
-    """Django's admin with the product's own site."""
+class DirectorAdminConfig(SimpleAdminConfig):
+    """Django's admin with the product's own site. ``director.urls`` imports its pages: a runner has
+    none.
+    """
 
     default_site = "director.admin.DirectorAdminSite"
 
@@ -31,8 +37,9 @@ class DirectorConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks."""
-        checks.register(_unknown_settings)
-        checks.register(_old_sqlite)
+        checks.register(_unknown_settings, START)
+        checks.register(_old_sqlite, START)
+        checks.register(_admin_pages)
 
 
 def _unknown_settings(*_: Any, **__: Any) -> list[checks.CheckMessage]:
@@ -53,6 +60,11 @@ def _old_sqlite(*_: Any, **__: Any) -> list[checks.CheckMessage]:
         "Python."
     )
     return [checks.Error(sentence, id="director.E001")]
+
+
+def _admin_pages(app_configs: Any, **_: Any) -> list[checks.CheckMessage]:
+    autodiscover()
+    return check_admin_app(app_configs)
 
 
 def _sentence(name: str) -> str:

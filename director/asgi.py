@@ -17,7 +17,7 @@ django.setup(set_prefix=False)
 
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
-from django.urls import Resolver404, resolve  # noqa: E402
+from django.urls import Resolver404, get_resolver, resolve  # noqa: E402
 
 from director.security.origins import handshake  # noqa: E402
 from director.security.revocations import serve_request  # noqa: E402
@@ -35,6 +35,8 @@ from jobgroups.domain.access import PRINCIPAL_KEY  # noqa: E402
 from jobgroups.events.hub import hub  # noqa: E402
 from jobgroups.queries.listener_machine import features  # noqa: E402
 from jobgroups.streams.reads import read_seqs  # noqa: E402
+
+get_resolver().url_patterns  # noqa: B018 the views are imported now, not by the first request
 
 # Any: the stubs require the exact type of each frame; these are plain dictionaries.
 _streams: Any = URLRouter(websocket_urlpatterns)  # type: ignore[arg-type]  # they take plain routes

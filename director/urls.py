@@ -13,6 +13,8 @@ from director.web import errors
 from director.web.health import HealthView
 from director.web.metrics import metrics
 
+admin.autodiscover()
+
 urlpatterns = [
     path("api/health", HealthView.as_view()),
     path("api/health/", HealthView.as_view()),

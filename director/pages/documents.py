@@ -1,15 +1,18 @@
 """The documentation as pages: the Markdown files of the folder ``docs``."""
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
 from django.utils.safestring import SafeString, mark_safe
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 #: Beside the source, or in the installed package.
 _FOLDERS: Final = (settings.BASE_DIR / "docs", Path(__file__).parents[1] / "docs")
@@ -47,6 +50,8 @@ def html(name: str) -> SafeString:
     """Return a document of ``titles`` as HTML. Its headings have the anchors that a Git server
     gives them.
     """
+    from markdown_it import MarkdownIt  # noqa: PLC0415 for these pages alone
+
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(re.sub(r"<!--.*?-->\n?", "", text(f"{name}.md"), flags=re.DOTALL))
     used: Counter[str] = Counter()

@@ -16,8 +16,9 @@ from types import SimpleNamespace
 from typing import Final
 from urllib.parse import urlsplit
 
-import psycopg
+from django.apps import apps
 from django.conf import settings
+from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
 from django.db import Error as DatabaseError, connection
 from django.db.migrations.loader import MigrationLoader
@@ -123,8 +124,10 @@ def open_database(*, migrate: bool, say: Say) -> None:
     def opened() -> None:
         if migrate:
             with _migration_lock(say):
-                lines = SimpleNamespace(write=lambda text: say(text.rstrip()))
-                call_command("migrate", verbosity=0, interactive=False, stdout=lines)
+                # Django's command takes a tenth of a start also where nothing is to be done.
+                if not (is_migrated() and _has_permissions()):
+                    lines = SimpleNamespace(write=lambda text: say(text.rstrip()))
+                    call_command("migrate", verbosity=0, interactive=False, stdout=lines)
         else:
             _wait_for_tables(say)
         if unknown := unknown_migrations():
@@ -186,7 +189,7 @@ def hold_lock(lock: Lock, say: Say) -> Iterator[None]:
     def acquire() -> None:
         try:
             lock.acquire()
-        except psycopg.Error:
+        except DatabaseError:
             lock.release()  # closes its broken connection
             raise
 
@@ -202,7 +205,7 @@ def _retry_while_unavailable(work: Callable[[], None], say: Say) -> None:
     while True:
         try:
             work()
-        except (DatabaseError, psycopg.Error) as error:
+        except DatabaseError as error:
             message = _first_line(error)
             if settings.DIRECTOR_ON_SQLITE or not _is_transient(error):
                 raise CannotStart(
@@ -218,6 +221,8 @@ def _retry_while_unavailable(work: Callable[[], None], say: Say) -> None:
 
 
 def _is_transient(error: BaseException | None) -> bool:
+    import psycopg  # noqa: PLC0415 with SQLite no runner needs it: a tenth of its start
+
     while error is not None:
         if isinstance(error, psycopg.Error):
             if error.sqlstate is not None:
@@ -233,6 +238,8 @@ def database_error() -> str | None:
 
     Raises ``CannotStart`` if the server refuses the connection permanently.
     """
+    import psycopg  # noqa: PLC0415 as above
+
     try:
         dedicated_connection().close()
     except psycopg.OperationalError as error:
@@ -265,6 +272,15 @@ def _wait_for_tables(say: Say) -> None:
             "The database is not migrated to this version. Waiting for `manage.py migrate`, or for"
             " a Director without --no-migrate; press Ctrl-C to stop."
         )
+
+
+def _has_permissions() -> bool:
+    """Return whether there is what Django stores after the migrations: a process that is killed then
+    has not stored all of it.
+    """
+    options = [model._meta for model in apps.get_models()]
+    permissions = sum(len(each.default_permissions) + len(each.permissions) for each in options)
+    return Permission.objects.count() >= permissions
 
 
 def unknown_migrations() -> list[str]:
@@ -336,7 +352,6 @@ def collect_less() -> None:
     """Have garbage collections skip the objects that exist now: the modules stay loaded."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def raise_file_limit() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from backends.errors import RequestError
+from director.apps import START
 from director.cli import environment
 from director.server import startup
 from jobgroups.domain.audit import Actor, actor
@@ -17,6 +18,8 @@ def act_as_host() -> None:
 
 class TableCommand(BaseCommand):
     """Prepares folder, keys and tables as ``serve`` does, and prints a refusal as a sentence."""
+
+    requires_system_checks = [START]
 
     def handle(self, *args: Any, **options: Any) -> None:
         startup.open_tables(self.stderr.write)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from director.apps import START
 from director.cli import output
 from director.server import child, data_dir, shutdown, startup
 from director.server.child import Child
@@ -31,6 +32,8 @@ _REFUSALS: Final = (
 
 
 class WorkerCommand(BaseCommand):
+    requires_system_checks = [START]
+
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--no-migrate",

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
-import redis
 from django.conf import settings
 from django.db import connection
 from django.http import HttpResponse
@@ -226,6 +225,8 @@ def channel_layer_check(redis_url: str, *, has_others: bool = False) -> Check:
         )
     if not redis_url:
         return Check(Level.OK, "The processes of one `serve` need no Redis.")
+    import redis  # noqa: PLC0415 it takes a tenth of a start, and most installations have none
+
     try:
         _round_trip(redis_url)
     except (redis.RedisError, OSError) as error:
@@ -235,6 +236,8 @@ def channel_layer_check(redis_url: str, *, has_others: bool = False) -> Check:
 
 
 def _round_trip(redis_url: str) -> None:
+    import redis  # noqa: PLC0415 see above
+
     channel = f"director.health.{uuid.uuid4().hex}"
     with (
         redis.Redis.from_url(

@@ -30,7 +30,7 @@ class Lock(ABC):
     """A lock that one process holds at a time; ``refusal`` is the message of
     :class:`AlreadyLocked`.
 
-    Methods raise ``psycopg.OperationalError`` if PostgreSQL does not answer.
+    Methods raise Django's errors if PostgreSQL does not answer.
     """
 
     def __init__(self, refusal: str) -> None:
@@ -47,9 +47,7 @@ class Lock(ABC):
 
     @abstractmethod
     def ensure_held(self) -> bool:
-        """Acquire the lock again if it was lost, and return whether it is held; raise Django's
-        errors.
-        """
+        """Acquire the lock again if it was lost, and return whether it is held."""
 
     @abstractmethod
     def release(self) -> None:
@@ -92,13 +90,14 @@ class DatabaseLock(Lock):
         self._connection: psycopg.Connection[Any] | None = None
 
     def try_acquire(self) -> bool:
-        if self._connection is None:
-            self._connection = dedicated_connection()
-            if self._connection.info.host and not self._connection.info.host.startswith("/"):
-                for name, value in (("idle", _KEEPALIVE_IDLE), ("interval", 5), ("count", 3)):
-                    self._connection.execute(f"SET tcp_keepalives_{name} = {value}")
         query = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
-        row = self._connection.execute(query, [self._subject]).fetchone()
+        with connection.wrap_database_errors:
+            if self._connection is None:
+                self._connection = dedicated_connection()
+                if self._connection.info.host and not self._connection.info.host.startswith("/"):
+                    for name, value in (("idle", _KEEPALIVE_IDLE), ("interval", 5), ("count", 3)):
+                        self._connection.execute(f"SET tcp_keepalives_{name} = {value}")
+            row = self._connection.execute(query, [self._subject]).fetchone()
         return row is not None and bool(row[0])
 
     def ensure_held(self) -> bool:

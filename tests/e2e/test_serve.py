@@ -2,8 +2,10 @@
 
 import re
 import socket
+import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -91,6 +93,7 @@ def test_restart_keeps_the_secret_key_and_the_backends_of_the_environment(tmp_pa
         tmp_path, ["localhost:9", "http://127.0.0.1:9", "192.0.2.1:8188"], start=False
     )
     paths, keys = [director.data / name for name in ("secret-key", "webhook-secret")], []
+    permissions = []
     for _ in range(2):
         director.start()
         rows = director.ask("GET", "/api/backends").json()["backends"]
@@ -98,6 +101,11 @@ def test_restart_keeps_the_secret_key_and_the_backends_of_the_environment(tmp_pa
         assert director.stop() == 0
         keys.append([path.read_text() for path in paths])
         assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o600}
+        with closing(sqlite3.connect(director.data / "director.sqlite3")) as database, database:
+            permissions += database.execute("SELECT count(*) FROM auth_permission").fetchone()
+            # As if the process had been killed after the migrations.
+            database.execute("DELETE FROM auth_permission WHERE codename = 'change_backend'")
+    assert permissions[0] == permissions[1] > 0
     assert keys[0] == keys[1]
     assert [len(key) > 40 for key in keys[0]] == [True, True]
     assert keys[0][1].startswith("whsec_")

@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from director.apps import START
 from jobgroups.domain.text import pluralize
 from jobgroups.errors import StorageAway, StorageFull
 from jobgroups.queries.groups import group_exists
@@ -15,6 +16,7 @@ from jobgroups.services.captures import captures_request
 
 
 class Command(BaseCommand):
+    requires_system_checks = [START]
     help = (
         "Have the runners copy the outputs of completed jobs that are neither stored nor pending: "
         "of jobs of an earlier"

@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from director.apps import START
 from jobgroups.domain.clock import iso
 from jobgroups.domain.notices import Message, NoticeIntervals
 from jobgroups.models import Notice
@@ -16,6 +17,7 @@ _TRIAL = Message("Test notice of the Director", "This is a test. Nothing happene
 
 
 class Command(BaseCommand):
+    requires_system_checks = [START]
     help = (
         "List the newest notices. With --test: send a test notice to each entry of DIRECTOR_NOTIFY."
     )

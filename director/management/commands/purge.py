@@ -10,6 +10,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from director.apps import START
 from director.cli.option_types import age
 from director.server.table_command import act_as_host
 from jobgroups.domain.clock import iso, now
@@ -33,6 +34,7 @@ _OLDEST: Final = dt.timedelta(days=36_500)
 
 
 class Command(BaseCommand):
+    requires_system_checks = [START]
     help = (
         "Delete groups with their jobs, attempts, events and captured files, and unused assets: "
         "what the retention does"

@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from director.apps import START
 from director.cli import output
 from director.server import child, listen, shutdown, startup, supervise
 from director.server.child import Child
@@ -17,6 +18,7 @@ _REFUSALS = (*supervise.REFUSALS, startup.CannotStart)
 
 
 class Command(BaseCommand):
+    requires_system_checks = [START]
     help = "Run the whole Director: API, pages and runner. Ctrl-C ends it; running jobs continue."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
