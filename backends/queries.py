@@ -1,6 +1,7 @@
 """Reads registered backends, and their states. Synchronous; nothing is written here."""
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -26,6 +27,22 @@ def backend_find(backend_id: str) -> Backend | None:
     return Backend.objects.filter(pk=backend_id).first()
 
 
+def name_of(backend_id: str) -> str:
+    """Return what users call a backend; of one that was removed its id."""
+    return (
+        Backend.objects.filter(pk=backend_id).values_list("name", flat=True).first() or backend_id
+    )
+
+
+def unique_names() -> dict[str, str]:
+    """Return what identifies each backend for users, by its id: the name, with the id if others
+    have the name.
+    """
+    names = dict(Backend.objects.order_by().values_list("id", "name"))
+    uses = Counter(names.values())
+    return {key: name if uses[name] == 1 else f"{name} ({key})" for key, name in names.items()}
+
+
 def backend_list() -> list[Backend]:
     return list(Backend.objects.order_by("id"))
 
@@ -43,10 +60,10 @@ _DESIRED_STATE: Final = (
 
 
 def desired_backends() -> list[dict[str, Any]]:
-    """Return ``id``, ``url``, ``headers`` and the columns of the desired state of every backend, by
+    """Return ``id``, ``name``, ``url``, ``headers`` and the columns of the desired state of every backend, by
     id.
     """
-    rows = Backend.objects.order_by("id").values("id", "url", "headers", *_DESIRED_STATE)
+    rows = Backend.objects.order_by("id").values("id", "name", "url", "headers", *_DESIRED_STATE)
     return [dict(row) for row in rows]
 
 

@@ -192,9 +192,9 @@ class OutputGone(RequestError, code="output_gone", status=410):
 
 
 class OutputReplaced(OutputGone):
-    def __init__(self, filename: str, backend_id: str) -> None:
+    def __init__(self, filename: str, backend: str) -> None:
         super().__init__(
-            f"It was replaced: another file has its name ({filename}) on {backend_id} now."
+            f"It was replaced: another file has its name ({filename}) on {backend} now."
         )
         self.extra["reason"] = "replaced"
 
@@ -297,9 +297,9 @@ class JobNotFailed(Conflict, code="job_not_failed"):
 
 
 class JobNotWaiting(Conflict, code="job_not_waiting"):
-    def __init__(self, job_id: str, status: str, backend_id: str) -> None:
+    def __init__(self, job_id: str, status: str, backend: str) -> None:
         if status == "running":
-            state = f"runs on {backend_id}. Wait for its end, or cancel it."
+            state = f"runs on {backend}. Wait for its end, or cancel it."
         else:
             state = f"is {status}. A retry can render it at another backend."
         super().__init__(f"Job {job_id} is not waiting and cannot be moved: it {state}")

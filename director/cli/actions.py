@@ -3,7 +3,7 @@
 """
 
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -137,7 +137,7 @@ def retry(
         policy["where"] = where or "auto"
     for result in _retry(connection.director, group_id, jobs, policy):
         raw = {"type": "retried", **result.raw}
-        connection.show(raw, [_retry_text(result)], indent=None)
+        connection.show(raw, [_retry_text(result, connection.name_of)], indent=None)
     if not is_watched and folder is None:
         return int(Status.OK)
     return watch_to_end(connection, group_id, options)
@@ -159,11 +159,13 @@ def _retry(
         yield director.retry_job(group_id, job, **policy)
 
 
-def _retry_text(result: RetryResult) -> str:
+def _retry_text(result: RetryResult, name_of: Callable[[str], str]) -> str:
     number = pluralize(len(result.job_ids), "job")
     adopted = len(result.adopted_job_ids)
     had = f", {adopted} had a result after all" if adopted else ""
-    moved = "".join(f"\n  {job} on {backend_id}" for job, backend_id in result.moved.items())
+    moved = "".join(
+        f"\n  {job} on {name_of(backend_id)}" for job, backend_id in result.moved.items()
+    )
     group_id = result.job_group_id
     return (
         f"{group_id}: {number} queued again{had}, run {result.run}. See: director watch "
@@ -184,10 +186,11 @@ def move(connection: Connection, group_id: str, job_id: str, backend: str) -> No
     target = selection.exactly_one(backend, connection.director.backends())
     result = connection.director.move(group_id, job_id, target.backend_id, by=connection.submitter)
     old = result.removing_from
-    first = f", after its prompt is removed from the queue of {old}" if old else ""
-    line = f"{job_id} is queued on {result.backend_id} now{first}. See: director watch {group_id}"
+    of_old = old and connection.name_of(old)
+    first = f", after its prompt is removed from the queue of {of_old}" if of_old else ""
+    line = f"{job_id} is queued on {target.name} now{first}. See: director watch {group_id}"
     if not result.moved:
-        line = f"{job_id} is already queued on {result.backend_id}."
+        line = f"{job_id} is already queued on {target.name}."
     connection.show(result.raw, [line])
 
 

@@ -211,7 +211,7 @@ def test(connection: Connection, name: str) -> int:
     urls = [
         backend.url
         for backend in connection.director.backends()
-        if name in (backend.backend_id, *backend.tags)
+        if name in (backend.backend_id, backend.name, *backend.tags)
     ]
     results = [connection.director.test_backend(url) for url in urls or [name]]
     lines = []
@@ -236,10 +236,12 @@ def exclusions(connection: Connection, name: str, lift: str | None) -> None:
     """List the workflows that a backend cannot run, as failures of jobs of the pool showed."""
     if lift not in (None, "all") and not lift.isdecimal():
         raise usage_error("--lift takes the number of an exclusion, or nothing for all.")
-    backend_id = selection.exactly_one(name, connection.director.backends()).backend_id
+    backend = selection.exactly_one(name, connection.director.backends())
     if lift is not None:
-        connection.director.lift_exclusions(backend_id, None if lift == "all" else int(lift))
-    rows = connection.director.exclusions(backend_id)
+        connection.director.lift_exclusions(
+            backend.backend_id, None if lift == "all" else int(lift)
+        )
+    rows = connection.director.exclusions(backend.backend_id)
     heads = ("N", "KIND", "COUNT", "UNTIL", "GROUP", "REASON")
     cells = [
         (
@@ -252,7 +254,7 @@ def exclusions(connection: Connection, name: str, lift: str | None) -> None:
         )
         for row in rows
     ]
-    empty = f"{backend_id} is excluded from no workflow."
+    empty = f"{backend.name} is excluded from no workflow."
     connection.show([row.raw for row in rows], text.columns(heads, cells), empty=empty)
 
 
@@ -265,10 +267,9 @@ _NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, required=Tr
 def remove(connection: Connection, names: Sequence[str]) -> None:
     """Remove backends. Finished groups keep their ids."""
     for backend in selection.by_name(names, connection.director.backends()):
-        name = backend.backend_id
-        connection.director.delete_backend(name)
-        removed = {"type": "removed", "backend_id": name}
-        connection.show(removed, [f"{name} removed"], indent=None)
+        connection.director.delete_backend(backend.backend_id)
+        removed = {"type": "removed", "backend_id": backend.backend_id}
+        connection.show(removed, [f"{backend.name} removed"], indent=None)
 
 
 _REASON: Final = click.option("--reason", help="The reason, for other users.")
@@ -302,7 +303,7 @@ def _states(backends: Sequence[Backend]) -> list[str]:
     for backend in backends:
         since = f" {since}" if (since := _since(backend)) else ""
         why = f": {backend.status_reason}" if backend.status_reason else ""
-        lines.append(f"{backend.backend_id} is {text.coloured(backend.status)}{since}{why}")
+        lines.append(f"{backend.name} is {text.coloured(backend.status)}{since}{why}")
         if backend.hours:
             lines.append(f"  Hours: {backend.hours} ({backend.time_zone or 'UTC'})")
         if backend.extensions_allowed:

@@ -52,6 +52,17 @@ class Connection:
         """The name to send; None: the Director knows the account of the token."""
         return environment.submitter(self.token)
 
+    @functools.cached_property
+    def _names(self) -> dict[str, str]:
+        try:
+            return {backend.backend_id: backend.name for backend in self.director.backends()}
+        except DirectorError:
+            return {}  # What the command did is shown all the same.
+
+    def name_of(self, backend_id: str) -> str:
+        """Return what users call a backend; of one that was removed its id."""
+        return self._names.get(backend_id) or backend_id
+
     def own_name(self) -> str | None:
         """Return the ``submitter`` of the groups of this user."""
         if not is_account_token(self.token):
@@ -187,7 +198,9 @@ def failure_of(error: DirectorError, connection: Connection) -> CommandError:
             "Try again later, or run director doctor.",
         )
     elif error.code == "no_online_backends":
-        refused = no_backends_error(error.skipped_backends)
+        refused = no_backends_error(
+            (connection.name_of(key), why) for key, why in error.skipped_backends
+        )
         message, hint = refused.message, refused.hint
     return CommandError(message, status, hint=hint, details={"code": error.code, "errors": fields})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,14 +43,14 @@ class Row:
     """One job as it is shown.
 
     Attributes:
-        backend_id: None: it waits in the pool, or ended there.
+        backend: Its name; None: it waits in the pool, or ended there.
         progress: Percent.
         note: Current step, or reason of the status, on one line.
         attempt: Number of the current or last attempt.
     """
 
     job_id: str
-    backend_id: str | None
+    backend: str | None
     seed: int | None
     status: str = "queued"
     progress: float = 0.0
@@ -62,6 +62,7 @@ class Row:
 class GroupProgress:
     """A group's jobs, by job id in their order."""
 
+    name_of: Callable[[str], str] = str  #: Returns what users call a backend, of its id.
     rows: dict[str, Row] = field(default_factory=dict)
 
     def on_event(self, event: Event) -> list[Row]:
@@ -83,7 +84,7 @@ class GroupProgress:
 
     def _replace(self, children: Iterable[Child]) -> list[Row]:
         before = {row.job_id: row.status for row in self.rows.values()}
-        self.rows = {child.job_id: _row(child) for child in children}
+        self.rows = {child.job_id: _row(child, self._name(child.backend_id)) for child in children}
         return [row for row in self.rows.values() if before.get(row.job_id) != row.status]
 
     def _reopen(self, event: GroupReopened) -> list[Row]:
@@ -91,7 +92,8 @@ class GroupProgress:
         backends = dict(zip(event.job_ids, event.backend_ids, strict=False))
         for row in rows:
             row.status, row.progress, row.note = "queued", 0.0, "again"
-            row.backend_id = backends.get(row.job_id, row.backend_id)
+            if row.job_id in backends:
+                row.backend = self._name(backends[row.job_id])
         return rows
 
     def _progress(self, row: Row, event: ChildProgress) -> list[Row]:
@@ -103,17 +105,21 @@ class GroupProgress:
 
     def _update(self, row: Row, status: str, raw: dict[str, Any]) -> None:
         row.status = status
-        row.note = plain_line(_note(status, raw, raw.get("backend_id") or row.backend_id))
+        row.note = plain_line(_note(status, raw, self._name(raw.get("backend_id")) or row.backend))
         # Null: the job waits in the pool.
-        row.backend_id = raw["next_backend_id" if "next_backend_id" in raw else "backend_id"]
+        now_at = raw["next_backend_id" if "next_backend_id" in raw else "backend_id"]
+        row.backend = self._name(now_at)
         row.attempt = int(raw.get("attempt") or row.attempt)
         if status == "completed":
             row.progress = 100.0
         elif status == "queued":
             row.progress = 0.0
 
+    def _name(self, backend_id: str | None) -> str | None:
+        return backend_id and self.name_of(backend_id)
 
-def _row(child: Child) -> Row:
+
+def _row(child: Child, backend: str | None) -> Row:
     note = child.waiting_reason or child.error_message or child.current_step or ""
     if child.stopped_by:
         note = NOT_NEEDED
@@ -121,7 +127,7 @@ def _row(child: Child) -> Row:
         note = _warnings(child.all_warnings)
     return Row(
         job_id=child.job_id,
-        backend_id=child.backend_id,
+        backend=backend,
         seed=child.seed,
         status=child.status,
         progress=child.progress,
@@ -160,17 +166,21 @@ _FIRST_SHOWN: Final = ("running", "failed", "timeout", "queued", "cancelled", "c
 
 
 @contextmanager
-def make_display(*, as_json: bool, quiet: bool = False) -> Iterator[Display]:
-    """Return the display for JSON, ``--quiet``, a terminal, or a pipe."""
+def make_display(
+    *, as_json: bool, quiet: bool = False, name_of: Callable[[str], str] = str
+) -> Iterator[Display]:
+    """Return the display for JSON, ``--quiet``, a terminal, or a pipe; ``name_of`` returns what
+    users call a backend.
+    """
     if as_json:
         yield JsonLines()
     elif quiet:
         yield Display()
     elif is_terminal():
-        with _bars() as bars:
+        with _bars(name_of) as bars:
             yield bars
     else:
-        yield Lines()
+        yield Lines(name_of)
 
 
 class Display:
@@ -204,9 +214,9 @@ class JsonLines(Display):
 class Lines(Display):
     """One line per change."""
 
-    def __init__(self) -> None:
+    def __init__(self, name_of: Callable[[str], str]) -> None:
         super().__init__()
-        self._progress = GroupProgress()
+        self._progress = GroupProgress(name_of)
 
     def on_event(self, event: Event) -> None:
         for row in self._progress.on_event(event):
@@ -223,17 +233,17 @@ def line(row: Row) -> str:
     if row.status == "completed" and row.attempt > 1:
         word = f"completed with attempt {row.attempt}"
     note = f": {row.note}" if row.note and row.status != "running" else ""
-    where = click.style(place(row.backend_id, row.status), dim=row.backend_id is None)
+    where = click.style(place(row.backend, row.status), dim=row.backend is None)
     return f"{where} seed {row.seed}: {coloured(row.status, word)}{note}"
 
 
 @contextmanager
-def _bars() -> Iterator[Bars]:
+def _bars(name_of: Callable[[str], str]) -> Iterator[Bars]:
     from rich.console import Console  # noqa: PLC0415 imported where bars are drawn
     from rich.live import Live  # noqa: PLC0415 likewise
 
     console = Console(no_color=is_colourless(), highlight=False)
-    bars = Bars(console)
+    bars = Bars(console, name_of)
     with Live(console=console, get_renderable=bars.drawn, refresh_per_second=8) as bars.live:
         yield bars
 
@@ -241,10 +251,10 @@ def _bars() -> Iterator[Bars]:
 class Bars(Display):
     """One bar per job, and one line for the jobs without a bar."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, name_of: Callable[[str], str]) -> None:
         super().__init__()
         self._console = console
-        self._progress = GroupProgress()
+        self._progress = GroupProgress(name_of)
         self.live: Live | None = None
 
     def on_event(self, event: Event) -> None:
@@ -286,7 +296,7 @@ def drawn(rows: list[Row], width: int, height: int) -> RenderableType:
     table.add_column(overflow="ellipsis")
     for row in listed:
         colour, is_final = COLOURS.get(row.status, ""), row.status in FINAL
-        name = Text(place(row.backend_id, row.status), style="" if row.backend_id else "dim")
+        name = Text(place(row.backend, row.status), style="" if row.backend else "dim")
         done = 100.0 if is_final else row.progress
         bar = ProgressBar(completed=done, style="dim", complete_style=colour, finished_style=colour)
         word = ": ".join(filter(None, (label(row.status), row.note)))

@@ -3,7 +3,7 @@ the time.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from director.cli import text
@@ -77,7 +77,9 @@ def changes(
                 }
 
 
-def lines(plan: SubmissionPlan, changed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def lines(
+    plan: SubmissionPlan, changed: Sequence[Mapping[str, Any]], name_of: Callable[[str], str]
+) -> Iterator[str]:
     listed_jobs, in_pool = plan.jobs[:_MOST_SHOWN], plan.placement == "pool"
     is_one_seed = len({job.seed for job in plan.jobs}) == 1
     seeds = (
@@ -91,7 +93,9 @@ def lines(plan: SubmissionPlan, changed: Sequence[Mapping[str, Any]]) -> Iterato
     for number, job in enumerate(listed_jobs, 1):
         own = job.variation or {}
         cells = [text.short(own[name]) if name in own else None for name in varied]
-        rows.append([number, *([] if in_pool else [job.backend_id]), job.seed, *cells])
+        rows.append(
+            [number, *([] if in_pool else [name_of(job.backend_id or "-")]), job.seed, *cells]
+        )
     yield from text.columns(["", *([] if in_pool else ["BACKEND"]), "SEED", *varied], rows)
     if plan.total_count > len(listed_jobs):
         yield f"… and {plan.total_count - len(listed_jobs):,} more"
@@ -100,8 +104,8 @@ def lines(plan: SubmissionPlan, changed: Sequence[Mapping[str, Any]]) -> Iterato
             backend.backend_id: backend.jobs or 0 for backend in plan.backends if backend.can_run
         }
         parts = [
-            name + (f" ({jobs:,} of the jobs)" if jobs < plan.total_count else "")
-            for name, jobs in able.items()
+            name_of(key) + (f" ({jobs:,} of the jobs)" if jobs < plan.total_count else "")
+            for key, jobs in able.items()
         ]
         yield f"Ready to take them: {', '.join(parts)}"
     if plan.eta_seconds is not None:

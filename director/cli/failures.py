@@ -1,6 +1,6 @@
 """``director failures``: recent failures by cause, backend and workflow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import click
@@ -25,10 +25,10 @@ _WITHIN: Final = {"1h": "hour", "1d": "day", "7d": "seven days"}
 def failures(connection: Connection, window: str) -> None:
     """Show recent failures by cause, backend and workflow, the most frequent first."""
     report = connection.director.failures(window)
-    connection.show(report.raw, failure_lines(report))
+    connection.show(report.raw, failure_lines(report, connection.name_of))
 
 
-def failure_lines(report: Failures) -> Sequence[str]:
+def failure_lines(report: Failures, name_of: Callable[[str], str] = str) -> Sequence[str]:
     within = f"the last {_WITHIN[report.window]}"
     if not report.results and not report.recovered:
         return [f"Nothing failed in {within}."]
@@ -38,15 +38,15 @@ def failure_lines(report: Failures) -> Sequence[str]:
     ]
     if report.only_newest is not None:
         lines.append(f"There were more failures: only the newest {report.only_newest} are counted.")
-    lines += _table(report.results)
+    lines += _table(report.results, name_of)
     if report.recovered:
-        lines += ["Completed with a later attempt:", *_table(report.recovered)]
+        lines += ["Completed with a later attempt:", *_table(report.recovered, name_of)]
     if report.left_out:
         lines.append(f"{pluralize(report.left_out, 'more row')}.")
     return lines
 
 
-def _table(rows: Sequence[FailureRow]) -> list[str]:
+def _table(rows: Sequence[FailureRow], name_of: Callable[[str], str]) -> list[str]:
     heads = (
         "CLASS",
         "BACKEND",
@@ -60,7 +60,7 @@ def _table(rows: Sequence[FailureRow]) -> list[str]:
     cells = [
         (
             row.failure_class,
-            row.backend_id or "-",
+            name_of(row.backend_id or "-"),
             row.failures,
             row.failed_jobs,
             row.retrying,

@@ -1,6 +1,6 @@
 """Commands that read groups: ``watch``, ``list``, ``show``, ``save``, ``events``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -77,8 +77,8 @@ def watch(
     "-b",
     "--backend",
     type=option_types.require_text,
-    metavar="ID",
-    help="With a job on this backend.",
+    metavar="NAME",
+    help="With a job on this backend: its name or id.",
 )
 @click.option(
     "--text",
@@ -105,7 +105,7 @@ def list_(
     **filters: Any,
 ) -> None:
     """List groups, newest first."""
-    filters |= {"backend": backend, "limit": min(limit, 200)}
+    filters |= {"backend": selection.filter_id(connection, backend), "limit": min(limit, 200)}
     if mine:
         filters["submitter"] = connection.own_name()
     groups_by_id: dict[str, Group] = {}
@@ -178,13 +178,13 @@ def show(
         click.echo(text.json_text(connection.director.workflow(group_id), 2))
     elif job_id is not None:
         child = connection.director.job(group_id, job_id)
-        connection.show(child.raw, _child_lines(child))
+        connection.show(child.raw, _child_lines(child, connection.name_of))
     else:
         group = connection.director.status(group_id)
-        connection.show(group.raw, _group_lines(group))
+        connection.show(group.raw, _group_lines(group, connection.name_of))
 
 
-def _group_lines(group: Group) -> Iterator[str]:
+def _group_lines(group: Group, name_of: Callable[[str], str]) -> Iterator[str]:
     yield text.summary(group)
     facts = {
         "Title": group.title if group.title != group.job_group_id else "",
@@ -204,7 +204,7 @@ def _group_lines(group: Group) -> Iterator[str]:
         else f"{text.local(group.expires_at)}, unless a job has a star",
         "Seeds": f"{group.seed_strategy} from {group.base_seed}",
         "Run": str(group.run) if group.run > 1 else "",
-        "Made by": text.made_by(group) if group.placement == "pool" else "",
+        "Made by": text.made_by(group, name_of) if group.placement == "pool" else "",
         "Partial outputs": group.partial_outputs if group.partial_outputs != "accept" else "",
         "Stopped" if group.stopped_at else "Stop when": stop_condition(group.stop_when),
         "Metadata": " ".join(f"{key}={value}" for key, value in group.metadata.items()),
@@ -216,7 +216,7 @@ def _group_lines(group: Group) -> Iterator[str]:
         yield f"  Warning: {warning}"
     for skipped in group.skipped_backends:
         head = "Not ready at submission" if group.placement == "pool" else "Left out"
-        yield f"  {head}: {skipped.backend_id}: {skipped.reason}"
+        yield f"  {head}: {name_of(skipped.backend_id)}: {skipped.reason}"
     is_batch = any(child.variation for child in group.child_jobs)
     heads = (
         "JOB",
@@ -230,7 +230,7 @@ def _group_lines(group: Group) -> Iterator[str]:
     rows = [
         (
             child.job_id,
-            text.place(child.backend_id, child.status),
+            text.place(child.backend_id, child.status, name_of),
             child.seed,
             *([text.variation(child)] if is_batch else []),
             text.shown_status(child),
@@ -249,9 +249,9 @@ def _why(child: Child) -> str:
     return "; ".join(filter(None, [reason, *warnings]))
 
 
-def _child_lines(child: Child) -> Iterator[str]:
+def _child_lines(child: Child, name_of: Callable[[str], str]) -> Iterator[str]:
     status = text.coloured(text.shown_status(child))
-    where = text.place(child.backend_id, child.status)
+    where = text.place(child.backend_id, child.status, name_of)
     yield f"{child.job_id} {status} on {where}, seed {child.seed}"
     if child.variation:
         yield f"  Variation: {text.variation(child)}"
@@ -268,7 +268,7 @@ def _child_lines(child: Child) -> Iterator[str]:
         (
             attempt.number,
             attempt.run,
-            attempt.backend_id,
+            name_of(attempt.backend_id or "-"),
             attempt.outcome,
             text.local(attempt.started_at),
             text.local(attempt.ended_at),
@@ -369,7 +369,7 @@ def events(connection: Connection, group_id: str, since: int, follow: bool) -> N
     """Print the events of the group ID, one per line."""
     stored = connection.director.events(group_id, since)
     for event in stored:
-        connection.show(event.raw, _event_lines(event), indent=None)
+        connection.show(event.raw, _event_lines(event, connection.name_of), indent=None)
     if not follow:
         return
     last = max((event.seq or 0 for event in stored), default=since)
@@ -377,16 +377,16 @@ def events(connection: Connection, group_id: str, since: int, follow: bool) -> N
         with closing(connection.director.stream(group_id, since=last)) as new:
             for event in new:
                 if event.seq is not None:
-                    connection.show(event.raw, _event_lines(event), indent=None)
+                    connection.show(event.raw, _event_lines(event, connection.name_of), indent=None)
     except KeyboardInterrupt:
         raise CommandError(f"Stopped watching. {group_id} continues.", Status.INTERRUPTED) from None
 
 
-def _event_lines(event: Event) -> Iterator[str]:
+def _event_lines(event: Event, name_of: Callable[[str], str]) -> Iterator[str]:
     raw = event.raw
     status = "queued" if event.type in ("child_requeued", "child_retrying") else ""
     backends = [
-        click.style(text.plain_line(text.place(raw[key], status)), dim=raw[key] is None)
+        click.style(text.plain_line(text.place(raw[key], status, name_of)), dim=raw[key] is None)
         for key in ("backend_id", "next_backend_id")
         if key in raw
     ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from director.cli import option_types, text
+from director.cli import option_types, selection, text
 from director.cli.connection import Connection, with_connection
 from director.cli.display import make_display
 from director.cli.downloads import Downloader, DownloadOptions, name_option
@@ -45,7 +45,7 @@ from jobgroups.domain.file_names import FIXED
 )
 @click.option("--group", type=option_types.identifier, metavar="ID", help="Of this group.")
 @click.option("--submitter", metavar="NAME", help="Of groups with exactly this submitter.")
-@click.option("-b", "--backend", metavar="ID", help="Made by this backend.")
+@click.option("-b", "--backend", metavar="NAME", help="Made by this backend: its name or id.")
 @option_types.limit_option(50, "outputs")
 @click.option(
     "--save",
@@ -63,6 +63,7 @@ def outputs(
 ) -> int:
     """List the images and videos of all groups, newest first, or save them."""
     options = DownloadOptions(folder, file_name, FIXED)
+    filters["backend"] = selection.filter_id(connection, filters["backend"])
     found = connection.director.outputs(**filters, limit=min(limit, 200))
     listed = list(islice(found, limit))
     if folder is not None and listed:
@@ -84,7 +85,7 @@ def outputs(
             output.filename,
             f"{output.width}x{output.height}" if output.width else None,
             output.seed,
-            output.backend_id,
+            connection.name_of(output.backend_id or "-"),
             text.local(output.completed_at),
             output.title,
         )

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from director.cli import option_types, text
+from director.cli import option_types, selection, text
 from director.cli.backends import Commands
 from director.cli.connection import Connection, with_connection
 from director.cli.pauses import pause_options
@@ -26,7 +26,10 @@ _LIST_OPTIONS: Final = (
     click.option("--mine", is_flag=True, help="Your groups."),
     click.option("--submitter", metavar="NAME", help="Groups of this submitter."),
     click.option(
-        "-b", "--backend", metavar="ID", help="Groups whose jobs this backend has, or may take."
+        "-b",
+        "--backend",
+        metavar="NAME",
+        help="Groups whose jobs this backend (its name or id) has, or may take.",
     ),
     option_types.limit_option(50, "groups"),
 )
@@ -51,6 +54,7 @@ def list_(
     """Show the groups that run and wait, in the order in which they start their next jobs."""
     if mine:
         submitter = connection.own_name()
+    backend = selection.filter_id(connection, backend)
     rows: list[QueueRow] = []
     items: list[Any] = []
     while True:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from director.cli.connection import closest_match, none_registered
+from director.cli.connection import Connection, closest_match, none_registered
 from director.cli.exit_status import CommandError, Status, usage_error
 from director.client import Backend
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
@@ -30,6 +30,13 @@ def by_name(names: Sequence[str], known: Sequence[Backend]) -> list[Backend]:
         else:
             raise none_registered()
     return selected
+
+
+def filter_id(connection: Connection, name: str | None) -> str | None:
+    """Return the id of the backend that a filter names; of one that was removed the id is given."""
+    known = connection.director.backends() if name else ()
+    is_name = name in {row.name for row in known} - {row.backend_id for row in known}
+    return exactly_one(name, known).backend_id if name and is_name else name
 
 
 def exactly_one(name: str, known: Sequence[Backend]) -> Backend:

@@ -29,7 +29,7 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
     "names",
     multiple=True,
     metavar="NAME",
-    help="Id or tag; may be repeated. Alone: one job on each of these backends. With --count or "
+    help="Id, name or tag; may be repeated. Alone: one job on each of these backends. With --count or "
     "--tag: they"
     " may take the jobs.",
 )
@@ -222,10 +222,14 @@ def submit(
     if dry_run:
         plan = connection.director.plan(graph, backend_ids, **_options(fields))
         changed = list(dry_runs.changes(graph, template))
-        connection.show(plan.raw | {"changes": changed}, dry_runs.lines(plan, changed))
+        connection.show(
+            plan.raw | {"changes": changed}, dry_runs.lines(plan, changed, connection.name_of)
+        )
         _warn(plan.warnings)
         _warn_of_backends(
-            (SkippedBackend(**skipped) for skipped in plan.skipped_backends), in_pool=in_pool
+            connection,
+            (SkippedBackend(**skipped) for skipped in plan.skipped_backends),
+            in_pool=in_pool,
         )
         return int(Status.OK)
     in_names = {*fields["metadata"], *(batch.names if batch else ())}
@@ -280,22 +284,24 @@ def _announce(
     _warn(group.warnings)
     # Also with --quiet, if the group may have fewer jobs than requested.
     if not (quiet and in_pool):
-        _warn_of_backends(group.skipped_backends, in_pool=in_pool)
+        _warn_of_backends(connection, group.skipped_backends, in_pool=in_pool)
     if quiet:
         click.echo(group.job_group_id)
         return
     if group.replayed:
         click.echo("This key was used before: this is its group, no new one.", err=True)
     number = pluralize(len(group.child_jobs), "job")
-    where = "any free backend of " if in_pool else ""
     ids = (
         backend_ids
         if in_pool
         else list(dict.fromkeys(child.backend_id or "" for child in group.child_jobs))
     )
-    where += ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
     if backend_ids == [ANY_BACKEND]:
         where = "any free backend"
+    else:
+        where = "any free backend of " if in_pool else ""
+        where += ", ".join(map(connection.name_of, ids[:6]))
+        where += f" and {len(ids) - 6} more" if len(ids) > 6 else ""
     click.echo(
         f"{group.job_group_id}: {number} on {where}. See: director watch {group.job_group_id}"
     )
@@ -306,8 +312,11 @@ def _warn(warnings: Sequence[str]) -> None:
         click.echo(text.plain_line(f"Warning: {warning}"), err=True)
 
 
-def _warn_of_backends(left_out: Iterable[SkippedBackend], *, in_pool: bool) -> None:
+def _warn_of_backends(
+    connection: Connection, left_out: Iterable[SkippedBackend], *, in_pool: bool
+) -> None:
     """Print the backends without jobs; of the pool, the candidates that can take none now."""
     head = "Not ready" if in_pool else "Left out"
     for backend in dict.fromkeys(left_out):
-        click.echo(text.plain_line(f"{head}: {backend.backend_id}: {backend.reason}"), err=True)
+        name = connection.name_of(backend.backend_id)
+        click.echo(text.plain_line(f"{head}: {name}: {backend.reason}"), err=True)

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -144,15 +144,17 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def place(backend_id: str | None, status: str) -> str:
+def place(backend_id: str | None, status: str, name_of: Callable[[str], str] = str) -> str:
     """Return the backend of a job: ``any`` while it waits in the pool, ``-`` if it ended there."""
-    return backend_id or ("any" if status == "queued" else "-")
+    return name_of(backend_id or ("any" if status == "queued" else "-"))
 
 
-def made_by(group: Group) -> str:
+def made_by(group: Group, name_of: Callable[[str], str] = str) -> str:
     """Return how many jobs each backend completed, the most first: ``gpu-1 8, gpu-2 4``."""
     made = Counter(
-        child.backend_id or "-" for child in group.child_jobs if child.status == "completed"
+        name_of(child.backend_id or "-")
+        for child in group.child_jobs
+        if child.status == "completed"
     )
     parts = [f"{name} {number}" for name, number in made.most_common(_MOST_NAMED)]
     if len(made) > len(parts):

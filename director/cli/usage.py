@@ -1,7 +1,7 @@
 """``director usage``: GPU time, jobs, failures and retries."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Final
 
 import click
@@ -32,11 +32,9 @@ def usage(
         by.split(","), first_day=first and first.date(), last_day=last and last.date()
     )
     heads = [*(name.upper() for name in report.by), "GPU HOURS", "JOBS", "FAILURES", "RETRIES"]
-    known = connection.director.backends() if "backend" in report.by else ()
-    names = {backend.backend_id: backend.name for backend in known}
     rows = [
         (
-            *(_value(name, row.dimensions[name], names) for name in report.by),
+            *(_value(name, row.dimensions[name], connection.name_of) for name in report.by),
             f"{row.gpu_seconds / 3600:.2f}",
             row.jobs,
             row.failures,
@@ -50,7 +48,6 @@ def usage(
     )
 
 
-def _value(dimension: str, value: str | None, names: Mapping[str, str]) -> str:
-    """Return a value as a cell. A backend that was removed has only its id."""
-    named = names.get(value or "") if dimension == "backend" else None
-    return named or value or "-"
+def _value(dimension: str, value: str | None, name_of: Callable[[str], str]) -> str:
+    """Return a value as a cell."""
+    return name_of(value) if value and dimension == "backend" else value or "-"

@@ -1,5 +1,6 @@
 """Watches a group to its end, and saves its files."""
 
+from collections.abc import Callable
 from contextlib import closing
 
 import click
@@ -34,7 +35,7 @@ def watch_to_end(
         raise failure from error
     group = connection.director.status(group_id)
     if not connection.as_json and not quiet:
-        conclude(group)
+        conclude(group, connection.name_of)
     if missing:
         raise failed_to_save(missing, group_id, options)
     return int(Status.OK if group.finished and group.status == "completed" else Status.FAILED)
@@ -46,7 +47,9 @@ def _show(
     """Show the group to its end; return the files that could not be saved."""
     director = connection.director
     with (
-        make_display(as_json=connection.as_json, quiet=quiet) as display,
+        make_display(
+            as_json=connection.as_json, quiet=quiet, name_of=connection.name_of
+        ) as display,
         Downloader(director, options, display.on_saved) as downloader,
         closing(director.stream(group_id)) as events,
     ):
@@ -63,20 +66,20 @@ def _show(
         return downloader.finish()
 
 
-def conclude(group: Group) -> None:
+def conclude(group: Group, name_of: Callable[[str], str] = str) -> None:
     """Print the result of a group: a sentence, the backends of the pool, then each failed job and
     each warning.
     """
     click.echo(text.summary(group))
-    if group.placement == "pool" and (made := text.made_by(group)):
+    if group.placement == "pool" and (made := text.made_by(group, name_of)):
         click.echo(f"  Made by: {made}")
     failed = [
-        f"{text.place(child.backend_id, child.status)} seed {child.seed}: {text.why(child)}"
+        f"{text.place(child.backend_id, child.status, name_of)} seed {child.seed}: {text.why(child)}"
         for child in group.child_jobs
         if child.status in ("failed", "timeout")
     ]
     warned = [
-        f"{child.backend_id} seed {child.seed}: {text.plain_line(f'Warning: {warning}')}"
+        f"{text.place(child.backend_id, child.status, name_of)} seed {child.seed}: {text.plain_line(f'Warning: {warning}')}"
         for child in group.child_jobs
         for warning in child.all_warnings
     ]

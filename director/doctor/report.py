@@ -24,7 +24,7 @@ from backends.comfyui.versions import (
     limitations,
 )
 from backends.models import Backend
-from backends.queries import backend_list
+from backends.queries import backend_list, unique_names
 from director.doctor import checks
 from director.doctor.checks import SEVERITY, Finding, Level
 
@@ -53,9 +53,11 @@ def backends() -> dict[str, Finding]:
     if not rows:
         todo = "director backends add http://HOST:8188, or director backends find --add"
         return {"Backends": Finding(Level.WARNING, "None is registered.", todo)}
-    answers = asyncio.run(_probe_all(rows))
+    answers, names = asyncio.run(_probe_all(rows)), unique_names()
     return {
-        f"Backend {row.id}": _finding(row, answers[row.id], _sharing(row, rows, answers))
+        f"Backend {names.get(row.id, row.id)}": _finding(
+            row, answers[row.id], _sharing(row, rows, answers)
+        )
         for row in rows
     }
 
@@ -63,15 +65,15 @@ def backends() -> dict[str, Finding]:
 def _sharing(
     row: Backend, rows: Sequence[Backend], answers: Mapping[str, _Answer | str]
 ) -> list[str]:
-    """Return the backends of the same machine that answer and have a database of assets."""
+    """Return the names of the backends of the same machine that answer and have a database of assets."""
     host = urlsplit(row.url).hostname
     others = [
-        other.id for other in rows if other.id != row.id and urlsplit(other.url).hostname == host
+        other for other in rows if other.id != row.id and urlsplit(other.url).hostname == host
     ]
-    stats_by_id = {
-        other: answer for other in others if not isinstance(answer := answers[other], str)
+    stats_by_name = {
+        other.name: answer for other in others if not isinstance(answer := answers[other.id], str)
     }
-    return [other for other, answer in stats_by_id.items() if answer.stats.has_assets]
+    return [name for name, answer in stats_by_name.items() if answer.stats.has_assets]
 
 
 async def _probe_all(rows: Sequence[Backend]) -> dict[str, _Answer | str]:

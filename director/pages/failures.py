@@ -19,10 +19,12 @@ def failures_page(principal: Principal, given: str, backend_id: str) -> dict[str
     """
     window = given if given in failing.WINDOWS else failing.DEFAULT_WINDOW
     report = failing.failure_report(principal, window, backend_id)
-    known = backends_by_id(row.backend_id or "" for row in [*report.results, *report.recovered])
+    causes = [*report.results, *report.recovered]
+    known = backends_by_id([backend_id, *(row.backend_id or "" for row in causes)])
     return {
         "window": window,
         "backend_id": backend_id,
+        "backend_name": known[backend_id].name if backend_id in known else backend_id,
         # As the end of a sentence.
         "window_label": f"the last {_WINDOW_LABELS[window]}",
         # ``(window, label, is selected)``

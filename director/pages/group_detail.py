@@ -100,6 +100,9 @@ def group_page(
     away = Backend.objects.filter(
         reachability=Reachability.OFFLINE, pk__in=open_ones.values("backend_id")
     )
+    candidates = pool_candidates(group_id) if in_pool else []
+    named = {entry["backend_id"] for entry in head["skipped_backends"]}.union(candidates)
+    names = {row.id: row.name for row in backends_by_id(named).values()}
     skipped = Counter(
         (skipped_backend["backend_id"], skipped_backend["reason"])
         for skipped_backend in head["skipped_backends"]
@@ -131,12 +134,14 @@ def group_page(
         ],
         # Backends that could take no jobs at the submission, and how often each was named.
         "skipped": [
-            {"backend_id": name, "reason": why, "count": count}
-            for (name, why), count in skipped.items()
+            {"name": names.get(key, key), "reason": why, "count": count}
+            for (key, why), count in skipped.items()
         ],
         "skipped_text": _skipped_text(skipped, in_pool=in_pool),
         # Backends that may take a job of the pool, and its completed jobs by backend.
-        "candidates": words.candidates_text(pool_candidates(group_id)) if in_pool else "",
+        "candidates": words.candidates_text([names.get(key, key) for key in candidates])
+        if in_pool
+        else "",
         "made": _made_text(group_id) if in_pool else "",
         "on_failure": words.policy_text(
             head["max_attempts"],

@@ -17,7 +17,7 @@ from django.db import connection
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from backends.queries import backend_list
+from backends.queries import backend_list, unique_names
 from director.web import processes
 from director.web.processes import ProcessState
 from director.web.tables import is_migrated
@@ -97,8 +97,8 @@ class HealthReport:
 
     runners: list[Runner]
     moment: dt.datetime  #: Time of the reading by the database's clock, which heartbeats use.
-    backends: dict[str, str]  #: Status of each enabled backend.
-    #: Seconds for which the oldest capture is due, and its backend.
+    backends: dict[str, str]  #: Status of each enabled backend, by what identifies it for users.
+    #: Seconds for which the oldest capture is due, and the name of its backend.
     capture: tuple[float, str] | None = None
     files: Sequence[FilesProcess] = ()  #: Processes of `files`, the last heartbeat first.
 
@@ -181,9 +181,9 @@ def _read_with_tables() -> HealthReport | None:
 def _read() -> HealthReport:
     try:
         runners = list(Runner.objects.filter(stopped_at__isnull=True).order_by("-heartbeat_at"))
-        loads = backend_loads()
+        loads, names = backend_loads(), unique_names()
         statuses = {
-            row.id: serialize_backend(row, loads.get(row.id, NO_LOAD))["status"]
+            names.get(row.id, row.id): serialize_backend(row, loads.get(row.id, NO_LOAD))["status"]
             for row in backend_list()
             if row.enabled
         }
@@ -319,12 +319,12 @@ def captures_check(facts: HealthReport | None) -> Check:
         return Check(Level.OK, "Outputs are not copied (DIRECTOR_CAPTURE=0).")
     level, text = Level.OK, "No output waits to be copied."
     if facts.capture is not None:
-        seconds, backend_id = facts.capture
+        seconds, name = facts.capture
         text = f"The oldest output to be copied has waited for {seconds:.0f} s."
         if seconds > CAPTURE_LATE.total_seconds():
             level, text = (
                 Level.DEGRADED,
-                f"An output of {backend_id} has waited for {seconds:.0f} s to be copied.",
+                f"An output of {name} has waited for {seconds:.0f} s to be copied.",
             )
     if alive := _alive(facts, facts.files):
         return Check(level, f"{text} Alive processes of `files`: {len(alive)}.")

@@ -113,8 +113,8 @@ def _reasons(end: GroupSummary) -> str:
     alone = len(worst) == 1
     reasons = [
         f"{'' if alone else f'{count} '}{failure_label(failure_class)}"
-        + (f" on {backend_id}" if backend_id else "")
-        for (failure_class, backend_id), count in worst[:_MOST_REASONS]
+        + (f" on {backend}" if backend else "")
+        for (failure_class, backend), count in worst[:_MOST_REASONS]
     ]
     rest = sum(count for _, count in worst[_MOST_REASONS:])
     return ", ".join([*reasons, f"{rest} for other reasons"] if rest else reasons)
@@ -129,7 +129,7 @@ def _with_link(body: str, link: str) -> str:
 
 
 def backend_away(
-    backend_id: str, seconds: float, reason: str, waiting: int, link: str, *, answers: bool = False
+    name: str, seconds: float, reason: str, waiting: int, link: str, *, answers: bool = False
 ) -> Message:
     """Return the message of a backend for which work waits and that cannot take it, after
     ``seconds`` in a row.
@@ -140,30 +140,30 @@ def backend_away(
     jobs = pluralize(waiting, "job waits", "jobs wait")
     why = f" ({reason})" if reason else ""
     does = "answers but has taken no jobs for" if answers else "has not answered for"
-    body = f"{backend_id} {does} {duration(seconds)}{why}; {jobs} for it."
-    return Message(away_title(backend_id, answers=answers), _with_link(body, link), Urgency.TROUBLE)
+    body = f"{name} {does} {duration(seconds)}{why}; {jobs} for it."
+    return Message(away_title(name, answers=answers), _with_link(body, link), Urgency.TROUBLE)
 
 
-def away_title(backend_id: str, *, answers: bool = False) -> str:
+def away_title(name: str, *, answers: bool = False) -> str:
     """Return the title, which also identifies the notice."""
-    return f"{backend_id} takes no jobs" if answers else f"{backend_id} does not answer"
+    return f"{name} takes no jobs" if answers else f"{name} does not answer"
 
 
 def backend_quarantined(
-    backend_id: str, reason: str, by: str, until: dt.datetime | None, link: str
+    name: str, reason: str, by: str, until: dt.datetime | None, link: str
 ) -> Message:
     who = f" by {by}" if by else ""
     why = f": {reason}" if reason else ""
     end = "it is released" if until is None else f"{until.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
-    body = f"{backend_id} is quarantined{who}{why.rstrip('.')}. It gets no jobs until {end}."
+    body = f"{name} is quarantined{who}{why.rstrip('.')}. It gets no jobs until {end}."
     if until is not None:
         body = f"{body} If it answers then, it gets one at a time until one succeeds."
-    return Message(quarantine_title(backend_id), _with_link(body, link), Urgency.TROUBLE)
+    return Message(quarantine_title(name), _with_link(body, link), Urgency.TROUBLE)
 
 
-def quarantine_title(backend_id: str) -> str:
+def quarantine_title(name: str) -> str:
     """Return the title, which also identifies the notice."""
-    return f"{backend_id} is quarantined"
+    return f"{name} is quarantined"
 
 
 def queue_empty(last: str, link: str) -> Message:

@@ -54,7 +54,7 @@ class BackendAnswer:
         try:
             self.body.end() if chunk is None else self.body.add(chunk)
         except NoCopy as error:
-            raise WrongBody(self._file.backend_id, error) from None
+            raise WrongBody(self._file.backend_name, error) from None
         return chunk
 
 
@@ -98,7 +98,7 @@ async def open_at_backend(
     of it if there is one.
     """
     if file.replaced:
-        raise OutputReplaced(file.filename, file.backend_id)
+        raise OutputReplaced(file.filename, file.backend_name)
     async with (
         _backend_of(file, client) as comfy,
         comfy.view(
@@ -112,7 +112,7 @@ async def open_at_backend(
         if answer.status in _GONE:
             raise OutputGone("Its backend does not have the file any more.")
         if _is_younger(file, answer):
-            raise OutputReplaced(file.filename, file.backend_id)
+            raise OutputReplaced(file.filename, file.backend_name)
         judged = BackendAnswer(answer, file)
         await judged.begin()
         yield judged
@@ -129,7 +129,7 @@ async def _backend_of(file: OutputFile, client: ComfyClient | None) -> AsyncIter
     except AnswerTooLarge:
         raise
     except BackendError as error:
-        raise BackendAway(file.backend_id, error.detail) from error
+        raise BackendAway(file.backend_name, error.detail) from error
 
 
 @contextlib.asynccontextmanager
@@ -162,7 +162,7 @@ async def verify(
         # A prompt may write to the same name while the file is read.
         async with open_at_backend(file, headers={"If-None-Match": tag}, client=client) as again:
             if again.headers.get("etag", tag) != tag:
-                raise OutputReplaced(file.filename, file.backend_id)
+                raise OutputReplaced(file.filename, file.backend_name)
     has_end = answer.length is not None or body.is_whole
     if has_end and (tag or is_proven):
         return body.warning
@@ -170,9 +170,9 @@ async def verify(
         head = await comfy.file_head(file.filename, subfolder=file.subfolder, kind=file.kind)
     dates, length = {answer.written_at, head and head.moment("last-modified")}, head and head.length
     if not tag and None not in dates and len(dates) > 1:
-        raise OutputReplaced(file.filename, file.backend_id)
+        raise OutputReplaced(file.filename, file.backend_name)
     if length is not None and length != body.size:
-        raise WrongBody(file.backend_id, f"It has {length} bytes, of which {body.size} arrived.")
+        raise WrongBody(file.backend_name, f"It has {length} bytes, of which {body.size} arrived.")
     doubts = [body.warning]
     if not has_end and length is None:
         doubts.append("Its end may be missing: the backend did not send its length.")
@@ -193,7 +193,7 @@ def client_of(file: OutputFile) -> ComfyClient:
         return ComfyClient(file.url, headers=file.headers, timeouts=_TIMEOUTS)
     except ValueError as error:
         # An earlier version accepted the address.
-        raise BackendAway(file.backend_id, str(error)) from error
+        raise BackendAway(file.backend_name, str(error)) from error
 
 
 def _is_younger(file: OutputFile, answer: StreamedAnswer) -> bool:

@@ -153,7 +153,7 @@ class Thumbnails:
                     await _run(self._files, _append, original, chunk)
         except TimeoutError:
             reason = f"It did not send the whole file within {_DOWNLOAD_TIMEOUT:g} s."
-            raise BackendAway(file.backend_id, reason) from None
+            raise BackendAway(file.backend_name, reason) from None
 
 
 async def _run(threads: Share, work: Callable[[*Ts], R], *args: *Ts) -> R:

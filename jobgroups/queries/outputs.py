@@ -13,6 +13,7 @@ from django.db import connection
 from django.db.models import F, QuerySet
 
 from backends.models import Backend
+from backends.queries import name_of
 from jobgroups.database.keys import places, read
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues
 from jobgroups.domain.access import Principal
@@ -40,6 +41,7 @@ class OutputFile:
     """
 
     backend_id: str
+    backend_name: str  #: For users; of a backend that was removed its id.
     url: str  #: The backend's base URL; empty: it is not registered any more.
     #: The registered headers of the backend; secret.
     headers: Mapping[str, str] = field(repr=False)
@@ -138,6 +140,7 @@ def _file_of(attempt: Attempt, child: ChildJob, item: Mapping[str, str]) -> Outp
     backend = Backend.objects.filter(pk=attempt.backend_id).first()
     return OutputFile(
         backend_id=attempt.backend_id,
+        backend_name=attempt.backend_id if backend is None else backend.name,
         url="" if backend is None else backend.url,
         headers={} if backend is None else dict(backend.headers),
         prompt_id=attempt.prompt_id,
@@ -342,13 +345,14 @@ SELECT id FROM backends WHERE EXISTS (SELECT 1 FROM {_CAPTURES} WHERE backend_id
 
 
 def oldest_due_capture() -> tuple[float, str] | None:
-    """Return for how many seconds the oldest due capture has been due, and its backend; None if
-    none is due.
+    """Return for how many seconds the oldest due capture has been due, and the name of its
+    backend; None if none is due.
     """
     moment = now()
     oldest = Capture.objects.filter(due_at__lte=moment).order_by("due_at").first()
-    due_at = oldest and oldest.due_at
-    return ((moment - due_at).total_seconds(), oldest.backend_id) if oldest and due_at else None
+    if oldest is None or oldest.due_at is None:
+        return None
+    return (moment - oldest.due_at).total_seconds(), name_of(oldest.backend_id)
 
 
 def due_captures(
@@ -386,7 +390,9 @@ def _captures(size: int) -> PreparedQuery[Capture]:
 @cache
 def _backends(size: int) -> PreparedQuery[Backend]:
     return PreparedQuery(
-        lambda: Backend.objects.filter(pk__in=places(size)).only("url", "headers").order_by()
+        lambda: (
+            Backend.objects.filter(pk__in=places(size)).only("name", "url", "headers").order_by()
+        )
     )
 
 
@@ -454,6 +460,7 @@ class _Files:
         replaced = item.get("reason") == REPLACED
         return OutputFile(
             backend_id=child.backend_id or "",
+            backend_name=(child.backend_id or "") if backend is None else backend.name,
             url="" if backend is None else backend.url,
             headers={} if backend is None else dict(backend.headers),
             prompt_id=str(self._outputs.get("prompt_id", "")),

@@ -36,6 +36,7 @@ from jobgroups.services.leases import LEASE_TTL
 class DesiredState:
     """What users and the quarantine request of a backend, by the names of its columns."""
 
+    name: str
     enabled: bool = True
     hold: Hold = Hold.NONE
     evict: bool = False  #: Whether running prompts are evicted.

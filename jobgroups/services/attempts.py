@@ -13,6 +13,7 @@ from typing import Any, Final
 from django.db.models import Q
 
 from backends.comfyui.refusals import partly
+from backends.queries import name_of
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import monotonic_now, now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass, class_of_refusal
@@ -209,9 +210,8 @@ def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> Non
         late_results.reinstate(child, attempt)
         if child.is_bound and left != attempt.backend_id:
             # A recall made no event.
-            reason = (
-                f"{attempt.backend_id} had started it before it could be moved: it stays there."
-            )
+            name = name_of(attempt.backend_id)
+            reason = f"{name} had started it before it could be moved: it stays there."
             tx.add_event(
                 log.child_retrying(
                     child, previous_backend_id=left, failure_class=None, reason=reason

@@ -7,6 +7,7 @@ from django.db import connection
 
 from backends import discovery, services
 from backends.models import Backend, FoundBackend
+from backends.queries import name_of
 from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
@@ -42,7 +43,9 @@ def lock_backends(backend_ids: Collection[str]) -> None:
         if backend_id not in enabled_by_id:
             raise Conflict(f"Backend {backend_id} was removed a moment ago; submit again.")
         if not enabled_by_id[backend_id]:
-            raise Conflict(f"Backend {backend_id} was disabled a moment ago; submit again.")
+            raise Conflict(
+                f"Backend {name_of(backend_id)} was disabled a moment ago; submit again."
+            )
 
 
 @retried_transaction

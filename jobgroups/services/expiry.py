@@ -11,6 +11,7 @@ from django.db.models import QuerySet
 from backends.eligibility import may_take_later
 from backends.hours import closed_times
 from backends.models import Backend
+from backends.queries import name_of
 from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.domain.clock import monotonic_now, now
 from jobgroups.domain.exclusions import CLASS_OF
@@ -76,7 +77,7 @@ def children_fail_unavailable(
     ``unreachable``, or ``stalled`` for a backend that responds and executes nothing. Returns how
     many children failed or were reassigned.
     """
-    message = f"{fence.backend_id} was not reachable for {away_s:.0f} s: {reason}"
+    message = f"{name_of(fence.backend_id)} was not reachable for {away_s:.0f} s: {reason}"
     failure = _never_executed(kind, message)
 
     def end(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:
@@ -100,7 +101,8 @@ def children_fail_disabled(*, fence: FencingToken) -> int:
     reassigned.
     """
     return children_fail_unsent(
-        fence=fence, message=f"{fence.backend_id} was disabled before this job was sent to it."
+        fence=fence,
+        message=f"{name_of(fence.backend_id)} was disabled before this job was sent to it.",
     )
 
 
@@ -301,7 +303,7 @@ def _no_candidate(
         (failure_class for failure_class in _OF_EXCLUDED if failure_class in kinds),
         FailureClass.UNREACHABLE,
     )
-    reasons = [f"{candidate.row.id}: {candidate.reason.rstrip('.')}" for candidate in candidates]
+    reasons = [f"{candidate.row.name}: {candidate.reason.rstrip('.')}" for candidate in candidates]
     if len(reasons) > _MOST_SHOWN:
         reasons[_MOST_SHOWN:] = [f"{len(reasons) - _MOST_SHOWN} more"]
     why = "; ".join(reasons) or "no registered backend is a candidate"

@@ -184,11 +184,11 @@ def _evict(attempt_id: int, fence: FencingToken) -> bool:
             by = f" by {row.changed_by}" if row.changed_by else ""
             made = late_results.late_result(child)
             moved = made is None and reassign(
-                tx, child, reason=f"{row.id} was {held}{by}, and gave its work back."
+                tx, child, reason=f"{row.name} was {held}{by}, and gave its work back."
             )
             if ran and not moved:
                 tx.add_event(
-                    log.child_requeued(child, attempt, f"given back: {row.id} was {held}{by}")
+                    log.child_requeued(child, attempt, f"given back: {row.name} was {held}{by}")
                 )
             if made is not None:
                 late_results.adopt_result(tx, child, made)

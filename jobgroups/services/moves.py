@@ -12,6 +12,7 @@ from typing import Final
 
 from django.db.models import Q
 
+from backends.queries import name_of
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.audit import Action
 from jobgroups.domain.failures import OVERTAKEN
@@ -47,7 +48,7 @@ def child_move(*, group_id: str, job_id: str, backend_id: str, by: str = "") -> 
             raise ChildNotFound(job_id)
         child = children[0]
         if child.status != ChildStatus.QUEUED:
-            raise JobNotWaiting(job_id, child.status, child.backend_id or "")
+            raise JobNotWaiting(job_id, child.status, name_of(child.backend_id or ""))
         moved = child.backend_id != backend_id or not child.is_bound
         if moved:
             assignment.assign_named(tx.group, backend_id)

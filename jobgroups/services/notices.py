@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from django.conf import settings
 
+from backends.queries import backends_by_id
 from jobgroups.domain import notices
 from jobgroups.domain.clock import now
 from jobgroups.domain.notices import Message, NoticeKind
@@ -45,6 +46,8 @@ def enqueue_group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
     lost = [
         child for child in children if child.status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)
     ]
+    rows = backends_by_id(child.backend_id or "" for child in lost)
+    names = {row.id: row.name for row in rows.values()}
     end = notices.GroupSummary(
         name=group.title,
         total=group.total_count,
@@ -55,7 +58,10 @@ def enqueue_group_ended(group: JobGroup, children: Sequence[ChildJob]) -> None:
         stopped=sum(bool(child.stopped_by) for child in children),
         is_cancelled=group.cancelled_at is not None,
         late=_late(group),
-        reasons=Counter((child.failure_class, child.backend_id or "") for child in lost),
+        reasons=Counter(
+            (child.failure_class, names.get(child.backend_id or "", child.backend_id or ""))
+            for child in lost
+        ),
     )
     message = notices.group_ended(end, link_to(f"/groups/{group.id}"))
     notice_enqueue(NoticeKind.GROUP_ENDED, message)

@@ -39,7 +39,8 @@ def lost_in_render(backend_id: str) -> Failure:
     at = f"at {clock_time(since, moment)}"
     if away_since and heard_at and away_since - heard_at > _UNPROBED_AFTER:
         at = f"between {clock_time(heard_at, moment)} and {clock_time(away_since, moment)}"
-    message = f"{backend_id} went offline {at}, while it rendered this job"
+    name = backend_id if row is None else row.name
+    message = f"{name} went offline {at}, while it rendered this job"
     return Failure(kind=FailureClass.BACKEND_LOST, message=message)
 
 

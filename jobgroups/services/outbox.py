@@ -12,6 +12,7 @@ from django.db.models import Exists, F, OuterRef, Q, Value
 from django.db.models.functions import Concat
 
 from backends.models import Backend, Reachability
+from backends.queries import unique_names
 from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.domain import notices
 from jobgroups.domain.clock import now
@@ -38,18 +39,23 @@ def enqueue_backend_notices(pace: NoticeIntervals) -> int:
     )
     rows = Backend.objects.filter(away | Q(quarantined_at__isnull=False)).order_by("id")
     # Runs every few seconds while the trouble lasts: only a new one takes a lock.
-    return sum(_notice_trouble(row.pk) for row in rows if _untold_since(row) is not None)
+    names = unique_names()
+    return sum(
+        _notice_trouble(row.pk, name)
+        for row in rows
+        if _untold_since(row, name := names.get(row.pk, row.pk)) is not None
+    )
 
 
-def _untold_since(row: Backend) -> dt.datetime | None:
+def _untold_since(row: Backend, name: str) -> dt.datetime | None:
     """Return since when a backend is in trouble; None if it is not, or if a notice of this trouble
     was enqueued.
     """
     if row.quarantined_at is not None:
-        since, title = row.quarantined_at, notices.quarantine_title(row.id)
+        since, title = (row.quarantined_at, notices.quarantine_title(name))
     elif row.unreachable_since is not None:
         since = row.unreachable_since
-        title = notices.away_title(row.id, answers=_answers(row, since))
+        title = notices.away_title(name, answers=_answers(row, since))
     else:
         return None
     return None if Notice.objects.filter(title=title, created_at__gte=since).exists() else since
@@ -61,16 +67,16 @@ def _answers(row: Backend, since: dt.datetime) -> bool:
 
 
 @retried_transaction
-def _notice_trouble(backend_id: str) -> int:
+def _notice_trouble(backend_id: str, name: str) -> int:
     # The lock prevents that two runners enqueue the same notice.
     row = Backend.objects.select_for_update().filter(pk=backend_id).first()
-    since = None if row is None else _untold_since(row)
+    since = None if row is None else _untold_since(row, name)
     if row is None or since is None:
         return 0
     link = link_to("/backends")
     if row.quarantined_at is not None:
         message = notices.backend_quarantined(
-            row.id, row.quarantine_reason, row.quarantine_by, row.quarantine_until, link
+            name, row.quarantine_reason, row.quarantine_by, row.quarantine_until, link
         )
     else:
         waiting = ChildJob.objects.filter(backend=row, status__in=CHILD_OPEN).count()
@@ -78,7 +84,7 @@ def _notice_trouble(backend_id: str) -> int:
             return 0
         seconds, answers = (now() - since).total_seconds(), _answers(row, since)
         message = notices.backend_away(
-            row.id, seconds, row.status_reason, waiting, link, answers=answers
+            name, seconds, row.status_reason, waiting, link, answers=answers
         )
     notice_enqueue(NoticeKind.BACKEND_TROUBLE, message)
     return 1

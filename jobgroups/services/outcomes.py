@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from backends.queries import name_of
 from jobgroups.domain import outputs
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import TAXONOMY, FailureClass
@@ -134,7 +135,7 @@ def adopt_other_result(
     tx: GroupTransaction, child: ChildJob, attempt: Attempt, made: Attempt
 ) -> bool:
     """Complete a child whose attempt failed with the late result of another attempt."""
-    reason = f"attempt {made.number} at {made.backend_id} completed; its result is used"
+    reason = f"attempt {made.number} at {name_of(made.backend_id)} completed; its result is used"
     return requeue_or_adopt(tx, child, attempt, reason=reason)
 
 

@@ -22,14 +22,14 @@ def test_backend_is_added_tested_and_removed(desk: Desk) -> None:
         address = sim.url.removeprefix("http://")
         assert "answers: ComfyUI" in desk.out("backends", "test", address)
         fields = ["--id", "attic", "--tag", "8gb", "--name", "Attic"]
-        assert desk.out("backends", "add", address, *fields) == "attic is online\n"
+        assert desk.out("backends", "add", address, *fields) == "Attic is online\n"
         [row] = desk.json("backends", "list", "attic")
         assert (row["name"], row["tags"]) == ("Attic", ["8gb"])
         # The name that the pages show means it, too.
         assert [one["backend_id"] for one in desk.json("backends", "list", "Attic")] == ["attic"]
-        assert desk.json("backends", "test", "attic")[0]["ok"] is True
+        assert desk.json("backends", "test", "Attic")[0]["ok"] is True
         assert "backend_exists" in desk.said("backends", "add", address, "--json", status=4)
-        assert desk.out("backends", "remove", "attic") == "attic removed\n"
+        assert desk.out("backends", "remove", "Attic") == "Attic removed\n"
     assert "attic" not in desk.out("backends")
     out = desk.out("backends", "test", "localhost:9", status=1)
     assert out.startswith("http://localhost:9 does not answer: ")

@@ -317,7 +317,7 @@ def test_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
 
 
 def test_backend_that_may_share_a_database_of_assets_has_a_remedy() -> None:
-    rows = [Backend(id=f"gpu-{n}", url=f"http://gpu:{8188 + n}") for n in range(3)]
+    rows = [Backend(id=f"gpu-{n}", name=f"gpu-{n}", url=f"http://gpu:{8188 + n}") for n in range(3)]
     rows.append(Backend(id="far", url="http://other:8188"))
     for version, arguments, shares in (
         ("0.33.0", (), False),

@@ -52,17 +52,26 @@ def test_retry_runs_the_failed_jobs_again(desk: Desk) -> None:
 
 def test_queued_job_moves(desk: Desk) -> None:
     desk.run("backends", "pause", "gpu-3")
+    with Director(desk.url) as director:
+        director.update_backend("gpu-2", name="Render:2")
     try:
         group_id = desk.out("submit", "workflow.json", "-b", "gpu-3", "-q").strip()
         [job] = _jobs(desk, group_id)
         assert "until then only" in desk.said("retry", group_id, "--job", job, status=4)
-        out = desk.out("move", group_id, job, "gpu-2")
-        assert out.startswith(f"{job} is queued on gpu-2 now.")
-        assert "completed: 1 completed" in desk.out("watch", group_id)
+        out = desk.out("move", group_id, job, "Render:2")
+        assert out.startswith(f"{job} is queued on Render:2 now.")
+        watched = desk.out("watch", group_id)
+        assert "completed: 1 completed" in watched
+        assert "Render:2 seed" in watched
+        assert "Render:2" in desk.out("show", group_id)
+        for words in (["list"], ["outputs"]):
+            assert group_id in desk.out(*words, "--backend", "Render:2")
         assert desk.json("show", group_id)["child_jobs"][0]["backend_id"] == "gpu-2"
         assert "not waiting" in desk.said("move", group_id, job, "gpu-1", status=4)
     finally:
         desk.run("backends", "resume", "gpu-3")
+        with Director(desk.url) as director:
+            director.update_backend("gpu-2", name="gpu-2")
 
 
 def test_list_shows_the_newest_group_first_and_filters_by_failure(desk: Desk) -> None:

@@ -151,11 +151,11 @@ def test_quarantined_backend_is_notified_with_reason_and_end(
     group: JobGroup, until: dt.datetime | None, then: str
 ) -> None:
     Backend.objects.update(
-        quarantined_at=now(), quarantine_reason="It hung.", quarantine_until=until
+        name="Render 1", quarantined_at=now(), quarantine_reason="It hung.", quarantine_until=until
     )
     assert [outbox.enqueue_backend_notices(PACE) for _ in range(2)] == [1, 0]
-    assert Notice.objects.get().title == "gpu-1 is quarantined"
-    assert bodies()[0].startswith(f"gpu-1 is quarantined: It hung. {then}")
+    assert Notice.objects.get().title == "Render 1 is quarantined"
+    assert bodies()[0].startswith(f"Render 1 is quarantined: It hung. {then}")
 
 
 def test_unfit_backend_is_not_notified_as_silent(group: JobGroup) -> None:
@@ -172,10 +172,12 @@ def test_notified_backends_are_not_notified_again_and_take_no_lock(
     django_assert_num_queries: Any,
 ) -> None:
     for number in range(20):
-        factories.backend(f"gpu-{number}", quarantined_at=now())
+        # Each is notified, although they share a name.
+        factories.backend(f"gpu-{number}", name="Render 2", quarantined_at=now())
     assert outbox.enqueue_backend_notices(PACE) == 20
-    # One for the backends in trouble, and one for each of them: a lock would be another.
-    with django_assert_num_queries(21):
+    # One for the backends in trouble, one for the names, and one for each of them: a lock would be
+    # another.
+    with django_assert_num_queries(22):
         assert outbox.enqueue_backend_notices(PACE) == 0
 
 

@@ -50,13 +50,16 @@ def submit(*names: str, **fields: Any) -> JobGroup:
 
 
 def test_running_job_fails_as_lost_when_its_time_is_up_at_an_offline_backend() -> None:
-    fence = online("gpu-1")
+    fence = online("gpu-1", name="Render 1")
     group, claimed = factories.running(fence)
     go_offline()
     since = Backend.objects.get().unreachable_since
     assert since is not None
     assert time_out(claimed, fence, offline=True)
-    child, message = only(group), f"gpu-1 went offline at {since:%H:%M:%S} UTC, while it rendered"
+    child, message = (
+        only(group),
+        f"Render 1 went offline at {since:%H:%M:%S} UTC, while it rendered",
+    )
     assert (child.status, child.failure_class) == ("failed", "backend_lost")
     assert (child.error_type, child.error_message) == ("ConnectionError", f"{message} this job")
     assert factories.types(group)[2:] == ["child_failed", "group_complete"]

@@ -1,6 +1,7 @@
 import datetime as dt
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -122,8 +123,8 @@ def _event(kind: str, **fields: Any) -> Any:
     return parse_event({"type": kind, "seq": 2, "job_id": "j_1", "backend_id": "gpu-1", **fields})
 
 
-def _shown(*events: Any) -> list[str]:
-    followed = GroupProgress()
+def _shown(*events: Any, name_of: Callable[[str], str] = str) -> list[str]:
+    followed = GroupProgress(name_of)
     return [click.unstyle(line(row)) for event in events for row in followed.on_event(event)]
 
 
@@ -146,6 +147,15 @@ def test_retry_is_shown_with_both_backends() -> None:
         "gpu-2 seed 42: queued: again, after gpu-1: Out of memory.",
         "gpu-2 seed 42: running",
         "gpu-2 seed 42: completed with attempt 2",
+    ]
+
+
+def test_backends_are_called_by_their_names() -> None:
+    again = _event("child_retrying", reason="Out of memory.", next_backend_id="gpu-2", attempt=1)
+    events = _state(), again, _state(backend_id=None)
+    assert _shown(*events, name_of=str.upper) == [
+        "GPU-1 seed 42: queued",
+        "GPU-2 seed 42: queued: again, after GPU-1: Out of memory.",
     ]
 
 
@@ -184,7 +194,7 @@ def test_new_run_queues_its_jobs_again() -> None:
     followed.on_event(_state(status="failed", error_message="broken"))
     reopened = {"type": "group_reopened", "seq": 5, "job_ids": ["j_1"], "backend_ids": [None]}
     moved = followed.on_event(parse_event(reopened))
-    assert [(row.status, row.backend_id) for row in moved] == [("queued", None)]
+    assert [(row.status, row.backend) for row in moved] == [("queued", None)]
     old = followed.on_event(parse_event({**reopened, "backend_ids": []}))
     assert [row.status for row in old] == ["queued"]
 
@@ -193,7 +203,7 @@ _ROWS = st.lists(
     st.builds(
         Row,
         job_id=st.uuids().map(str),
-        backend_id=st.none()
+        backend=st.none()
         | st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64),
         seed=st.integers(0, 2**53 - 1),
         status=st.sampled_from(["queued", "running", *sorted(FINAL)]),

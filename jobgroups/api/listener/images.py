@@ -266,6 +266,6 @@ async def _put_lora(
             await comfy.put_lora(name, chunks(), size=received.size_bytes)
     except (BackendError, ValueError) as error:
         logger.warning("%s: the LoRA %s was not put there (%s)", backend.id, name, error)
-        return f"{name} was not put on {backend.id}: {error}"
+        return f"{name} was not put on {backend.name}: {error}"
     logger.info("%s: the LoRA %s was put there", backend.id, name)
     return None

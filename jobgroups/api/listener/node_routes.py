@@ -70,12 +70,12 @@ class NodeRouteView(ListenerView):
         except (BackendError, ValueError) as error:
             logger.info("%s: a route of custom nodes gave no answer (%s)", backend.id, error)
             raise RouteUnavailable(
-                f"The backend {backend.id} of this route gave no usable answer."
+                f"The backend {backend.name} of this route gave no usable answer."
             ) from error
         finally:
             NodeRouteView._open -= 1
         if 300 <= answer.status < 400:
-            raise RouteUnavailable(f"The backend {backend.id} of this route redirects elsewhere.")
+            raise RouteUnavailable(f"The backend {backend.name} of this route redirects elsewhere.")
         headers = {**GUARD_HEADERS, "Content-Type": answer.content_type or "text/plain"}
         return HttpResponse(answer.body, status=answer.status, headers=headers)
 

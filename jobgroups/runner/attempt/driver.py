@@ -46,7 +46,7 @@ class AttemptDriver:
         self.machine = AttemptMachine(
             spec,
             context.intervals,
-            context.backend_id,
+            context.desired_state.name,
             context.client.url,
             now=time.monotonic(),
             gone=None if spec.started_at is None else (now() - spec.started_at).total_seconds(),

@@ -349,16 +349,16 @@ class AttemptMachine:
         self,
         spec: AttemptSpec,
         intervals: Intervals,
-        backend_id: str,
+        backend: str,
         base_url: str,
         *,
         now: float,
         gone: float | None = None,
     ) -> None:
-        """Start in the state of ``spec``. ``gone``: seconds since its start, by the wall clock;
-        None: it has none.
+        """Start in the state of ``spec``. ``backend`` is its name for users. ``gone``: seconds since
+        its start, by the wall clock; None: it has none.
         """
-        self.spec, self._intervals, self._backend_id = spec, intervals, backend_id
+        self.spec, self._intervals, self._backend = spec, intervals, backend
         self.prompt_id, self.state = spec.prompt_id, spec.state
         self.stop_requested = spec.stop_requested
         self.evidence = Evidence(spec, base_url)
@@ -723,7 +723,7 @@ class AttemptMachine:
             kind = (
                 FailureClass.WORKFLOW_REFUSED if answer.status == 500 else FailureClass.UNREACHABLE
             )
-            message = result.unconfirmed_message(answer, self._backend_id)
+            message = result.unconfirmed_message(answer, self._backend)
             refusal = Refusal(message, result.unconfirmed_details(answer), kind)
             yield from self._end_refused(refusal, is_remembered=not answer.raised)
         elif absent_for >= self._intervals.accept_timeout:
@@ -731,7 +731,7 @@ class AttemptMachine:
 
     def _end_lost(self) -> Steps[None]:
         yield CloseProgress()
-        reason = f"{self._backend_id} lost the prompt: it restarted, or another client removed it"
+        reason = f"{self._backend} lost the prompt: it restarted, or another client removed it"
         yield from self._end_as(Write.LOST, {"reason": reason})
 
     def _read_result(self) -> Steps[None]:

@@ -184,16 +184,16 @@ def dangling(node: str, name: str, missing: str) -> dict[str, Any]:
     }
 
 
-def unconfirmed_message(answer: PromptUnconfirmed, backend_id: str) -> str:
+def unconfirmed_message(answer: PromptUnconfirmed, backend: str) -> str:
     """Return what a user reads of an answer that turned out to be a refusal."""
     if answer.raised:
         cause = "ComfyUI raised an exception while it checked the workflow, and queued nothing."
-        return f"{answer.detail} {cause} The log of {backend_id} has the exception."
+        return f"{answer.detail} {cause} The log of {backend} has the exception."
     if answer.status == 500:
-        twice = f"Two prompts of this workflow got a 500 at {backend_id}, and nothing is queued."
+        twice = f"Two prompts of this workflow got a 500 at {backend}, and nothing is queued."
         return f"{answer.detail} {twice} Its log may have the cause."
     twice = "This was the answer to the previous try too, and nothing is queued."
-    return f"{answer.detail} {twice} Check the address of {backend_id} and any proxy before it."
+    return f"{answer.detail} {twice} Check the address of {backend} and any proxy before it."
 
 
 def unconfirmed_details(answer: PromptUnconfirmed) -> dict[str, Any]:

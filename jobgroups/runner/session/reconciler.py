@@ -92,7 +92,7 @@ class Reconciler:
     async def _move_what_waits(self) -> None:
         """Move queued children to other backends if this one takes no prompts for a while."""
         context, desired = self._context, self._context.desired_state
-        name, away = context.backend_id, context.availability.unavailable_for()
+        name, away = desired.name, context.availability.unavailable_for()
         if desired.quarantined:
             await self._store(expiry.children_reassign, reason=f"{name} is quarantined.")
         elif desired.hold is Hold.DRAIN:
@@ -120,7 +120,7 @@ class Reconciler:
 
     def _away_reason(self, seconds: float) -> str:
         context = self._context
-        away = f"{context.backend_id} has been away for {seconds:.0f} s"
+        away = f"{context.desired_state.name} has been away for {seconds:.0f} s"
         return sentence(f"{away}: {context.availability.reason}")
 
     async def _expire_queued(self) -> None:
@@ -156,6 +156,6 @@ class Reconciler:
             return
         lasts = (monotonic_now() - desired.quarantined_at).total_seconds()
         if lasts >= give_up_s:
-            name, reason = self._context.backend_id, desired.quarantine_reason
+            name, reason = desired.name, desired.quarantine_reason
             message = f"{name} has been quarantined for {lasts:.0f} s: {reason}"
             await self._store(expiry.children_fail_unsent, message=message)
