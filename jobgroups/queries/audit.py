@@ -1,17 +1,12 @@
 """Reads the record of who did what."""
 
 import datetime as dt
-from typing import Any
+from functools import partial
 
-from backends.errors import FieldInvalid
 from jobgroups.domain.shapes.audit import AuditEntry as Shape
 from jobgroups.models import AuditEntry
 from jobgroups.queries.groups import Page, read_page
 from jobgroups.serializers import shape
-
-
-def _serialize(row: AuditEntry) -> dict[str, Any]:
-    return shape(Shape, row)
 
 
 def audit_list(
@@ -36,7 +31,4 @@ def audit_list(
     )
     if action:
         rows = rows.filter(action__startswith=action)
-    try:
-        return read_page(rows, _serialize, cursor=cursor, limit=limit)
-    except (ValueError, OverflowError):
-        raise FieldInvalid("cursor", "Is not one that this list gave; start without it.") from None
+    return read_page(rows, partial(shape, Shape), cursor=cursor, limit=limit)

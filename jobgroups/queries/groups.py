@@ -5,7 +5,7 @@ import contextlib
 import datetime as dt
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final, TypeVar
@@ -412,6 +412,14 @@ def listed_page(
     )
 
 
+@contextlib.contextmanager
+def cursor_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OverflowError):
+        raise FieldInvalid("cursor", "Is not one that this list gave; start without it.") from None
+
+
 def read_page(
     rows: QuerySet[Any],
     serialize: Callable[[Any], Any],
@@ -420,8 +428,7 @@ def read_page(
     limit: int,
     indexed: QuerySet[Any] | None = None,
 ) -> Page:
-    """Return up to ``limit`` rows with ``created_at`` and a text as ``id``, as :func:`group_list`
-    does.
+    """Return up to ``limit`` rows with ``created_at`` and ``id``, as :func:`group_list` does.
 
     With ``indexed``, they are groups to which one of these rows refers.
     """
@@ -439,9 +446,10 @@ def read_page(
         rows = JobGroup.objects.defer(*LONG).filter(
             pk__in=[key for key, _ in pairs.distinct()[: limit + 1]]
         )
-    elif place is not None:
-        rows = rows.filter(_after_cursor(place, "", backwards=backwards))
-    page = list(rows.order_by(*order)[: limit + 1])
+    with cursor_errors():  # an id that is a number has no such place
+        if indexed is None and place is not None:
+            rows = rows.filter(_after_cursor(place, "", backwards=backwards))
+        page = list(rows.order_by(*order)[: limit + 1])
     more, page = len(page) > limit, page[:limit]
     if backwards:
         page.reverse()
@@ -509,15 +517,24 @@ def _after_cursor(place: tuple[dt.datetime, str], prefix: str, *, backwards: boo
 
 
 def _cursor(row: Any, *, backwards: bool) -> str:
-    text = f"{'b' if backwards else 'f'}|{iso(row.created_at)}|{row.id}"
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return encode_cursor("b" if backwards else "f", iso(row.created_at), row.id)
 
 
+@cursor_errors()
 def _decode_cursor(cursor: str | None) -> tuple[bool, tuple[dt.datetime, str] | None]:
     if not cursor:
         return False, None
-    with contextlib.suppress(ValueError):
-        match = _CURSOR.fullmatch(base64.urlsafe_b64decode(f"{cursor}===").decode("ascii"))
-        if match is not None:
-            return match[1] == "b", (dt.datetime.fromisoformat(match[2]), match[3])
-    raise FieldInvalid("cursor", "Is not one that this list gave; start without it.")
+    match = decode_cursor(cursor, _CURSOR)
+    return match[1] == "b", (dt.datetime.fromisoformat(match[2]), match[3])
+
+
+def encode_cursor(*parts: object) -> str:
+    return base64.urlsafe_b64encode("|".join(map(str, parts)).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, form: re.Pattern[str]) -> re.Match[str]:
+    """Return the parts of a cursor; raise ``ValueError`` if it has another form."""
+    match = form.fullmatch(base64.urlsafe_b64decode(f"{cursor}===").decode("ascii"))
+    if match is None:
+        raise ValueError(cursor)
+    return match

@@ -1,7 +1,5 @@
 """Reads the images and videos of completed jobs of all groups, newest first."""
 
-import base64
-import contextlib
 import datetime as dt
 import json
 import re
@@ -11,13 +9,19 @@ from typing import Any, Final
 
 from django.db.models import Q, QuerySet
 
-from backends.errors import FieldInvalid
 from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import iso
 from jobgroups.domain.media_types import media_kind, media_type
 from jobgroups.domain.outputs import reported_files
 from jobgroups.models import TITLE, ChildJob, JobGroup
-from jobgroups.queries.groups import GroupFilter, Page, filter_groups
+from jobgroups.queries.groups import (
+    GroupFilter,
+    Page,
+    cursor_errors,
+    decode_cursor,
+    encode_cursor,
+    filter_groups,
+)
 from jobgroups.queries.outputs import known_files_of
 from jobgroups.serializers import FILE_FIELDS, describe_files, to_json
 
@@ -60,8 +64,7 @@ class _Place:
     number: int
 
     def cursor(self) -> str:
-        text = f"{iso(self.completed_at)}|{self.job_id}|{self.number}"
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        return encode_cursor(iso(self.completed_at), self.job_id, self.number)
 
 
 def output_list(filters: OutputFilter, *, cursor: str | None, limit: int) -> Page:
@@ -193,11 +196,9 @@ def _outputs(
             )
 
 
+@cursor_errors()
 def _decode_cursor(cursor: str | None) -> _Place | None:
     if not cursor:
         return None
-    with contextlib.suppress(ValueError):
-        match = _CURSOR.fullmatch(base64.urlsafe_b64decode(f"{cursor}===").decode("ascii"))
-        if match is not None:
-            return _Place(dt.datetime.fromisoformat(match[1]), match[2], int(match[3]))
-    raise FieldInvalid("cursor", "Is not one that this list gave; start without it.")
+    match = decode_cursor(cursor, _CURSOR)
+    return _Place(dt.datetime.fromisoformat(match[1]), match[2], int(match[3]))

@@ -12,6 +12,7 @@ from typing import Any, Final
 from django.db import connection
 from django.db.models import F, QuerySet
 
+from backends.errors import RequestError
 from backends.models import Backend
 from backends.queries import name_of
 from jobgroups.database.keys import places, read
@@ -84,17 +85,19 @@ def child_output(group_id: str, job_id: str, number: int) -> OutputFile:
     children = ChildJob.objects.filter(pk=job_id, group_id=group_id)
     child = children.select_related("current_attempt").first()
     if child is None:
-        raise (
-            ChildNotFound(job_id)
-            if JobGroup.objects.filter(pk=group_id).exists()
-            else GroupNotFound(group_id)
-        )
+        raise no_child(group_id, job_id)
     files = _Files(child, Backend.objects.filter(pk=child.backend_id).first())
     if not 0 <= number < len(files.items):
         raise OutputNotFound(job_id, number, len(files.items))
     capture = child.captures.filter(number=number).select_related("file").first()
     saved_as = default_name(child.seed, child.backend_id or "", files.items[number]["filename"])
     return files.get(number, capture.file if capture else None, saved_as=saved_as)
+
+
+def no_child(group_id: str, job_id: str) -> RequestError:
+    """Return the error of a job that a group does not have, or of a group that does not exist."""
+    exists = JobGroup.objects.filter(pk=group_id).exists()
+    return ChildNotFound(job_id) if exists else GroupNotFound(group_id)
 
 
 def job_file(
@@ -174,10 +177,7 @@ def group_outputs(group_id: str, *, starred: bool, template: Template) -> list[O
     if starred:
         children = children.filter(starred=True)
     backends = Backend.objects.in_bulk()
-    captures = Capture.objects.filter(child__group=group_id, file__isnull=False).select_related(
-        "file"
-    )
-    stored = {(capture.child_id, capture.number): capture.file for capture in captures}
+    stored = _copies(child__group=group_id)
     files_of_group = []
     for child in children.select_related("current_attempt").order_by("position"):
         files = _Files(child, backends.get(child.backend_id or ""))
@@ -201,11 +201,7 @@ def chosen_outputs(chosen: Sequence[tuple[str, int]], principal: Principal) -> l
         "current_attempt"
     )
     children_by_id = children.in_bulk({job_id for job_id, _ in chosen})
-    captures = Capture.objects.filter(child__in=children_by_id, file__isnull=False)
-    stored = {
-        (capture.child_id, capture.number): capture.file
-        for capture in captures.select_related("file")
-    }
+    stored = _copies(child__in=children_by_id)
     backends, names = Backend.objects.in_bulk(), FileNames(Template(DEFAULT_TEMPLATE))
     chosen_files = []
     for job_id, number in chosen:
@@ -228,10 +224,7 @@ def first_pictures(
     children = ChildJob.objects.filter(group_id=group_id, position__in=positions).select_related(
         "current_attempt"
     )
-    captures = Capture.objects.filter(
-        child__in=children.order_by(), file__isnull=False
-    ).select_related("file")
-    stored = {(capture.child_id, capture.number): capture.file for capture in captures}
+    stored = _copies(child__in=children.order_by())
     backends = Backend.objects.in_bulk()
     pictures_of_children = []
     for child in children:
@@ -246,6 +239,12 @@ def first_pictures(
             (child, None if number is None else files.get(number, stored.get((child.pk, number))))
         )
     return pictures_of_children
+
+
+def _copies(**of: Any) -> dict[tuple[str, int], StoredFile | None]:
+    """Return the copies of outputs in the storage, by child and number."""
+    captures = Capture.objects.filter(file__isnull=False, **of).select_related("file")
+    return {(capture.child_id, capture.number): capture.file for capture in captures}
 
 
 def _facts(

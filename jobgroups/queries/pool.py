@@ -246,22 +246,6 @@ def _prompts(pauses: Pauses) -> tuple[dict[str, list[ActivePrompt]], set[int]]:
     return prompts, taken_back
 
 
-def count_by_backend(children: QuerySet[ChildJob]) -> Subquery:
-    """Return the number of some children of each backend, as an annotation of backends; null: there
-    is none.
-
-    For each backend the database reads the range of an index. A GROUP BY reads all queued children
-    in SQLite, also those of the pool.
-    """
-    # A column of the index, so that no row is read.
-    counted = (
-        children.filter(backend_id=OuterRef("pk"))
-        .values("backend_id")
-        .annotate(jobs=Count("position"))
-    )
-    return Subquery(counted.values("jobs"))
-
-
 def unsent() -> QuerySet[ChildJob]:
     """Return the children that no backend has; those of the pool have no backend."""
     # Literal SQL: with parameters SQLite uses no partial index.

@@ -12,9 +12,10 @@ from jobgroups import workflow
 from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import iso
 from jobgroups.domain.shapes.groups import JobOfFile
-from jobgroups.errors import ChildNotFound, GroupNotFound, ProvenanceUnknown
-from jobgroups.models import Capture, ChildJob, JobGroup
+from jobgroups.errors import ProvenanceUnknown
+from jobgroups.models import Capture, ChildJob
 from jobgroups.queries.assets import input_names
+from jobgroups.queries.outputs import no_child
 from jobgroups.queries.visibility import visible
 from jobgroups.serializers import serialize_attempt
 from jobgroups.workflow.assets import asset_references, with_file_names
@@ -32,11 +33,7 @@ def job_provenance(group_id: str, job_id: str) -> dict[str, Any]:
     children = ChildJob.objects.select_related("group", "current_attempt")
     child = children.filter(pk=job_id, group_id=group_id).first()
     if child is None:
-        raise (
-            ChildNotFound(job_id)
-            if JobGroup.objects.filter(pk=group_id).exists()
-            else GroupNotFound(group_id)
-        )
+        raise no_child(group_id, job_id)
     attempt = child.current_attempt or child.attempts.order_by("-number").first()
     execution = json.loads((attempt and attempt.execution_json) or "{}")
     group = child.group

@@ -2,7 +2,6 @@
 
 from typing import Any, Final
 
-from backends.errors import FieldInvalid
 from jobgroups.domain.access import Principal
 from jobgroups.domain.shapes.webhooks import Delivery
 from jobgroups.models import WebhookDelivery
@@ -41,7 +40,4 @@ def delivery_list(
     rows = WebhookDelivery.objects.filter(own, **STATES.get(state or "", {}))
     if group:
         rows = rows.filter(group_id=group)
-    try:
-        return read_page(rows, serialize_delivery, cursor=cursor, limit=limit)
-    except (ValueError, OverflowError):
-        raise FieldInvalid("cursor", "Is not one that this list gave; start without it.") from None
+    return read_page(rows, serialize_delivery, cursor=cursor, limit=limit)
