@@ -6,7 +6,7 @@ leave out is stored by ``claims.child_claim``, alone: each rare case has one pla
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -40,16 +40,7 @@ class ClaimRequest:
     withheld: Collection[str] = ()
 
     def store_alone(self) -> ClaimResult:
-        return child_claim(
-            fence=self.fence,
-            client_id=self.client_id,
-            depth=self.depth,
-            choice=self.choice,
-            bound_first=self.bound_first,
-            held=self.held,
-            cancelled=self.cancelled,
-            withheld=self.withheld,
-        )
+        return child_claim(**{field.name: getattr(self, field.name) for field in fields(self)})
 
 
 @dataclass(frozen=True, slots=True)

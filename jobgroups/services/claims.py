@@ -30,14 +30,13 @@ from jobgroups.database.statements import (
     update_where,
 )
 from jobgroups.domain.clock import now
-from jobgroups.domain.exclusions import ExclusionKind
 from jobgroups.domain.failures import ONLY_ELSEWHERE
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.pool import PoolChoice, fits
 from jobgroups.domain.states import AttemptState, StopReason
 from jobgroups.events import log
 from jobgroups.models import UNREAD, Attempt, ChildJob, Exclusion, JobGroup
-from jobgroups.queries.exclusions import is_active, valid_since
+from jobgroups.queries.exclusions import ACTIVE, valid_since
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import verify_fence
 from jobgroups.services.transactions import group_transaction
@@ -350,10 +349,9 @@ _LEFT_TO_RIVALS: Final = dt.timedelta(seconds=60)
 
 
 def _valid_exclusions() -> QuerySet[Exclusion]:
-    active = is_active({kind.value: Parameter(kind.value) for kind in ExclusionKind})
     of_variant = Q(variant_id=0) | Q(variant_id=Parameter("variant"))
     return Exclusion.objects.filter(
-        active, of_variant, backend_id=KEY, workflow_digest=Parameter("digest")
+        ACTIVE, of_variant, backend_id=KEY, workflow_digest=Parameter("digest")
     )
 
 
