@@ -14,7 +14,6 @@ from jobgroups.domain.states import CHILD_OPEN
 from jobgroups.models import JobGroup
 from jobgroups.queries import groups
 from jobgroups.queries.etas import group_etas
-from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.outputs import known_files
 from jobgroups.queries.pauses import group_pause_now
 from jobgroups.queries.waiting_reasons import Outlook, outlooks
@@ -160,8 +159,7 @@ def _jobs(
         group.id, [row[position] for row in stale if row[outputs] and row[own_id] in changed]
     )
     children = list(map(groups.CHILDREN.instance, stale))
-    waits = any(child.status in CHILD_OPEN for child in children)
-    outlook_by_id = outlooks(group, children, runner_alive=waits and runner_alive())
+    outlook_by_id = outlooks(group, children)
     for child in children:
         job = (
             _Job(changed[child.id], files.get(child.id, {}), "")

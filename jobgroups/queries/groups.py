@@ -25,7 +25,6 @@ from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound
 from jobgroups.models import LONG, Attempt, ChildJob, GroupLabel, JobEvent, JobGroup, ListenerPrompt
 from jobgroups.queries.etas import group_etas
-from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.outputs import known_files
 from jobgroups.queries.pauses import group_pause_now
 from jobgroups.queries.visibility import visible
@@ -164,8 +163,7 @@ _CHANGED: Final = {
 def _rows(
     group: JobGroup, children: Sequence[ChildJob], *, with_files: bool = True
 ) -> list[dict[str, Any]]:
-    waits = any(child.status in CHILD_OPEN for child in children)
-    outlook_by_id = outlooks(group, children, runner_alive=waits and runner_alive())
+    outlook_by_id = outlooks(group, children)
     rows = [serialize_child(child, *outlook_by_id.get(child.id, ())) for child in children]
     if with_files:
         files = known_files(group.id, [child.position for child in children if child.outputs_json])

@@ -45,6 +45,7 @@ from jobgroups.domain.waiting_reasons import (
 from jobgroups.models import AssetOwner, Attempt, ChildJob, JobGroup
 from jobgroups.queries import pool
 from jobgroups.queries.etas import Etas, current_etas
+from jobgroups.queries.leases import runner_alive
 from jobgroups.queries.pauses import group_pause_now
 
 
@@ -53,9 +54,7 @@ class Outlook(NamedTuple):
     eta_seconds: float | None = None  #: Seconds until its end; None: not known.
 
 
-def outlooks(
-    group: JobGroup, children: Sequence[ChildJob], *, runner_alive: bool
-) -> dict[str, Outlook]:
+def outlooks(group: JobGroup, children: Sequence[ChildJob]) -> dict[str, Outlook]:
     """Return the outlook of each open child, by its id.
 
     ``children`` are all or some children of the group, with their current attempts loaded.
@@ -63,10 +62,10 @@ def outlooks(
     waiting = [child for child in children if child.status in CHILD_OPEN]
     if not waiting:
         return {}
-    moment = now()
+    moment, is_alive = now(), runner_alive()
     known = _backends_now({child.backend_id for child in waiting if child.backend_id}, moment)
     running = [child for child in waiting if child.status == ChildStatus.RUNNING]
-    reasons = _offline_reasons(group, running, known, moment) if runner_alive else {}
+    reasons = _offline_reasons(group, running, known, moment) if is_alive else {}
     queued = [child for child in waiting if child.status == ChildStatus.QUEUED]
     etas = current_etas({child.variant_id for child in waiting if child.variant_id}, [group.id])
     queue: Sequence[Any] = (
@@ -76,12 +75,11 @@ def outlooks(
     )
     positions = _positions([child for child in queue if child.current_attempt_id is None], etas)
     reasons |= _queued_reasons(
-        group, queued, known, etas, positions, moment=moment, runner_alive=runner_alive
+        group, queued, known, etas, positions, moment=moment, is_alive=is_alive
     )
     return {
         child.id: Outlook(
-            reasons.get(child.id),
-            etas.of_job(child, positions.get(child.id)) if runner_alive else None,
+            reasons.get(child.id), etas.of_job(child, positions.get(child.id)) if is_alive else None
         )
         for child in waiting
     }
@@ -131,7 +129,7 @@ def _queued_reasons(
     positions: dict[str, int],
     *,
     moment: dt.datetime,
-    runner_alive: bool,
+    is_alive: bool,
 ) -> dict[str, str]:
     """Return the sentence for each queued child. The position is removed of each one that no
     working backend may take.
@@ -163,7 +161,7 @@ def _queued_reasons(
 
     def reason(row: ChildJob) -> str:
         attempt = row.current_attempt
-        if held and runner_alive and row.current_attempt_id is None and row.id not in stopping:
+        if held and is_alive and row.current_attempt_id is None and row.id not in stopping:
             positions.pop(row.id, None)
             return held
         stopping_at, stopping_name, stop_reason = stopping.get(row.id, ("", "", ""))
@@ -184,9 +182,9 @@ def _queued_reasons(
         )
         if row.current_attempt_id is None and not row.is_bound:
             queue = failed.get(row.id) or queues[row.variant_id]
-            return pool_reason(child, queue, now=moment, runner_alive=runner_alive)
+            return pool_reason(child, queue, now=moment, runner_alive=is_alive)
         backend = known.get(row.backend_id or "")
-        return waiting_reason(child, backend, now=moment, runner_alive=runner_alive)
+        return waiting_reason(child, backend, now=moment, runner_alive=is_alive)
 
     return {child.id: reason(child) for child in queued}
 

@@ -199,7 +199,7 @@ async def test_job_ends_when_a_prompt_before_it_does_not_stop(farm: Farm) -> Non
 def waiting_reason(group: JobGroup) -> str:
     """Return why the group's only job waits, as users read it."""
     rows = list(group.children.select_related("current_attempt"))
-    (outlook,) = outlooks(group, rows, runner_alive=True).values()
+    (outlook,) = outlooks(group, rows).values()
     return outlook.waiting_reason or ""
 
 
