@@ -1,11 +1,23 @@
 """Times of deliveries that are repeated until they succeed or are given up. Pure."""
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
+
+
+class Scaled:
+    """Base of dataclasses of times."""
+
+    __slots__ = ()
+
+    @classmethod
+    def scaled(cls, factor: float) -> Self:
+        """Return the times multiplied by ``factor``, for tests."""
+        whole: Any = cls()
+        return cls(**{field.name: getattr(whole, field.name) * factor for field in fields(whole)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryIntervals:
+class DeliveryIntervals(Scaled):
     """The times of deliveries, in seconds; those of webhooks by default."""
 
     poll: float = 1.0  #: Between two queries of due deliveries.
@@ -17,12 +29,6 @@ class DeliveryIntervals:
     retry_most: float = 3_600.0  #: The longest pause.
     give_up: float = 86_400.0  #: The age after which a failed delivery is tried no more.
     retention: float = 30 * 86_400.0  #: The age at which a row is deleted.
-
-    @classmethod
-    def scaled(cls, factor: float) -> Self:
-        """Return the intervals multiplied by ``factor``, for tests."""
-        whole = cls()
-        return cls(**{field.name: getattr(whole, field.name) * factor for field in fields(cls)})
 
     def pause_after(self, tries: int) -> float:
         # The exponent is bounded: a float has no 2 ** 1024.

@@ -1,14 +1,14 @@
 """Every pause and limit of the runner, in seconds of a monotonic clock."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+
+from jobgroups.domain.deliveries import Scaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Intervals:
+class Intervals(Scaled):
     """The runner's times. The sources are the traps in comfyui-protocol.md and the laws in
     docs/architecture.md.
     """
@@ -65,12 +65,6 @@ class Intervals:
     clean: float = 3_600.0
     #: Before a session or the runner is started again after an unexpected error.
     restart_pause: float = 1.0
-
-    @classmethod
-    def scaled(cls, factor: float) -> Intervals:
-        """Return the intervals multiplied by ``factor``; for tests."""
-        whole = cls()
-        return cls(**{field.name: getattr(whole, field.name) * factor for field in fields(cls)})
 
 
 async def wait_set(event: asyncio.Event, *, within: float) -> bool:
