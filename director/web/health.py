@@ -111,6 +111,10 @@ class StorageReport:
     strangers: Sequence[str] = ()  #: Live runners whose marker is not in this process's storage.
 
 
+#: What needs the database, while that does not answer.
+_UNKNOWN: Final = Check(Level.DOWN, "Unknown while the database does not answer.")
+
+
 class HealthView(ApiView):
     reads_in = write_threads  # it also waits for Redis and the storage
 
@@ -262,7 +266,7 @@ def _alive(facts: HealthReport, processes: Sequence[Process]) -> list[Process]:
 def runner_check(facts: HealthReport | None) -> Check:
     """Return down without a live runner; degraded if groups are accepted without one."""
     if facts is None:
-        return Check(Level.DOWN, "Unknown while the database does not answer.")
+        return _UNKNOWN
     absent = Level.DEGRADED if settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER else Level.DOWN
     runners, moment = facts.runners, facts.moment
     if not runners:
@@ -288,7 +292,7 @@ def backends_check(backends: Mapping[str, str] | None) -> Check:
     A paused or draining backend is not a fault.
     """
     if backends is None:
-        return Check(Level.DOWN, "Unknown while the database does not answer.")
+        return _UNKNOWN
     if not backends:
         return Check(Level.DEGRADED, "No backend is registered and enabled.")
     faults = [
@@ -314,7 +318,7 @@ def captures_check(facts: HealthReport | None) -> Check:
     alive.
     """
     if facts is None:
-        return Check(Level.DOWN, "Unknown while the database does not answer.")
+        return _UNKNOWN
     if not settings.DIRECTOR_CAPTURE:
         return Check(Level.OK, "Outputs are not copied (DIRECTOR_CAPTURE=0).")
     level, text = Level.OK, "No output waits to be copied."

@@ -138,7 +138,7 @@ class GroupView(ApiView):
                 return HttpResponseNotModified(headers={"Cache-Control": "no-cache"})
             await permit()  # it may not be shared any more
         if query.get("children") == "0":
-            return encoded_response(request, await answers.get(group_status.read_head, group_id))
+            return await _head(request, group_id)
         if after is None and limit is None:
             answer = await answers.get(group_status.read_status, group_id)
             if answer.jobs:
@@ -165,7 +165,7 @@ class GroupView(ApiView):
         values = payloads.GroupRequest.read(json_body(request))
         check_priority(principal_of(request), values["priority"])
         await act(group_change, group_id=group_id, **values)
-        return encoded_response(request, await answers.get(group_status.read_head, group_id))
+        return await _head(request, group_id)
 
     async def delete(self, _request: HttpRequest, group_id: str) -> HttpResponse:
         """Cancel all jobs of a group that are not final."""
@@ -196,7 +196,7 @@ class NextView(ApiView):
             await act(shares.group_next, group_id=group_id, in_level=in_level)
         else:
             await act(shares.group_move, group_id=group_id, before=before)
-        return encoded_response(request, await answers.get(group_status.read_head, group_id))
+        return await _head(request, group_id)
 
 
 class GroupPauseView(ApiView):
@@ -206,7 +206,7 @@ class GroupPauseView(ApiView):
         values = signed(request, fields.read(optional_json_body(request)))
         service: Callable[..., None] = group_pause if paused else group_resume
         await act(service, group_id=group_id, **values)
-        return encoded_response(request, await answers.get(group_status.read_head, group_id))
+        return await _head(request, group_id)
 
 
 class QueuePauseView(ApiView):
@@ -295,6 +295,10 @@ class JobView(ApiView):
                 already_failed=int(status in (ChildStatus.FAILED, ChildStatus.TIMEOUT)),
             )
         )
+
+
+async def _head(request: HttpRequest, group_id: str) -> HttpResponseBase:
+    return encoded_response(request, await answers.get(group_status.read_head, group_id))
 
 
 def _with_next(request: HttpRequest, answer: Answer, following: str | None) -> HttpResponseBase:
