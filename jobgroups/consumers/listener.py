@@ -12,8 +12,6 @@ import uuid
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from autobahn.exception import Disconnected  # daphne's, where others raise OSError
-
 from jobgroups.consumers.socket import TOO_SLOW, Socket
 from jobgroups.database.shared_threads import Share
 from jobgroups.domain.prompt_ends import Picture
@@ -85,7 +83,7 @@ class ListenerConsumer(Socket):
         elif frame.picture is not None:
             await self._send_picture(frame.prompt_id, frame.picture)
         else:
-            await self._send_bytes(frame.binary if self.has_metadata else frame.plain)
+            await self.send_frame(bytes=frame.binary if self.has_metadata else frame.plain)
         if frame.ends is not None and not self._end.done():
             listener.note_sent(frame.ends)
 
@@ -99,26 +97,16 @@ class ListenerConsumer(Socket):
             logger.warning("%s: a picture cannot be read", prompt_id, exc_info=True)
             return
         metadata = image_metadata(prompt_id, picture.node, picture.image_type)
-        await self._send_bytes(
-            with_metadata(metadata, image)
+        await self.send_frame(
+            bytes=with_metadata(metadata, image)
             if self.has_metadata
             else without_metadata(image, picture.image_type)
         )
 
-    async def _send_bytes(self, content: bytes) -> None:
-        try:
-            await self._send({"type": "websocket.send", "bytes": content})
-        except (OSError, Disconnected):
-            self.request_close(None)
-
     async def _read(self) -> None:
         """Read the features of the client, which only its first message has, and nothing else."""
         is_first = True
-        while True:
-            message = await self._receive()
-            if message["type"] == "websocket.disconnect":
-                self.request_close(None)
-                return
+        while (message := await self.receive()) is not None:
             features = _features(message.get("text")) if is_first else None
             is_first = False
             if features is not None:

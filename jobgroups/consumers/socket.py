@@ -123,11 +123,22 @@ class Socket(AsyncConsumer):
             self._end.set_result(code)
 
     async def send_text(self, text: str) -> None:
+        await self.send_frame(text=text)
+
+    async def send_frame(self, **content: str | bytes) -> None:
         """Send one frame; request the close if the client has disconnected."""
         try:
-            await self._send({"type": "websocket.send", "text": text})
+            await self._send({"type": "websocket.send", **content})
         except (OSError, Disconnected):
             self.request_close(None)
+
+    async def receive(self) -> dict[str, Any] | None:
+        """Return the next message; None: the client has disconnected."""
+        message = await self._receive()
+        if message["type"] != "websocket.disconnect":
+            return message
+        self.request_close(None)
+        return None
 
     async def _serve(self) -> int | None:
         try:
@@ -148,11 +159,7 @@ class Socket(AsyncConsumer):
         return code
 
     async def _read(self) -> None:
-        while True:
-            message = await self._receive()
-            if message["type"] == "websocket.disconnect":
-                self.request_close(None)
-                return
+        while (message := await self.receive()) is not None:
             await self._ready.wait()
             match _parse(message.get("text")):
                 case "ping":
