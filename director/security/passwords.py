@@ -5,7 +5,8 @@ processes.
 """
 
 import ipaddress
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from django.conf import settings
 from django.contrib.auth import authenticate, user_logged_in
@@ -33,6 +34,8 @@ from jobgroups.api.permissions import client_address, principal_of
 from jobgroups.domain.access import Role
 from jobgroups.errors import Conflict
 
+View: TypeAlias = Callable[..., HttpResponse]
+
 
 def client_network(request: HttpRequest) -> str:
     """Return the address by which ``axes`` counts: of IPv6 the network, all of which one host may
@@ -55,10 +58,18 @@ def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
     return refused
 
 
-@never_cache
-@csrf_exempt  # the credentials themselves are the proof, and the origin is checked before
-@sensitive_post_parameters("token", "password")
-@require_http_methods(["GET", "HEAD", "POST"])
+def _credentials_form(*secrets: str) -> Callable[[View], View]:
+    def decorate(view: View) -> View:
+        view = sensitive_post_parameters(*secrets)(
+            require_http_methods(["GET", "HEAD", "POST"])(view)
+        )
+        # The credentials themselves are the proof, and the origin is checked before.
+        return never_cache(csrf_exempt(view))
+
+    return decorate
+
+
+@_credentials_form("token", "password")
 def sign_in(request: HttpRequest) -> HttpResponse:
     """``/sign-in``: show the form, or check name and password, or the token, and set the session
     cookie.
@@ -79,38 +90,30 @@ def signed_in(request: HttpRequest, user: User, wanted: str) -> HttpResponse:
     """Return the answer that gives a browser the session of an account, and leads to a page."""
     # Notes the time, with which a link ends, and resets the count of wrong passwords.
     user_logged_in.send(sender=User, request=request, user=user)
+    return _with_session(request, user, wanted)
+
+
+def _with_session(request: HttpRequest, user: User, wanted: str) -> HttpResponse:
     response = HttpResponseRedirect(wanted)
     shared.set_session(request, response, new_session(user))
     return response
 
 
-@never_cache
-@csrf_exempt  # as above
-@sensitive_post_parameters("password")
-@require_http_methods(["GET", "HEAD", "POST"])
+@_credentials_form("password")
 def set_password(request: HttpRequest, uid: str, code: str) -> HttpResponse:
     """``/sign-in/password/…``: the page of a one-time link."""
     user = person_of_link(uid, code) if settings.DIRECTOR_ACCOUNTS else None
     if user is None:
-        return render(request, "director/password.html", {"expired": True}, status=404)
+        return _page(request, status=404, expired=True)
     if request.method != "POST":
-        return render(request, "director/password.html", {"user_name": user.username})
-    password = request.POST.get("password", "")
-    if problems := _problems(password, request.POST.get("again", ""), user):
-        return render(
-            request,
-            "director/password.html",
-            {"user_name": user.username, "problems": problems},
-            status=400,
-        )
-    password_set(user, password)
+        return _page(request, user_name=user.username)
+    if problems := _problems(request, user):
+        return _page(request, status=400, user_name=user.username, problems=problems)
+    password_set(user, request.POST["password"])
     return signed_in(request, user, "/")
 
 
-@never_cache
-@csrf_exempt  # as above
-@sensitive_post_parameters("present", "password")
-@require_http_methods(["GET", "HEAD", "POST"])
+@_credentials_form("present", "password")
 def change_password(request: HttpRequest) -> HttpResponse:
     """``/account/password``: the page where a person changes the own password, which ends the other
     sessions. ``axes`` counts wrong ones as those of the sign-in.
@@ -121,45 +124,42 @@ def change_password(request: HttpRequest) -> HttpResponse:
         raise Http404
     context: dict[str, Any] = {"user_name": user.username, "is_change": True}
     if request.method != "POST":
-        return render(request, "director/password.html", context)
-    password = request.POST.get("password", "")
+        return _page(request, **context)
+    problems = ["The present password is wrong."]
     if authenticate(request, username=user.username, password=request.POST.get("present", "")):
-        context["problems"] = _problems(password, request.POST.get("again", ""), user)
-    else:
-        context["problems"] = ["The present password is wrong."]
-    if context["problems"]:
-        return render(request, "director/password.html", context, status=400)
-    password_set(user, password)
-    response = HttpResponseRedirect("/account")
-    shared.set_session(request, response, new_session(user))
-    return response
+        problems = _problems(request, user)
+    if problems:
+        return _page(request, status=400, problems=problems, **context)
+    password_set(user, request.POST["password"])
+    return _with_session(request, user, "/account")
 
 
-@never_cache
-@csrf_exempt  # as above
-@sensitive_post_parameters("password")
-@require_http_methods(["GET", "HEAD", "POST"])
+@_credentials_form("password")
 def first_administrator(request: HttpRequest, code: str) -> HttpResponse:
     """``/sign-in/first/…``: the page of the code in the log, which makes the first administrator."""
     if not settings.DIRECTOR_ACCOUNTS or not is_first_code(code):
-        return render(request, "director/password.html", {"expired": True}, status=404)
+        return _page(request, status=404, expired=True)
     if request.method != "POST":
-        return render(request, "director/password.html", {"is_first": True})
-    name, password = request.POST.get("name", "").strip(), request.POST.get("password", "")
+        return _page(request, is_first=True)
+    name = request.POST.get("name", "").strip()
     try:
-        problems = _problems(password, request.POST.get("again", ""), User(username=name))
+        problems = _problems(request, User(username=name))
         user = None if problems else person_add(name, Role.ADMINISTRATOR)
     except (FieldInvalid, Conflict) as error:
         problems, user = [error.detail], None
     if user is None:
-        context: dict[str, Any] = {"is_first": True, "name": name, "problems": problems}
-        return render(request, "director/password.html", context, status=400)
-    password_set(user, password)
+        return _page(request, status=400, is_first=True, name=name, problems=problems)
+    password_set(user, request.POST["password"])
     return signed_in(request, user, "/")
 
 
-def _problems(password: str, again: str, user: User) -> list[str]:
-    if password != again:
+def _page(request: HttpRequest, *, status: int = 200, **context: Any) -> HttpResponse:
+    return render(request, "director/password.html", context, status=status)
+
+
+def _problems(request: HttpRequest, user: User) -> list[str]:
+    password = request.POST.get("password", "")
+    if password != request.POST.get("again", ""):
         return ["The two passwords differ."]
     try:
         validate_password(password, user)
