@@ -38,20 +38,6 @@ class BackendAdmin(ReadOnlyAdmin):
     search_fields = ("id", "name", "url")
     exclude = ("headers",)  #: The values may be passwords: only the names are shown.
     readonly_fields: ClassVar = ["header_names", "state", "marks", "reason", "limitations"]
-    actions = (
-        *(
-            "enable",
-            "disable",
-            "allow_partner_nodes",
-            "forbid_partner_nodes",
-            "allow_extensions",
-            "forbid_extensions",
-            "pause",
-            "pause_now",
-            "drain",
-        ),
-        *("resume", "quarantine", "release"),
-    )
 
     @admin.display(description="headers")
     def header_names(self, backend: Backend) -> str:
@@ -111,7 +97,6 @@ class ExclusionAdmin(ReadOnlyAdmin):
     list_display = ("id", "backend_id", "kind", "count", "reason", "since", "last_at")
     list_filter = ("kind",)
     search_fields = ("backend__id", "workflow_digest", "reason")
-    actions = ("lift",)
 
     lift = action("Lift: the backend takes the workflow again", "lifted", exclusions_lift)
 
@@ -125,7 +110,6 @@ class FoundBackendAdmin(ReadOnlyAdmin):
     list_display = ("url", "comfyui_version", "first_seen_at", "last_seen_at", "ignored_at")
     list_filter = ("ignored_at", "comfyui_version")
     search_fields = ("url",)
-    actions = ("add", "ignore", "offer")
 
     add = action("Add as backends", "added", found_add)
     ignore = action("Ignore: offer them no longer", "ignored", discovery.found_ignore, ignored=True)

@@ -92,8 +92,8 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
     """Shows rows. Only the services write: nothing is added, changed or deleted here.
 
     A foreign key ``name`` is the column ``name_link``, and a text ``name_json`` the column
-    ``name``. Actions require the permission ``operate``, which users with the model's change
-    permission have.
+    ``name``. The actions are what :func:`action` and ``admin.action`` made; they require the
+    permission ``operate``, which users with the model's change permission have.
     """
 
     listed_columns = ""  #: ``list_display``, separated by blanks.
@@ -109,10 +109,10 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
         super().__init__(model, site)
         if self.listed_columns:
             self.list_display = [*self.listed_columns.split()]
+        own = vars(type(self)).items()
+        self.actions = [name for name, act in own if hasattr(act, "allowed_permissions")]
         self._columns = {
-            name: attribute
-            for name, attribute in vars(type(self)).items()
-            if isinstance(attribute, Column)
+            name: attribute for name, attribute in own if isinstance(attribute, Column)
         }
         for field in model._meta.fields:
             name = field.name.removesuffix("_json")

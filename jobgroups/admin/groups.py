@@ -112,18 +112,6 @@ class JobGroupAdmin(ReadOnlyAdmin):
         ("shared_at", admin.EmptyFieldListFilter),
     )
     search_fields = ("id", "name", "prompt", "labels__value", "submitter", "idempotency_key")
-    actions = (
-        "cancel",
-        "retry",
-        "next_",
-        "pause",
-        "resume",
-        "archive",
-        "unarchive",
-        "share",
-        "unshare",
-        "delete",
-    )
     inlines = (VariantInline,)
 
     jobs = ListLink("jobs", "group__id__exact", models.ChildJob)
@@ -131,15 +119,21 @@ class JobGroupAdmin(ReadOnlyAdmin):
         "events", "group__id__exact", models.JobEvent, lambda group: pluralize(group.seq, "event")
     )
 
-    next_ = action("Start next: to the front of their level", "next", group_next, in_level=True)
-    pause = action("Pause: send nothing of them", "paused", group_pause)
-    resume = action("Resume", "resumed", group_resume)
     cancel = action(
         "Cancel the jobs that are not final",
         "cancelled",
         lambda group_id: group_cancel(group_id=group_id).interrupted,
         noun=("job was", "jobs were"),
     )
+
+    @admin.action(description="Retry the failed jobs", permissions=["operate"])
+    def retry(self, request: HttpRequest, queryset: QuerySet[models.JobGroup]) -> None:
+        """Start the next run of groups that have ended."""
+        _retry(self, request, dict.fromkeys(queryset.values_list("pk", flat=True)))
+
+    next_ = action("Start next: to the front of their level", "next", group_next, in_level=True)
+    pause = action("Pause: send nothing of them", "paused", group_pause)
+    resume = action("Resume", "resumed", group_resume)
     archive = action(
         "Archive: leave them out of the lists", "archived", group_change, archived=True
     )
@@ -150,11 +144,6 @@ class JobGroupAdmin(ReadOnlyAdmin):
     unshare = action(
         "Make them private again", "private", group_change, visibility=Visibility.PRIVATE
     )
-
-    @admin.action(description="Retry the failed jobs", permissions=["operate"])
-    def retry(self, request: HttpRequest, queryset: QuerySet[models.JobGroup]) -> None:
-        """Start the next run of groups that have ended."""
-        _retry(self, request, dict.fromkeys(queryset.values_list("pk", flat=True)))
 
     @admin.action(
         description="Delete those that have ended, with their files …", permissions=["operate"]
@@ -190,7 +179,6 @@ class ChildJobAdmin(ReadOnlyAdmin):
     list_filter = ("status", "stopped_by", "is_bound", "error_type", "backend", "queued_at")
     search_fields = ("id", "group__id", "=seed", "error_message")
     ordering = ("-queued_at", "group", "position")
-    actions = ("cancel", "retry")
 
     attempts_link = ListLink(
         "attempts",
@@ -224,7 +212,6 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin):
     list_filter = ("type", "created_at", "due_at", "delivered_at")
     search_fields = ("group__id", "url", "message_id")
     ordering = ("-id",)
-    actions = ("replay",)
 
     replay = action("Send again", "due now", delivery_replay)
 
@@ -237,7 +224,6 @@ class SubmitterAdmin(ReadOnlyAdmin):
     noun = ("submitter is", "submitters are")
     listed_columns = "name weight max_running max_queued used_seconds used_at"
     search_fields = ("name",)
-    actions = ("pause", "resume")
 
     pause = action("Pause: send nothing of their groups", "paused", submitter_pause)
     resume = action("Resume", "resumed", submitter_resume)
