@@ -14,8 +14,12 @@ class RequestError(Exception):
     text: ClassVar[str] = "{}"
     headers: Mapping[str, str] = MappingProxyType({})  #: Of the response, beside the usual ones.
 
-    def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
+    def __init_subclass__(
+        cls, code: str | None = None, status: int | None = None, retry_after: int | None = None
+    ) -> None:
         cls.code, cls.status = code or cls.code, status or cls.status
+        if retry_after is not None:
+            cls.headers = {"Retry-After": str(retry_after)}
 
     def __init__(self, *values: object, extra: Mapping[str, Any] | None = None) -> None:
         self.detail = self.text.format(*values)

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from backends.errors import InvalidRequest, RequestError
@@ -33,11 +32,10 @@ class NoOnlineBackends(RequestError, code="no_online_backends"):
         )
 
 
-class Overloaded(RequestError, code="overloaded", status=503):
+class Overloaded(RequestError, code="overloaded", status=503, retry_after=5):
     """A write that starts jobs has not begun in time, and does not begin any more."""
 
     text = "The Director is too busy: nothing was stored. Send the request again in some seconds."
-    headers = MappingProxyType({"Retry-After": "5"})
 
 
 class NothingDescribed(RequestError, code="nothing_described", status=503):
@@ -67,17 +65,14 @@ class UserStorageFull(RequestError, code="user_storage_full", status=413):
     )
 
 
-class RouteUnavailable(RequestError, code="route_unavailable", status=503):
+class RouteUnavailable(RequestError, code="route_unavailable", status=503, retry_after=5):
     """The machine of a route of custom nodes gives no usable answer."""
 
-    headers = MappingProxyType({"Retry-After": "5"})
 
-
-class NoMachine(RequestError, code="no_machine", status=503):
+class NoMachine(RequestError, code="no_machine", status=503, retry_after=5):
     """No machine describes its nodes now."""
 
     text = "No machine of the Director answers now. Start a ComfyUI, or see the page Backends."
-    headers = MappingProxyType({"Retry-After": "5"})
 
 
 class PromptIdConflict(RequestError, code="prompt_id_conflict"):
@@ -102,12 +97,11 @@ class TooManyWaiting(RequestError, code="too_many_waiting", status=429):
     )
 
 
-class TooManyStreams(RequestError, code="too_many_streams", status=429):
+class TooManyStreams(RequestError, code="too_many_streams", status=429, retry_after=5):
     text = (
         "{} event streams are open already. Close one, or request the state of the jobs from time "
         "to time."
     )
-    headers = MappingProxyType({"Retry-After": "5"})
 
 
 class ExclusionNotFound(RequestError, code="exclusion_not_found", status=404):
@@ -162,10 +156,8 @@ class NoOutputs(RequestError, code="no_outputs", status=404):
         )
 
 
-class QueueFull(RequestError, code="queue_full", status=429):
+class QueueFull(RequestError, code="queue_full", status=429, retry_after=60):
     """The submitter may not have so many queued jobs; nothing was stored."""
-
-    headers = MappingProxyType({"Retry-After": "60"})
 
     def __init__(self, submitter: str, queued: int, jobs: int, limit: int) -> None:
         super().__init__(

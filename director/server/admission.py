@@ -12,7 +12,6 @@ import io
 import logging
 import math
 import re
-from types import MappingProxyType
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
@@ -129,9 +128,8 @@ def _answer_to(error: RequestError) -> HttpResponse:
 _admission = functools.cache(_Admission)
 
 
-class _TooManyLarge(RequestError, code="too_many_requests", status=503):
+class _TooManyLarge(RequestError, code="too_many_requests", status=503, retry_after=5):
     text = "Too many large prompts are being received; try again in a few seconds."
-    headers = MappingProxyType({"Retry-After": "5"})
 
 
 class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
