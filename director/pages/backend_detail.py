@@ -10,12 +10,10 @@ from typing import Any, Final
 from django.db.models import F, QuerySet
 
 from backends.inventory import FRESH_SECONDS, node_classes
-from backends.models import Backend
-from backends.queries import backend_find
 from director.pages.backends import backend_rows, device_texts
 from jobgroups.domain.access import Principal
-from jobgroups.errors import BackendNotFound
 from jobgroups.models import TITLE, Attempt
+from jobgroups.queries.backends import backend_get
 from jobgroups.queries.failures import failure_report
 from jobgroups.queries.visibility import visible
 
@@ -36,7 +34,7 @@ def backend_page(backend_id: str, principal: Principal) -> dict[str, Any]:
     """Return what the page of a backend shows a principal without its models. Raises
     ``BackendNotFound``.
     """
-    backend = _backend(backend_id)
+    backend = backend_get(backend_id)
     (row,) = backend_rows([backend], principal)
     return {
         "row": row,
@@ -47,13 +45,6 @@ def backend_page(backend_id: str, principal: Principal) -> dict[str, Any]:
         "failures": _failures(backend_id, principal),
         "window": _WINDOW,
     }
-
-
-def _backend(backend_id: str) -> Backend:
-    backend = backend_find(backend_id)
-    if backend is None:
-        raise BackendNotFound(backend_id)
-    return backend
 
 
 def _attempts(backend_id: str, principal: Principal) -> QuerySet[Attempt]:
@@ -87,7 +78,7 @@ def backend_models(backend_id: str) -> list[dict[str, Any]]:
 
     ``names`` is None if the backend did not answer in time, or lacks the class that loads them.
     """
-    backend, moment = _backend(backend_id), time.monotonic()
+    backend, moment = backend_get(backend_id), time.monotonic()
     wanted = {backend: [class_type for class_type, _ in _LOADERS.values()]}
     described_classes = node_classes(
         wanted, since=moment - FRESH_SECONDS, until=moment + _MODELS_SECONDS

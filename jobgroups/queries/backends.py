@@ -9,14 +9,22 @@ from django.db.models import Count
 from backends.eligibility import limitations_of
 from backends.hours import opens_at
 from backends.models import Backend
-from backends.queries import backend_status, is_on_probation
+from backends.queries import backend_find, backend_status, is_on_probation
 from jobgroups.database.statements import PreparedQuery
 from jobgroups.domain.clock import iso, iso_or_none, now
 from jobgroups.domain.figures import Figures
 from jobgroups.domain.shapes import backends as shapes
 from jobgroups.domain.states import CHILD_OPEN, AttemptState, ChildStatus
+from jobgroups.errors import BackendNotFound
 from jobgroups.models import Attempt, ChildJob
 from jobgroups.serializers import shape
+
+
+def backend_get(backend_id: str) -> Backend:
+    row = backend_find(backend_id)
+    if row is None:
+        raise BackendNotFound(backend_id)
+    return row
 
 
 class _Backends:

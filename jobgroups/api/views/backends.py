@@ -39,7 +39,6 @@ from jobgroups.api.views.base import ApiView, json_response, no_content
 from jobgroups.database.pools import probe_threads
 from jobgroups.domain.figures import Figures
 from jobgroups.domain.shapes.backends import FoundAddress
-from jobgroups.errors import BackendNotFound
 from jobgroups.queries import backends
 from jobgroups.queries.exclusions import exclusions_json
 from jobgroups.queries.figures import current_figures
@@ -88,7 +87,7 @@ class BackendView(ApiView):
 
     def patch(self, request: Request, backend_id: str) -> HttpResponse:
         """Change the fields in the body; the address only while no prompt of ours may be there."""
-        known = _get_backend(backend_id)
+        known = backends.backend_get(backend_id)
         values = BackendRequest.read(json_body(request))
         if values.pop("backend_id") not in (None, known.id):
             raise FieldInvalid("backend_id", "Cannot be changed: jobs refer to it.")
@@ -110,19 +109,12 @@ class BackendStatusView(ApiView):
         return json_response(backends.serialize_backend_status(*_with_load(backend_id)))
 
 
-def _get_backend(backend_id: str) -> Backend:
-    row = backend_queries.backend_find(backend_id)
-    if row is None:
-        raise BackendNotFound(backend_id)
-    return row
-
-
 def backend_json(backend_id: str) -> dict[str, object]:
     return backends.serialize_backend(*_with_load(backend_id))
 
 
 def _with_load(backend_id: str) -> tuple[Backend, backends.BackendLoad, Figures]:
-    row = _get_backend(backend_id)
+    row = backends.backend_get(backend_id)
     load = backends.backend_loads([row.id]).get(row.id, backends.NO_LOAD)
     return row, load, current_figures().get(row.id, backends.NO_FIGURES)
 
@@ -154,7 +146,7 @@ class HoldView(ApiView):
 class ExclusionsView(ApiView):
     def get(self, request: Request, backend_id: str) -> HttpResponse:
         """Return the active exclusions of a backend."""
-        row = _get_backend(backend_id)
+        row = backends.backend_get(backend_id)
         return json_response({"exclusions": exclusions_json(row.id, principal_of(request))})
 
     def delete(self, request: Request, backend_id: str) -> HttpResponse:
