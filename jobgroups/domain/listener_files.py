@@ -19,7 +19,7 @@ _MAX_NAME: Final = 255  #: Characters of one of its names.
 _ANNOTATED: Final = re.compile(r"(.*?) ?\[(input|output|temp)\]", re.DOTALL)
 #: The subfolder of a file of a job begins so.
 _OF_JOB: Final = re.compile(r"j_[0-9a-f]{12}/")
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def account_owner(user_id: int) -> str:
@@ -45,7 +45,7 @@ def file_path(subfolder: str, name: str) -> str | None:
     if is_absolute or path.endswith(("/", "/.")) or not name.strip():
         return None
     if not parts or any(
-        part == ".." or len(part) > _MAX_NAME or _UNPRINTABLE.search(part) for part in parts
+        part == ".." or len(part) > _MAX_NAME or UNPRINTABLE.search(part) for part in parts
     ):
         return None
     joined = "/".join(parts)

@@ -84,9 +84,7 @@ def group_next(*, group_id: str, in_level: bool) -> None:
     else:
         first: dt.datetime = own.aggregate(at=Min(Coalesce("ordered_at", F("created_at"))))["at"]
         JobGroup.objects.filter(pk=group_id).update(ordered_at=first - _STEP)
-    record(Action.GROUP_BROUGHT_FORWARD, group_id, in_level=in_level)
-    log.publish_changed(group_id)
-    log.notify_runners_on_commit(work_only=True)
+    _report(group_id, in_level=in_level)
 
 
 @retried_transaction
@@ -109,7 +107,11 @@ def group_move(*, group_id: str, before: str) -> None:
         if neighbour.ordered_at != at:
             break
         JobGroup.objects.filter(pk=neighbour.pk).update(ordered_at=(at := at - _STEP))
-    record(Action.GROUP_BROUGHT_FORWARD, group_id, before=before)
+    _report(group_id, before=before)
+
+
+def _report(group_id: str, **place: Any) -> None:
+    record(Action.GROUP_BROUGHT_FORWARD, group_id, **place)
     log.publish_changed(group_id)
     log.notify_runners_on_commit(work_only=True)
 

@@ -14,6 +14,7 @@ from django.utils.http import parse_header_parameters
 
 from backends.errors import FieldInvalid, InvalidRequest
 from jobgroups.api.requests.body import PayloadTooLarge, UnsupportedMediaType
+from jobgroups.domain.listener_files import UNPRINTABLE
 from jobgroups.errors import StorageFull
 from jobgroups.services.assets import ReceivedFile
 from jobgroups.services.stored_files import IncomingFile
@@ -31,7 +32,6 @@ _HASH: Final = "hash"  #: The field with the hash that the file must have.
 #: Parts of a body; the client of another program may send some that are ignored here.
 _MAX_PARTS: Final = 100
 _MAX_NAME: Final = 255  #: Characters of a stored name.
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,49}/[a-z0-9!#$&^_.+-]{1,49}")
 _UNKNOWN_TYPE: Final = "application/octet-stream"
 
@@ -204,7 +204,7 @@ def _read_body(request: HttpRequest, upload: Upload) -> None:
 
 def stored_name(filename: str) -> str:
     """Return the last part of a file's name, printable and cut before its extension."""
-    name = _UNPRINTABLE.sub("", re.split(r"[/\\]", filename)[-1]).strip()
+    name = UNPRINTABLE.sub("", re.split(r"[/\\]", filename)[-1]).strip()
     if len(name) > _MAX_NAME:
         stem, dot, extension = name.rpartition(".")
         ending = f"{dot}{extension}" if stem and len(extension) <= 20 else ""
