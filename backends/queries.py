@@ -60,8 +60,8 @@ _DESIRED_STATE: Final = (
 
 
 def desired_backends() -> list[dict[str, Any]]:
-    """Return ``id``, ``name``, ``url``, ``headers`` and the columns of the desired state of every backend, by
-    id.
+    """Return ``id``, ``name``, ``url``, ``headers`` and the columns of the desired state of every
+    backend, by id.
     """
     rows = Backend.objects.order_by("id").values("id", "name", "url", "headers", *_DESIRED_STATE)
     return [dict(row) for row in rows]

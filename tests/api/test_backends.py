@@ -320,6 +320,10 @@ def test_credentials_of_the_address_are_replaced_by_a_header_and_by_new_ones() -
     assert Backend.objects.get(pk="b").headers == headers
 
 
+def _named(name: str) -> dict[str, object]:
+    return {"id": name, "name": name, "url": f"http://{name}.invalid:1"}
+
+
 def test_desired_backends_have_address_and_desired_state(make_backend: Made) -> None:
     make_backend("b", url="http://b.invalid:1", enabled=False)
     make_backend("a", url="http://a.invalid:1", headers={"X-A": "1"})
@@ -327,8 +331,8 @@ def test_desired_backends_have_address_and_desired_state(make_backend: Made) -> 
     free = {**holds, "evict": False, "quarantined_at": None, "quarantine_until": None}
     free |= {"hours": "", "time_zone": ""}
     assert queries.desired_backends() == [
-        {"id": "a", "url": "http://a.invalid:1", "headers": {"X-A": "1"}, "enabled": True, **free},
-        {"id": "b", "url": "http://b.invalid:1", "headers": {}, "enabled": False, **free},
+        {**free, **_named("a"), "headers": {"X-A": "1"}, "enabled": True},
+        {**free, **_named("b"), "headers": {}, "enabled": False},
     ]
 
 
