@@ -13,6 +13,7 @@ async function say(image) {
     return;
   }
   place.dataset.broken = "The image cannot be loaded.";
+  if (!place.matches(".picture")) return; // of a list: no place for the reason
   try {
     const response = await fetch(image.src);
     if (response.ok) {
