@@ -52,7 +52,7 @@ def test_form_starts_with_the_recent_workflows(desk: Desk, page: Any) -> None:
     wait_loaded(page, links.nth(0).locator("img"), "> 0")
     sound(page)
     links.nth(0).click()
-    expect(page.locator("#workflow-said")).to_contain_text("7 nodes from jg_")
+    expect(page.locator("#workflow-said")).to_contain_text("7 nodes from Hare.")
     expect(page.get_by_label("steps · KSampler")).to_have_value("9")
     expect(recent).to_have_count(0)
     page.goto(f"{desk.url}/submit")

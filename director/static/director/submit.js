@@ -817,7 +817,7 @@ async function repeat() {
   try {
     const response = await fetch(`/api/job-groups/${again.job_group_id}/workflow`);
     if (!response.ok) throw new Error();
-    await show(await response.text(), again.job_group_id);
+    await show(await response.text(), again.title);
     if (again.sweep && text) sweep.restore(again.sweep, literals);
     if (again.jobs) list.keep(again.job_group_id, again.jobs);
     update();
