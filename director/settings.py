@@ -269,7 +269,6 @@ DIRECTOR_ALLOW_LINK_LOCAL = _flag("DIRECTOR_ALLOW_LINK_LOCAL", default=False)
 DIRECTOR_DEPTH = _number("DIRECTOR_DEPTH", int, 2, 1, 16)
 #: A queued child fails if its backend was unreachable for this long without interruption.
 DIRECTOR_GIVE_UP_SECONDS = _number("DIRECTOR_GIVE_UP_SECONDS", int, 600, 5, 86_400)
-#: A child that has not started times out after this long.
 #: Whether submitters share the farm by their use and weights; else the order is first come, first
 #: served within a level.
 DIRECTOR_FAIR_SHARE = _flag("DIRECTOR_FAIR_SHARE", True)
@@ -279,6 +278,7 @@ DIRECTOR_SHARE_HALF_LIFE = _number("DIRECTOR_SHARE_HALF_LIFE", int, 3600, 60, 2_
 DIRECTOR_REQUESTS_PER_MINUTE = _number("DIRECTOR_REQUESTS_PER_MINUTE", int, 0, 0, 1_000_000)
 #: A waiting group rises by one level after so many minutes; 0: it does not.
 DIRECTOR_AGING_MINUTES = _number("DIRECTOR_AGING_MINUTES", float, 10.0, 0.0, 43_200.0)
+#: A child that has not started times out after this long.
 DIRECTOR_QUEUED_LIMIT_SECONDS = _number("DIRECTOR_QUEUED_LIMIT_SECONDS", int, 86_400, 60, 2_592_000)
 #: Retry policy of submissions without one: counted attempts of a child within a run,
 DIRECTOR_MAX_ATTEMPTS = _number("DIRECTOR_MAX_ATTEMPTS", int, 1, 1, 10)

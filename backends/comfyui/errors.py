@@ -67,12 +67,10 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     error_type: str = ""  #: ComfyUI's name for it, such as ``prompt_outputs_failed_validation``.
     message: str = ""  #: Without the details, which are often ``""``.
     details: str = ""
-    node_errors: dict[
-        str, Any
-    ] = {}  #: Node id to ComfyUI's own object, ``{}`` where no node is named.
-    extra_info: dict[
-        str, Any
-    ] = {}  #: ``node_id``, ``class_type`` and ``node_title`` of a missing class.
+    #: Node id to ComfyUI's own object, ``{}`` where no node is named.
+    node_errors: dict[str, Any] = {}
+    #: ``node_id``, ``class_type`` and ``node_title`` of a missing class.
+    extra_info: dict[str, Any] = {}
 
 
 class PromptRefused(BackendError):

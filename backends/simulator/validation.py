@@ -82,9 +82,8 @@ class _Check:
         self._folders = folders
         self._checked: dict[str, tuple[bool, list[Problem]]] = {}
         self._names_cycles = release >= releases.DEPENDENCY_CYCLE
-        self._walking: dict[
-            str, list[Problem]
-        ] = {}  # the way to the node that is checked, with its cycles
+        # The way to the node that is checked, with its cycles.
+        self._walking: dict[str, list[Problem]] = {}
 
     def run(self, outputs: list[str]) -> Verdict:
         good: list[str] = []

@@ -97,9 +97,8 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in t
     """
 
     listed_columns = ""  #: ``list_display``, separated by blanks.
-    keys: ClassVar[
-        dict[str, str]
-    ] = {}  #: Arguments of the services that actions call, and the columns of them.
+    #: Arguments of the services that actions call, and the columns of them.
+    keys: ClassVar[dict[str, str]] = {}
     noun: ClassVar[tuple[str, str]] = ("row is", "rows are")
     list_per_page = 50
     # Counting a log of millions of rows takes longer than showing its newest.

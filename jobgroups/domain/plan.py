@@ -89,25 +89,22 @@ class Plan:
         self.workers = {worker.backend_id: worker for worker in workers}
         self.size = 0  #: Number of slots that were computed.
         self.allotted: dict[tuple[int, str], int] = {}  #: Number of jobs by (variant, backend).
-        self.unplanned = set[
-            int
-        ]()  #: Variants that were estimated as a whole: any backend may take their jobs.
+        #: Variants that were estimated as a whole: any backend may take their jobs.
+        self.unplanned = set[int]()
         #: By variant; None: a workflow of unknown duration comes before, or is its own.
         self.ends: dict[int, Ends | None] = {}
         #: By variant the seconds until a backend is free for its first job, unless a workflow of
         #: unknown duration comes before.
         self.starts = dict[int, float]()
-        self.last = dict[
-            int, float
-        ]()  #: Seconds until its last job ends, unless its own duration is unknown.
+        #: Seconds until its last job ends, unless its own duration is unknown.
+        self.last = dict[int, float]()
         self._unknown = set[str]()  #: Backends that get jobs of unknown duration.
         #: The workers of the backends that fit, and the seconds until the first of them is free,
         #: once that was computed.
         self._able: dict[frozenset[str], list[Worker]] = {}
         self._soonest: dict[frozenset[str], float] = {}
-        self._heaps: dict[
-            tuple[str, str, frozenset[str]], list[_Slot]
-        ] = {}  #: By workflow, models and backends.
+        #: By workflow, models and backends.
+        self._heaps: dict[tuple[str, str, frozenset[str]], list[_Slot]] = {}
         self._rest_ends_in = 0.0  #: Seconds until everything that was planned as a whole ends.
 
     def add(self, variant: Plannable, jobs: int, able: frozenset[str]) -> None:

@@ -50,9 +50,8 @@ class Candidate:
 class AttemptHistory:
     """The failed attempts of a child in this run."""
 
-    failed_on: Sequence[
-        str
-    ] = ()  #: The backends of its failed attempts, in order; one may be here twice.
+    #: The backends of its failed attempts, in order; one may be here twice.
+    failed_on: Sequence[str] = ()
     excluded: frozenset[str] = frozenset()  #: Those to which it never comes back in this run.
 
 

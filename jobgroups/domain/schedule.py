@@ -339,18 +339,15 @@ class Schedule:
 
     def __init__(self) -> None:
         self.backlog = Backlog(PoolSnapshot())  #: Of the newest snapshot.
-        self.bypasses: dict[
-            int, bool
-        ] = {}  #: Variants that were bypassed, or are no longer, which is to be stored.
-        self.leftover = set[
-            int
-        ]()  #: Variants of which a backend found no job where one was counted.
+        #: Variants that were bypassed, or are no longer, which is to be stored.
+        self.bypasses: dict[int, bool] = {}
+        #: Variants of which a backend found no job where one was counted.
+        self.leftover = set[int]()
         self.refused = set[int]()  #: Attempts that cannot be recalled.
         self._recalled = set[int]()  #: Attempts, since the snapshot.
         self._reserved: dict[str, Choice] = {}  #: By backend.
-        self._passed_at: dict[
-            str, float
-        ] = {}  #: When each backend last did not take a job that was counted for it.
+        #: When each backend last did not take a job that was counted for it.
+        self._passed_at: dict[str, float] = {}
         #: Since when a free backend has not taken a job that the plan gives it, by variant and
         #: backend.
         self._allotted_since: dict[tuple[int, str], float] = {}

@@ -35,9 +35,8 @@ class QueueBackend:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedChild:
     state: str | None = None  #: Of its current attempt; None: it was not sent yet.
-    input_files: Sequence[
-        str
-    ] = ()  #: Names of the files that are put on the backend before the prompt is sent.
+    #: Names of the files that are put on the backend before the prompt is sent.
+    input_files: Sequence[str] = ()
     #: Its place among what waits for its backend, from 1; None: not known.
     queue_position: int | None = None
     #: The place of its group in the queue, and why, as a clause; empty: its position says it all.
@@ -60,9 +59,8 @@ class PoolQueue:
 
     workers: Mapping[str, str]  #: The names of the backends that work and can take it, by id.
     held: Sequence[QueueBackend] = ()  #: Candidates that cannot take it now.
-    unfit: Sequence[
-        str
-    ] = ()  #: Why candidates can never take it, as sentences: one for all with the same reason.
+    #: Why candidates can never take it, as sentences: one for all with the same reason.
+    unfit: Sequence[str] = ()
     #: When it fails if no candidate can take it; None: a candidate may.
     gives_up_at: dt.datetime | None = None
     #: For which backend its next job waits, as a clause; empty: that is not known.

@@ -48,9 +48,8 @@ class Etas:
         self._prompts: dict[int, float | None] = {}
         self._of_group = defaultdict[str, list[float | None]](list)
         self._starts = defaultdict[str, list[float]](list)  #: Of each part of a group.
-        self._ahead: dict[
-            int, int
-        ] = {}  #: Unsent jobs before each variant, once they were counted.
+        #: Unsent jobs before each variant, once they were counted.
+        self._ahead: dict[int, int] = {}
         self._bound: dict[tuple[str | None, str, dt.datetime], _Waiting] = {}
         free: dict[str, float | None] = {}
         for row in current.backends:

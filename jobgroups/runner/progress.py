@@ -120,9 +120,8 @@ class ProgressWriter:
     def __init__(self, *, hub: Hub, intervals: Intervals) -> None:
         self.hub = hub
         self.intervals = intervals
-        self.dirty: dict[
-            str, ProgressRow
-        ] = {}  #: Child id to its newest progress that is not stored yet.
+        #: Child id to its newest progress that is not stored yet.
+        self.dirty: dict[str, ProgressRow] = {}
         self.is_dirty = asyncio.Event()
         self._database = DatabaseThreads(threads=1, name="runner-progress")
 

@@ -57,9 +57,8 @@ class BatchJob:
     seed: int
     variation: Mapping[str, Any] | None  #: As parameters; None: it differs by its seed alone.
     metadata: Mapping[str, Any] | None = None
-    settings: Sequence[
-        Setting
-    ] = ()  #: What its variation sets, in the order in which it is applied.
+    #: What its variation sets, in the order in which it is applied.
+    settings: Sequence[Setting] = ()
 
     @property
     def values(self) -> dict[tuple[str, str], Any]:

@@ -57,9 +57,8 @@ class FifoLock:
 
 
 _locks: Final[defaultdict[str, FifoLock]] = defaultdict(FifoLock)  #: By the database file.
-_turns: Final[
-    dict[str, Turn]
-] = {}  #: Of this process, by the database file; of the thread with its lock.
+#: Of this process, by the database file; of the thread with its lock.
+_turns: Final[dict[str, Turn]] = {}
 _guard: Final = threading.Lock()
 _TIMEOUT: Final = 5.0  #: Seconds; the default of sqlite3.
 

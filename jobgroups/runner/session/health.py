@@ -41,9 +41,8 @@ class HealthProbe:
         self._stored_at = float("-inf")
         self._foreign = 0
         self._stuck_since: float | None = None
-        self._hanging: dict[
-            str, float
-        ] = {}  #: By prompt id: since when a prompt with a pending stop is seen running.
+        #: By prompt id: since when a prompt with a pending stop is seen running.
+        self._hanging: dict[str, float] = {}
 
     def on_socket_open(self) -> None:
         """Mark the backend available, unless its requests fail; then probe it now."""
