@@ -33,11 +33,11 @@ class Listener:
         return httpx.post(f"{self.url}{path}", trust_env=False, timeout=30.0, **options)
 
 
-@pytest.fixture
-def listener(tmp_path: Path) -> Iterator[Listener]:
+@pytest.fixture(scope="module")
+def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
     with SimulatorThread(name="gpu-1", seconds=0.2) as machine:
         arguments = ("--port", "0", "--comfyui-port", "0")
-        served = Served(tmp_path, [machine.url], arguments=arguments)
+        served = Served(tmp_path_factory.mktemp("listener"), [machine.url], arguments=arguments)
         try:
             served.wait_ready()
             served.wait_online()
@@ -85,21 +85,26 @@ def test_a_listener_becomes_no_backend(listener: Listener) -> None:
     assert str(found[url]).startswith(sentence)
 
 
-@pytest.mark.parametrize("has_token", [False, True])
+def check_refused(folder: Path, url: str) -> None:
+    words = ("serve", "--port", "0", "--processes", "1")
+    printed = refused(folder, *words, DIRECTOR_BACKENDS=f"localhost:9,{url}")
+    assert "DIRECTOR_BACKENDS: url: Address 2: A Director answers at this address" in printed
+
+
 def test_a_start_with_the_listener_of_another_director_as_backend_is_refused(
-    tmp_path: Path, *, has_token: bool
+    listener: Listener, tmp_path: Path
 ) -> None:
-    token = {"DIRECTOR_TOKEN": "a-token-of-24-characters"} if has_token else {}
+    check_refused(tmp_path, listener.url)
+
+
+def test_a_start_with_a_listener_that_needs_a_token_as_backend_is_refused(tmp_path: Path) -> None:
     arguments = ("--port", "0", "--comfyui-port", "0")
+    token = {"DIRECTOR_TOKEN": "a-token-of-24-characters"}
     other = Served(tmp_path / "other", arguments=arguments, environment=token)
     try:
-        other.wait_ready()
-        url = Listener(other).url
-        words = ("serve", "--port", "0", "--processes", "1")
-        printed = refused(tmp_path, *words, DIRECTOR_BACKENDS=f"localhost:9,{url}")
+        check_refused(tmp_path, Listener(other).url)
     finally:
         other.close()
-    assert "DIRECTOR_BACKENDS: url: Address 2: A Director answers at this address" in printed
 
 
 def test_a_start_with_its_own_listener_as_backend_is_refused(tmp_path: Path) -> None:

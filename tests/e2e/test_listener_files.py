@@ -7,10 +7,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from typing import Any, Final
@@ -22,7 +19,7 @@ from blake3 import blake3
 from PIL import Image
 
 from tests.harness.graphs import Graph, node, text_to_image
-from tests.harness.processes import ROOT, Served, settings_of
+from tests.harness.processes import Served, filled
 from tests.harness.simulator_thread import SimulatorThread
 from tests.harness.waits import until
 
@@ -89,40 +86,29 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
         environment = {"DIRECTOR_ACCOUNTS": "1", "DIRECTOR_MAX_ASSET_BYTES": str(LIMIT)}
         arguments = ("--port", "0", "--comfyui-port", "0")
         urls = [first.url, second.url]
+        tokens = filled(folder, ACCOUNTS, DIRECTOR_ACCOUNTS="1").split()
         served = Served(folder, urls, arguments=arguments, environment=environment)
         try:
             url = served.wait_printed(re.compile(r"As one ComfyUI: (http://\S+)"))[1]
-            tokens = _tokens(settings_of(folder, environment=environment))
             yield Farm(served, [first, second], [Program(url, token) for token in tokens])
         finally:
             served.close()
 
 
-def _tokens(variables: dict[str, str]) -> list[str]:
-    def manage(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "manage.py", *words],
-            env={**os.environ, **variables},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return done.stdout.splitlines()[-1]
+ACCOUNTS: Final = """
+from director.accounts.people import person_add
+from director.accounts.tokens import token_create
+from jobgroups.domain.access import Role, Scope
 
-    manage("people", "add", "anna", "--role", "artist")
-    manage("people", "add", "ben", "--role", "artist")
-    manage("people", "add", "olga", "--role", "operator")
-    return [
-        manage("tokens", "create", name, "--scope", scope, "--name", scope)
-        for name, scope in (
-            ("anna", "submit"),
-            ("ben", "submit"),
-            ("anna", "read"),
-            ("olga", "operate"),
-        )
-    ]
+people = {
+    name: person_add(name, role)
+    for name, role in {"anna": Role.ARTIST, "ben": Role.ARTIST, "olga": Role.OPERATOR}.items()
+}
+for name, scope in (
+    ("anna", Scope.SUBMIT), ("ben", Scope.SUBMIT), ("anna", Scope.READ), ("olga", Scope.OPERATE)
+):
+    print(token_create(people[name], name=scope.value, scope=scope)[1])
+"""
 
 
 def saved(entry: dict[str, Any], node_id: str = "9") -> dict[str, str]:
