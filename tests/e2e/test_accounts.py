@@ -206,6 +206,7 @@ def test_revoked_credentials_end_all_that_is_open(tmp_path: Path, gpus: Machines
 
 
 @needs_servers
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_revoked_credentials_end_all_that_is_open_at_every_web(
     tmp_path: Path, gpus: Machines, settings: dict[str, str]

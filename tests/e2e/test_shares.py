@@ -13,7 +13,7 @@ from tests.harness.process_farm import ProcessFarm
 from tests.harness.processes import stop_in_order
 from tests.harness.servers import needs_servers
 
-pytestmark = [pytest.mark.timeout(300), needs_servers]
+pytestmark = [pytest.mark.timeout(300), needs_servers, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -58,7 +58,6 @@ def test_submitters_keep_their_shares_when_a_runner_is_killed(farm: ProcessFarm)
     assert min(counted[name] for name in groups.values()) >= 3, counted
 
 
-@pytest.mark.slow
 def test_pause_outlasts_a_killed_runner_a_takeover_and_a_restart(farm: ProcessFarm) -> None:
     web = farm.web
     web.start()
