@@ -222,14 +222,14 @@ def test_texts_are_truncated_in_events_and_complete_in_rows() -> None:
 
 
 def test_frame_is_at_most_a_mebibyte() -> None:
-    images = [{"filename": f"{n:06}.png", "url": "x" * 300} for n in range(5000)]
+    images = [{"filename": f"{n:06}.png", "url": "x" * 6000} for n in range(250)]
     group = end_of(outputs={"images": images})
     for event in JobEvent.objects.filter(group=group):
         assert len(event.frame.encode()) < 2**20
     completed = factories.log(group)[2]
     assert completed["type"] == "child_completed"
     assert (completed["outputs"], completed["truncated"]) == (None, ["outputs"])
-    assert len(json.loads(group.children.get().outputs_json or "")["images"]) == 5000
+    assert len(json.loads(group.children.get().outputs_json or "")["images"]) == 250
 
 
 def test_group_complete_omits_results_that_are_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
