@@ -2,6 +2,7 @@
 
 import ast
 import atexit
+import gc
 import itertools
 import os
 import shutil
@@ -138,6 +139,8 @@ def _keep_permissions() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the files of tests in a folder of their own, and the names of tests from the network."""
+    # As in the product: most objects are modules and tests, which stay.
+    gc.set_threshold(50_000, 20, 50)
     shared_folder()
     _resolve_offline()
     _list_static_files_once()
