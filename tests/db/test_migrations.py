@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import itertools
 import re
 import shutil
 import uuid
@@ -112,10 +113,13 @@ def _open_state(scratch: Scratch, number: int) -> BaseDatabaseWrapper:
     database = scratch.open(f"empty_{number}", template=f"empty_{before}" if before >= 0 else None)
     for app in ("admin", "sessions") if before < 0 else ():
         call_command("migrate", app, database=ALIAS, verbosity=0)
-    for state in STATES[before + 1 : number + 1]:
+    squashed = MigrationLoader(None).replacements.values()
+    replaced = {key for migration in squashed for key in migration.replaces}
+    for _, states in itertools.groupby(STATES[before + 1 : number + 1], replaced.__contains__):
+        targets = [*states]
         executor = MigrationExecutor(database)
-        executor.loader = loader_of(state, database)
-        executor.migrate([state])
+        executor.loader = loader_of(targets[0], database)
+        executor.migrate(targets)
     originals = MigrationLoader(database, replace_migrations=False)
     applied = [node for node in originals.graph.nodes if node in STATES[: number + 1]]
     apps_of_state = originals.project_state(applied).apps
