@@ -25,6 +25,7 @@ from packaging.requirements import Requirement
 from backends.comfyui.address import normalise_url
 from backends.comfyui.destinations import check_url
 from director import __version__
+from director.apps import START
 from director.client import Director, DirectorError, Unreachable
 from director.server import listen, startup
 from director.server.data_dir import permission_problem
@@ -107,12 +108,7 @@ def _version(name: str) -> str | None:
 
 def variables() -> Finding:
     """List the names of all set variables, and check for misspelt ones. Values are not shown."""
-    warned = [
-        message.msg
-        for message in checks.run_checks()
-        if message.id is not None and message.id.startswith("director.")
-    ]
-    if warned:
+    if warned := [message.msg for message in checks.run_checks(tags=[START])]:
         return Finding(Level.WARNING, " ".join(warned), "Correct the variable's name, or unset it.")
     if wrong := _malformed_backend():
         return Finding(Level.PROBLEM, wrong, "Correct it: serve and runner do not start with it.")
