@@ -171,8 +171,8 @@ def test_a_backend_that_was_left_out_is_one_however_often_it_was_named(client: C
     )
     page = client.get(f"/groups/{group.id}").content.decode()
     assert "2 backends left out: 6 jobs fewer" in page
-    assert "<code>gpu-9</code> (named 5 times): It is offline" in page
-    assert "<code>gpu-8</code>: It is offline" in page
+    assert "<li>gpu-9 (named 5 times): It is offline" in page
+    assert "<li>gpu-8: It is offline" in page
 
 
 @pytest.mark.parametrize(
