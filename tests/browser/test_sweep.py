@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from tests.browser.desk import Desk, bring_workflow, submit
 from tests.browser.test_keyboard import button, tab_to
 from tests.browser.test_soundness import sound
+from tests.harness.waits import until
 
 PROMPTS = ["a red fox", "an owl,\nat night"]
 
@@ -122,6 +123,25 @@ def test_csv_file_is_a_list_of_jobs_with_errors_by_line(desk: Desk, form: Any) -
     button(form, "Remove the list").press("Enter")
     expect(form.locator("#count")).to_have_value("2")
     expect(form.locator("#sweep")).to_be_hidden()
+
+
+def test_error_of_a_plan_stays_when_a_check_answers_later(desk: Desk, page: Any) -> None:
+    checks: list[Any] = []
+
+    def hold(route: Any) -> None:
+        checks.append(route)
+
+    page.route("**/api/workflows/check", hold)
+    page.goto(f"{desk.url}/submit")
+    bring_workflow(page)
+    vary(page, "steps of node 3", "6.5")
+    error = page.locator(".axis .field-error")
+    expect(error).to_contain_text("Value 1 (6.5)")
+    until(lambda: page.wait_for_timeout(20) or checks)
+    for check in checks:
+        check.continue_()
+    expect(page.locator("#can-run-said")).to_have_text("All 4 backends can run it.")
+    expect(error).to_contain_text("Value 1 (6.5)")
 
 
 def test_wrong_values_and_limits_are_shown_at_their_field(form: Any) -> None:

@@ -435,14 +435,19 @@ function complain(errors) {
 // --- the plan ------------------------------------------------------------------------------------
 
 let planned = "";
+let refused = []; // the errors of its plan
 let request = null;
 let timer;
 
 // Loads the plan of a request's body; null: there is none. Until it is there, the plan before is shown muted.
 // Without a batch only the time of it is shown: the check shows the backends.
 export function plan(body, isBatch, onTime) {
-  if (body === planned) return;
+  if (body === planned) {
+    if (refused.length) complain(refused); // show() has shown the form's own errors alone
+    return;
+  }
   planned = body;
+  refused = [];
   clearTimeout(timer);
   request?.abort();
   for (const id of ["plan", "ends"]) $(id).classList.toggle("pending", body !== null);
@@ -468,10 +473,10 @@ export function plan(body, isBatch, onTime) {
               : ""
             : `${answer.total_count === 1 ? "It" : "The last job"} ends in about ${lasting(eta)}.`;
       if (isBatch && !response.ok) {
-        const errors = located(answer.errors || []);
-        complain(errors);
+        refused = located(answer.errors || []);
+        complain(refused);
         showPlan(
-          errors.length ? [] : [answer.detail || `The Director answered ${response.status}.`],
+          refused.length ? [] : [answer.detail || `The Director answered ${response.status}.`],
         );
       } else if (isBatch) showPlan(able(answer), whyLines(answer.backends, answer.total_count));
     } catch {
