@@ -36,8 +36,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="package")
 def simulators() -> Iterator[SimulatorThread]:
-    """Four ComfyUIs that paint for two seconds and show previews."""
-    with SimulatorThread(4, seconds=2.0, preview_fps=8.0, lenient=True) as running:
+    """Four ComfyUIs that paint soon and show previews. A test that must see a job while it runs
+    orders `slow` or `stuck`.
+    """
+    with SimulatorThread(4, seconds=0.5, preview_fps=4.0, lenient=True) as running:
         yield running
 
 

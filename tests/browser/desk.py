@@ -96,9 +96,15 @@ class Desk:
         for index in range(len(self.simulators)):
             self.order(index, name="slow", seconds=seconds, count=0)
 
-    def withdraw(self) -> None:
+    def stick(self) -> None:
+        """Have every simulator stop in its first step, until :meth:`withdraw`."""
+        for index in range(len(self.simulators)):
+            self.order(index, name="stuck", count=0)
+
+    def withdraw(self, name: str = "") -> None:
+        """Withdraw the faults of one name, or all."""
         for url in self.simulators:
-            self.http.delete(f"{url}/simulator/faults")
+            self.http.delete(f"{url}/simulator/faults", params={"name": name})
 
     def clear(self) -> None:
         """Withdraw faults and holds, and cancel what is not final: the next test finds free

@@ -20,10 +20,13 @@ def sweep(desk: Desk, **fields: Any) -> str:
 
 def test_pictures_come_into_the_grid_without_a_shift(desk: Desk, page: Any) -> None:
     page.add_init_script(SHIFTS)
+    desk.stick()
     group = sweep(desk)
     page.goto(f"{desk.url}/groups/{group}?axis3=1")
     cells = page.locator(".cell")
     expect(cells).to_have_count(4)
+    expect(page.locator(".cell .picture img")).to_have_count(0)
+    desk.withdraw()
     expect(page.locator(".cell .picture img")).to_have_count(4)
     assert page.evaluate("window.shifted || 0") <= 0.02
     expect(page.get_by_role("columnheader")).to_have_text([r"cfg →steps ↓", "5", "7"])

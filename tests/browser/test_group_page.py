@@ -164,6 +164,7 @@ def test_a_submitted_workflow_is_watched_to_its_pictures(desk: Desk, page: Any) 
     page.locator("#count").fill("3")
     page.locator("#more > summary").click()
     page.get_by_label("Name", exact=True).fill("Watched")
+    desk.slow(3)
     submit(page)
     expect(page.get_by_role("heading", level=1)).to_have_text("Watched")
     preview = page.locator(".preview:visible").first
@@ -263,6 +264,7 @@ def test_a_new_group_comes_into_the_list_and_moves_there(desk: Desk, page: Any) 
 def test_the_page_says_that_the_director_is_away_and_comes_back_by_itself(
     desk: Desk, page: Any
 ) -> None:
+    desk.stick()
     group = desk.submit(4)
     page.goto(f"{desk.url}/groups/{group}")
     cards(page, "running").first.wait_for()
@@ -270,63 +272,57 @@ def test_the_page_says_that_the_director_is_away_and_comes_back_by_itself(
     expect(page.locator("#away")).to_contain_text("The Director does not answer")
     desk.served.start()
     expect(page.locator("#away")).to_be_hidden()
+    desk.withdraw()
     desk.until_ended(group)
     expect(cards(page, "completed")).to_have_count(4)
     expect(page.locator("#line-runner")).to_have_text("runner ok")
 
 
-def test_nothing_moves_on_the_page_while_sixteen_jobs_run(desk: Desk, browser: Any) -> None:
-    part = browser.new_page()
-    sizes = ({"width": width, "height": 900} for width in (1440, 1440, 390, 390))
-    every = [browser.new_page(viewport=size) for size in sizes]
+def test_nothing_moves_on_the_page_while_eight_jobs_run(desk: Desk, page: Any) -> None:
+    part, every = page, [page.context.new_page() for _ in range(4)]
     pages, lists = every[::2], every[1::2]
-    for page in every:
+    for page, width in zip(every, (1440, 1440, 390, 390), strict=True):
+        page.set_viewport_size({"width": width, "height": 900})
         page.add_init_script(SHIFTS)
-    desk.slow(2.5)  # so that all pages are open before the last job has started
+    desk.stick()  # All pages are open before the first job ends.
     for index in range(3):
-        desk.order(
-            index, name="node_error", message="CUDA out of memory " * 40, after=index, count=1
+        desk.order(index, name="node_error", message="CUDA out of memory " * 40, after=1, count=1)
+    group = desk.submit(8)
+    part.goto(f"{desk.url}/groups/{group}?show=running")
+    for page, groups in zip(pages, lists, strict=True):
+        page.goto(f"{desk.url}/groups/{group}")
+        groups.goto(desk.url)
+    expect(part.locator(".card.s-running").first).to_be_visible()
+    desk.withdraw("stuck")
+    assert desk.until_ended(group)["failed_count"] == 3
+    # A filter stays while jobs run.
+    expect(part.locator("#cards")).to_contain_text("No job runs now.")
+    part.get_by_role("link", name="Failed 3").click()
+    expect(part.locator(".card")).to_have_count(3)
+    for page in pages:
+        expect(page.get_by_role("button", name="Retry 3 failed …")).to_be_visible()
+        expect(cards(page, "completed")).to_have_count(5)
+        heights = page.locator(".card").evaluate_all("cards => cards.map(one => one.offsetHeight)")
+        assert len(set(heights)) == 1
+    for groups in lists:
+        expect(groups.locator(f"#{group}")).to_contain_text("5/8 completed")
+    for page in every:
+        assert page.evaluate("window.shifted || 0") <= 0.01, page.evaluate(
+            "window.moves.join('\\n')"
         )
-    try:
-        group = desk.submit(16)
-        part.goto(f"{desk.url}/groups/{group}?show=running")
-        for page, groups in zip(pages, lists, strict=True):
-            page.goto(f"{desk.url}/groups/{group}")
-            groups.goto(desk.url)
-        expect(part.locator(".card.s-running").first).to_be_visible()
-        assert desk.until_ended(group)["failed_count"] == 3
-        # A filter stays while jobs run.
-        expect(part.locator("#cards")).to_contain_text("No job runs now.")
-        part.get_by_role("link", name="Failed 3").click()
-        expect(part.locator(".card")).to_have_count(3)
-        for page in pages:
-            expect(page.get_by_role("button", name="Retry 3 failed …")).to_be_visible()
-            expect(cards(page, "completed")).to_have_count(13)
-            heights = page.locator(".card").evaluate_all(
-                "cards => cards.map(one => one.offsetHeight)"
-            )
-            assert len(set(heights)) == 1
-        for groups in lists:
-            expect(groups.locator(f"#{group}")).to_contain_text("13/16 completed")
-        for page in every:
-            assert page.evaluate("window.shifted || 0") <= 0.01, page.evaluate(
-                "window.moves.join('\\n')"
-            )
-        # A larger card has a sharper thumbnail, also on the next page.
-        page = pages[0]
-        page.get_by_label("Size of the pictures").press("End")
-        page.reload()
-        expect(page.get_by_label("Size of the pictures")).to_have_attribute("aria-valuetext", "XL")
-        picture = page.locator(".picture img").first
-        wait_loaded(page, picture)
-        assert "w=1280" in picture.evaluate("image => image.currentSrc")
-        assert page.evaluate("window.shifted || 0") <= 0.01
-    finally:
-        for page in (*every, part):
-            page.close()
+    # A larger card has a sharper thumbnail, also on the next page.
+    page = pages[0]
+    page.get_by_label("Size of the pictures").press("End")
+    page.reload()
+    expect(page.get_by_label("Size of the pictures")).to_have_attribute("aria-valuetext", "XL")
+    picture = page.locator(".picture img").first
+    wait_loaded(page, picture)
+    assert "w=1280" in picture.evaluate("image => image.currentSrc")
+    assert page.evaluate("window.shifted || 0") <= 0.01
 
 
 def test_group_is_renamed_archived_and_deleted_on_its_page(desk: Desk, page: Any) -> None:
+    desk.stick()
     group = desk.submit(2, metadata={"scene": "shot_7"})
     page.goto(f"{desk.url}/groups/{group}")
     title = page.get_by_role("heading", level=1)
@@ -334,6 +330,7 @@ def test_group_is_renamed_archived_and_deleted_on_its_page(desk: Desk, page: Any
     page.locator(".title").get_by_role("button", name="Rename this group").press("Enter")
     page.keyboard.type("Owl, second take")
     # Events of its jobs do not end the edit.
+    desk.withdraw()
     desk.until_ended(group)
     expect(page.locator("#head")).to_have_attribute("data-open", "no")
     page.keyboard.press("Enter")

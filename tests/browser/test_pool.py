@@ -16,7 +16,7 @@ CHOSEN = "of those chosen by tag or name"
 
 @pytest.fixture(scope="module")
 def simulators() -> Iterator[SimulatorThread]:
-    with SimulatorThread(2, seconds=0.5, preview_fps=8.0, lenient=True) as running:
+    with SimulatorThread(2, seconds=0.2, preview_fps=4.0, lenient=True) as running:
         yield running
 
 
@@ -43,8 +43,8 @@ def pause(desk: Desk) -> None:
 
 def test_twelve_jobs_are_completed_by_whichever_backend_is_free(desk: Desk, page: Any) -> None:
     fast, slow = desk.backend_ids()
-    desk.order(0, name="slow", seconds=0.4, count=0)
-    desk.order(1, name="slow", seconds=2.0, count=0)
+    desk.order(0, name="slow", seconds=0.2, count=0)
+    desk.order(1, name="slow", seconds=1.4, count=0)
     page.goto(f"{desk.url}/submit")
     bring_workflow(page)
     page.get_by_role("button", name="12 jobs").click()
