@@ -48,9 +48,11 @@ def simulators() -> Iterator[SimulatorThread]:
 desk = desk_of("package")
 
 
-@pytest.fixture
-def context(browser: Any) -> Iterator[Any]:
-    """A browser profile of a test's own. What a page logs as an error fails the test."""
+@pytest.fixture(scope="package")
+def profile(browser: Any) -> Iterator[tuple[Any, list[str]]]:
+    """A browser profile, and what its pages log as errors. A new one for each test loads and
+    compiles all scripts again, which takes a third of the CPU of its first page.
+    """
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(PATIENCE_MS)
     wrong: list[str] = []
@@ -61,14 +63,32 @@ def context(browser: Any) -> Iterator[Any]:
             wrong.append(message.text) if "Content Security Policy" in message.text else None
         ),
     )
-    yield context
+    yield context, wrong
     context.close()
+
+
+@pytest.fixture
+def context(profile: tuple[Any, list[str]]) -> Iterator[Any]:
+    """A browser profile without pages and cookies. What a page logs as an error fails the test."""
+    context, wrong = profile
+    wrong.clear()
+    yield context
+    for page in context.pages:
+        page.close()
+    context.set_offline(False)
+    context.clear_cookies()
     assert wrong == []
 
 
 @pytest.fixture
 def page(context: Any) -> Any:
-    return context.new_page()
+    """A page of a profile without storage."""
+    page = context.new_page()
+    session = context.new_cdp_session(page)
+    storage = {"origin": "*", "storageTypes": "local_storage,indexeddb"}
+    session.send("Storage.clearDataForOrigin", storage)
+    session.detach()
+    return page
 
 
 @pytest.fixture(autouse=True)
