@@ -54,6 +54,7 @@ _IMAGE = """() => {
   const node = window.app.rootGraph.nodes.find((node) => node.type === "LoadImage");
   return node.widgets[0].value;
 }"""
+_JOBS = "/api/jobs?status=completed,failed,cancelled&limit=200&offset=0"
 _JSON = "path => fetch(path).then((answer) => answer.json())"
 
 
@@ -83,7 +84,7 @@ class Editor:
         return [item[1] for item in queue["queue_running"] + queue["queue_pending"]]
 
     def states(self) -> dict[str, str]:
-        jobs = self.read("/api/jobs?status=completed,failed,cancelled&limit=200&offset=0")
+        jobs = self.read(_JOBS)
         return {job["id"]: job["status"] for job in jobs["jobs"]}
 
     def ended(self, prompt_id: str) -> bool:
@@ -172,6 +173,20 @@ def test_the_editor_renders_on_the_farm(
     # A job of the history opens again with its values.
     assert page.evaluate(_REOPEN, first)["3"]["inputs"]["seed"] == 11
     _paint_a_mask(editor, first)
+    # What it keeps for its user is another one's not.
+    stored = "() => window.app.api.storeUserData('workflows/cat.json', {nodes: []})"
+    page.evaluate(stored)
+    assert editor.read("/api/userdata?dir=workflows") == ["cat.json"]
+    other = context.browser.new_context(extra_http_headers={"Comfy-User": "bert"})
+    try:
+        bert = other.new_page()
+        bert.goto(f"{address}/api/queue")
+        assert bert.evaluate(_JSON, "/api/queue") == {"queue_running": [], "queue_pending": []}
+        assert bert.evaluate(_JSON, _JOBS)["jobs"] == []
+        missing = "() => fetch('/api/userdata?dir=workflows').then((answer) => answer.status)"
+        assert bert.evaluate(missing) == 404
+    finally:
+        other.close()
     # From the editor to the page of a group by its menu or the id of a job, and back.
     with context.expect_page() as opened:
         page.evaluate("() => window.app.extensionManager.command.execute('Director.Job')")
@@ -184,17 +199,3 @@ def test_the_editor_renders_on_the_farm(
     sent = "() => window.app.graphToPrompt().then((prompt) => prompt.output['3'].inputs.seed)"
     opened.value.wait_for_function(f"() => document.title.includes('{group_id}')")
     assert opened.value.evaluate(sent) == 13
-    page.goto(address)
-    editor.wait_ready()
-    # What it keeps for its user is another one's not.
-    stored = "() => window.app.api.storeUserData('workflows/cat.json', {nodes: []})"
-    page.evaluate(stored)
-    assert editor.read("/api/userdata?dir=workflows") == ["cat.json"]
-    other = context.browser.new_context(extra_http_headers={"Comfy-User": "bert"})
-    try:
-        bert = Editor(other.new_page(), address)
-        assert (bert.waiting(), bert.states()) == ([], {})
-        missing = "() => fetch('/api/userdata?dir=workflows').then((answer) => answer.status)"
-        assert bert.page.evaluate(missing) == 404
-    finally:
-        other.close()
