@@ -1,6 +1,7 @@
 """Rows in which every state occurs that a page can show, with names and errors that strain it."""
 
 import datetime as dt
+import functools
 import json
 import uuid
 from collections import defaultdict
@@ -396,6 +397,11 @@ def _shelve(child: Any, count: int) -> None:
     shelf = DiskCache(settings.DIRECTOR_THUMBNAILS_DIR, 2**30)
     for number in range(count):
         output = child_output(child.group_id, child.id, number)
-        painted = encode_png(Picture(seed=child.position * 10 + number, width=768, height=512), "")
-        for width in (160, 320, 640):
-            shelf.put(f"{output.identity}-{width}.webp", thumbnail(painted, width))
+        for width, content in _thumbnails((child.position + number) % 4).items():
+            shelf.put(f"{output.identity}-{width}.webp", content)
+
+
+@functools.cache
+def _thumbnails(seed: int) -> dict[int, bytes]:
+    painted = encode_png(Picture(seed=seed, width=768, height=512), "")
+    return {width: thumbnail(painted, width) for width in (160, 320, 640)}

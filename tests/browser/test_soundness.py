@@ -34,7 +34,9 @@ def bad_day(desk: Desk) -> str:
 
 def faults(page: Any) -> list[str]:
     """Return what axe finds, but for what is minor."""
-    found = Axe().run(page).response["violations"]
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(Axe().axe_script)
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
     return [
         f"{one['id']}: {one['nodes'][0]['html'][:200]} {one['nodes'][0].get('failureSummary', '')}"
         for one in found
@@ -43,11 +45,15 @@ def faults(page: Any) -> list[str]:
 
 
 def sound(page: Any) -> None:
-    """Check layout and accessibility on a phone and on a desk."""
-    for width in (390, 1280):
+    """Check the layout on a phone and on a desk, and accessibility on the phone.
+
+    The walk over every state has axe on the desk.
+    """
+    for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 844})
         assert contact_sheet.wrong_on(page) == []
-        assert faults(page) == []
+    assert contact_sheet.missing_signs(page) + faults(page) == []
+    page.set_viewport_size({"width": 1280, "height": 844})
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +66,7 @@ def sheet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[
 def themed(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     context = browser.new_context(color_scheme=request.param, reduced_motion="reduce")
     context.set_default_timeout(60_000)
+    context.add_init_script(Axe().axe_script)  # Not sent again for each page.
     yield context.new_page()
     context.close()
 
@@ -76,7 +83,9 @@ def problems(tab: Any, url: str, page: Page, *, every: bool) -> list[str]:
         tab.set_viewport_size({"width": width, "height": 844})
         if every or width == WIDTHS[0]:
             contact_sheet.show(tab, url, page)
-        seen = contact_sheet.wrong_on(tab) + (faults(tab) if every or width == WIDTHS[-1] else [])
+        seen = contact_sheet.wrong_on(tab)
+        if every or width == WIDTHS[-1]:
+            seen += contact_sheet.missing_signs(tab) + faults(tab)
         found += [f"{page.name} {width}: {one}" for one in seen]
         if out := os.environ.get("CONTACT_SHEET"):
             contact_sheet.take(tab, page, Path(out) / f"{page.name}-{theme}-{width}.png")
@@ -216,7 +225,7 @@ def test_viewer_goes_on_over_the_pages_of_a_group(
 def test_what_is_out_of_place_is_noticed(page: Any, sheet: tuple[str, dict[str, str]]) -> None:
     url, groups = sheet
     contact_sheet.show(page, url, Page("one", f"/groups/{groups['one']}"))
-    assert contact_sheet.wrong_on(page) == []
+    assert contact_sheet.wrong_on(page) + contact_sheet.missing_signs(page) == []
     page.evaluate(
         """() => {
           document.querySelector('use').setAttribute('href', '/static/director/icons.svg#nothing');
@@ -225,7 +234,7 @@ def test_what_is_out_of_place_is_noticed(page: Any, sheet: tuple[str, dict[str, 
           document.querySelector('.head .button').style.cssText = 'position: fixed; top: 0; left: 0';
         }"""
     )
-    found = "\n".join(contact_sheet.wrong_on(page))
+    found = "\n".join(contact_sheet.wrong_on(page) + contact_sheet.missing_signs(page))
     for problem in ("no sign for nothing", "beyond the edge", "lies over"):
         assert problem in found
 
