@@ -7,6 +7,7 @@ const NAMES = 8; // in a line
 const REASONS = 3; // shown of each
 let timer;
 let sent = "";
+let refused = null; // what a submission has shown the reasons of
 
 // The text is sent as it was brought: it may have numbers that JavaScript cannot hold.
 // Of a batch it gives the choices alone, as the plan shows which backends can run its jobs.
@@ -15,6 +16,7 @@ export function check(text, rest, isBatch, onAnswer) {
   const body = text.trim() && `{"workflow_json":${text},${JSON.stringify(rest).slice(1)}`;
   if (body === sent) return;
   sent = body;
+  refused = null;
   clearTimeout(timer);
   if (!body) {
     show(null);
@@ -30,8 +32,13 @@ export function check(text, rest, isBatch, onAnswer) {
     }
     if (body !== sent) return;
     if (answer) onAnswer(answer);
-    show(answer);
+    if (body !== refused) show(answer);
   }, REST_MS);
+}
+// Hides the answer, also one that comes later, until the workflow or the backends change.
+export function hide() {
+  refused = sent;
+  $("can-run").hidden = true;
 }
 
 function show(answer) {

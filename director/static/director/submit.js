@@ -1,7 +1,7 @@
 // The form of a new group. What is sent is the workflow's own text, untouched: numbers that JavaScript
 // cannot hold stay as they are, and what a person changes goes along as parameters.
 
-import { check, whyLines } from "./check.js";
+import { check, hide, whyLines } from "./check.js";
 import { choicesOf, offered, searched } from "./choices.js";
 import * as outputs from "./chosen.js";
 import {
@@ -754,7 +754,7 @@ $("submit").onsubmit = async (event) => {
     const skipped = whyLines(
       (answer.skipped_backends || []).map((one) => ({ ...one, reasons: reasons(one) })),
     ).map((message) => ({ field: "backend_ids", message }));
-    if (skipped.length) $("can-run").hidden = true;
+    if (skipped.length) hide();
     complain(
       answer.errors?.length
         ? answer.errors
