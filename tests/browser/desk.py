@@ -107,8 +107,8 @@ class Desk:
             self.http.delete(f"{url}/simulator/faults", params={"name": name})
 
     def clear(self) -> None:
-        """Withdraw faults and holds, and cancel what is not final: the next test finds free
-        backends.
+        """Withdraw faults and holds, cancel what is not final, and archive what succeeded: the next
+        test finds free backends and short lists.
         """
         self.withdraw()
         for row in self._backends():
@@ -120,8 +120,11 @@ class Desk:
             if row["status"] == "quarantined":
                 self.http.post(f"{path}/release")
         for row in self.http.get(f"{self.url}/api/job-groups?limit=50").json()["results"]:
+            path = f"{self.url}/api/job-groups/{row['job_group_id']}"
             if row["completed_at"] is None:
-                self.http.delete(f"{self.url}/api/job-groups/{row['job_group_id']}")
+                self.http.delete(path)
+            elif not row["failed_count"]:
+                self.http.patch(path, json={"archived": True})
         until(lambda: not any(row["queue_ours"] for row in self._backends()), 60, self._backends)
 
     def _backends(self) -> list[dict[str, Any]]:
