@@ -21,6 +21,7 @@ from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.browser.desk import Desk, bring_workflow, cards
 from tests.harness.processes import Served
 from tests.harness.simulator_thread import SimulatorThread
+from tests.harness.waits import until
 
 _MODEL: Final = "sd_xl_base_1.0.safetensors"  #: That of the template.
 _FOLDER: Final = Path(__file__).with_name("pictures")
@@ -143,7 +144,8 @@ def _editor(page: Any, folder: Path) -> None:
             page.get_by_text(re.compile("[0-9]+ active")).click()
             page.wait_for_timeout(5_000)  # for first results and previews
             _take(page, "editor-queue")
-            page.get_by_text("0 active").wait_for(timeout=60_000)
+            listed = f"{served.url}/api/outputs"
+            until(lambda: len(page.request.get(listed).json()["results"]) == 10, 120)
             page.goto(f"{served.url}/gallery")
             page.locator(".tile").nth(9).wait_for()
             _take(page, "editor-results")
