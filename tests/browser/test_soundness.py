@@ -242,6 +242,7 @@ def test_what_is_out_of_place_is_noticed(page: Any, sheet: tuple[str, dict[str, 
 def test_markup_in_names_metadata_and_errors_is_text(desk: Desk, page: Any, bad_day: str) -> None:
     page.goto(f"{desk.url}/groups/{bad_day}")
     expect(page.get_by_role("heading", level=1)).to_contain_text("<b>with markup</b>")
+    assert page.locator("#cards").bounding_box()["y"] <= 200, "a long name moves the pictures down"
     page.get_by_text("About this group").click()
     expect(page.locator("#about")).to_contain_text(MARKUP)
     expect(page.locator(".error-words").first).to_contain_text(MARKUP)
