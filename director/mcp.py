@@ -37,6 +37,13 @@ _LEFT_OUT: Final = {
     *("current_step", "outputs_reused", "queued_at", "revision", "seq", "starred"),
 }
 
+_CHANGES: Final = {"submit", "upload_input", "cancel", "retry_failed"}
+_INSTRUCTIONS: Final = (
+    "The Director renders ComfyUI workflows on a farm. Check a workflow, upload its input files, "
+    "submit it, watch the group to its end, then show its pictures. A group that has ended with "
+    "failures can be retried once their cause is known."
+)
+
 Answer = dict[str, Any]
 Workflow = Annotated[
     dict[str, Any] | str,
@@ -78,7 +85,10 @@ def _explain_errors(call: Callable[..., Any]) -> Callable[..., Any]:
     async def called(*args: Any, **kwargs: Any) -> Any:
         try:
             return await call(*args, **kwargs)
-        except (DirectorError, OSError, ValueError) as error:
+        except OSError as error:
+            reason = f"{error.filename} cannot be read: {error.strerror or error}."
+            raise ResourceError(reason) from error
+        except (DirectorError, ValueError) as error:
             raise ResourceError(str(error)) from error
 
     return called
@@ -233,6 +243,13 @@ class Tools:
                 break
         return {"outputs": outputs}
 
+    async def upload_input(
+        self, path: Annotated[str, Field(description="An image, audio or video file.")]
+    ) -> Answer:
+        """Upload an input file. The reference of the answer is the value of an input: image of LoadImage."""
+        asset = await self._director.assets.upload(path)
+        return _short(asset.raw, reference=asset.reference)
+
     async def queue(self, submitter: str | None = None, limit: Limit = 50) -> Answer:
         """List the groups that run and wait, in the order in which they start their next jobs:
         places, reasons, expected starts.
@@ -282,9 +299,11 @@ def make_server(url: str, token: str | None, submitter: str | None) -> MCPServer
     """Return the server for the Director at ``url``."""
     director = AsyncDirector(url, token)
     tools = Tools(director, url, submitter)
-    server: MCPServer[Any] = MCPServer("director", version=__version__, log_level="WARNING")
+    server: MCPServer[Any] = MCPServer(
+        "director", version=__version__, log_level="WARNING", instructions=_INSTRUCTIONS
+    )
     for name in [name for name in vars(Tools) if not name.startswith("_")]:
-        hints = ToolAnnotations(read_only_hint=name not in {"submit", "cancel", "retry_failed"})
+        hints = ToolAnnotations(read_only_hint=name not in _CHANGES)
         server.add_tool(_explain_errors(getattr(tools, name)), annotations=hints)
     server.resource(_OUTPUT_URI, mime_type="image/webp")(_explain_errors(director.thumbnail))
     return server

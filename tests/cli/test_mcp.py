@@ -123,7 +123,12 @@ async def test_error_is_the_sentence_of_the_api(desk: Desk) -> None:
         assert "prompt.txt is not JSON" in await error(
             client, "check_workflow", workflow="prompt.txt"
         )
-        assert "No such file" in await error(client, "submit", workflow="none.json")
+        missing = await error(client, "submit", workflow="none.json")
+        assert "none.json cannot be read: No such file or directory." in missing
+        assert "Errno" not in missing
+        uploaded = await answer(client, "upload_input", path="prompt.txt")
+        assert uploaded["name"] == "prompt.txt"
+        assert uploaded["reference"]
         assert "less than or equal to 600" in await error(
             client, "watch", group_id=NO_GROUP, seconds=601
         )
