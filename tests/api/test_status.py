@@ -233,7 +233,16 @@ def test_change_is_made_although_its_client_has_gone() -> None:
 
 def test_status_does_not_wait_for_marks_that_wait_for_a_lock(group: dict[str, Any]) -> None:
     file = OutputFile(
-        "gpu-1", "", {}, "", "a.png", "", "output", 0, job_id=group["child_jobs"][0]["job_id"]
+        backend_id="gpu-1",
+        backend_name="gpu-1",
+        url="",
+        headers={},
+        prompt_id="",
+        filename="a.png",
+        subfolder="",
+        kind="output",
+        seed=0,
+        job_id=group["child_jobs"][0]["job_id"],
     )
 
     async def work() -> None:
