@@ -36,6 +36,11 @@ _RUN = """async (seeds) => {
     seedWidget.value = seed;
     await window.app.queuePrompt(0, 1);
   }
+  // A prompt that waits is not interrupted, as at ComfyUI.
+  for (let running = []; !running.includes(ids[1]); ) {
+    const answer = await fetch("/api/queue");
+    running = (await answer.json()).queue_running.map((item) => item[1]);
+  }
   await window.app.api.interrupt(ids[1]);
   return ids;
 }"""
