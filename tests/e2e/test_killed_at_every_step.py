@@ -128,10 +128,10 @@ def test_killed_in_a_timeout_only_one_job_times_out(step: Step, tmp_path: Path) 
         play.begin()
         play.restart_when_killed()
         assert play.end() == {"completed": CHILDREN - 1, "timeout": 1}
-        # The kill may meet a POST to another backend.
+        # The kill may meet a POST to another backend, and a busy machine may not connect in time.
         states = play.director.rows(
-            "SELECT state, count(*) AS n FROM jobgroups_attempt WHERE state <> 'never_accepted' "
-            "GROUP BY 1"
+            "SELECT state, count(*) AS n FROM jobgroups_attempt"
+            " WHERE state NOT IN ('never_accepted', 'not_sent') GROUP BY 1"
         )
         assert {one["state"]: one["n"] for one in states} == {"success": CHILDREN - 1, "timeout": 1}
 
