@@ -65,15 +65,16 @@ def backends() -> dict[str, Finding]:
 def _sharing(
     row: Backend, rows: Sequence[Backend], answers: Mapping[str, _Answer | str]
 ) -> list[str]:
-    """Return the names of the backends of the same machine that answer and have a database of assets."""
+    """Return the names of backends of the same machine that answer and have a database of assets."""
     host = urlsplit(row.url).hostname
     others = [
         other for other in rows if other.id != row.id and urlsplit(other.url).hostname == host
     ]
-    stats_by_name = {
-        other.name: answer for other in others if not isinstance(answer := answers[other.id], str)
-    }
-    return [name for name, answer in stats_by_name.items() if answer.stats.has_assets]
+    return [
+        other.name
+        for other in others
+        if not isinstance(answer := answers[other.id], str) and answer.stats.has_assets
+    ]
 
 
 async def _probe_all(rows: Sequence[Backend]) -> dict[str, _Answer | str]:
