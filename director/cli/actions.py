@@ -186,8 +186,9 @@ def move(connection: Connection, group_id: str, job_id: str, backend: str) -> No
     target = selection.exactly_one(backend, connection.director.backends())
     result = connection.director.move(group_id, job_id, target.backend_id, by=connection.submitter)
     old = result.removing_from
-    of_old = old and connection.name_of(old)
-    first = f", after its prompt is removed from the queue of {of_old}" if of_old else ""
+    first = (
+        f", after its prompt is removed from the queue of {connection.name_of(old)}" if old else ""
+    )
     line = f"{job_id} is queued on {target.name} now{first}. See: director watch {group_id}"
     if not result.moved:
         line = f"{job_id} is already queued on {target.name}."

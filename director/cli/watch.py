@@ -10,7 +10,7 @@ from director.cli.connection import Connection, failure_of
 from director.cli.display import make_display
 from director.cli.downloads import Downloader, DownloadOptions, Unsaved, failed_to_save
 from director.cli.exit_status import CommandError, Status
-from director.client import ChildCompleted, Group, InitialState, Unreachable
+from director.client import Child, ChildCompleted, Group, InitialState, Unreachable
 
 
 def watch_to_end(
@@ -73,13 +73,17 @@ def conclude(group: Group, name_of: Callable[[str], str] = str) -> None:
     click.echo(text.summary(group))
     if group.placement == "pool" and (made := text.made_by(group, name_of)):
         click.echo(f"  Made by: {made}")
+
+    def head(child: Child) -> str:
+        return f"{text.place(child.backend_id, child.status, name_of)} seed {child.seed}"
+
     failed = [
-        f"{text.place(child.backend_id, child.status, name_of)} seed {child.seed}: {text.why(child)}"
+        f"{head(child)}: {text.why(child)}"
         for child in group.child_jobs
         if child.status in ("failed", "timeout")
     ]
     warned = [
-        f"{text.place(child.backend_id, child.status, name_of)} seed {child.seed}: {text.plain_line(f'Warning: {warning}')}"
+        f"{head(child)}: {text.plain_line(f'Warning: {warning}')}"
         for child in group.child_jobs
         for warning in child.all_warnings
     ]
