@@ -126,7 +126,8 @@ def test_a_backend_that_is_gone_or_disabled_meanwhile_is_named(desk: Desk, form:
 
     form.route("**/api/workflows/check", hold)
     form.locator(f'input[name="backend"][value="{first}"]').evaluate(
-        "box => { box.value = 'nobody'; box.dispatchEvent(new Event('input', {bubbles: true})); }"
+        "(input) => { input.value = 'nobody';"
+        " input.dispatchEvent(new Event('input', {bubbles: true})); }"
     )
     send(form)
     error = form.locator('[data-error="backend_ids"]')

@@ -213,8 +213,10 @@ async def test_a_page_of_another_origin_can_use_no_route(
     settings.DIRECTOR_TOKEN = "correct-horse-battery"
     browser = {"authorization": f"Basic {base64.b64encode(b'x:correct-horse-battery').decode()}"}
     wrong = []
-    asked = itertools.product(paths(prompt_id=str(uuid.UUID(int=1))), METHODS)
-    for path, method in itertools.islice(asked, 0, None, 1 if headers == {"origin": EVIL} else 7):
+    requests = itertools.product(paths(prompt_id=str(uuid.UUID(int=1))), METHODS)
+    for path, method in itertools.islice(
+        requests, 0, None, 1 if headers == {"origin": EVIL} else 7
+    ):
         answer = await _ask(method, path, {**browser, **headers})
         if answer.status_code not in statuses:
             wrong.append((method, path, answer.status_code))
