@@ -180,9 +180,10 @@ def test_a_submitted_workflow_is_watched_to_its_pictures(desk: Desk, page: Any) 
         wait_loaded(page, picture)
     assert page.title().startswith("3/3 · Watched")
     assert "favicon-completed" in str(page.locator("#favicon").get_attribute("href"))
-    # The pictures come first.
+    # The pictures come first, after the bar.
     for width, height, most in ((1280, 800, 200), (390, 844, 300)):
         page.set_viewport_size({"width": width, "height": height})
+        assert page.locator("#head .bar").bounding_box()["y"] < 100
         assert page.locator("#cards").bounding_box()["y"] <= most
 
 
