@@ -177,7 +177,7 @@ class Downloader:
         try:
             paths = self._paths(file, name)
         except (DirectorError, OSError) as error:
-            sentence = f"{file.filename} of {file.backend_id} was not saved: {error}"
+            sentence = f"{file.filename} of job {file.index or file.job_id} was not saved: {error}"
             is_gone = isinstance(error, DirectorError) and error.status == 410
             self.missing.append(Unsaved(sentence, may_help=not is_gone))
             return

@@ -39,11 +39,8 @@ class OutputFile(shapes.OutputFile):
         if not self.missing:
             return ""
         if self.reason == "replaced":
-            return (
-                f"{self.filename} was replaced: another file has its name on "
-                f"{self.backend_id or 'its backend'} now."
-            )
-        return f"{self.filename} is gone from {self.backend_id or 'its backend'}."
+            return f"{self.filename} was replaced: another file has its name on its backend now."
+        return f"{self.filename} is gone from its backend."
 
 
 @record
