@@ -269,7 +269,19 @@ class _Process:
         if self.running is not None and self.running.stdin is not None:
             self.running.stdin.close()
             if sys.platform != "win32":
-                self.running.terminate()
+                self._signal(self.running.terminate)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.running is not None:
+            logger.warning("%s: has not ended within %g s, and is killed", self.name, _KILL_AFTER)
+            self._signal(self.running.kill)
+
+    @staticmethod
+    def _signal(send: Callable[[], None]) -> None:
+        # It may have ended by itself, which whoever waits for it learns in a moment.
+        with contextlib.suppress(ProcessLookupError):
+            send()
 
 
 class _Supervisor:
@@ -315,11 +327,7 @@ class _Supervisor:
 
     def _kill(self) -> None:
         for process in self._processes:
-            if process.running is not None:
-                logger.warning(
-                    "%s: has not ended within %g s, and is killed", process.name, _KILL_AFTER
-                )
-                process.running.kill()
+            process.kill()
 
     async def _keep(self, process: _Process) -> None:
         pause = 0.0

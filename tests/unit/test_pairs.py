@@ -5,7 +5,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -151,3 +152,16 @@ def test_process_that_ends_at_once_is_started_again_after_growing_pauses(
     assert pauses[:3] == [0.0, 0.5, 1.0]
     assert process.state.ends == len(pauses)
     assert process.state.cause == "signal 9"
+
+
+@pytest.mark.parametrize("end", [supervise._Process.end, supervise._Process.kill])
+async def test_end_of_a_process_that_has_just_died_is_no_error(
+    end: Callable[[supervise._Process], None],
+) -> None:
+    process = supervise._Process("web", [])
+    process.running = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "", stdin=asyncio.subprocess.PIPE
+    )
+    await process.running.communicate()
+    await asyncio.sleep(0)  # in which the loop forgets it
+    end(process)
