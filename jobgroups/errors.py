@@ -311,7 +311,7 @@ class BackendUnavailable(Conflict, code="backend_unavailable"):
     def __init__(self, unavailable: Sequence[Mapping[str, str]], *, hint: str) -> None:
         names = [backend["backend_id"] for backend in unavailable]
         super().__init__(
-            f"{_and_more(names)} takes no jobs: {unavailable[0]['reason']} {hint}",
+            f"{_and_more(names)} takes no jobs: {unavailable[0]['reason'].rstrip('.')}. {hint}",
             extra={"unavailable_backends": list(unavailable)},
         )
 

@@ -111,6 +111,7 @@ def test_retry_at_an_unregistered_or_disabled_backend_is_refused(
     api.patch("/api/backends/gpu-1", {"enabled": False})
     body = error_of(api.post(_path(ended), {"backend_id": "gpu-1"}), 409, "backend_unavailable")
     assert body["unavailable_backends"][0]["backend_id"] == "gpu-1"
+    assert body["detail"] == "gpu-1 takes no jobs: It is disabled. Name another backend."
     assert JobGroup.objects.get().run == 1
 
 

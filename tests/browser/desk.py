@@ -56,7 +56,7 @@ class Desk:
 
     def submit_to_pool(self, count: int, **fields: Any) -> str:
         """Submit a group whose jobs wait for any backend, and return its id."""
-        return self._submit(backend_ids=["*"], count=count, **fields)
+        return self._submit(**{"backend_ids": ["*"], "count": count, **fields})
 
     def submit_sweep(self, sweep: dict[str, Any], **fields: Any) -> str:
         """Submit a sweep whose jobs wait for any backend, and return its id."""

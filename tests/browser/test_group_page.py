@@ -59,6 +59,33 @@ def test_all_that_failed_is_rendered_again_on_the_page_that_was_open(desk: Desk,
     assert {one["backend_id"] for one in status["child_jobs"][:2]} == {desk.backend_ids()[3]}
 
 
+def test_the_plan_of_a_retry_has_the_policy_of_the_group_and_the_states_of_backends(
+    desk: Desk, page: Any
+) -> None:
+    for index in (0, 1):
+        desk.order(index, name="node_error", message="bad value", count=1)
+    group = desk.submit(3, retry_elsewhere=True)
+    desk.until_ended(group)
+    first, second = desk.backend_ids()[:2]
+    desk.http.post(f"{desk.url}/api/backends/{second}/pause")
+    names = list(names_of(desk))
+    page.goto(f"{desk.url}/groups/{group}")
+    page.get_by_role("button", name="Retry 2 failed …").click()
+    dialog = page.get_by_role("dialog")
+    plan, where = dialog.get_by_role("listitem"), dialog.get_by_label("Backend")
+    other = "another backend of the group that works, or"
+    planned = [f"#1: {other} {names[0]}", f"#2: {other} {names[1]} (paused)"]
+    expect(plan).to_have_text(planned)
+    where.select_option("The same backend (that of each job)")
+    expect(plan).to_have_text([f"#1: {names[0]}", f"#2: {names[1]} (paused)"])
+    where.select_option("As suits each job")
+    dialog.get_by_role("button", name="Retry 2 jobs").click()
+    expect(page.locator("#toast")).to_contain_text("2 on other backends")
+    jobs = desk.until_ended(group)["child_jobs"]
+    assert jobs[0]["backend_id"] != first
+    assert jobs[1]["backend_id"] != second
+
+
 def names_of(desk: Desk) -> Iterator[str]:
     rows = desk.http.get(f"{desk.url}/api/backends").json()["backends"]
     names = {row["backend_id"]: row["name"] for row in rows}
@@ -87,26 +114,37 @@ def test_a_card_says_of_each_attempt_where_it_was_and_why_it_ended(desk: Desk, p
 
 def test_where_its_backend_takes_nothing_others_are_offered(desk: Desk, page: Any) -> None:
     # No failure after which it goes elsewhere anyway.
-    desk.order(0, name="node_error", message="bad value", count=1)
-    group = desk.submit(1)
+    for index in (0, 1):
+        desk.order(index, name="node_error", message="bad value", count=1)
+    group = desk.submit(2)
     desk.until_ended(group)
-    home = desk.backend_ids()[0]
+    home, away = desk.backend_ids()[0], f"{next(names_of(desk))}: It is disabled"
     desk.http.patch(f"{desk.url}/api/backends/{home}", json={"enabled": False})
     page.goto(f"{desk.url}/groups/{group}")
-    retry = page.locator(".card").get_by_role("button", name="Retry", exact=True)
-    retry.click()
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("Run them on other backends?")
-    expect(dialog).to_contain_text(f"{home.replace('_', ':')}: It is disabled")
+    # Of all failed jobs only the first belongs to that backend.
+    page.get_by_role("button", name="Retry 2 failed …").click()
+    expect(dialog.get_by_role("listitem").first).to_contain_text("(disabled)")
+    dialog.get_by_role("button", name="Retry 2 jobs").click()
+    expect(dialog).to_contain_text("Failed jobs belong to a backend that takes no jobs now.")
+    expect(dialog).to_contain_text("Failed jobs of other backends may change their backend, too.")
+    dialog.get_by_role("button", name="Cancel").click()
+    card = page.locator(".card").first
+    retry = card.get_by_role("button", name="Retry", exact=True)
+    retry.click()
+    expect(dialog).to_contain_text("Run it on another backend?")
+    expect(dialog).to_contain_text(away)
     dialog.get_by_role("button", name="Cancel").click()
     assert desk.status(group)["run"] == 1
+    card.get_by_role("button", name="Retry on …").click()
+    expect(dialog.get_by_label("Backend")).to_have_value("where:other")
+    dialog.get_by_role("button", name="Cancel").click()
     retry.click()
-    dialog.get_by_role("button", name="Use other backends").click()
+    dialog.get_by_role("button", name="Use another backend").click()
     expect(page.locator("#toast")).to_contain_text("1 on another backend")
     expect(cards(page, "completed")).to_have_count(1)
-    (child,) = desk.status(group)["child_jobs"]
-    assert child["backend_id"] != home
-    expect(page.locator(".machine")).not_to_have_attribute("title", home)
+    assert desk.status(group)["child_jobs"][0]["backend_id"] != home
+    expect(card.locator(".machine")).not_to_have_attribute("title", home)
 
 
 def test_a_person_says_where_a_failed_job_is_rendered_while_its_group_runs(
@@ -133,6 +171,8 @@ def test_a_person_says_where_a_failed_job_is_rendered_while_its_group_runs(
     moved = waiting.get_attribute("id")
     waiting.get_by_role("button", name="Move …").click()
     expect(where.locator("option")).not_to_have_text(["Another backend that works"])
+    # One that works is preselected.
+    expect(where.locator("option:checked")).to_have_text(re.compile("online|busy"))
     where.select_option(f"backend:{first}")
     dialog.get_by_role("button", name="Move the job").click()
     expect(page.locator("#toast")).to_contain_text(f"is queued for {first.replace('_', ':')} now")

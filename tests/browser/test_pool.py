@@ -127,3 +127,21 @@ def test_a_job_that_waits_is_bound_to_the_backend_that_a_user_names(desk: Desk, 
     page.goto(f"{desk.url}/backends/{first}")
     expect(page.locator("#backend")).to_contain_text("1 in the pool")
     sound(page)
+
+
+def test_a_retry_in_the_pool_offers_no_backend_that_its_group_does_not_have(
+    desk: Desk, page: Any
+) -> None:
+    home = desk.backend_ids()[0]
+    desk.order(0, name="node_error", message="bad value", count=1)
+    group = desk.submit_to_pool(1, backend_ids=[home], max_attempts=1)
+    desk.until_ended(group)
+    desk.http.post(f"{desk.url}/api/backends/{home}/quarantine", json={"reason": "checks"})
+    page.goto(f"{desk.url}/groups/{group}")
+    page.get_by_role("button", name="Retry 1 failed …").click()
+    page.get_by_role("dialog").get_by_role("button", name="Retry 1 job").click()
+    expect(page.locator("#toast")).to_contain_text(
+        f"No backend of the group takes jobs. {name(home)}: Quarantined by a person: checks. Retry"
+    )
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert desk.status(group)["run"] == 1

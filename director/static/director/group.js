@@ -330,20 +330,19 @@ async function retryAt({ job, run, backend, name, chosen }) {
 }
 
 async function retryGroup({ run, count, done }) {
-  const { child_jobs: all, placement, status } = await call("GET", `/api/job-groups/${group}`);
-  const ends = ["failed", "timeout", ...(status === "cancelled" ? ["cancelled"] : [])];
-  const jobs = all
+  const now = await call("GET", `/api/job-groups/${group}`);
+  const ends = ["failed", "timeout", ...(now.status === "cancelled" ? ["cancelled"] : [])];
+  const jobs = now.child_jobs
     .map((one, at) => ({ ...one, number: at + 1 }))
     .filter((one) => ends.includes(one.status) && !one.stopped_by);
-  const isPool = placement === "pool";
   const place = await askPlace({
     title: `Retry ${counted(Number(count), "job")}?`,
     text: againText(Number(count), 1, Number(done)),
     yes: `Retry ${counted(Number(count), "job")}`,
     own: { id: "", name: "that of each job" },
     chosen: "auto",
-    auto: isPool ? ANY : "As suits each job",
-    plan: (value, nameOf) => planOf(jobs, isPool, value, nameOf),
+    auto: now.placement === "pool" ? ANY : "As suits each job",
+    plan: (value, known) => planOf(jobs, now, value, known),
   });
   if (place) await retry(group, run, undefined, { ...place, ...actor() });
 }

@@ -12,7 +12,7 @@ export async function retry(group, run, job, place = { where: "auto" }) {
     return true;
   } catch (error) {
     if (error.answer?.code !== "backend_unavailable" || place.backend_id) throw error;
-    if (!(await elsewhere(error.answer.unavailable_backends))) return false;
+    if (!(await elsewhere(group, job, error.answer.unavailable_backends))) return false;
     said(
       await call("POST", path, {
         run: Number(run),
@@ -24,14 +24,30 @@ export async function retry(group, run, job, place = { where: "auto" }) {
   }
 }
 
-async function elsewhere(backends) {
-  const { nameOf } = await knownBackends();
-  const lines = backends.map((one) => `${nameOf(one.backend_id)}: ${one.reason}`).join("\n");
-  const these = backends.length === 1 ? "this backend, which takes" : "these backends, which take";
+// A job of the pool goes to no backend but those of its group.
+async function elsewhere(group, job, backends) {
+  const [{ nameOf }, { placement }] = await Promise.all([
+    knownBackends(),
+    call("GET", `/api/job-groups/${group}?children=0`),
+  ]);
+  const reasons = backends.map(
+    (one) => `${nameOf(one.backend_id)}: ${one.reason.replace(/\.?$/, ".")}`,
+  );
+  if (placement === "pool")
+    throw new Error(
+      `No backend of the group takes jobs. ${reasons[0]} Retry on another backend by its name, or when one of them works.`,
+    );
+  const these = backends.length === 1 ? "a backend that takes" : "backends that take";
+  const [jobs, may] = job
+    ? ["The job belongs", "it, with its seed."]
+    : [
+        "Failed jobs belong",
+        "them, with their seeds. Failed jobs of other backends may change their backend, too.",
+      ];
   return ask(
-    "Run them on other backends?",
-    `The failed jobs belong to ${these} no jobs now.\n\n${lines}\n\nAny other backend that works and has what the group requires can run them, with their seeds.`,
-    "Use other backends",
+    job ? "Run it on another backend?" : "Run them on other backends?",
+    `${jobs} to ${these} no jobs now.\n\n${reasons.join("\n")}\n\nAny other backend that works and has what the group requires can run ${may}`,
+    job ? "Use another backend" : "Use other backends",
     "Cancel",
     "",
   );
