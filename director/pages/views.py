@@ -26,6 +26,7 @@ from director.pages import (
     text,
 )
 from director.pages.audit import audit_page
+from director.pages.names import names_by_id
 from director.pages.queue import queue_list
 from director.pages.usage import usage_page
 from jobgroups.api.listener.editor import editor_url
@@ -241,7 +242,15 @@ def webhooks(request: HttpRequest) -> HttpResponse:
     )
     page = filters.page_after(given["cursor"], lambda cursor: read(cursor=cursor))
     states = [("", "All"), *((name, capfirst(name.replace("_", " "))) for name in STATES)]
-    context = {"page": page, "states": states, "chosen": given["state"], "group": given["group"]}
+    names = names_by_id([given["group"], *(row["job_group_id"] for row in page.results)])
+    context = {
+        "page": page,
+        "rows": [(row, names.get(row["job_group_id"])) for row in page.results],
+        "states": states,
+        "chosen": given["state"],
+        "group": given["group"],
+        "group_name": names.get(given["group"], given["group"]),
+    }
     return render_page(request, "webhooks", context)
 
 

@@ -3,6 +3,7 @@
 import csv
 import datetime as dt
 import io
+import json
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -15,12 +16,12 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import URLResolver, get_resolver, resolve
 
 from backends.models import FoundBackend
-from director.accounts import people, principals
+from director.accounts import people, principals, tokens
 from director.security.sign_in import COOKIE
-from jobgroups.domain.access import Role
+from jobgroups.domain.access import Role, Scope
 from jobgroups.domain.audit import Action, Actor, actor
 from jobgroups.domain.clock import now
-from jobgroups.models import AuditEntry, Exclusion, WebhookDelivery
+from jobgroups.models import AuditEntry, Exclusion, JobGroup, WebhookDelivery
 from jobgroups.services.audit import audit_forget
 from jobgroups.services.cancellation import group_cancel
 from jobgroups.services.sessions import sessions_forget
@@ -278,7 +279,34 @@ def test_without_accounts_the_name_of_the_request_and_its_address_count(
     listed = api.get("/api/audit").json()["results"]
     assert [one["actor"] for one in listed] == [None, "anna@desk"]
     assert listed[1]["details"] == {"jobs": 1, "submitter": "anna@desk"}
-    assert group.encode() in Client(headers={"host": "localhost:9820"}).get("/audit").content
+    page = Client(headers={"host": "localhost:9820"}).get("/audit").content.decode()
+    assert f'title="{group}">{JobGroup.objects.get(pk=group).title}</a>' in page
+
+
+def test_page_of_the_record_has_names_of_targets_and_tokens_and_no_text_of_python(
+    browser: Client,  # noqa: F811
+) -> None:
+    factories.backend("gpu-1", name="Left of the door")
+    user = people.person_add("olga", Role.OPERATOR)
+    token, _ = tokens.token_create(user, name="night shift", scope=Scope.OPERATE)
+    AuditEntry.objects.create(
+        created_at=now(),
+        actor="olga",
+        token_id=token.pk,
+        action="backend.paused",
+        target="gpu-1",
+        details_json=json.dumps({"is_active": False, "now": True, "jobs": list(range(14))}),
+    )
+    browser.cookies[COOKIE] = principals.new_session(user)
+    page = browser.get("/audit").content.decode()
+    for text in (
+        'title="gpu-1">Left of the door</a>',
+        f'title="{token.pk}">token night shift</span>',
+        "is active: no<",
+        "now: yes<",
+        "jobs: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more<",
+    ):
+        assert text in page
 
 
 def test_what_the_director_does_by_itself_is_not_recorded(

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from pytest_django import Settings
 
-from jobgroups.models import WebhookDelivery
+from jobgroups.models import JobGroup, WebhookDelivery
 from tests.api.conftest import Api, error_of, wrong_fields
 from tests.harness.receiver import Receiver
 
@@ -47,6 +47,8 @@ def test_deliveries_are_listed_by_group_and_state_in_pages(api: Api, group: str)
     assert set(wrong_fields(api.get(f"{PATH}?cursor={cursor}"))) == {"cursor"}
     page = api.get(f"/webhooks?state=given_up&group={group}").content.decode()
     assert ("Given up: &lt;b&gt;" in page, page.count("data-replay=")) == (True, 1)
+    name = JobGroup.objects.get(pk=group).title
+    assert page.count(f">{name}</a>") == 2  # that of the filter, and of the delivery
     assert f"/webhooks?group={group}" in api.get(f"/groups/{group}").content.decode()
 
 
