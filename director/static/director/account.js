@@ -1,6 +1,7 @@
 // The tokens of the account: make one, revoke one.
 import { $, ask, call, copy, onClick, toast } from "./dom.js";
 import { monitor } from "./live.js";
+import { refresh } from "./parts.js";
 
 monitor(() => []);
 
@@ -13,6 +14,7 @@ $("token-form").addEventListener("submit", async (event) => {
     $("token-text").textContent = (await call("POST", "/api/tokens", body)).token;
     $("new").hidden = false;
     event.target.reset();
+    refresh($("tokens"));
   } catch (error) {
     toast(error.message);
   }
@@ -28,7 +30,7 @@ onClick("[data-revoke]", async (button) => {
   if (!(await ask(`Revoke ${name}?`, text, "Revoke the token"))) return;
   try {
     await call("DELETE", `/api/tokens/${id}`);
-    button.closest("tr").remove();
+    refresh($("tokens"));
   } catch (error) {
     toast(error.message);
   }

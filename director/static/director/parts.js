@@ -1,4 +1,5 @@
-// Fragments: an element with data-part is requested again from that address and morphed in place.
+// Fragments: an element with data-part is requested again from that address, which may be that of a page, and morphed in
+// place.
 // However often something changes meanwhile, one request for an element is under way and one waits.
 import { $, $$, localTimes, signIn } from "./dom.js";
 
@@ -49,6 +50,12 @@ function known(id, path) {
 const whole = (text) =>
   text.replace(/<tr data-same="([^"]+)"><\/tr>/g, (_, id) => $(id)?.outerHTML || "");
 
+// Of a whole page the element.
+const partOf = (text, id) =>
+  text.startsWith("<!doctype")
+    ? new DOMParser().parseFromString(text, "text/html").getElementById(id).outerHTML
+    : text;
+
 async function load(id, path) {
   try {
     const headers = { "HX-Request": "true", ...known(id, path) };
@@ -68,8 +75,12 @@ async function load(id, path) {
       element.remove();
       return;
     }
+    if (response.status === 403) {
+      location.reload(); // The role has changed: the page says what it does not permit.
+      return;
+    }
     if (!response.ok) throw new Error(String(response.status));
-    const text = whole((await response.text()).trim());
+    const text = whole(partOf((await response.text()).trim(), id));
     tags.set(id, { path, tag: response.headers.get("ETag") });
     await htmx.swap({ text, target: element, sourceElement: element, swap: "outerMorph" });
     if ($(id)) localTimes($(id));

@@ -1,6 +1,7 @@
 // The accounts: add one, change its role, disable it, make a link for its password.
 import { $, ask, call, copy, onClick, toast } from "./dom.js";
 import { monitor } from "./live.js";
+import { refresh } from "./parts.js";
 
 monitor(() => []);
 
@@ -18,9 +19,10 @@ $("person-form").addEventListener("submit", async (event) => {
       "/api/people",
       Object.fromEntries(new FormData(event.target)),
     );
-    if (!person.password_link) location.reload();
-    else showLink(person.name, person.password_link);
+    if (person.password_link) showLink(person.name, person.password_link);
+    else toast(`${person.name} is added.`);
     event.target.reset();
+    refresh($("accounts"));
   } catch (error) {
     toast(error.message);
   }
@@ -39,14 +41,16 @@ onClick("[data-link]", async (button) => {
   }
 });
 
+// Resolves to whether it is changed.
 async function change(name, values) {
   try {
     await call("PATCH", `/api/people/${name}`, values);
   } catch (error) {
     toast(error.message);
-    return;
+    return false;
   }
-  location.reload();
+  refresh($("accounts"));
+  return true;
 }
 
 onClick("[data-active]", async (button) => {
@@ -57,6 +61,7 @@ onClick("[data-active]", async (button) => {
 });
 
 document.addEventListener("change", async (event) => {
-  const name = event.target.dataset?.role;
-  if (name) await change(name, { role: event.target.value });
+  const { dataset, options, value } = event.target;
+  if (!dataset.role || (await change(dataset.role, { role: value }))) return;
+  event.target.value = [...options].find((one) => one.defaultSelected).value;
 });

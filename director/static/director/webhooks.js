@@ -1,6 +1,7 @@
 // The deliveries of events to webhooks, and the replay of one.
-import { call, onClick, toast } from "./dom.js";
+import { $, call, onClick, toast } from "./dom.js";
 import { monitor } from "./live.js";
+import { refresh } from "./parts.js";
 
 monitor(() => []);
 
@@ -9,9 +10,9 @@ onClick("[data-replay]", async (button) => {
   try {
     await call("POST", `/api/webhooks/deliveries/${button.dataset.replay}/replay`);
     toast("It is sent now.");
-    setTimeout(() => location.reload(), 2000);
+    setTimeout(() => refresh($("deliveries")), 2000);
   } catch (error) {
     toast(error.message);
-    button.disabled = false;
   }
+  button.disabled = false;
 });
