@@ -222,6 +222,47 @@ def test_viewer_goes_on_over_the_pages_of_a_group(
         expect(page.locator("#viewer-title")).to_contain_text(shown)
 
 
+def test_form_has_its_button_above_the_footer_and_promises_nothing_of_a_silent_backend(
+    page: Any, sheet: tuple[str, dict[str, str]]
+) -> None:
+    url, groups = sheet
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(f"{url}/submit?from={groups['looks']}")
+    expect(page.locator("#can-run-said")).to_have_text(
+        "1 backend has not described all nodes of the workflow yet, and may be able to run it."
+    )
+    send = page.locator("#send").bounding_box()
+    assert send["y"] + send["height"] <= page.locator("#line").bounding_box()["y"]
+
+
+def test_numbers_of_jobs_are_whole_beside_long_values(
+    page: Any, sheet: tuple[str, dict[str, str]]
+) -> None:
+    url, groups = sheet
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.goto(f"{url}/groups/{groups['sweep']}?view=jobs")
+        cut = """links => links.filter((link) => link.getBoundingClientRect().right
+            > link.parentElement.getBoundingClientRect().right + 1).map((link) => link.textContent)"""
+        assert page.locator(".card .anchor").evaluate_all(cut) == []
+
+
+def test_a_message_covers_no_action_of_what_is_selected(
+    page: Any, sheet: tuple[str, dict[str, str]]
+) -> None:
+    url, _ = sheet
+    for path in ("/", "/backends"):
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 844})
+            page.goto(f"{url}{path}")
+            page.locator("[name=pick]").first.check()
+            page.evaluate("import('/static/director/dom.js').then(({ toast }) => toast('Said'))")
+            expect(page.locator("#toast")).to_be_visible()
+            bar, toast = (page.locator(one).bounding_box() for one in ("#selection", "#toast"))
+            below = bar["y"] + bar["height"]
+            assert toast["y"] + toast["height"] <= bar["y"] or below <= toast["y"]
+
+
 def test_what_is_out_of_place_is_noticed(page: Any, sheet: tuple[str, dict[str, str]]) -> None:
     url, groups = sheet
     contact_sheet.show(page, url, Page("one", f"/groups/{groups['one']}"))

@@ -48,18 +48,19 @@ function show(answer) {
   const isSaid = answer?.lacks && !all.some((one) => one.reasons.length);
   $("can-run").hidden = !all.length || isSaid;
   if ($("can-run").hidden) return;
-  $("can-run-said").textContent =
-    able === all.length
-      ? able > 1
-        ? `All ${able} backends can run it.`
-        : "The backend can run it."
-      : able
-        ? `${able} of ${counted(all.length, "backend")} can run it.`
-        : "No backend can run it.";
+  // What has not described its nodes is among those that can.
   const unknown = all.filter((one) => one.can_run && !one.known).length;
-  if (unknown)
-    $("can-run-said").textContent +=
-      ` ${counted(unknown, "backend has", "backends have")} not described all nodes of the workflow yet.`;
+  const sure = able - unknown;
+  const can =
+    sure === all.length
+      ? sure > 1
+        ? `All ${sure} backends can run it.`
+        : "The backend can run it."
+      : `${sure} of ${counted(all.length, "backend")} can run it.`;
+  const may = `${counted(unknown, "backend has", "backends have")} not described all nodes of the workflow yet, and may be able to run it.`;
+  $("can-run-said").textContent = !able
+    ? "No backend can run it."
+    : [sure && can, unknown && may].filter(Boolean).join(" ");
   $("can-run-why").replaceChildren(...whyLines(all).map((line) => make("li", {}, line)));
 }
 
