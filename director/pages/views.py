@@ -83,6 +83,7 @@ def groups(request: HttpRequest, template: str) -> HttpResponse:
         "listing": group_list.group_list(chosen, principal),
         "query": chosen.query(),
         "offered": [server for server in backend_pages.found_servers() if not server["ignored"]],
+        "discovers": settings.DIRECTOR_DISCOVER,
         "backends": backend_list,  # Read where a template needs it: a reloaded list with groups does not.
     }
     if template == "groups":

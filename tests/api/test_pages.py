@@ -576,8 +576,14 @@ def test_pictures_of_the_guide_are_served_and_small(client: Client) -> None:
     assert client.get("/docs/pictures/nowhere.webp").status_code == 404
 
 
-def test_without_a_backend_the_first_page_says_how_to_add_one(client: Client) -> None:
-    assert "No ComfyUI found" in client.get("/").content.decode()
+def test_without_a_backend_the_first_page_says_how_to_add_one(
+    client: Client, settings: Settings
+) -> None:
+    for discovers in (True, False):
+        settings.DIRECTOR_DISCOVER = discovers
+        page = client.get("/").content.decode()
+        assert "No ComfyUI found" in page
+        assert ("adds it by itself" in page) is discovers
     factories.backend()
     assert "No groups yet" in client.get("/").content.decode()
 

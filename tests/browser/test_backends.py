@@ -51,9 +51,13 @@ def test_a_right_address_becomes_a_row_that_is_renamed_in_place(desk: Desk, page
         row = row_of(page, "Attic <i>")
         expect(row).to_contain_text("Online")
         row.get_by_role("button", name="Rename").click()
-        page.get_by_role("textbox", name="Name of Attic <i>").fill("Cellar")
+        page.get_by_role("textbox", name="Name of Attic <i>").fill("cellar-node-023")
         page.keyboard.press("Enter")
-        row = row_of(page, "Cellar")
+        row = row_of(page, "cellar-node-023")
+        for width in (1280, 1000):
+            page.set_viewport_size({"width": width, "height": 900})
+            whole = row.locator(".name").evaluate("(one) => one.scrollWidth <= one.clientWidth")
+            assert whole, f"its name is cut at {width} pixels"
         choose(row, "Disable …")
         page.get_by_role("dialog").get_by_role("button", name="Disable").click()
         expect(row).to_contain_text("Disabled")

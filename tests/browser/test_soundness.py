@@ -247,6 +247,25 @@ def test_numbers_of_jobs_are_whole_beside_long_values(
         assert page.locator(".card .anchor").evaluate_all(cut) == []
 
 
+def test_values_of_a_grid_are_whole_on_a_phone_beside_its_settings(
+    page: Any, sheet: tuple[str, dict[str, str]]
+) -> None:
+    url, groups = sheet
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{url}/groups/{groups['sweep']}")
+    cut = "all => all.filter((one) => one.scrollHeight > one.clientHeight + 1).length"
+    assert page.locator(".grid tbody .value").evaluate_all(cut) == 0
+    assert page.locator("#about summary").bounding_box()["width"] >= 80
+
+
+def test_gallery_without_outputs_says_so_in_the_middle(
+    page: Any, sheet: tuple[str, dict[str, str]]
+) -> None:
+    page.goto(f"{sheet[0]}/gallery?text=nothing+fits")
+    box = page.get_by_role("heading", name="No matching outputs").bounding_box()
+    assert abs(box["x"] + box["width"] / 2 - page.viewport_size["width"] / 2) < 20
+
+
 def test_a_message_covers_no_action_of_what_is_selected(
     page: Any, sheet: tuple[str, dict[str, str]]
 ) -> None:
