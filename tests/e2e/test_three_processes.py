@@ -37,37 +37,55 @@ def three_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PROCESSES, "3")
 
 
-@contextmanager
-def working(
-    folder: Path, *, jobs: int, seconds: float = 0.5, count: int = 3
-) -> Iterator[tuple[Director, Machines, Watcher]]:
-    """Give a Director whose group is being rendered and watched; at the end check that nothing was
-    lost or doubled.
+@pytest.fixture(scope="module")
+def gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    with simulated(tmp_path_factory.mktemp("gpus"), seconds=0.5, preview_fps=4.0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def only_director(tmp_path_factory: pytest.TempPathFactory, gpus: Machines) -> Iterator[Director]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PROCESSES, "3")
+        with directing(tmp_path_factory.mktemp("director"), gpus.urls) as director:
+            yield director
+            if director.runs:
+                stop_in_order(director, within=SOON)
+
+
+@pytest.fixture
+def director(only_director: Director) -> Director:
+    """The Director of all tests, started again where it has ended. Those that need its first
+    processes are first in this file.
     """
-    with (
-        simulated(folder, count=count, seconds=seconds, preview_fps=4.0) as gpus,
-        directing(folder, gpus.urls) as director,
-    ):
-        director.start()
-        director.wait_online()
-        until(lambda: "Alive processes of `files`: 1" in check(director, "captures")["detail"])
-        group_id = director.submit(picture(), (gpus.ids * jobs)[:jobs])
-        watcher = Watcher(director, group_id)
-        gpus.wait_kind("started", count)
-        yield director, gpus, watcher
-        watcher.wait_ended()
-        director.wait_settled()
-        gpus.wait_idle()
-        pids = processes(director)
-        stop_in_order(director, within=SOON)
-        until(lambda: not any(map(is_alive, pids)))
-        laws.check(director.data, gpus.seen())
-        assert laws.statuses(director.data, group_id) == {"completed": jobs}
-        assert laws.executed_once(gpus.seen()) == sorted(
-            row["id"] for row in director.rows("SELECT id FROM jobgroups_childjob")
-        )
-        stored = laws.stored_events(director.data, group_id)
-        assert watcher.events == stored[-len(watcher.events) :]
+    if not only_director.runs:
+        only_director.start()
+    only_director.wait_online()
+    until(lambda: "Alive processes of `files`: 1" in check(only_director, "captures")["detail"])
+    return only_director
+
+
+@contextmanager
+def working(director: Director, gpus: Machines, *, jobs: int) -> Iterator[Watcher]:
+    """Watch a group that is being rendered; at the end check that no job of this Director was lost
+    or doubled.
+    """
+    before = len(gpus.seen())
+    group_id = director.submit(picture(), (gpus.ids * jobs)[:jobs])
+    watcher = Watcher(director, group_id)
+    gpus.wait_kind("started", len(gpus.ids), after=before)
+    yield watcher
+    watcher.wait_ended()
+    director.wait_settled()
+    gpus.wait_idle()
+    laws.check(director.data, gpus.seen())
+    assert "Traceback" not in director.printed(), director.printed()
+    assert laws.statuses(director.data, group_id) == {"completed": jobs}
+    assert laws.executed_once(gpus.seen()) == sorted(
+        row["id"] for row in director.rows("SELECT id FROM jobgroups_childjob")
+    )
+    stored = laws.stored_events(director.data, group_id)
+    assert watcher.events == stored[-len(watcher.events) :]
 
 
 def processes(director: Director) -> list[int]:
@@ -99,9 +117,10 @@ def sockets_of(pid: int) -> set[str]:
 
 
 def test_group_with_previews_is_rendered_and_nobody_can_connect_to_the_pairs(
-    tmp_path: Path,
+    director: Director, gpus: Machines
 ) -> None:
-    with working(tmp_path, jobs=6, seconds=1.5) as (director, _, watcher):
+    gpus.fault("slow", seconds=1.0, count=2)
+    with working(director, gpus, jobs=6) as watcher:
         until(lambda: check(director) == {"status": "ok", "detail": "Alive: web, runner, files."})
         assert check(director, "channel_layer")["status"] == "ok"
         assert check(director, "runner")["status"] == "ok"
@@ -128,8 +147,46 @@ def test_group_with_previews_is_rendered_and_nobody_can_connect_to_the_pairs(
     assert watcher.count("child_progress") > 4
 
 
-def test_killed_process_is_started_again_while_the_other_goes_on(tmp_path: Path) -> None:
-    with working(tmp_path, jobs=24) as (director, _, watcher):
+@pytest.mark.parametrize(
+    "name", ["runner", *(pytest.param(name, marks=pytest.mark.slow) for name in ("web", "files"))]
+)
+def test_stopped_process_delays_no_other_and_goes_on(
+    name: str, director: Director, gpus: Machines
+) -> None:
+    seen = len(gpus.seen())
+    with working(director, gpus, jobs=30) as watcher:
+        pid = director.children()[name]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            if name != "runner":
+                # What the runner sends does not stop it.
+                gpus.wait_kind("ended", 15, after=seen)
+            if name != "web":
+                assert director.ask("GET", f"/api/job-groups/{watcher.group_id}").status_code == 200
+                time.sleep(3.0)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert director.children()[name] == pid
+
+
+def test_all_end_with_the_supervisor_and_the_port_is_free_at_once(
+    director: Director, gpus: Machines
+) -> None:
+    with working(director, gpus, jobs=12):
+        pids, web = processes(director), director.children()["web"]
+        os.kill(web, signal.SIGSTOP)
+        os.kill(director.process.pid, signal.SIGKILL)
+        director.process.wait()
+        # A busy web has the port for a while.
+        threading.Timer(1.0, os.kill, [web, signal.SIGCONT]).start()
+        director.start()
+        assert not any(map(is_alive, pids))
+
+
+def test_killed_process_is_started_again_while_the_other_goes_on(
+    director: Director, gpus: Machines
+) -> None:
+    with working(director, gpus, jobs=24) as watcher:
         before = director.children()
         os.kill(before["runner"], signal.SIGKILL)
         assert director.ask("GET", f"/api/job-groups/{watcher.group_id}").status_code == 200
@@ -149,16 +206,18 @@ def test_killed_process_is_started_again_while_the_other_goes_on(tmp_path: Path)
     assert watcher.connections == 2
 
 
-def test_all_end_with_the_supervisor_and_the_port_is_free_at_once(tmp_path: Path) -> None:
-    with working(tmp_path, jobs=12) as (director, _, _watcher):
-        pids, web = processes(director), director.children()["web"]
-        os.kill(web, signal.SIGSTOP)
-        os.kill(director.process.pid, signal.SIGKILL)
-        director.process.wait()
-        # A busy web has the port for a while.
-        threading.Timer(1.0, os.kill, [web, signal.SIGCONT]).start()
-        director.start()
-        assert not any(map(is_alive, pids))
+def test_key_of_a_submitter_reaches_the_runner_and_ctrl_c_ends_all_in_order(
+    director: Director, gpus: Machines
+) -> None:
+    allow(director, gpus.ids[0])
+    assert ended(director, submit(director, 1))["status"] == "succeeded"
+    pids, before = processes(director), director.printed()
+    for _ in range(2):
+        os.killpg(director.process.pid, signal.SIGINT)
+        time.sleep(0.05)
+    assert director.process.wait(SOON) == 0
+    assert not any(map(is_alive, pids))
+    assert director.printed() == before
 
 
 def test_process_whose_supervisor_was_killed_at_its_start_imports_nothing() -> None:
@@ -170,20 +229,6 @@ def test_process_whose_supervisor_was_killed_at_its_start_imports_nothing() -> N
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(SOON) == -signal.SIGTERM
-
-
-def test_key_of_a_submitter_reaches_the_runner_and_ctrl_c_ends_all_in_order(tmp_path: Path) -> None:
-    with simulated(tmp_path, count=1) as gpus, directing(tmp_path, gpus.urls) as director:
-        director.start()
-        allow(director, gpus.ids[0])
-        assert ended(director, submit(director, 1))["status"] == "succeeded"
-        pids, before = processes(director), director.printed()
-        for _ in range(2):
-            os.killpg(director.process.pid, signal.SIGINT)
-            time.sleep(0.05)
-        assert director.process.wait(SOON) == 0
-        assert not any(map(is_alive, pids))
-        assert director.printed() == before
 
 
 def test_web_that_cannot_start_ends_serve_with_its_error(tmp_path: Path) -> None:
@@ -206,25 +251,6 @@ def test_web_that_cannot_start_ends_serve_with_its_error(tmp_path: Path) -> None
     assert len(errors) == 1
     assert errors[0].startswith("CommandError: Cannot listen on 127.0.0.1 port ")
     assert "Traceback" not in director.printed()
-
-
-@pytest.mark.parametrize(
-    "name", ["runner", *(pytest.param(name, marks=pytest.mark.slow) for name in ("web", "files"))]
-)
-def test_stopped_process_delays_no_other_and_goes_on(name: str, tmp_path: Path) -> None:
-    with working(tmp_path, jobs=30) as (director, gpus, watcher):
-        pid = director.children()[name]
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            if name != "runner":
-                # What the runner sends does not stop it.
-                gpus.wait_kind("ended", 15)
-            if name != "web":
-                assert director.ask("GET", f"/api/job-groups/{watcher.group_id}").status_code == 200
-                time.sleep(3.0)
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        assert director.children()[name] == pid
 
 
 @pytest.mark.slow
@@ -250,8 +276,10 @@ def test_stopped_process_delays_the_end_by_no_more_than_the_exit_timer(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["web", "runner", "files"])
-def test_process_that_gets_sigterm_is_started_again(name: str, tmp_path: Path) -> None:
-    with working(tmp_path, jobs=12) as (director, _, _watcher):
+def test_process_that_gets_sigterm_is_started_again(
+    name: str, director: Director, gpus: Machines
+) -> None:
+    with working(director, gpus, jobs=12):
         ended = director.children()[name]
         os.kill(ended, signal.SIGTERM)
         until(lambda: director.children().get(name, ended) != ended)
@@ -259,8 +287,8 @@ def test_process_that_gets_sigterm_is_started_again(name: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_processes_that_are_killed_at_once_come_back(tmp_path: Path) -> None:
-    with working(tmp_path, jobs=30) as (director, _, _watcher):
+def test_processes_that_are_killed_at_once_come_back(director: Director, gpus: Machines) -> None:
+    with working(director, gpus, jobs=30):
         for _ in range(3):
             before = director.children()
             for pid in before.values():
