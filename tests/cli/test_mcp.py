@@ -1,22 +1,28 @@
 """``director mcp`` as an agent uses it: the SDK's client starts the command."""
 
+from __future__ import annotations
+
 import base64
 import io
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from mcp import Client, MCPError, StdioServerParameters
 from PIL import Image
 
 from director.demo.workflow import text_to_image
 from tests.cli.conftest import Desk
 
+if TYPE_CHECKING:
+    from mcp import Client
+
 NO_GROUP = "jg_000000000000"
 
 
 def agent(desk: Desk, **variables: str) -> Client:
+    from mcp import Client, StdioServerParameters  # each process of the tests would import it
+
     words, environment = ["-m", "director", "mcp"], desk.environment(**variables)
     return Client(
         StdioServerParameters(command=sys.executable, args=words, cwd=desk.folder, env=environment)
@@ -132,6 +138,8 @@ async def test_error_is_the_sentence_of_the_api(desk: Desk) -> None:
         assert "less than or equal to 600" in await error(
             client, "watch", group_id=NO_GROUP, seconds=601
         )
+        from mcp import MCPError
+
         with pytest.raises(MCPError, match=f"Job group {NO_GROUP} not found"):
             await client.read_resource(
                 f"director://groups/{NO_GROUP}/jobs/j_000000000000/outputs/0"
