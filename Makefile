@@ -30,6 +30,8 @@ PYTEST ?= pytest
 # more processes than cores.
 WORKERS ?= 4
 SPREAD = -n $(WORKERS) --dist worksteal
+# Without slow tests, and a quarter of the examples of Hypothesis.
+QUICK = -m "not slow" --hypothesis-profile quick
 # Tests that also run on PostgreSQL: each write, and the queries, locks and outages that depend on the database.
 POSTGRES_TESTS = tests/db tests/api/test_accounts.py tests/api/test_audit.py tests/api/test_private.py \
 	tests/api/test_failures.py tests/api/test_found.py tests/api/test_groups.py \
@@ -54,7 +56,7 @@ serve: $(RUN)/.installed ## run the Director on http://localhost:9820 (SERVE_ARG
 test: $(DEV)/.installed ## run all tests except slow ones (TESTS=tests/unit PYTEST_ARGS=-x)
 	@[ "$$DIRECTOR_TEST_SERVICES" = required ] || echo "Tests that need PostgreSQL or Redis\
 	 are skipped if these are not available; DIRECTOR_TEST_SERVICES=required makes that an error."
-	@$(DEV)/bin/python -m $(PYTEST) $(SPREAD) -m "not slow" $(PYTEST_ARGS) $(TESTS)
+	@$(DEV)/bin/python -m $(PYTEST) $(SPREAD) $(QUICK) $(PYTEST_ARGS) $(TESTS)
 
 test-all: $(DEV)/.installed ## run all tests, then the database tests on PostgreSQL (up to 1 h)
 	@$(DEV)/bin/python -m $(PYTEST) $(SPREAD) $(PYTEST_ARGS) $(TESTS)
@@ -62,7 +64,7 @@ test-all: $(DEV)/.installed ## run all tests, then the database tests on Postgre
 
 test-postgres: $(DEV)/.installed ## run the database tests on PostgreSQL (POSTGRES_URL=postgres://…)
 	@DIRECTOR_DATABASE_URL=$(POSTGRES_URL) \
-		$(DEV)/bin/python -m $(PYTEST) $(SPREAD) -m "not slow" $(PYTEST_ARGS) $(POSTGRES_TESTS)
+		$(DEV)/bin/python -m $(PYTEST) $(SPREAD) $(QUICK) $(PYTEST_ARGS) $(POSTGRES_TESTS)
 
 # Each sabotage and each kill in a product file that changed since BASE.
 # All breakages are one file: the workers share its tests.

@@ -357,7 +357,9 @@ def _rolled_back(work: Callable[[], Any]) -> Any:
     return result
 
 
-@settings(max_examples=25, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(
+    max_examples=settings().max_examples // 4, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
 @given(
     st.lists(st.integers(0, POOL), min_size=1, max_size=3), st.lists(STEPS, min_size=6, max_size=20)
 )

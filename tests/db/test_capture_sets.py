@@ -195,7 +195,7 @@ def _after(
 
 
 @settings(
-    max_examples=20,
+    max_examples=settings().max_examples // 5,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
