@@ -261,7 +261,7 @@ def test_client_that_waits_gets_a_status_every_ten_seconds(farm: Farm) -> None:
     assert all(later - earlier < 11.5 for earlier, later in itertools.pairwise(moments))
 
 
-@pytest.mark.parametrize("processes", ["1", "3"])
+@pytest.mark.parametrize("processes", ["1", pytest.param("3", marks=pytest.mark.slow)])
 def test_prompt_of_a_killed_director_ends_for_the_client_that_connects_again(
     tmp_path: Path, processes: str
 ) -> None:
@@ -325,13 +325,15 @@ def test_client_that_never_reads_holds_up_no_other(farm: Farm) -> None:
     assert len(images) == 6
 
 
-def test_five_hundred_sockets_of_one_program_leave_the_others_alone(farm: Farm) -> None:
+def test_too_many_sockets_of_one_program_leave_the_others_alone(farm: Farm) -> None:
     asyncio.run(_crowd(farm, "crowded", 16, 4008))
     asyncio.run(_crowd(farm, "", 256, 4029))
 
 
 async def _crowd(farm: Farm, client_id: str, most: int, code: int) -> None:
-    """Open 500 sockets of one owner, and check how many stay open while another one works."""
+    """Open more sockets of one owner than may be open, and check how many stay so while another one
+    works.
+    """
     url = f"ws{farm.url.removeprefix('http')}/ws?clientId={client_id}"
 
     def work() -> None:
@@ -343,10 +345,10 @@ async def _crowd(farm: Farm, client_id: str, most: int, code: int) -> None:
             await stack.enter_async_context(
                 async_connect(url, additional_headers={"Comfy-User": "crowd"}, proxy=None)
             )
-            for _ in range(500)
+            for _ in range(most + 20)
         ]
         async with asyncio.timeout(30.0):
             await asyncio.to_thread(work)
         closed = [socket for socket in crowd if socket.close_code is not None]
-        assert len(closed) == 500 - most
+        assert len(closed) == 20
         assert {socket.close_code for socket in closed} == {code}
