@@ -17,6 +17,7 @@ from tests.harness.graphs import text_to_image
 from tests.harness.processes import Served, refused
 from tests.harness.servers import free_port
 from tests.harness.simulator_thread import SimulatorThread
+from tests.harness.waits import NO_TLS
 
 
 class Listener:
@@ -27,10 +28,14 @@ class Listener:
         self.url = served.wait_printed(re.compile(r"As one ComfyUI: (http://\S+)"))[1]
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", trust_env=False, timeout=30.0, **options)
+        return self._ask("GET", path, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", trust_env=False, timeout=30.0, **options)
+        return self._ask("POST", path, **options)
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        url = f"{self.url}{path}"
+        return httpx.request(method, url, trust_env=False, verify=NO_TLS, timeout=30.0, **options)
 
 
 @pytest.fixture(scope="module")

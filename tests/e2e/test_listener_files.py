@@ -21,7 +21,7 @@ from PIL import Image
 from tests.harness.graphs import Graph, node, text_to_image
 from tests.harness.processes import Served, filled
 from tests.harness.simulator_thread import SimulatorThread
-from tests.harness.waits import until
+from tests.harness.waits import NO_TLS, until
 
 LIMIT: Final = 4 * 2**20
 #: Checkpoints that one machine alone has, by its index.
@@ -39,7 +39,13 @@ class Program:
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         headers = self.headers | options.pop("headers", {})
         return httpx.request(
-            method, f"{self.url}{path}", trust_env=False, timeout=60.0, headers=headers, **options
+            method,
+            f"{self.url}{path}",
+            trust_env=False,
+            verify=NO_TLS,
+            timeout=60.0,
+            headers=headers,
+            **options,
         )
 
     def upload(

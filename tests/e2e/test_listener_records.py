@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.test_listener_sockets import Farm, farm_of
 from tests.harness.graphs import sampler, text_to_image
-from tests.harness.waits import until
+from tests.harness.waits import NO_TLS, until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -33,12 +33,14 @@ class Poller:
         self.url = farm.url
 
     def get(self, path: str) -> Any:
-        answer = httpx.get(f"{self.url}{path}", trust_env=False, timeout=30.0)
+        answer = httpx.get(f"{self.url}{path}", trust_env=False, verify=NO_TLS, timeout=30.0)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def post(self, path: str, body: Any = None) -> Any:
-        answer = httpx.post(f"{self.url}{path}", json=body, trust_env=False, timeout=30.0)
+        answer = httpx.post(
+            f"{self.url}{path}", json=body, trust_env=False, verify=NO_TLS, timeout=30.0
+        )
         assert answer.status_code == 200, answer.text
         return answer.json() if answer.content else None
 
