@@ -7,7 +7,7 @@ from typing import Final, ParamSpec, TypeVar
 import stamina
 from django.db import OperationalError, connection, transaction
 
-from jobgroups.database.threads import write
+from jobgroups.database.threads import DatabaseThreads, is_locked, write
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,8 +19,10 @@ _CONFLICTS: Final = frozenset({"40P01", "40001", "55P03"})
 def _is_conflict(error: Exception) -> bool:
     if not isinstance(error, OperationalError) or connection.in_atomic_block:
         return False
-    sqlstate = getattr(error.__cause__, "sqlstate", None)
-    return sqlstate in _CONFLICTS or "database is locked" in str(error)
+    if is_locked(error):
+        # The error comes after the timeout of SQLite. In a queue of writers others wait behind it.
+        return DatabaseThreads.writer is None
+    return getattr(error.__cause__, "sqlstate", None) in _CONFLICTS
 
 
 def retry_on_conflict(function: Callable[P, R]) -> Callable[P, R]:

@@ -39,6 +39,9 @@ _MAX_BATCH: Final = 16
 #: Seconds after which a batch ends if another process waits. Before, on a slow disk, each job would
 #: have its own commit.
 _MAX_BATCH_SECONDS: Final = 0.005
+#: Seconds of waiting after which a lock timeout of another job ends an urgent job too: its own try
+#: would wait for 20 s more, and clients wait for 30 s.
+_LOCKED_SECONDS: Final = 5.0
 
 
 class DatabaseThreads:
@@ -117,7 +120,17 @@ class DatabaseThreads:
         if self._batch_commits and (self._waiting or self._urgent):
             self._run_batch(job)
         else:
-            job.run()
+            self._run_alone(job)
+
+    def _run_alone(self, job: _Job) -> None:
+        job.run()
+        self._fail_urgent(job.done.exception())
+
+    def _fail_urgent(self, error: BaseException | None) -> None:
+        """After a lock timeout, give its error to the urgent jobs that have waited during it."""
+        while is_locked(error) and self._urgent and self._urgent[0].has_waited:
+            if job := self._next(self._urgent):
+                job.set_result(None, error)
 
     def _next(self, queue: deque[_Job]) -> _Job | None:
         """Return the oldest job of a queue that was not cancelled."""
@@ -134,7 +147,7 @@ class DatabaseThreads:
         After the first job the urgent ones follow; they wait for no others.
         An exception of a job fails that job alone. If the database refuses a statement or the
         commit, or an exception made the transaction unusable, nothing was stored: each job then
-        runs alone.
+        runs alone, unless it has waited for a lock already.
         """
         # Begins with the first job: it also needs a result if the transaction cannot begin.
         jobs = [first]
@@ -153,9 +166,13 @@ class DatabaseThreads:
                         break
                     jobs.append(job)
                     outcomes.append(_outcome_in_transaction(job))
-        except Exception:  # noqa: BLE001 each job runs again and gets its own error
+        except Exception as error:  # noqa: BLE001 each job runs again and gets its own error
             for job in jobs:
-                job.run()
+                if is_locked(error) and job.has_waited:
+                    job.set_result(None, error)
+                else:
+                    self._run_alone(job)
+            self._fail_urgent(error)
             return
         for job, outcome in zip(jobs, outcomes, strict=True):
             job.set_result(*outcome)
@@ -184,6 +201,11 @@ class DatabaseThreads:
         if DatabaseThreads.writer is self:
             DatabaseThreads.writer = None
         self._executor.shutdown(wait=True)
+
+
+def is_locked(error: BaseException | None) -> bool:
+    """Return whether another writer of SQLite's file kept the lock for longer than the timeout."""
+    return isinstance(error, db.OperationalError) and "database is locked" in str(error)
 
 
 def write(work: Callable[[], R]) -> R:
@@ -219,6 +241,12 @@ class _Job:
     done: Future[Any] = field(default_factory=Future)
     #: Of the caller: a thread runs the work with the log fields of what it is for.
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    queued_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether it was queued so long ago that a lock timeout of another job is its own."""
+        return time.monotonic() - self.queued_at >= _LOCKED_SECONDS
 
     def run(self) -> None:
         self.set_result(*self.outcome(self._work_on_a_usable_connection))

@@ -250,6 +250,28 @@ def test_write_is_stored_after_the_end_of_the_runner(database: DatabaseThreads) 
 
 
 @sqlite_only
+def test_writes_wait_for_the_lock_of_another_program_side_by_side(
+    database: DatabaseThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "timeout", 0.5)
+    monkeypatch.setattr("jobgroups.database.threads._LOCKED_SECONDS", 0.3)
+    with closing(sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with ThreadPoolExecutor(12) as threads:
+            writes = [
+                threads.submit(connected, partial(_register, f"gpu-{number}"))
+                for number in range(12)
+            ]
+            errors = [write.exception(60) for write in writes]
+        assert time.monotonic() - began < 3.0
+        assert all("locked" in str(error) for error in errors), errors
+        other.execute("ROLLBACK")
+        assert not _stored()
+    assert _register("gpu-1")
+
+
+@sqlite_only
 def test_batch_commit_ends_early_when_another_writer_waits(database: DatabaseThreads) -> None:
     order: list[str] = []
     requested = threading.Event()
