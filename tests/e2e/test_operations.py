@@ -367,6 +367,7 @@ def test_move_to_another_database_doubles_nothing_if_the_runners_stop_first(
         farm.systemd.control(["stop", name])
     [backup], [restore] = page.of("Backup"), page.of("Restore")
     assert "TABLE DATA public jobgroups_attempt" in farm.follow(backup)
+    assert (farm.root / "var/backups/director/files/runners").is_dir()
     gpus.wait_idle()
     farm.follow(restore)
     assert farm.settings()["DIRECTOR_DATABASE_URL"].endswith("/director_restored")
@@ -410,6 +411,16 @@ def _attempted_in(farm: Machine, dump: Path, group_id: str) -> set[str]:
     return attempted(farm, "looked_at", group_id)
 
 
+def captured_files(served: Served, group_id: str) -> list[str]:
+    """Return the addresses of the files of a group that are in the storage."""
+    return [
+        file["file_url"]
+        for child in served.group(group_id)["child_jobs"]
+        for file in (child["outputs"] or {"images": []})["images"]
+        if file["captured"]
+    ]
+
+
 def test_sqlite_is_backed_up_while_it_is_used(
     farm: Machine, gpus: Machines, tmp_path: Path
 ) -> None:
@@ -417,8 +428,9 @@ def test_sqlite_is_backed_up_while_it_is_used(
     served = Served(tmp_path, gpus.urls)
     try:
         served.wait_online()
-        group_id = served.submit(picture(), gpus.ids * 6)
+        group_id = served.submit(picture(), gpus.ids * 10)
         wait_started(gpus, 3)
+        [captured, *_] = until(lambda: captured_files(served, group_id))
         farm.follow(backup, **{"~/.local/share/comfyui-director": str(served.data)})
         wait_started(gpus, 2)
         served.kill()
@@ -429,6 +441,9 @@ def test_sqlite_is_backed_up_while_it_is_used(
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         known = {job for (job,) in rows}
         served.start(DIRECTOR_DATA_DIR=str(data))
+        assert served.ask("GET", captured).status_code == 200
+        for secret in ("secret-key", "webhook-secret"):
+            assert (data / secret).read_text() == (served.data / secret).read_text()
         group = served.wait_ended(group_id)
         assert group["status"] == "completed"
         times = renders(gpus, [child["job_id"] for child in group["child_jobs"]])
