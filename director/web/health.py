@@ -25,11 +25,11 @@ from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.database.pools import write_threads
 from jobgroups.database.shared_threads import Share
 from jobgroups.domain.clock import iso
-from jobgroups.domain.text import gibibytes
+from jobgroups.domain.text import gibibytes, pluralize
 from jobgroups.models import FilesProcess, Runner
 from jobgroups.queries.backends import NO_LOAD, backend_loads, serialize_backend
 from jobgroups.queries.leases import HEARTBEAT_TIMEOUT, database_now
-from jobgroups.queries.outputs import oldest_due_capture
+from jobgroups.queries.outputs import failed_captures, oldest_due_capture
 from jobgroups.queries.retention import retention_text
 from jobgroups.services import stored_files
 
@@ -101,6 +101,7 @@ class HealthReport:
     #: Seconds for which the oldest capture is due, and the name of its backend.
     capture: tuple[float, str] | None = None
     files: Sequence[FilesProcess] = ()  #: Processes of `files`, the last heartbeat first.
+    failed_captures: int = 0  #: Captures that failed and are tried again later.
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,7 @@ def _read() -> HealthReport:
             statuses,
             oldest_due_capture(),
             list(FilesProcess.objects.all()),
+            failed_captures(),
         )
     finally:
         connection.close()
@@ -321,7 +323,7 @@ def captures_check(facts: HealthReport | None) -> Check:
         return _UNKNOWN
     if not settings.DIRECTOR_CAPTURE:
         return Check(Level.OK, "Outputs are not copied (DIRECTOR_CAPTURE=0).")
-    level, text = Level.OK, "No output waits to be copied."
+    level, text = Level.OK, ""
     if facts.capture is not None:
         seconds, name = facts.capture
         text = f"The oldest output to be copied has waited for {seconds:.0f} s."
@@ -330,6 +332,10 @@ def captures_check(facts: HealthReport | None) -> Check:
                 Level.DEGRADED,
                 f"An output of {name} has waited for {seconds:.0f} s to be copied.",
             )
+    if count := facts.failed_captures:
+        verb = "is" if count == 1 else "are"
+        text += f" {pluralize(count, 'output')} could not be copied and {verb} tried again."
+    text = text.lstrip() or "No output waits to be copied."
     if alive := _alive(facts, facts.files):
         return Check(level, f"{text} Alive processes of `files`: {len(alive)}.")
     copies = bool(_alive(facts, facts.runners))

@@ -354,6 +354,11 @@ def oldest_due_capture() -> tuple[float, str] | None:
     return (moment - oldest.due_at).total_seconds(), name_of(oldest.backend_id)
 
 
+def failed_captures() -> int:
+    """Return how many captures have failed and are tried again later."""
+    return Capture.objects.filter(due_at__gt=now(), tries__gt=0).count()
+
+
 def due_captures(
     *, backend_ids: Collection[str], limit: int
 ) -> dict[str, list[tuple[int, OutputFile]]]:

@@ -133,6 +133,9 @@ def test_health_is_degraded_while_an_output_is_not_copied_for_long(
         Capture.objects.update(due_at=now() - dt.timedelta(minutes=minutes))
         assert _health(api, 200)["checks"]["captures"]["status"] == status
     assert oldest_due_capture() is None  # a pause before the next try
+    Capture.objects.update(tries=3)
+    detail = _health(api, 200)["checks"]["captures"]["detail"]
+    assert detail == "1 output could not be copied and is tried again."
     Capture.objects.update(due_at=capture.due_at)
     seconds, backend_id = oldest_due_capture() or (-1.0, "")
     assert (0 <= seconds < 100, backend_id) == (True, "gpu-1")

@@ -209,6 +209,7 @@ def _given() -> dict[str, list[Check]]:
             health.captures_check(_files(1.0)),
             health.captures_check(_files(60.0)),
             health.captures_check(_files(60.0, _runner(1.0))),
+            health.captures_check(HealthReport([_runner(1.0)], _NOW, {}, failed_captures=12)),
             Check(health.Level.OK, "Outputs are not copied (DIRECTOR_CAPTURE=0)."),
         ],
         "backends": [
