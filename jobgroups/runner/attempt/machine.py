@@ -776,6 +776,9 @@ class AttemptMachine:
         self._is_ending = True
         end = yield Complete(end, self.prompt_id)
         self.evidence.warn(*end.warnings)
+        has_output = any(end.node_outputs.values()) or self.evidence.warnings
+        if end.state is AttemptState.SUCCESS and not has_output:
+            self.evidence.warn(result.NO_OUTPUT)
         end = replace(end, warnings=tuple(self.evidence.warnings))
         yield CloseProgress()
         was_interrupted = False

@@ -25,6 +25,7 @@ _MAX_INPUT_CHARACTERS = 2_000
 #: Failures after which the backend is to free its memory: there is too much in it, or its cache
 #: would name the same files again.
 FREED_AFTER: Final = frozenset({FailureClass.OUT_OF_MEMORY, FailureClass.OUTPUT_GONE})
+NO_OUTPUT: Final = "ComfyUI reports a success without any output."
 _LATEST_MS: Final = 253_402_300_000_000  #: The year 9999, the last one that Python knows.
 
 NodeOutputs = Mapping[str, Mapping[str, Any]]

@@ -387,6 +387,20 @@ def test_end_has_the_warnings_of_frames_and_history_once() -> None:
     assert last_store(play).fields["end"].warnings == (warning, "gone")
 
 
+@pytest.mark.parametrize(
+    ("outputs", "warnings"),
+    [({"9": FILE}, ()), ({}, ("ComfyUI reports a success without any output.",))],
+)
+def test_success_without_any_output_has_a_warning(
+    outputs: dict[str, Any], warnings: tuple[str, ...]
+) -> None:
+    play = closed(running())
+    play.answer(history())
+    assert isinstance(play.request, m.Complete)
+    play.answer(replace(play.request.end, node_outputs=outputs))
+    assert last_store(play).fields["end"].warnings == warnings
+
+
 @pytest.mark.parametrize(("is_fresh", "frees"), [(True, True), (False, False)])
 def test_memory_is_freed_before_the_end_is_stored_while_the_lease_is_certain(
     is_fresh: bool, frees: bool
