@@ -13,7 +13,7 @@ from django.conf import settings
 from jobgroups.database.retry import retried_transaction
 from jobgroups.database.statements import insert
 from jobgroups.domain.audit import Action, actor
-from jobgroups.domain.clock import now
+from jobgroups.domain.clock import iso, now
 from jobgroups.models import AuditEntry
 from jobgroups.serializers import to_json
 
@@ -40,7 +40,11 @@ def record(action: Action, target: str, *, by: str = "", **details: Any) -> None
         action=action.value,
         target=_text(target),
         details_json=to_json(
-            {name: value for name, value in details.items() if value not in (None, "", [], ())}
+            {
+                name: iso(value) if isinstance(value, dt.datetime) else value
+                for name, value in details.items()
+                if value not in (None, "", [], ())
+            }
         ),
     )
     insert([row])

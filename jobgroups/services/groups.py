@@ -5,6 +5,7 @@ deletion.
 import datetime as dt
 import json
 from dataclasses import replace
+from typing import Any
 
 from django.db.models import Value
 from django.db.models.functions import Coalesce
@@ -57,6 +58,9 @@ def group_change(
     if priority is not None or limits:
         log.notify_runners_on_commit(work_only=True)
     JobGroup.objects.filter(pk=group_id).update(**fields)
+    recorded: dict[str, Any] = {
+        key: "none" if value is None else value for key, value in limits.items()
+    }
     record(
         Action.GROUP_CHANGED,
         group_id,
@@ -64,7 +68,7 @@ def group_change(
         archived=archived,
         visibility=visibility,
         priority=priority,
-        **{key: "none" if value is None else str(value) for key, value in limits.items()},
+        **recorded,
     )
     log.publish_changed(group_id)
 

@@ -96,7 +96,7 @@ def _pause(
     given = {name: text for name, text in (("reason", reason), ("by", by)) if text}
     if not _active(target).update(ends_at=until, **given):
         Pause.objects.create(target=target, began_at=now(), ends_at=until, reason=reason, by=by)
-    record(action, name, by=by, reason=reason, until=until and until.isoformat())
+    record(action, name, by=by, reason=reason, until=until)
     log.notify_runners_on_commit(work_only=True)
 
 

@@ -20,7 +20,7 @@ from director.accounts import people, principals, tokens
 from director.security.sign_in import COOKIE
 from jobgroups.domain.access import Role, Scope
 from jobgroups.domain.audit import Action, Actor, actor
-from jobgroups.domain.clock import now
+from jobgroups.domain.clock import iso, now
 from jobgroups.models import AuditEntry, Exclusion, JobGroup, WebhookDelivery
 from jobgroups.services.audit import audit_forget
 from jobgroups.services.cancellation import group_cancel
@@ -307,6 +307,21 @@ def test_page_of_the_record_has_names_of_targets_and_tokens_and_no_text_of_pytho
         "jobs: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more<",
     ):
         assert text in page
+
+
+@pytest.mark.django_db(transaction=True)
+def test_times_and_numbers_of_the_record_are_those_of_the_api(
+    api: Api, make_backend: Made, runner: Any, settings: Any
+) -> None:
+    settings.DIRECTOR_ACCOUNTS = False
+    make_backend("gpu-1")
+    group, later = api.submit("gpu-1")["job_group_id"], "2126-01-01T07:00:00.000Z"
+    limits = {"max_running": 2, "start_after": iso(now() + dt.timedelta(hours=1))}
+    assert api.patch(f"/api/job-groups/{group}", limits).status_code == 200
+    assert api.post(f"/api/job-groups/{group}/pause", {"until": later}).status_code == 200
+    assert api.patch(f"/api/job-groups/{group}", {"max_running": None}).status_code == 200
+    details = [entry["details"] for entry in api.get("/api/audit").json()["results"]]
+    assert details[:3] == [{"max_running": "none"}, {"until": later}, limits]
 
 
 def test_what_the_director_does_by_itself_is_not_recorded(
