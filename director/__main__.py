@@ -4,7 +4,6 @@ Commands for a running Director (``director.cli``) need no Django and start at o
 management commands.
 """
 
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -13,12 +12,12 @@ from typing import NoReturn
 
 from director.cli import app, output
 from director.cli.exit_status import CommandError, Status
+from director.server import garbage
 
 
 def main() -> None:
     """Run the command of the command line, and exit with its status."""
-    # Collections during the imports, of which everything stays, take a tenth of a start.
-    gc.set_threshold(50_000, 20, 50)
+    garbage.collect_rarely()
     arguments = sys.argv[1:]
     program = Path(sys.argv[0]).name
     # ``manage.py check`` is Django's, as in every project; ``director check`` is the command
@@ -26,6 +25,7 @@ def main() -> None:
     if app.is_for(arguments) and not (
         program == "manage.py" and arguments[:1] in (["check"], ["tokens"])
     ):
+        garbage.collect_new_objects()
         sys.exit(app.run(arguments))
     if arguments[0] == "manage":
         del arguments[0]

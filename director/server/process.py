@@ -9,7 +9,7 @@ from typing import Final
 from django.conf import settings
 
 from director.asgi import application
-from director.server import shutdown, startup
+from director.server import garbage, shutdown
 from director.server.daphne import BackpressureServer, reactor
 from director.server.pairs import PairLayer
 from jobgroups.api.answers import answers
@@ -122,7 +122,7 @@ class _Process:
             tasks.create_task(close_all(within=_GRACE), name="close sockets")
 
     def _ready(self) -> None:
-        startup.collect_less()
+        garbage.collect_new_objects()
         self._announce()
 
 

@@ -3,7 +3,6 @@ tables, the loop.
 """
 
 import asyncio
-import gc
 import os
 import platform
 import re
@@ -346,14 +345,6 @@ def use_fast_loop() -> None:
     import uvloop  # noqa: PLC0415 not installed on Windows
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-
-
-def collect_less() -> None:
-    """Have garbage collections skip the objects that exist now: the modules stay loaded.
-
-    A collection before would take a tenth of a start, and leave the process as large as it was.
-    """
-    gc.freeze()
 
 
 def raise_file_limit() -> None:

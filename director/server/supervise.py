@@ -27,7 +27,7 @@ import msgspec
 from django.conf import settings
 
 from director.cli import output
-from director.server import data_dir, listen, pairs, shutdown
+from director.server import data_dir, garbage, listen, pairs, shutdown
 from director.web.processes import ProcessState
 from jobgroups.database.locks import AlreadyLocked, FileLock
 
@@ -230,6 +230,7 @@ def run(options: Mapping[str, Any], say: Say) -> int:
             on_ready=functools.partial(announce, options["host"], listen.port_of(sockets[0]), say),
             sockets=sockets,
         )
+        garbage.collect_new_objects()
         return asyncio.run(supervisor.run())
 
 

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from director.apps import START
 from director.cli import output
-from director.server import child, data_dir, shutdown, startup
+from director.server import child, data_dir, garbage, shutdown, startup
 from director.server.child import Child
 from director.server.listen import CannotListen
 from jobgroups.database.locks import AlreadyLocked, Lock
@@ -75,7 +75,7 @@ class WorkerCommand(BaseCommand):
                         )
                     )
                 startup.use_fast_loop()
-                startup.collect_less()
+                garbage.collect_new_objects()
                 asyncio.run(run)
         except _REFUSALS as error:
             raise CommandError(str(error)) from error
