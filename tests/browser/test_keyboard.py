@@ -117,6 +117,11 @@ def test_several_groups_are_chosen_and_cancelled(desk: Desk, page: Any) -> None:
         tab_to(page, page.locator(f"#{group} input[name=pick]"), press="Space")
     expect(page.locator("#selection-count")).to_have_text("2 selected")
     assert page.locator(".rows").bounding_box() == place, "a selection moves what is chosen from"
+    menu = page.get_by_label("Actions of Of two 0")
+    tab_to(page, menu, press="Enter")
+    tab_to(page, button(page, "Rename …"), most=4, press="Enter")
+    page.keyboard.press("Escape")
+    expect(menu).to_be_focused()
     tab_to(page, page.locator("#selection-cancel"), press="Enter")
     expect(page.get_by_role("dialog")).to_contain_text("Cancel 2 groups?")
     tab_to(page, button(page, "Cancel groups"), most=3, press="Enter")

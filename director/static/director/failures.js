@@ -39,6 +39,8 @@ onClick("[data-act]", async (button) => {
     toast(error.message);
   } finally {
     button.disabled = false;
+    // The dialog could not give the focus back to a button that was disabled.
+    button.focus();
     again();
   }
 });

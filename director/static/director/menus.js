@@ -11,6 +11,8 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("click", ({ target }) => {
   for (const menu of document.querySelectorAll(".drop-menu[open], .card-menu[open]")) {
     const isEntry = menu.contains(target) && target.closest("a, button");
+    // A dialog of the entry gives the focus back to what had it: the entry is hidden then.
+    if (isEntry && menu.matches(".drop-menu")) menu.querySelector("summary").focus();
     if (isEntry || !(menu.closest(".card") || menu).contains(target)) menu.open = false;
   }
 });
