@@ -362,6 +362,14 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_inline_runs(
     expect(page.locator(".opblock-tag").first).to_be_visible()
     expect(page.locator("html.dark-mode")).to_have_count(1)
     assert faults(page) == []
+    for tag in ("Groups", "Backends"):  # All methods, and parameters in the path and the query.
+        page.locator(".opblock-tag", has_text=tag).first.click()
+    page.locator(".opblock-summary-get").first.click()
+    expect(page.locator(".parameter__in").first).to_be_visible()
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function("() => !document.getAnimations().length")
+        assert [one for one in faults(page) if one.startswith("color-contrast")] == []
     assert [url for url in asked if not url.startswith((desk.url, "blob:", "data:"))] == []
 
 
