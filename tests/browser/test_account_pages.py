@@ -72,6 +72,11 @@ def test_pages_of_an_administrator_fit_a_phone_and_a_desk(
         page.goto(f"{url}/{path}")
         sound(page)
         page.set_viewport_size({"width": 1280, "height": 844})
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{url}/people")
+    accounts = page.locator("#accounts")
+    assert accounts.evaluate("(one) => one.scrollWidth <= one.clientWidth"), "actions are cut"
+    page.set_viewport_size({"width": 1280, "height": 844})
     # The first column keeps its width beside a long text.
     page.goto(f"{url}/audit")
     row = page.get_by_role("row").filter(has_text="no_blank_")

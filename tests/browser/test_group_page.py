@@ -311,6 +311,10 @@ def test_the_page_says_that_the_director_is_away_and_comes_back_by_itself(
     cards(page, "running").first.wait_for()
     desk.served.kill()
     expect(page.locator("#away")).to_contain_text("The Director does not answer")
+    page.locator("#group-menu summary").click()
+    page.get_by_role("button", name="Start next").click()
+    # The answer of a change that was made may be lost, too.
+    expect(page.locator("#toast")).to_contain_text("It may have made the change")
     desk.served.start()
     expect(page.locator("#away")).to_be_hidden()
     desk.withdraw()

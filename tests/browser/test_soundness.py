@@ -258,6 +258,17 @@ def test_values_of_a_grid_are_whole_on_a_phone_beside_its_settings(
     assert page.locator("#about summary").bounding_box()["width"] >= 80
 
 
+def test_question_before_a_cancel_counts_what_runs(
+    page: Any, sheet: tuple[str, dict[str, str]]
+) -> None:
+    url, groups = sheet
+    page.goto(f"{url}/groups/{groups['three']}")
+    page.get_by_role("button", name="Cancel group …").click()
+    expect(page.get_by_role("dialog")).to_contain_text(
+        "2 jobs will not be finished; 1 of them runs now."
+    )
+
+
 def test_gallery_without_outputs_says_so_in_the_middle(
     page: Any, sheet: tuple[str, dict[str, str]]
 ) -> None:

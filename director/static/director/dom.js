@@ -58,6 +58,14 @@ export function actor() {
 // "1 job", "3 jobs"; also of whole clauses: "1 job waits", "3 jobs wait".
 export const counted = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
 
+// What a cancel ends: the jobs that are left, with those that run among them.
+export function unfinished(left, running, jobs = counted(left, "job")) {
+  const some = `${running} of them ${running === 1 ? "runs" : "run"}`;
+  const all = left === 1 ? "it runs" : "all of them run";
+  const now = running ? `; ${running === left ? all : some} now` : "";
+  return `${jobs} will not be finished${now}.`;
+}
+
 export function toast(text) {
   const box = $("toast");
   box.textContent = text;
@@ -145,7 +153,11 @@ export async function call(method, path, body) {
       body: body instanceof FormData ? body : JSON.stringify(body),
     });
   } catch {
-    throw new Error("The Director does not answer. Nothing was changed; try again.");
+    throw new Error(
+      method === "GET"
+        ? "The Director does not answer. Try again."
+        : "The Director does not answer. It may have made the change: look before you repeat it.",
+    );
   }
   const text = await response.text();
   let answer = {};

@@ -1,7 +1,7 @@
 // One group: its events ask for the one card that moved, its progress and previews are drawn here.
 
 import { deleteGroups } from "./deletion.js";
-import { $, $$, actor, ask, call, counted, onClick, remember, toast } from "./dom.js";
+import { $, $$, actor, ask, call, counted, onClick, remember, toast, unfinished } from "./dom.js";
 import { preview, tryAgain } from "./images.js";
 import { chime, favicon, Live, monitor } from "./live.js";
 import { afterMorph, refresh } from "./parts.js";
@@ -247,7 +247,7 @@ onClick("[data-act]", async (button) => {
       const { left, running } = $("head").dataset;
       const yes = await ask(
         "Cancel this group?",
-        `${left} job${left === "1" ? "" : "s"} will not be finished, ${running} of them run now. Completed jobs stay.`,
+        `${unfinished(Number(left), Number(running))} Completed jobs stay.`,
         "Cancel the group",
         "Keep it",
       );

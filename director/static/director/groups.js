@@ -14,6 +14,7 @@ import {
   remember,
   sendAll,
   toast,
+  unfinished,
 } from "./dom.js";
 import { onFilters } from "./filters.js";
 import { preview, tryAgain } from "./images.js";
@@ -174,7 +175,7 @@ $("selection-cancel").onclick = async () => {
   const more = open.length > 5 ? `\nand ${open.length - 5} more` : "";
   const yes = await ask(
     `Cancel ${open.length} group${open.length > 1 ? "s" : ""}?`,
-    `${left} job${left === 1 ? "" : "s"} will not be finished, ${running} of them run now.${rest ? ` ${rest} selected ${rest > 1 ? "have" : "has"} finished and stay${rest > 1 ? "" : "s"} as ${rest > 1 ? "they are" : "it is"}.` : ""}\n\n${names}${more}`,
+    `${unfinished(left, running)}${rest ? ` ${rest} selected ${rest > 1 ? "have" : "has"} finished and stay${rest > 1 ? "" : "s"} as ${rest > 1 ? "they are" : "it is"}.` : ""}\n\n${names}${more}`,
     "Cancel groups",
     "Keep them",
   );
@@ -193,7 +194,7 @@ $("cancel-all").onclick = async () => {
   try {
     const open = await call("GET", path);
     const jobs = `${counted(open.jobs, "job")} of ${counted(open.groups, "group")}`;
-    const text = `${jobs} will not be finished, ${open.running} of them run now.`;
+    const text = unfinished(open.jobs, open.running, jobs);
     const which = "Groups on other pages, and those that filters hide, are among them.";
     if (!(await ask("Stop everything?", `${text} ${which}`, "Stop all", "Keep them"))) return;
     let done = 0;
