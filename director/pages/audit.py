@@ -10,6 +10,7 @@ from django.utils.http import urlencode
 from director.accounts.models import Token
 from director.pages.filters import PAGE_SIZE, page_after
 from director.pages.names import names_by_id
+from jobgroups.domain.access import Principal
 from jobgroups.domain.audit import Action
 from jobgroups.queries.audit import audit_list
 
@@ -17,7 +18,7 @@ _FILTERS = ("actor", "action", "target")
 _MOST: Final = 12  #: Ids that a line lists.
 
 
-def audit_page(query: QueryDict) -> dict[str, Any]:
+def audit_page(principal: Principal, query: QueryDict) -> dict[str, Any]:
     """Return a page of the record, newest first, by the filters of the URL."""
     given = {
         name: str(query.get(name, "")).replace("\0", "").strip()[:200]
@@ -28,7 +29,7 @@ def audit_page(query: QueryDict) -> dict[str, Any]:
     page = page_after(given["cursor"], lambda cursor: read(cursor=cursor))
     kinds = dict.fromkeys(action.partition(".")[0] for action in Action)
     entries = page.results
-    names = names_by_id(entry["target"] or "" for entry in entries)
+    names = names_by_id((entry["target"] or "" for entry in entries), principal)
     tokens = Token.objects.in_bulk({entry["token_id"] or "" for entry in entries})
     rows = [
         {

@@ -212,7 +212,7 @@ def account(request: HttpRequest) -> HttpResponse:
 
 def audit(request: HttpRequest) -> HttpResponse:
     """Who did what, newest first, for operators."""
-    return render_page(request, "audit", audit_page(request.GET))
+    return render_page(request, "audit", audit_page(principal_of(request), request.GET))
 
 
 def people(request: HttpRequest) -> HttpResponse:
@@ -234,16 +234,18 @@ def webhooks(request: HttpRequest) -> HttpResponse:
         name: str(request.GET.get(name, "")).replace("\0", "")[:200]
         for name in ("group", "state", "cursor")
     }
+    principal = principal_of(request)
     read = partial(
         delivery_list,
-        principal_of(request),
+        principal,
         group=given["group"],
         state=given["state"],
         limit=filters.PAGE_SIZE,
     )
     page = filters.page_after(given["cursor"], lambda cursor: read(cursor=cursor))
     states = [("", "All"), *((name, capfirst(name.replace("_", " "))) for name in STATES)]
-    names = names_by_id([given["group"], *(row["job_group_id"] for row in page.results)])
+    ids = [given["group"], *(row["job_group_id"] for row in page.results)]
+    names = names_by_id(ids, principal)
     context = {
         "page": page,
         "rows": [(row, names.get(row["job_group_id"])) for row in page.results],

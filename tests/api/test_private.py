@@ -207,12 +207,15 @@ def answers_to(api: Api, headers: dict[str, str], work: Work) -> dict[str, str]:
     for route in ROUTES:
         if is_about_an_object(route):
             continue
-        queries = ["?groups=x"]
+        group = work.groups[0]
+        queries = ["?groups=x", f"?group={group}"]
         if route == "/submit":
-            queries.append(f"?from={work.groups[0]}")
+            queries.append(f"?from={group}")
         for query in queries:
             path = filled(route, work.values(0)) + query
-            found[path] = text_of(api.client.get(path, headers=_sent(headers)))
+            text = text_of(api.client.get(path, headers=_sent(headers)))
+            # A page repeats the id that its URL has.
+            found[path] = text.replace(group, "") if query.endswith(group) else text
     return found
 
 
