@@ -602,6 +602,8 @@ AXES_RESET_ON_SUCCESS = True
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
+# It stores the fields of forms with wrong passwords, without these: the page of a new password has three.
+AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "present", "again"]
 SOCIALACCOUNT_ADAPTER = "director.security.oidc.Adapter"
 # The sign-in page has a link: its policy (form-action) forbids a form that leads to another host.
 SOCIALACCOUNT_LOGIN_ON_GET = True

@@ -6,7 +6,7 @@ processes.
 
 import ipaddress
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from django.conf import settings
 from django.contrib.auth import authenticate, user_logged_in
@@ -36,6 +36,8 @@ from jobgroups.errors import Conflict
 
 View: TypeAlias = Callable[..., HttpResponse]
 
+_MAX_NAME: Final = 150  #: Characters of Django's names of users.
+
 
 def client_network(request: HttpRequest) -> str:
     """Return the address by which ``axes`` counts: of IPv6 the network, all of which one host may
@@ -58,18 +60,13 @@ def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
     return refused
 
 
-def _credentials_form(*secrets: str) -> Callable[[View], View]:
-    def decorate(view: View) -> View:
-        view = sensitive_post_parameters(*secrets)(
-            require_http_methods(["GET", "HEAD", "POST"])(view)
-        )
-        # The credentials themselves are the proof, and the origin is checked before.
-        return never_cache(csrf_exempt(view))
-
-    return decorate
+def _credentials_form(view: View) -> View:
+    view = sensitive_post_parameters()(require_http_methods(["GET", "HEAD", "POST"])(view))
+    # The credentials themselves are the proof, and the origin is checked before.
+    return never_cache(csrf_exempt(view))
 
 
-@_credentials_form("token", "password")
+@_credentials_form
 def sign_in(request: HttpRequest) -> HttpResponse:
     """``/sign-in``: show the form, or check name and password, or the token, and set the session
     cookie.
@@ -79,7 +76,9 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         return shared.token_form(request, wanted)
     if request.method != "POST":
         return shared.form(request, wanted)
-    name, password = request.POST.get("name", "").strip(), request.POST.get("password", "")
+    # PostgreSQL refuses a NUL, and axes has a column for 255 characters.
+    name = request.POST.get("name", "").replace("\0", "").strip()[:_MAX_NAME]
+    password = request.POST.get("password", "")
     user = authenticate(request, username=name, password=password)
     if not isinstance(user, User) or role_of(user) in (None, Role.SERVICE):
         return shared.form(request, wanted, "Name or password is wrong.", status=403)
@@ -99,7 +98,7 @@ def _with_session(request: HttpRequest, user: User, wanted: str) -> HttpResponse
     return response
 
 
-@_credentials_form("password")
+@_credentials_form
 def set_password(request: HttpRequest, uid: str, code: str) -> HttpResponse:
     """``/sign-in/password/…``: the page of a one-time link."""
     user = person_of_link(uid, code) if settings.DIRECTOR_ACCOUNTS else None
@@ -113,7 +112,7 @@ def set_password(request: HttpRequest, uid: str, code: str) -> HttpResponse:
     return signed_in(request, user, "/")
 
 
-@_credentials_form("present", "password")
+@_credentials_form
 def change_password(request: HttpRequest) -> HttpResponse:
     """``/account/password``: the page where a person changes the own password, which ends the other
     sessions. ``axes`` counts wrong ones as those of the sign-in.
@@ -134,7 +133,7 @@ def change_password(request: HttpRequest) -> HttpResponse:
     return _with_session(request, user, "/account")
 
 
-@_credentials_form("password")
+@_credentials_form
 def first_administrator(request: HttpRequest, code: str) -> HttpResponse:
     """``/sign-in/first/…``: the page of the code in the log, which makes the first administrator."""
     if not settings.DIRECTOR_ACCOUNTS or not is_first_code(code):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
+from axes.models import AccessAttempt
 from django.contrib.auth.models import Group, User
 from django.core.management import CommandError, call_command
 from django.test import Client
@@ -565,6 +566,29 @@ def test_person_changes_the_own_password(browser: Client) -> None:
     assert browser.get("/account").status_code == 302
     given = {"name": "anna", "password": "a loud harbour"}
     assert browser.post("/sign-in", given).status_code == 302
+
+
+def test_wrong_passwords_are_stored_nowhere(browser: Client) -> None:
+    user = people.person_add("anna", Role.ARTIST)
+    people.password_set(user, PASSWORD)
+    browser.cookies[COOKIE] = principals.new_session(user)
+    forms = {
+        "/account/password": {"present": "secret", "password": "secret", "again": "secret"},
+        "/sign-in": {"name": "anna", "password": "secret"},
+    }
+    for path, form in forms.items():
+        # Each program has a row of its own.
+        answer = browser.post(path, form, headers={"user-agent": path})
+        assert answer.status_code in (400, 403)
+    stored = list(AccessAttempt.objects.values())
+    assert {row["path_info"] for row in stored} == set(forms)
+    assert "secret" not in str(stored)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_name_that_no_account_can_have_is_a_wrong_one(browser: Client, name: str) -> None:
+    assert browser.post("/sign-in", {"name": name, "password": "wrong"}).status_code == 403
+    assert re.fullmatch(r"[^\0]{1,255}", AccessAttempt.objects.get().username)
 
 
 def test_first_administrator_is_made_by_the_code_and_only_once(browser: Client) -> None:
