@@ -240,7 +240,8 @@ if DIRECTOR_OIDC_ISSUER:
             raise ImproperlyConfigured(f"DIRECTOR_OIDC_ISSUER needs {_name}; see docs/accounts.md.")
     if importlib.util.find_spec("allauth") is None:
         raise ImproperlyConfigured(
-            "DIRECTOR_OIDC_ISSUER needs the package django-allauth: pip install '.[oidc]'."
+            "DIRECTOR_OIDC_ISSUER needs the package django-allauth. In the folder of the source: "
+            "pip install '.[oidc]'."
         )
 
 # --- backends, jobs and limits ----------------------------------------------------------------
@@ -341,7 +342,8 @@ def _files() -> dict[str, Any]:
         )
     if not importlib.util.find_spec("storages"):
         raise ImproperlyConfigured(
-            "DIRECTOR_FILES_STORAGE needs more packages: pip install 'comfyui-director[s3]'."
+            "DIRECTOR_FILES_STORAGE needs more packages. In the folder of the source: "
+            "pip install '.[s3]'."
         )
     options |= {"bucket_name": url.netloc, "location": url.path.strip("/")}
     return {"BACKEND": "jobgroups.services.bucket.Bucket", "OPTIONS": options}

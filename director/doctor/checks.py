@@ -68,7 +68,7 @@ def python() -> Finding:
 
 def packages() -> Finding:
     """Check that all requirements are installed in a supported version."""
-    todo = f"Install the requirements: {sys.executable} -m pip install -U {_PACKAGE}"
+    todo = f"In the folder of the source: {sys.executable} -m pip install -r requirements.txt ."
     needed = list(_requirements())
     if missing := [
         requirement.name for requirement in needed if _version(requirement.name) is None

@@ -64,6 +64,12 @@ def test_every_environment_variable_is_described_once() -> None:
     assert sorted(described) == sorted(_variables_read())
 
 
+def test_package_which_no_index_has_is_installed_from_its_folder() -> None:
+    texts = [*PAGES, *(ROOT / "director").rglob("*.py")]
+    by_name = re.compile(r"pip install [^`\n]*\bcomfyui-director\b")
+    assert [text for text in texts if by_name.search(text.read_text(encoding="utf-8"))] == []
+
+
 def test_every_make_target_that_the_readme_names_is_there() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
