@@ -272,6 +272,7 @@ def test_images_and_long_workflows_pass_and_a_too_long_body_is_refused(
     ).json()
     assert asset["url"].startswith("https://")
     assert http.delete(f"/api/v2/assets/{asset['id']}").status_code == 204
+    assert http.post("/api/provenance", files=file).json()["code"] == "provenance_unknown"
 
 
 def test_browser_signs_in_under_the_studios_name(farm: Machine, http: httpx.Client) -> None:
