@@ -1,6 +1,8 @@
 import importlib.util
+import json
 import re
 
+import yaml
 from django.urls import get_resolver
 from pytest_django import Settings
 
@@ -33,6 +35,34 @@ def test_docs_describe_every_path_with_a_call() -> None:
     assert TEXT.count("curl ") == headings
 
 
+def test_docs_name_every_field_and_parameter() -> None:
+    document = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text(encoding="utf-8"))
+    names = {
+        name
+        for schema in document["components"]["schemas"].values()
+        for name in schema.get("properties", {})
+    }
+    names |= {
+        parameter["name"]
+        for path in document["paths"].values()
+        for operation in path.values()
+        for parameter in operation.get("parameters", ())
+        if parameter["in"] == "query"
+    }
+    assert len(names) > 200
+    assert names - set(re.findall(r"[`\"?&](\w+)(?=[`\"=])", TEXT)) == set()
+
+
+def test_health_of_the_docs_is_one_that_operators_find() -> None:
+    [example] = re.findall(r"```json\n(.*?)```", _section("`GET /api/health`"), re.DOTALL)
+    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (\w+) \|", operations, re.MULTILINE)
+    listed = {(name, re.sub(r"[\d.]+ ", "N ", text), status) for name, text, status in rows}
+    for name, check in json.loads(example)["checks"].items():
+        detail = re.sub(r"[\d.]+ ", "N ", check["detail"]).replace("localhost_8190.", "…")
+        assert (name, detail, check["status"]) in listed
+
+
 def test_docs_list_every_alias_of_a_parameter() -> None:
     listed = re.findall(r"^\| `(\w+)` \| (`.*`) \|$", _section("Parameters"), re.MULTILINE)
     assert {name: tuple(re.findall(r"`(\w+)`", text)) for name, text in listed} == ALIASES
@@ -51,7 +81,7 @@ def test_docs_list_every_error_code() -> None:
 
 
 def test_limits_of_the_docs_are_those_of_the_settings(settings: Settings) -> None:
-    limits = _section("Limits")
+    limits = _section("Limits of requests")
     assert f"{settings.DIRECTOR_MAX_BODY_BYTES // 2**20} MiB" in limits
     assert f"{settings.DIRECTOR_MAX_CHILDREN:,}" in limits
     assert f"{settings.DIRECTOR_MAX_METADATA_BYTES // 2**10} KiB" in limits

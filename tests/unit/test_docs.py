@@ -48,12 +48,12 @@ def _without_code(page: Path) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def _anchors(page: Path) -> set[str]:
-    """Anchors of a page's headings, as GitHub makes them."""
-    found = set()
+def _anchors(page: Path) -> list[str]:
+    """Anchors of a page's headings, as GitHub makes them of headings that differ."""
+    found = []
     for heading in re.findall(r"^#+ +(.+)$", _without_code(page), re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
-        found.add(re.sub(r"[^\w\- ]", "", plain).strip().replace(" ", "-"))
+        found.append(re.sub(r"[^\w\- ]", "", plain).strip().replace(" ", "-"))
     return found
 
 
@@ -88,6 +88,13 @@ def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
         assert target.exists(), f"{link} leads nowhere"
         if anchor and target.suffix == ".md":
             assert anchor in _anchors(target), f"{link}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_headings_of_a_page_differ(page: Path) -> None:
+    if page.name != "CHANGELOG.md":  # it has the same ones for each release
+        anchors = _anchors(page)
+        assert sorted(set(anchors)) == sorted(anchors)
 
 
 def test_waits_page_names_tests_that_exist() -> None:
