@@ -106,7 +106,7 @@ def _cancel_text(name: str, result: CancelResult) -> str:
 )
 @click.option("--watch", "is_watched", is_flag=True, help="Watch the group to its end.")
 @save_option
-@name_option
+@name_option()
 @with_connection
 def retry(
     connection: Connection,

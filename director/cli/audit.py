@@ -14,7 +14,12 @@ from jobgroups.domain.audit import AUDIT_FILTERS
 @click.option(
     "--actor", type=option_types.require_text, metavar="NAME", help="Only of this account."
 )
-@click.option("--action", type=click.Choice(AUDIT_FILTERS), metavar="ACTION", help="Only this.")
+@click.option(
+    "--action",
+    type=click.Choice(AUDIT_FILTERS),
+    metavar="ACTION",
+    help="Only this one (backend.paused), or those that begin so (backend).",
+)
 @click.option(
     "--target",
     type=option_types.require_text,

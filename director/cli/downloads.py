@@ -37,14 +37,18 @@ save_option: Final = click.option(
     metavar="DIR",
     help="Watch, and save each file there when its job completes.",
 )
-name_option: Final = click.option(
-    "--name",
-    "file_name",
-    default=DEFAULT_NAME,
-    show_default=True,
-    help="Names of saved files; also of {number}, {job}, {group}, metadata and varied inputs, "
-    "such as {cfg:.1f}.",
-)
+
+
+def name_option(
+    also: str = "{number}, {job}, {group}, metadata and varied inputs, such as {cfg:.1f}.",
+) -> Callable[[Any], Any]:
+    return click.option(
+        "--name",
+        "file_name",
+        default=DEFAULT_NAME,
+        show_default=True,
+        help=f"Names of saved files; also of {also}",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ _FAILED: Final = ("failed", "partial_complete")
 @click.command
 @option_types.group_id_argument
 @save_option
-@name_option
+@name_option()
 @click.option(
     "-q", "--quiet", is_flag=True, help="Print nothing; report the result by the exit status."
 )
@@ -83,7 +83,8 @@ def watch(
 @click.option(
     "--text",
     metavar="WORDS",
-    help="With these words in name, prompt, metadata, id or submitter; or the seed of a job.",
+    help="With these words in name, prompt, metadata, id or submitter; or the seed of a job, or the "
+    "id of a prompt at the ComfyUI listener.",
 )
 @click.option(
     "--archived",
@@ -312,7 +313,7 @@ def provenance(connection: Connection, source: str, job_id: str | None) -> None:
     default=".",
     help="Folder (default: the current one).",
 )
-@name_option
+@name_option()
 @with_connection
 def save(connection: Connection, group_id: str, folder: Path, file_name: str) -> int:
     """Save all output files of the group ID so far. A file that exists already is not saved twice."""

@@ -32,7 +32,7 @@ from jobgroups.domain.file_names import FIXED
 @click.option(
     "--text",
     metavar="WORDS",
-    help="Of groups with these words in name, prompt, metadata, id or submitter.",
+    help="Of groups with these words in name, prompt, metadata, id or submitter; or the seed of a job.",
 )
 @click.option("--model", metavar="NAME", help="Of groups with exactly this model.")
 @click.option("--kind", type=click.Choice(["image", "video"]), help="Of this kind.")
@@ -56,7 +56,7 @@ from jobgroups.domain.file_names import FIXED
     metavar="[DIR]",
     help="Save the files, instead of listing them (default: in the current folder).",
 )
-@name_option
+@name_option("{number}, {job} and {group}.")
 @with_connection
 def outputs(
     connection: Connection, *, limit: int, folder: Path | None, file_name: str, **filters: Any

@@ -158,7 +158,7 @@ from jobgroups.workflow.seeds import MAX_SEED, SeedStrategy
     help="Watch the group to its end; the exit status reports its result.",
 )
 @save_option
-@name_option
+@name_option()
 @click.option(
     "--dry-run",
     is_flag=True,

@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-anonymous",
         action="store_true",
         help="allow everyone on the network to submit and cancel, with a --host other than"
-        " loopback; not needed with DIRECTOR_TOKEN",
+        " loopback; not needed with DIRECTOR_TOKEN or DIRECTOR_ACCOUNTS",
     )
     parser.add_argument(
         "--no-migrate",
@@ -135,7 +135,7 @@ def prepared(options: Mapping[str, Any], say: Say) -> Iterator[list[socket.socke
     if not is_guarded and not options["allow_anonymous"]:
         raise Unprotected(
             f"--host {host} lets everyone on the network use the Director. Set DIRECTOR_TOKEN"
-            " to require a sign-in, or add --allow-anonymous."
+            " or DIRECTOR_ACCOUNTS=1 to require a sign-in, or add --allow-anonymous."
         )
     shutdown.exit_on_signals()
     folder = data_dir.prepare(say)

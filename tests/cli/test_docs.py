@@ -4,6 +4,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from director.cli.exit_status import Status
 from tests.cli.conftest import LOAD, Desk
 from tests.harness.processes import ROOT, migrated
 from tests.harness.simulator_thread import SimulatorThread
+from tests.unit.test_docs import PAGES as _DOCUMENTS
 
 _PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 _LINES = [
@@ -28,6 +30,11 @@ _LINES = [
 _ENDLESS = ("director demo", "director serve", "director simulate")
 _EXAMPLES = [line for line in _LINES if not line.startswith(_ENDLESS)]
 _GROUP, _JOB = "jg_0c1d9a77e3f2", "j_91ce44d07b3a"
+#: A line of a page with a command, perhaps behind settings, by one of its names.
+_COMMAND = re.compile(
+    r"(?:[A-Z_]+=\S+ )*(?:docker compose exec web )?"
+    r"(\S*\bdirector|(?:\S*/)?python manage\.py) (.+)"
+)
 
 
 def _write_files(folder: Path) -> None:
@@ -72,27 +79,6 @@ def _prepared(desk: Desk, line: str, failed_group: str) -> str:
     return line.replace(_GROUP, group_id).replace(_JOB, job)
 
 
-def test_every_example_is_accepted_by_the_parser_of_its_command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    parsed: list[str] = []
-    monkeypatch.setattr(
-        click.Command, "invoke", lambda command, _context: parsed.append(command.name)
-    )
-    monkeypatch.chdir(tmp_path)
-    _write_files(tmp_path)
-    for line in _LINES:
-        program, name, *options = shlex.split(line.rpartition("| ")[2])
-        assert program == "director", line
-        if name in _CLIENT:
-            assert app.run([name, *options]) == 0, line
-            assert name in parsed, line
-        else:
-            load_command_class(get_commands()[name], name).create_parser(program, name).parse_args(
-                options
-            )
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the examples are for a POSIX shell")
 @pytest.mark.timeout(600)
@@ -127,6 +113,61 @@ def test_page_lists_every_exit_status() -> None:
     assert listed == {int(status) for status in Status}
 
 
-def test_page_has_every_command() -> None:
+def test_page_has_every_command_and_lists_its_section() -> None:
     for name in [*_CLIENT, *_LOCAL]:
         assert f"director {name}" in _PAGE, name
+    contents, *sections = re.split(r"^## ", _PAGE, flags=re.MULTILINE)
+    for section in sections:
+        heading = section.partition("\n")[0].lower()
+        assert f"](#{re.sub('[^a-z -]', '', heading).replace(' ', '-')})" in contents, heading
+
+
+def _options(name: str, command: click.Command) -> Iterator[tuple[str, set[str]]]:
+    """Yield each option of a command and of those below it, by all its names."""
+    for option in command.params:
+        if isinstance(option, click.Option):
+            yield name, {*option.opts, *option.secondary_opts}
+    for below, known in getattr(command, "commands", {}).items():
+        yield from _options(f"{name} {below}", known)
+
+
+def test_page_has_every_option() -> None:
+    named = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", _PAGE))
+    commands = {name: app.app.get_command(click.Context(app.app), name) for name in _CLIENT}
+    options = [known for name, one in commands.items() if one for known in _options(name, one)]
+    assert len(options) > 150
+    assert [option for option in options if not option[1] & named] == []
+
+
+def _commands(page: Path) -> Iterator[tuple[bool, list[str]]]:
+    """Yield the words of each command in the blocks of a page, and whether it is one of the host."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if match := _COMMAND.fullmatch(line.rpartition(" | ")[2].strip()):
+                program, words = match.groups()
+                name, *options = shlex.split(words.removeprefix("manage "), comments=True)
+                is_django = program.endswith("manage.py") and name in ("check", "tokens")
+                yield is_django or name not in _CLIENT, [name, *options]
+
+
+@pytest.mark.parametrize("page", _DOCUMENTS, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_example_is_accepted_by_the_parser_of_its_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, page: Path
+) -> None:
+    parsed: list[str] = []
+    monkeypatch.setattr(
+        click.Command, "invoke", lambda command, _context: parsed.append(command.name)
+    )
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    _write_files(tmp_path)
+    found = list(_commands(page))
+    assert len(found) > 100 or page.name != "cli.md"
+    for is_of_host, (name, *options) in found:
+        if not is_of_host:
+            assert app.run([name, *options]) == 0, (name, options)
+            assert name in parsed, (name, options)
+        elif name != "--version":
+            command = load_command_class(get_commands()[name], name)
+            command.create_parser("director", name).parse_args(options)

@@ -25,7 +25,7 @@ STEPS = {
 #: The reference is kept as it was given, with links to pages that are not here.
 PAGES = sorted(
     page
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")]
     if page.name != "api-reference.md"
 )
 _READERS = {"_flag", "_number", "_one_of", "_words", "_text", "str", "_urls", "_address"}
