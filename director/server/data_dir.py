@@ -12,7 +12,7 @@ from django.conf import settings
 
 #: Names of the Director's own files. A folder with other files may be shared with other programs.
 _OWN: Final = re.compile(
-    r"secret-key|webhook-secret|\.writable-\d+|serve(-\d+|-processes)?\.lock|director\.sqlite3.*|thumbnails|static|files"
+    r"secret-key|webhook-secret|\.writable-\d+|serve(-\d+|-processes)?\.lock|director\.sqlite3.*|thumbnails|static|files|metrics"
 )
 
 

@@ -14,6 +14,7 @@ from pytest_django import Settings
 from director.web import health
 from director.web.health import Check, HealthReport, StorageReport
 from director.web.processes import ProcessState
+from jobgroups.metrics import TABLES
 from jobgroups.models import FilesProcess, Runner
 from tests.e2e import kills
 from tests.harness.director import Step
@@ -62,6 +63,61 @@ def test_every_environment_variable_is_described_once() -> None:
     described = re.findall(r"^\| `(DIRECTOR_[A-Z_]+)` \|", text, re.MULTILINE)
     assert len(_variables_read()) > 10
     assert sorted(described) == sorted(_variables_read())
+
+
+_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50, "EiB": 2**60}
+
+
+def _bound(text: str) -> float:
+    number, _, unit = text.strip().partition(" ")
+    return float(number) * _UNITS.get(unit, 1)
+
+
+def _value(node: ast.expr) -> float:
+    """Return a constant or a product of the settings."""
+    return float(eval(compile(ast.Expression(node), "settings.py", "eval")))  # noqa: S307 our own file
+
+
+def test_defaults_and_bounds_of_settings_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(DIRECTOR_[A-Z_]+)` \| (.*)$", text, re.MULTILINE))
+    tree = ast.parse((ROOT / "director" / "settings.py").read_text(encoding="utf-8"))
+    numbers = 0
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        kind, at = getattr(call.func, "id", ""), call.args[0] if call.args else None
+        if kind not in ("_number", "_flag") or not isinstance(at, ast.Constant):
+            continue
+        row, given = rows[str(at.value)], [*call.args[1:], *(one.value for one in call.keywords)]
+        default = _value(given[kind == "_number"])
+        if not row.startswith("none |"):
+            assert row.startswith(f"`{default:.15g}` |"), at.value
+        if kind == "_number":
+            numbers += 1
+            bounds = re.search(r"\((\d[^()–]*)–([^()]*)\)", row)
+            assert bounds, at.value
+            assert list(map(_bound, bounds.groups())) == list(map(_value, given[2:4])), at.value
+    assert numbers > 20
+
+
+def test_monitoring_lists_every_metric() -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8").split("\n## Metrics\n")[1]
+    cells = re.findall(r"^\| (`.+?`) \|", text, re.MULTILINE)
+    listed = [
+        name.removesuffix("_total") for cell in cells for name in re.findall(r"`(\w+)`", cell)
+    ]
+    assert sorted(listed) == sorted(name for table in TABLES.values() for name in table)
+
+
+def test_page_for_agents_lists_every_tool() -> None:
+    tree = ast.parse((ROOT / "director" / "mcp.py").read_text(encoding="utf-8"))
+    [tools] = [node for node in tree.body if getattr(node, "name", "") == "Tools"]
+    methods = [
+        str(node.name)
+        for node in ast.walk(tools)
+        if isinstance(node, ast.AsyncFunctionDef) and not node.name.startswith("_")
+    ]
+    text = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == sorted(methods)
 
 
 def test_package_which_no_index_has_is_installed_from_its_folder() -> None:

@@ -73,7 +73,8 @@ def test_data_folder_of_the_director_alone_is_closed_to_other_users(
     folder.mkdir()
     for name in ("director.sqlite3", "director.sqlite3-wal", "serve.lock", "serve-9820.lock"):
         (folder / name).touch()
-    (folder / "thumbnails").mkdir()
+    for name in ("thumbnails", "files", "metrics"):
+        (folder / name).mkdir()
     folder.chmod(mode)
     said: list[str] = []
     prepare(said.append)
