@@ -205,6 +205,7 @@ _job = WireDecoder(Job)
 _object: WireDecoder[dict[str, Any]] = WireDecoder(dict[str, Any])
 _texts: WireDecoder[dict[str, msgspec.Raw]] = WireDecoder(dict[str, msgspec.Raw])
 _list: WireDecoder[list[Any]] = WireDecoder(list[Any])
+_any: WireDecoder[Any] = WireDecoder(Any)
 
 
 def _decode(decoder: WireDecoder[T], body: bytes, what: str) -> T:
@@ -323,6 +324,11 @@ def json_texts(body: bytes) -> dict[str, bytes]:
     """Any answer that is one JSON object, with the JSON text of each value."""
     # A copy: the text would keep the whole body.
     return {name: bytes(value) for name, value in _decode(_texts, body, "answer").items()}
+
+
+def json_value(body: bytes) -> Any:
+    """Any answer that is JSON."""
+    return _decode(_any, body, "answer")
 
 
 def json_list(body: bytes) -> list[Any]:

@@ -482,7 +482,7 @@ class ComfyClient:
 
         The path is percent-encoded. Raises ``NotComfyUI`` also for a backend without these nodes.
         """
-        return await self._get(f"/api/etn/{path}", msgspec.json.decode)
+        return await self._get(f"/api/etn/{path}", answers.json_value)
 
     async def node_route(
         self, method: str, path: str, *, content: bytes | None, headers: Mapping[str, str]

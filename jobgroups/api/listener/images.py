@@ -172,10 +172,14 @@ class ModelInfoView(KritaView):
         sizes = [page["_meta"] for page in pages if isinstance(page.get("_meta"), dict)]
         if sizes:
             models["_meta"] = {
-                name: max(size.get(name, 0) for size in sizes)
+                name: max(_number(size.get(name)) for size in sizes)
                 for name in ("offset", "count", "total")
             }
         return json_response(models)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 class LanguagesView(KritaView):
