@@ -269,7 +269,7 @@ def document(request: HttpRequest, name: str = "") -> HttpResponse:
 
 def document_picture(_request: HttpRequest, name: str) -> HttpResponse:
     """A picture of a document."""
-    path = documents.path(f"pictures/{name}.webp")
+    path = documents.path(f"pictures/{name[:64]}.webp")
     if path is None:
         raise Http404
     return HttpResponse(path.read_bytes(), content_type="image/webp")

@@ -16,7 +16,7 @@ from jobgroups.services.stored_files import read_file
 
 _CHUNK: Final = 4 * 2**20
 #: One range of bytes. Of several ranges the whole file is sent, as HTTP allows.
-_RANGE: Final = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
+_RANGE: Final = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))")
 
 
 #: Their own: a storage that hangs keeps them, and nothing else.

@@ -453,7 +453,11 @@ def test_token_of_another_account_is_not_found(api: Api) -> None:
     token_of("anna")
     path = f"/api/tokens/{Token.objects.get().pk}"
     error_of(api.delete(path, **cookie("boris")), 404, "token_not_found")
-    assert api.delete(path, **cookie("vera", Role.ADMINISTRATOR)).status_code == 204
+    vera = cookie("vera", Role.ADMINISTRATOR)
+    assert api.delete(path, **vera).status_code == 204
+    # PostgreSQL would refuse it.
+    error_of(api.delete("/api/tokens/a%00b", **vera), 404, "not_found")
+    error_of(api.patch("/api/people/a%00b", {"is_active": True}, **vera), 404, "not_found")
 
 
 def test_disabled_account_and_a_smaller_role_count_at_once_for_the_next_read(

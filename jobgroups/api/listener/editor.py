@@ -65,7 +65,7 @@ def _file(request: Request, package: str, folder: str, path: str) -> HttpRespons
         return not_found(path)
     try:
         response = serve(cast(HttpRequest, request), path, document_root=str(root))
-    except (Http404, SuspiciousFileOperation):
+    except (Http404, SuspiciousFileOperation, OSError):  # of a name that is too long
         return not_found(path)
     is_hashed = _HASHED.fullmatch(path) is not None
     response.headers["Cache-Control"] = _IMMUTABLE if is_hashed else "no-cache"

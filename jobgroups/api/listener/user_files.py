@@ -1,6 +1,5 @@
 """Files and settings of a user of ComfyUI's editor: ``/users``, ``/userdata``, ``/settings``."""
 
-import json
 import re
 from typing import Any, Final
 from urllib.parse import unquote
@@ -11,7 +10,7 @@ from rest_framework.request import Request
 from jobgroups.api.listener.base import ListenerView, body_of, not_found
 from jobgroups.api.listener.owner import owner_of
 from jobgroups.api.permissions import principal_of
-from jobgroups.api.requests.body import PayloadTooLarge
+from jobgroups.api.requests.body import PayloadTooLarge, parse
 from jobgroups.api.views.base import json_response
 from jobgroups.domain.listener_files import file_path
 from jobgroups.errors import UserPathInvalid
@@ -175,10 +174,7 @@ class SettingView(ListenerView):
 
     def post(self, request: Request, name: str) -> HttpResponse:
         """Store one setting, of which the body is the value."""
-        content = request.read(MAX_FILE_BYTES + 1)
-        try:
-            value = json.loads(content)
-        except ValueError:
-            raise UserPathInvalid(name[:100]) from None
-        settings_change(owner=owner_of(request), values={name[:_MAX_NAME]: value})
+        # With the checks of a body that is an object.
+        values = parse(b'{"value": %s}' % request.read(MAX_FILE_BYTES + 1))
+        settings_change(owner=owner_of(request), values={name[:_MAX_NAME]: values["value"]})
         return HttpResponse()

@@ -5,6 +5,8 @@ printable form.
 import re
 from typing import Final
 
+from django.http import Http404
+
 from backends.errors import RequestError
 from jobgroups.errors import AssetNotFound, BackendNotFound, ChildNotFound, GroupNotFound
 from jobgroups.workflow.validation import shown_key
@@ -19,10 +21,13 @@ _UNKNOWN: Final[dict[str, type[RequestError]]] = {
 
 
 def check_id(name: str, text: str) -> None:
-    """Raise the error of an unknown id, if the parameter with this name is one: PostgreSQL refuses
-    a NUL.
+    """Raise the error of an unknown id, if the parameter with this name is one, and ``Http404`` for
+    any other text with a NUL: PostgreSQL refuses it.
     """
-    if name in _UNKNOWN and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+    if name not in _UNKNOWN:
+        if "\0" in str(text):
+            raise Http404
+    elif not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
         raise _UNKNOWN[name](shown_key(text))
 
 

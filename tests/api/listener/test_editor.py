@@ -122,6 +122,15 @@ def test_a_file_and_all_files_of_an_owner_have_limits(
     assert save(Program("10.0.0.5"), "b.json", b"b" * 60).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "value", [b"[" * 100_000, b'"\\ud800"', b"NaN", b'1, "value": 2', b"", b"{"]
+)
+def test_a_setting_that_cannot_be_stored_is_refused(anna: Program, value: bytes) -> None:
+    assert anna.ask("POST", "/settings/a", value).status_code == 400
+    assert anna.ask("POST", "/settings/a%00b", b"1").status_code == 404
+    assert anna.get("/settings") == {}
+
+
 def test_settings_have_limits(anna: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user_files, "MAX_FILE_BYTES", 100)
     anna.post("/settings/a", "a" * 60)
@@ -172,6 +181,8 @@ def test_a_picture_of_a_template_is_a_grey_field(anna: Program, package: Path) -
     assert (picture.status_code, picture["Content-Type"]) == (200, "image/svg+xml")
     assert anna.ask("GET", "/templates/../../secret").status_code == 404
     assert anna.ask("GET", "/templates/cat.json").status_code == 404
+    for path in ("/templates", ""):
+        assert anna.ask("GET", f"{path}/{'x' * 300}").status_code == 404
 
 
 def test_without_the_editor_the_root_says_how_to_get_it(
