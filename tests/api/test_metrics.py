@@ -1,18 +1,25 @@
 """``/metrics``: who gets it, and what it reads of the database."""
 
+import contextlib
 import datetime as dt
+import socket
 from typing import Any
 
+import httpx
 import pytest
 from django.db import OperationalError
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_django import Settings
 
+from director.security import sign_in
+from director.server import metrics as server
 from director.web import metrics
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Capture, ChildJob
 from tests.api.conftest import Api, play, play_to_the_end
+from tests.harness.servers import free_port
+from tests.harness.waits import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -76,3 +83,37 @@ def test_metrics_without_a_database_show_that(api: Api, monkeypatch: pytest.Monk
     answer = api.get("/metrics")
     assert _gauges(answer)["database_up",] == 0
     assert b"queued_jobs" not in answer.content
+
+
+# --- the address of a runner
+# -------------------------------------------------------------------------------------
+
+
+def _answer(address: str, token: str = "") -> int:
+    """Return the status of the answer of a runner's address; 0: it closed the connection."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(address, headers=headers, trust_env=False, timeout=30).status_code
+    return 0
+
+
+def test_address_of_a_runner_has_few_connections_and_counts_wrong_tokens(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sign_in, "throttle", sign_in.Throttle())
+    monkeypatch.setattr(server._Handler, "timeout", 60.0)
+    settings.DIRECTOR_TOKEN = "a-token-of-sixteen"
+    port = free_port()
+    server.serve_metrics("127.0.0.1", port)
+    address = f"http://127.0.0.1:{port}/metrics"
+    assert [_answer(address, token) for token in ("", settings.DIRECTOR_TOKEN)] == [401, 200]
+    with contextlib.ExitStack() as stack:
+        for _ in range(server._MOST):
+            silent = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            silent.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        until(lambda: _answer(address, settings.DIRECTOR_TOKEN) == 0, within=20.0)
+    until(lambda: _answer(address, settings.DIRECTOR_TOKEN) == 200)
+    for number in range(sign_in.ALLOWED):
+        assert _answer(address, f"wrong-{number}") == 401
+    assert _answer(address, settings.DIRECTOR_TOKEN) == 401
+    assert "Traceback" not in capfd.readouterr().err
