@@ -2,7 +2,7 @@
 
 # The Python for which requirements.txt is pinned, and that the tests use.
 FROM python:3.11-slim-trixie AS build
-# More packages: "[s3]" for files in a bucket.
+# More packages: "[s3]" for files in a bucket, "[oidc]", "[editor]"; several as "[s3,oidc]".
 ARG EXTRAS=""
 RUN python -m venv --without-pip /opt/director
 WORKDIR /source

@@ -18,7 +18,7 @@ IMAGE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 TEXT = (ROOT / "compose.yaml").read_text(encoding="utf-8")
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
 SITE = re.sub(r"!!python/\S+", "", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-SECRETS = ("POSTGRES_PASSWORD", "DIRECTOR_SECRET_KEY", "DIRECTOR_TOKEN")
+SECRETS = ("POSTGRES_PASSWORD", "DIRECTOR_SECRET_KEY")
 
 
 def test_version_is_the_newest_in_the_changelog() -> None:
@@ -86,6 +86,10 @@ def test_service_has_no_rights_that_it_does_not_need(name: str) -> None:
 def test_secrets_have_no_default_and_settings_exist(settings: Settings) -> None:
     for name in SECRETS:
         assert set(re.findall(rf"\$\{{{name}(.*?)\}}", TEXT)) == {":?see docs/containers.md"}
+    for name in ("web", "runner", "files"):
+        # The token, or DIRECTOR_ACCOUNTS, with which a token is an error.
+        assert SERVICES[name]["env_file"] == ".env"
+        assert "DIRECTOR_TOKEN" not in SERVICES[name]["environment"]
     described = (ROOT / "docs" / "containers.md").read_text(encoding="utf-8")
     named = set(re.findall(r"DIRECTOR_[A-Z_]+", IMAGE + TEXT + described))
     assert named <= set(settings.DIRECTOR_SETTINGS)
