@@ -153,6 +153,41 @@ def test_headings_of_a_page_differ(page: Path) -> None:
         assert sorted(set(anchors)) == sorted(anchors)
 
 
+#: Texts in italics that other programs have, keys and titles.
+_OF_OTHERS = {
+    *(
+        "Admin Settings",
+        "Base URL",
+        "ComfyUI Authorization Token",
+        "Connect via URL",
+        "Copy job ID",
+    ),
+    *(
+        "Comfy API v2",
+        "Ctrl+S",
+        "Custom ComfyUI",
+        "Dashboards → New → Import",
+        "Generative AI for Krita",
+    ),
+    *("Preview Any", "Templates"),
+}
+
+
+def test_texts_of_controls_that_the_pages_name_are_there() -> None:
+    files = [
+        *ROOT.glob("templates/**/*.html"),
+        *ROOT.glob("director/static/director/*.js"),
+        *ROOT.glob("director/pages/*.py"),
+    ]
+    shown = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    shown = re.sub(r"\s+", " ", shown + re.sub(r"<[^>]+>", "", shown)).lower()
+    for page in PAGES:
+        if page.name != "CHANGELOG.md":
+            named = re.findall(r"(?<![*\w])\*([A-Z][^*]{1,40})\*(?![*\w])", _without_code(page))
+            texts = {re.sub(r"\s+", " ", text).removesuffix(" …") for text in named} - _OF_OTHERS
+            assert [text for text in texts if text.lower() not in shown] == [], page
+
+
 def test_waits_page_names_tests_that_exist() -> None:
     text = (ROOT / "docs" / "waits.md").read_text(encoding="utf-8")
     named = re.findall(r"`([a-z0-9]+/test_\w+\.py)::(\w+)`", text)
