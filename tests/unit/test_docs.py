@@ -14,6 +14,7 @@ from pytest_django import Settings
 from director.web import health
 from director.web.health import Check, HealthReport, StorageReport
 from director.web.processes import ProcessState
+from jobgroups.domain.audit import Action
 from jobgroups.metrics import TABLES
 from jobgroups.models import FilesProcess, Runner
 from tests.e2e import kills
@@ -106,6 +107,17 @@ def test_monitoring_lists_every_metric() -> None:
         name.removesuffix("_total") for cell in cells for name in re.findall(r"`(\w+)`", cell)
     ]
     assert sorted(listed) == sorted(name for table in TABLES.values() for name in table)
+
+
+def test_page_of_accounts_lists_every_action_of_the_record() -> None:
+    text = (ROOT / "docs" / "accounts.md").read_text(encoding="utf-8")
+    table = text.split("\n## The record\n")[1].split("\n\nStars")[0]
+    cells = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    listed, kind = [], ""
+    for name in re.findall(r"`([a-z_.]+)`", " ".join(cells)):
+        kind = kind if name.startswith(".") else name.partition(".")[0]
+        listed.append(kind + name if name.startswith(".") else name)
+    assert sorted(listed) == sorted(Action)
 
 
 def test_page_for_agents_lists_every_tool() -> None:
