@@ -48,6 +48,7 @@ _FOLDER: Final = Path(__file__).parent
 _TABLE: Final = tomllib.loads((_FOLDER / "schema.toml").read_text(encoding="utf-8"))
 _API: Final = (_FOLDER / "api.md").read_text(encoding="utf-8")
 _TYPES: Final = "#/components/schemas/"
+_IN_JSON: Final = {"None": "null", "True": "true", "False": "false"}
 _OBJECT: Final = {"type": "object", "required": []}
 #: The values of fields that the shapes have as text.
 _VALUES: Final = {
@@ -117,7 +118,9 @@ def _texts(kind: type) -> tuple[str, dict[str, str]]:
         "\n".join(attributes for *_, attributes in bases),
         re.MULTILINE,
     ):
-        in_json = re.sub(r"\bNone\b", "null", re.sub(r"\s+", " ", text))
+        in_json = re.sub(
+            r"\b(None|True|False)\b", lambda word: _IN_JSON[word[1]], re.sub(r"\s+", " ", text)
+        )
         texts |= dict.fromkeys(names.split(", "), in_json)
     return re.sub(r"\s+", " ", bases[-1][0]).strip(), texts
 
