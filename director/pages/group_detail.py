@@ -36,6 +36,8 @@ _SHOWN: Final = {
 _MAX_MADE: Final = 3
 #: Details of an error that its card shows elsewhere.
 _SHOWN_ELSEWHERE: Final = ("node_id", "node_type", "node_title", "exception_type", "phase")
+#: Of a group, for one of its cards.
+_CARD_FIELDS: Final = ("run", "completed_at", "placement", "retry_elsewhere")
 _ATTEMPT_FIELDS: Final = (
     *("child_id", "number", "run", "backend_id", "state", "error_message", "failure_class"),
     *("stop_requested_at", "ended_at"),
@@ -214,7 +216,7 @@ def _with_files(group_id: str, **which: bool) -> Iterator[bool]:
 
 def child_card(group_id: str, job_id: str) -> dict[str, Any]:
     """Return one child's card, or raise ``GroupNotFound`` or ``ChildNotFound``."""
-    group = JobGroup.objects.filter(pk=group_id).only("run", "completed_at", "placement").first()
+    group = JobGroup.objects.filter(pk=group_id).only(*_CARD_FIELDS).first()
     if group is None:
         raise GroupNotFound(group_id)
     cards = _cards(group, [groups.child_detail(group_id, job_id)])

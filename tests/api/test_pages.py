@@ -24,7 +24,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.figures import Figures
 from jobgroups.domain.results import AttemptResult
-from jobgroups.domain.states import AttemptState
+from jobgroups.domain.states import AttemptState, RetryScope
 from jobgroups.models import ChildJob, Exclusion, JobGroup, ListenerPrompt
 from jobgroups.queries.figures import kept_figures
 from jobgroups.services import attempts, cancellation, holds, runners
@@ -587,6 +587,19 @@ def test_without_a_backend_the_first_page_says_how_to_add_one(
         assert ("adds it by itself" in page) is discovers
     factories.backend()
     assert "No groups yet" in client.get("/").content.decode()
+
+
+def test_retry_of_a_card_speaks_of_other_backends_if_the_policy_allows_them(
+    client: Client,
+) -> None:
+    fence = factories.online()
+    for policy in RetryScope:
+        group, attempt = factories.running(fence, retry_elsewhere=policy)
+        factories.fail(attempt, fence)
+        job = factories.only(group).id
+        for path in ("", f"/parts/cards/{job}"):
+            page = client.get(f"/groups/{group.id}{path}").content.decode()
+            assert ("on another backend if" in page) is (policy is not RetryScope.NEVER)
 
 
 @pytest.mark.parametrize("path", ["/", "/groups/jg_1", "/parts/backends", "/sign-in"])

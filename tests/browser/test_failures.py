@@ -74,6 +74,7 @@ def test_a_backend_can_be_set_aside_where_it_fails(
     desk: Desk, page: Any, bad_day: list[str]
 ) -> None:
     page.goto(f"{desk.url}/failures")
+    page.evaluate("localStorage.setItem('director.submitter', 'olga')")
     row = page.locator(".cause.s-failed", has_text="elsewhere")
     row.get_by_role("button", name="Quarantine").click()
     page.get_by_role("dialog").get_by_role("button", name="Quarantine", exact=True).click()
@@ -82,6 +83,7 @@ def test_a_backend_can_be_set_aside_where_it_fails(
     found = desk.http.get(f"{desk.url}/api/backends/{backend}").json()
     assert found["status"] == "quarantined"
     assert "Node error: 1 failure in the last day" in found["status_reason"]
+    assert found["status_by"] == "olga"
     # What goes nowhere else now is offered to the others.
     row.get_by_role("button", name="Retry 1 job").click()
     dialog = page.get_by_role("dialog")

@@ -107,6 +107,9 @@ async function quarantine({ backend, name, reason }) {
     "Cancel",
   );
   if (!yes) return;
-  await call("POST", `/api/backends/${encodeURIComponent(backend)}/quarantine`, { reason });
+  await call("POST", `/api/backends/${encodeURIComponent(backend)}/quarantine`, {
+    reason,
+    ...actor(),
+  });
   toast(`${name} is quarantined.`);
 }
