@@ -214,6 +214,9 @@ def test_contributing_names_files_that_exist() -> None:
     named = re.findall(r"`((?:jobgroups|backends|director|tests|docs)/[\w./-]*)`", text)
     assert len(named) > 10
     assert [path for path in named if not (ROOT / path).exists()] == []
+    folders = ("tests", "jobgroups", "backends")
+    names = {file.name for folder in folders for file in (ROOT / folder).rglob("*")}
+    assert set(re.findall(r"`([a-z_]+\.(?:py|toml|json))`", text)) <= names
 
 
 def test_references_to_the_protocol_page_name_its_headings() -> None:
