@@ -3,6 +3,7 @@
 A part is between ``<!-- generated: name -->`` and ``<!-- end -->``. A test fails if one is stale.
 """
 
+import inspect
 import json
 import os
 import re
@@ -21,6 +22,10 @@ import django  # noqa: E402 after the line above
 django.setup()
 
 from backends.states import TAKES_CHILDREN, BackendState  # noqa: E402
+from director.client import Director, errors  # noqa: E402
+from director.client.accounts import People, Tokens  # noqa: E402
+from director.client.assets import Assets  # noqa: E402
+from director.client.webhooks import Webhooks  # noqa: E402
 from docs import schema  # noqa: E402
 from jobgroups.domain import states  # noqa: E402
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass, RetryTarget  # noqa: E402
@@ -164,6 +169,47 @@ def _backend_states() -> str:
     return _table("Value, Meaning, Submissions, New prompts", rows)
 
 
+# --- client.md ----------------------------------------------------------------------------------
+
+
+def _sentence(described: object) -> str:
+    """Return the first sentence of a docstring, in the Markdown of the pages."""
+    text = " ".join((inspect.getdoc(described) or "").split("\n\n")[0].split())
+    first = re.split(r"(?<=\.) |::", text)[0]
+    first += "" if first.endswith((".", "?")) else "."
+    return _escaped(first.replace("``", "`"))
+
+
+def _errors_of_the_client() -> str:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    rows = (
+        (f"`{kind.__name__}`", _sentence(kind))
+        for kind in kinds
+        if issubclass(kind, errors.DirectorError) and kind is not errors.DirectorError
+    )
+    return _table("Error, Meaning", rows)
+
+
+def _methods() -> str:
+    """Return the methods of the client, then those of its parts (``assets`` and so on)."""
+    parts = {"": Director, "assets.": Assets, "webhooks.": Webhooks}
+    parts |= {"tokens.": Tokens, "people.": People}
+    rows = []
+    for part, kind in parts.items():
+        known = [name for base in kind.__mro__ for name in vars(base)]
+        for name in dict.fromkeys(known):
+            one = getattr(kind, name)
+            if name.startswith("_") or isinstance(one, property):
+                continue
+            arguments = list(inspect.signature(one).parameters.values())[1:]
+            shown = ", ".join(
+                f"**{argument.name}" if argument.kind is argument.VAR_KEYWORD else argument.name
+                for argument in arguments
+            )
+            rows.append((f"`{part}{name}({shown})`", _sentence(one)))
+    return _table("Method, Meaning", rows)
+
+
 # --- frames.md ------------------------------------------------------------------------------------
 
 
@@ -208,6 +254,7 @@ _ASYNCAPI = schema.asyncapi()
 
 #: The text of each part, by page and name.
 PARTS: Mapping[str, Mapping[str, str]] = {
+    "client": {"errors": _errors_of_the_client(), "methods": _methods()},
     "frames": {"frames": _frames(_ASYNCAPI)},
     "failures": {"better": _better(), "classes": _classes(), "examples": _examples()},
     "states": {

@@ -3,6 +3,7 @@
 import ast
 import datetime as dt
 import importlib.util
+import json
 import operator
 import re
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from pytest_django import Settings
 
+from director import client
 from director.web import health
 from director.web.health import Check, HealthReport, StorageReport
 from director.web.processes import ProcessState
@@ -198,6 +200,18 @@ def test_texts_of_controls_that_the_pages_name_are_there() -> None:
             named = re.findall(r"(?<![*\w])\*([A-Z][^*]{1,40})\*(?![*\w])", _without_code(page))
             texts = {re.sub(r"\s+", " ", text).removesuffix(" …") for text in named} - _OF_OTHERS
             assert [text for text in texts if text.lower() not in shown] == [], page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_examples_in_python_and_json_can_be_read(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for kind, block in re.findall(r"^```(python|json)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        if kind == "json":
+            json.loads(block)
+            continue
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module == "director.client":
+                assert [one.name for one in node.names if not hasattr(client, one.name)] == []
 
 
 def test_waits_page_names_tests_that_exist() -> None:
