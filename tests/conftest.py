@@ -217,13 +217,21 @@ def _keep_changed(commit: str, items: list[pytest.Item], config: pytest.Config) 
 def _deal(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
     """Return the items in an order in which each worker, which gets an equal part of them, begins
     with files of long tests: at the end of a run the others would wait for these.
+
+    Each second worker gets the files of the browser, as the first one that it runs starts a
+    Chromium and a Director.
     """
-    long_, short = list[list[pytest.Item]](), list[pytest.Item]()
+    browser, others = list[list[pytest.Item]](), list[list[pytest.Item]]()
+    short = list[pytest.Item]()
     for path, of_file in itertools.groupby(items, key=lambda item: item.path):
-        if {"browser", "e2e", "fuzz"} & set(path.parts):
-            long_.append(list(of_file))
+        if "browser" in path.parts:
+            browser.append(list(of_file))
+        elif {"e2e", "fuzz"} & set(path.parts):
+            others.append(list(of_file))
         else:
             short += of_file
+    pairs = itertools.zip_longest(browser, others, fillvalue=list[pytest.Item]())
+    long_ = list(itertools.chain.from_iterable(pairs))
     rest, size = iter(short), len(items) // workers
     dealt: list[pytest.Item] = []
     for number in range(workers):
