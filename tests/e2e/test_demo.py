@@ -29,6 +29,7 @@ class Demo(Launched):
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.data = folder / "demo"
+        shutil.copytree(migrated(), self.data)  # in half of the time of a first start
         words = ["demo", "--seconds", "0.5", "--folder", str(self.data), *options]
         super().__init__(folder, words, {})
         self.start(wait=False)
@@ -58,7 +59,6 @@ def usual_port() -> Iterator[None]:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Demo]:
-    shutil.copytree(migrated(), tmp_path / "demo")  # in half of the time of a first start
     started = Demo(tmp_path)
     yield started
     started.close()
@@ -105,13 +105,8 @@ def test_demo_shows_three_groups_and_ends_with_status_0(
     assert demo.processes() == {}
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        "gpu-1 seed .*: running",
-        pytest.param("The Director's process was killed", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["gpu-1 seed .*: running", "The Director's process was killed"])
 def test_interrupted_demo_leaves_no_process(moment: str, demo: Demo) -> None:
     demo.wait_printed(moment, WITHIN)
     assert demo.stop(signal.SIGINT, within=WITHIN) == 130, demo.printed()
