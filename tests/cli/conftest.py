@@ -59,7 +59,7 @@ class Desk:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, one of the client in this process; fail for another status."""
         if app.is_for(words):
-            ended = _in_this_process(words, self.folder, self.environment(**variables), stdin)
+            ended = in_this_process(words, self.folder, self.environment(**variables), stdin)
         else:
             with self.start(*words, environment=variables, stdin=subprocess.DEVNULL) as process:
                 out, err = process.communicate(timeout=PATIENCE_S)
@@ -108,9 +108,10 @@ def run_group(
     return ended.job_group_id
 
 
-def _in_this_process(
-    words: Sequence[str], folder: Path, environment: dict[str, str], stdin: str
+def in_this_process(
+    words: Sequence[str], folder: Path, environment: dict[str, str], stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
+    """Run a command of the client to its end, as if this process had been started for it."""
     standard = {
         name: io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
         for name, content in (("stdin", stdin.encode()), ("stdout", b""), ("stderr", b""))

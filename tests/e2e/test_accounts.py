@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from websockets.typing import Origin
 
 from director.client import Director
 from director.client.errors import DirectorError
+from tests.cli.conftest import in_this_process
 from tests.harness.graphs import picture
 from tests.harness.machines import Machines
 from tests.harness.process_farm import ProcessFarm
@@ -88,28 +88,9 @@ def test_from_the_first_administrator_to_a_token(tmp_path: Path, processes: str)
         assert error.value.status in (400, 409, 503)
         assert _refusal_before_body(director.url, own.token).startswith(b"HTTP/1.1 403 ")
         _check_login(director.url, token, tmp_path)
-        command = [
-            sys.executable,
-            "-m",
-            "director",
-            "tokens",
-            "create",
-            "bot",
-            "--scope",
-            "read",
-            "--days",
-            "3",
-        ]
-        made = subprocess.run(
-            command,
-            env=variables
-            | {"DIRECTOR_URL": director.url, "DIRECTOR_TOKEN": token, "DIRECTOR_ACCOUNTS": ""},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
+        words = ["tokens", "create", "bot", "--scope", "read", "--days", "3"]
+        variables = {"DIRECTOR_URL": director.url, "DIRECTOR_TOKEN": token}
+        made = in_this_process(words, tmp_path, variables)
         with Director(director.url, token=made.stdout.splitlines()[-1]) as client:
             assert client.whoami().right == "see"
             client.tokens.revoke(client.whoami().token_id or "")
@@ -154,19 +135,9 @@ def _check_login(url: str, token: str, folder: Path) -> None:
         "HOME": str(folder),
         "APPDATA": str(folder),
     }
-    names = {name: text for name, text in os.environ.items() if not name.startswith("DIRECTOR_")}
 
     def run(*words: str, sent: str = "", to: str = url) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "director", *words],
-            env=names | config | {"DIRECTOR_URL": to, "PYTHONPATH": str(ROOT)},
-            input=sent,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return in_this_process(words, folder, config | {"DIRECTOR_URL": to}, sent)
 
     assert "director login" in run("whoami").stderr
     assert run("login", sent="dt_wrong\n").returncode == 4
