@@ -35,7 +35,7 @@ GPUS = {"count": 1, "seconds": 300.0}
 WITHIN = 5.0  #: Seconds from a revocation to the end of what its token has open.
 
 
-@pytest.mark.parametrize("processes", [pytest.param("1", marks=pytest.mark.slow), "3"])
+@pytest.mark.parametrize("processes", ["1", pytest.param("3", marks=pytest.mark.slow)])
 def test_from_the_first_administrator_to_a_token(tmp_path: Path, processes: str) -> None:
     director = Served(
         tmp_path,

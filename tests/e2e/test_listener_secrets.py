@@ -47,11 +47,12 @@ def allow(director: Served, backend_id: str) -> None:
     ).raise_for_status()
 
 
+@pytest.mark.parametrize("processes", ["1", pytest.param("3", marks=pytest.mark.slow)])
 def test_secret_goes_to_a_confirmed_machine_and_is_stored_and_shown_nowhere(
-    tmp_path: Path, gpus: Machines
+    tmp_path: Path, gpus: Machines, processes: str
 ) -> None:
     settings = {"DIRECTOR_TIME_SCALE": "0.3", "DIRECTOR_LOG_LEVEL": "DEBUG"}
-    arguments = ("--processes", "3", *PORTS)
+    arguments = ("--processes", processes, *PORTS)
     director = Served(tmp_path, gpus.urls, arguments=arguments, environment=settings)
     try:
         director.wait_ready()
