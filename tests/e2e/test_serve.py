@@ -1,6 +1,7 @@
 """``serve``: what it refuses, where it listens, what it keeps."""
 
 import re
+import shutil
 import socket
 import sqlite3
 import stat
@@ -13,7 +14,7 @@ import pytest
 
 from director.server import listen
 from director.server.listen import display_hosts
-from tests.harness.processes import Served, refused, serving
+from tests.harness.processes import Served, migrated, refused, serving
 
 NAMES = "farm.example,.studio.example,192.0.2.7,[2001:db8::7]"
 #: Three names that are no settings; the last one is the client's variable.
@@ -93,6 +94,7 @@ def test_restart_keeps_the_secret_key_and_the_backends_of_the_environment(tmp_pa
     director = Served(
         tmp_path, ["localhost:9", "http://127.0.0.1:9", "192.0.2.1:8188"], start=False
     )
+    shutil.copytree(migrated(), director.data)
     paths, keys = [director.data / name for name in ("secret-key", "webhook-secret")], []
     permissions = []
     for _ in range(2):

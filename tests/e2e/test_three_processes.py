@@ -22,7 +22,15 @@ from tests.harness import laws
 from tests.harness.director import Director, directing
 from tests.harness.graphs import picture
 from tests.harness.machines import Machines, simulated
-from tests.harness.processes import PROCESSES, ROOT, Served, is_alive, stop_in_order
+from tests.harness.processes import (
+    MIGRATED,
+    PROCESSES,
+    ROOT,
+    Served,
+    is_alive,
+    migrated_postgres,
+    stop_in_order,
+)
 from tests.harness.servers import needs_servers, postgres
 from tests.harness.waits import until
 from tests.harness.watcher import Watcher
@@ -357,8 +365,11 @@ def test_submissions_are_stored_or_not_whichever_process_is_killed_again_and_aga
 
 @needs_servers
 def test_three_processes_on_postgres_need_no_redis(tmp_path: Path) -> None:
-    with postgres() as server, simulated(tmp_path, count=2, seconds=1.5, preview_fps=4.0) as gpus:
-        environment = {"DIRECTOR_DATABASE_URL": server.create("director")}
+    with (
+        postgres(data=migrated_postgres()) as server,
+        simulated(tmp_path, count=2, seconds=1.5, preview_fps=4.0) as gpus,
+    ):
+        environment = {"DIRECTOR_DATABASE_URL": server.create("director", MIGRATED)}
         arguments = ("--processes", "3", "--port", "0")
         served = Served(tmp_path, gpus.urls, arguments=arguments, environment=environment)
         try:
