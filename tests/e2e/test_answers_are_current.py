@@ -21,7 +21,7 @@ from tests.harness.servers import needs_servers
 pytestmark = pytest.mark.timeout(300)
 
 #: For which clients write and read.
-SECONDS = 3.0
+SECONDS = 1.5
 JOBS = 6
 GPUS = {"count": 2, "seconds": 60.0}
 
