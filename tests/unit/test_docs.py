@@ -122,6 +122,13 @@ def test_page_of_accounts_lists_every_action_of_the_record() -> None:
     assert sorted(listed) == sorted(Action)
 
 
+def test_terms_of_the_glossary_are_in_order() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    terms = re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.MULTILINE)
+    assert len(terms) > 50
+    assert terms == sorted(terms)
+
+
 def test_page_for_agents_lists_every_tool() -> None:
     tree = ast.parse((ROOT / "director" / "mcp.py").read_text(encoding="utf-8"))
     [tools] = [node for node in tree.body if getattr(node, "name", "") == "Tools"]
