@@ -589,9 +589,7 @@ def test_without_a_backend_the_first_page_says_how_to_add_one(
     assert "No groups yet" in client.get("/").content.decode()
 
 
-def test_retry_of_a_card_speaks_of_other_backends_if_the_policy_allows_them(
-    client: Client,
-) -> None:
+def test_retry_of_a_card_speaks_of_other_backends_if_the_policy_allows_them(client: Client) -> None:
     fence = factories.online()
     for policy in RetryScope:
         group, attempt = factories.running(fence, retry_elsewhere=policy)
