@@ -276,11 +276,14 @@ _DIRECTOR_CODE: Final = "sign_in_required"
 
 
 def is_director_refusal(body: bytes) -> bool:
-    """Return whether the body of a 401 is that of a Director."""
+    """Return whether the body of a 401 is that of a Director, of its API or its listener."""
     try:
-        return json_object(body).get("code") == _DIRECTOR_CODE
+        refusal = json_object(body)
     except ProtocolError:
         return False
+    error = refusal.get("error")
+    kind = error.get("type") if isinstance(error, dict) else refusal.get("code")
+    return kind == _DIRECTOR_CODE
 
 
 def system_stats(body: bytes) -> SystemStats:

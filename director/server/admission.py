@@ -24,7 +24,7 @@ from twisted.internet import reactor as _reactor
 from backends.errors import RequestError
 from director.security import sign_in
 from director.web.asgi_types import Scope
-from director.web.errors import error_response, plain_error
+from director.web.errors import error_response, in_its_shape, plain_error
 from director.web.handlers import ThreadedHandler
 from director.web.listener import LISTENER_URLS, at_listener, is_listener, is_listener_port
 from director.web.request_id import HEADER, request_id_of
@@ -32,7 +32,6 @@ from director.web.url_tokens import token_in_url
 from jobgroups.api.permissions import refusal_text
 from jobgroups.api.requests.body import PayloadTooLarge
 from jobgroups.api.requests.upload import Upload, upload_field, upload_limit
-from jobgroups.api.v2.errors import envelope
 from jobgroups.domain.access import Right, may
 from jobgroups.domain.prompt_sizes import (
     LARGE_PROMPT_BYTES,
@@ -315,7 +314,8 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
         # Twisted would now ask for the body ("100 Continue").
         self.requestHeaders.removeHeader(b"expect")
         given_id = self.requestHeaders.getRawHeaders(HEADER, [b""])[0]
-        self.transport.write(refusal(answer, self._asked, self.server.server_name, given_id))
+        name, port = self.server.server_name, self.channel.getHost().port
+        self.transport.write(refusal(answer, self._asked, port, name, given_id))
         reactor.callLater(DROPPED_SECONDS, self.transport.abortConnection)
 
 
@@ -363,9 +363,11 @@ def _scope(request: Any, body_bytes: int) -> Scope:
     return at_listener(scope) or scope
 
 
-def refusal(answer: HttpResponse, path: str, server_name: str, given_id: bytes = b"") -> bytes:
-    """Return the bytes of an answer after which the connection ends."""
-    envelope(path, answer)
+def refusal(
+    answer: HttpResponse, path: str, port: int, server_name: str, given_id: bytes = b""
+) -> bytes:
+    """Return the bytes of an answer after which the connection ends; ``port`` is that of the server."""
+    in_its_shape(answer, path, at_listener=is_listener_port(port))
     answer.headers[HEADER] = request_id_of(given_id)
     answer.headers["Connection"] = "close"
     answer.headers["Content-Length"] = str(len(answer.content))

@@ -164,7 +164,8 @@ class RequestChannel(_HTTPChannel):  # type: ignore[misc]  # likewise
         is_url = not hasattr(self, "_path")
         url = (line.split(b" ", 2)[1:2] or [b""])[0] if is_url else self._path
         path = url.partition(b"?")[0].decode("latin-1")
-        self.transport.write(refusal(plain_error(414 if is_url else 431), path, self._server_name))
+        error, port = plain_error(414 if is_url else 431), self.getHost().port
+        self.transport.write(refusal(error, path, port, self._server_name))
         # A connection that is closed with unread data is reset, and the client would lose the
         # answer.
         self.transport.loseWriteConnection()

@@ -1,6 +1,6 @@
 """One shape for every error under ``/api/``: ``{"detail": "a sentence", "code": "stable_name"}``.
 
-Below ``/api/v2/`` it is translated at last. No error repeats what the client sent.
+Below ``/api/v2/``, and at the ComfyUI listener, it is translated at last. No error repeats what the client sent.
 """
 
 import logging
@@ -22,6 +22,7 @@ from psycopg_pool import PoolTimeout
 from backends.errors import RequestError
 from director.web.listener import is_listener
 from director.web.middleware import middleware
+from jobgroups.api.listener.errors import comfyui_error
 from jobgroups.api.v2.errors import envelope
 from jobgroups.database.threads import TRANSIENT
 
@@ -176,10 +177,17 @@ def _page_error(request: HttpRequest, exc: Exception) -> HttpResponse | None:
     return HttpResponse(page, status=503, headers={"Retry-After": _RETRY_AFTER})
 
 
-#: Gives errors of the Comfy API v2 their shape. The outermost: every other one may refuse a
-#: request.
+def in_its_shape(response: HttpResponseBase, path: str, *, at_listener: bool) -> HttpResponseBase:
+    """Return a response, an error of the ComfyUI listener or of the Comfy API v2 in its shape."""
+    return comfyui_error(response) if at_listener else envelope(path, response)
+
+
+#: The outermost: every other one may refuse a request.
 EnvelopeMiddleware = middleware(
-    lambda _request: None, lambda request, response: envelope(request.path, response)
+    lambda _request: None,
+    lambda request, response: in_its_shape(
+        response, request.path, at_listener=is_listener(request)
+    ),
 )
 
 

@@ -76,7 +76,7 @@ def refusal(connection: socket.socket) -> http.client.HTTPResponse:
 def test_prompt_of_101_mib_is_refused(listener: Listener) -> None:
     with ask(listener, 101) as connection:
         answer = refusal(connection)
-        assert (answer.status, json.load(answer)["code"]) == (413, "payload_too_large")
+        assert (answer.status, json.load(answer)["error"]["type"]) == (413, "payload_too_large")
 
 
 @pytest.mark.slow

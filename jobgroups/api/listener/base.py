@@ -11,6 +11,7 @@ from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
 from backends.errors import FieldInvalid, RequestError
+from jobgroups.api.listener.errors import error_body
 from jobgroups.api.requests.body import PayloadTooLarge, parse
 from jobgroups.api.views.base import ApiView, json_response
 from jobgroups.domain.access import Right
@@ -23,20 +24,10 @@ _MAX_VALUES: Final = 8_000_000
 
 
 def error_response(
-    status: int,
-    kind: str,
-    message: str,
-    *,
-    details: str = "",
-    extra_info: Mapping[str, Any] | None = None,
-    node_errors: Mapping[str, Any] | None = None,
-    headers: Mapping[str, str] | None = None,
+    status: int, kind: str, message: str, *, headers: Mapping[str, str] | None = None, **fields: Any
 ) -> HttpResponse:
-    """Return an error as ComfyUI's ``POST /prompt`` does; ``kind`` is its ``type``."""
-    error = {"type": kind, "message": message, "details": details, "extra_info": extra_info or {}}
-    return json_response(
-        {"error": error, "node_errors": node_errors or {}}, status=status, headers=headers
-    )
+    """Return an error in ComfyUI's shape; ``fields`` as of :func:`error_body`."""
+    return json_response(error_body(kind, message, **fields), status=status, headers=headers)
 
 
 class TooManyValues(RequestError, code="payload_too_large", status=413):

@@ -229,6 +229,30 @@ async def test_a_page_of_another_origin_can_use_no_route(
     assert (await _ask("GET", "/history", link)).status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("headers", "status", "kind"),
+    [
+        ({}, 401, "sign_in_required"),
+        ({"origin": EVIL}, 403, "origin_not_allowed"),
+        (
+            {"host": f"evil.example:{PORT}", "authorization": "Bearer correct-horse-battery"},
+            400,
+            "bad_request",
+        ),
+    ],
+)
+@pytest.mark.django_db(transaction=True)
+async def test_refusal_before_the_view_has_the_shape_of_comfyui(
+    headers: dict[str, str], status: int, kind: str, settings: Any
+) -> None:
+    settings.DIRECTOR_COMFYUI_PORT = PORT
+    settings.DIRECTOR_TOKEN = "correct-horse-battery"
+    answer = await _ask("POST", "/prompt", headers)
+    body = answer.json()
+    assert (answer.status_code, body["error"]["type"], body["node_errors"]) == (status, kind, {})
+    assert body["error"]["message"].endswith(".")
+
+
 @pytest.mark.django_db(transaction=True)
 async def test_a_page_of_this_machine_uses_no_credentials_of_the_browser(settings: Any) -> None:
     settings.DIRECTOR_COMFYUI_PORT = PORT
