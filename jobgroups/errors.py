@@ -240,7 +240,10 @@ class GroupEnded(Conflict, code="group_ended"):
 
 
 class GroupStopping(Conflict, code="group_stopping"):
-    text = "A prompt of job group {} may still run at {}. Delete the group after its end there."
+    text = (
+        "A prompt of job group {} may still run at {}. Delete the group after its end there, or "
+        "after a backend that is gone for good is removed."
+    )
 
 
 class GroupDeleted(RequestError, code="group_deleted", status=410):
