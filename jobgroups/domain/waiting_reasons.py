@@ -23,8 +23,8 @@ class QueueBackend:
     away_since: dt.datetime | None = None
     away_reason: str = ""  #: Why it is not reachable, as a clause.
     is_offline: bool = False  #: Whether it answers no query at all, rather than being unfit.
-    #: When what waits for a backend that is away is given up.
-    give_up_after: dt.timedelta = dt.timedelta(minutes=10)
+    #: When what waits for a backend that is away is given up; None: not because of this backend.
+    give_up_after: dt.timedelta | None = dt.timedelta(minutes=10)
     #: When its jobs move, where their groups allow it.
     move_after: dt.timedelta = dt.timedelta(minutes=1)
     #: When it is probed again; None: when a user releases it.
@@ -259,8 +259,12 @@ def _unseen(child: QueuedChild, backend: QueueBackend, now: dt.datetime) -> str 
 
 def _away(backend: QueueBackend, since: dt.datetime, now: dt.datetime, *, moves: bool) -> str:
     move = f" {_moves(backend, since, now)}" if moves else ""
-    end = _given_up(since + backend.give_up_after, now)
+    end = _given_up(_give_up_at(backend, since), now)
     return f"{_since(backend, since, now)}{move}{end}"
+
+
+def _give_up_at(backend: QueueBackend, since: dt.datetime) -> dt.datetime | None:
+    return None if backend.give_up_after is None else since + backend.give_up_after
 
 
 def _given_up(at: dt.datetime | None, now: dt.datetime) -> str:
@@ -290,8 +294,8 @@ def _quarantine_end(backend: QueueBackend, now: dt.datetime) -> str:
     since, until = backend.status.since, backend.quarantine_until
     if since is None or until is None:
         return ""
-    gives_up_at = since + backend.give_up_after
-    return _given_up(gives_up_at, now) if gives_up_at < until else ""
+    gives_up_at = _give_up_at(backend, since)
+    return _given_up(gives_up_at, now) if gives_up_at and gives_up_at < until else ""
 
 
 def _elsewhere(child: QueuedChild) -> str:

@@ -272,7 +272,12 @@ def _pool_queues(
                 unfit[candidate.unfit].append(candidate.row.name)
         queues[variant.id] = PoolQueue(
             workers={row.id: row.name for row in fit if is_working(row, now=moment)},
-            held=[_backend_now(row, moment) for row in fit if not is_working(row, now=moment)],
+            held=[
+                # One candidate that is away ends nothing: see ``gives_up_at``.
+                replace(_backend_now(row, moment), give_up_after=None)
+                for row in fit
+                if not is_working(row, now=moment)
+            ],
             unfit=[f"{first_of(some)}: {reason}" for reason, some in unfit.items()],
             gives_up_at=None if since is None else since + gives_up_after,
             next_free=current.snapshot.next_free(variant.id),
@@ -293,14 +298,26 @@ def _queues_of_failed(
     queues_by_child = {}
     for child_id, backends in failed_at.items():
         queue = queues[variants[child_id]]
+        held = [backend for backend in queue.held if backend.backend_id not in backends]
         queues_by_child[child_id] = replace(
             queue,
             workers={key: name for key, name in queue.workers.items() if key not in backends},
-            held=[backend for backend in queue.held if backend.backend_id not in backends],
+            held=held,
+            gives_up_at=_given_up_without(held) or queue.gives_up_at,
             unfit=[f"{first_of(list(backends.values()))}: This job failed there.", *queue.unfit],
             next_free="",
         )
     return queues_by_child
+
+
+def _given_up_without(held: Sequence[QueueBackend]) -> dt.datetime | None:
+    """Return when a job that every other candidate failed ends if these stay away; None: one of them
+    may take it.
+    """
+    away = [backend.away_since for backend in held if backend.away_since is not None]
+    if not away or len(away) < len(held):
+        return None
+    return max(away) + dt.timedelta(seconds=settings.DIRECTOR_GIVE_UP_SECONDS)
 
 
 def _backends_now(backend_ids: Collection[str], moment: dt.datetime) -> dict[str, QueueBackend]:

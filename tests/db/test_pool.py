@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, connection, transaction
 
-from backends.models import Backend
+from backends.models import Backend, Reachability
 from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
@@ -346,6 +346,25 @@ def test_a_waiting_job_says_its_place_or_what_every_candidate_lacks() -> None:
     assert reason(alone) == "6th in line for gpu-2."
     lacking = submit_to_pool(1, required_capabilities=["gpu:4090"])
     assert reason(lacking) == ("No backend can take it now. gpu-1, gpu-2: Lacks gpu:4090.")
+
+
+def test_a_waiting_job_is_given_up_when_no_candidate_may_take_it() -> None:
+    online("gpu-1")
+    online("gpu-2")
+    runners.runner_register(name="runner", instance="i", version="1")
+    group = submit_to_pool(1)
+    away = now() - dt.timedelta(seconds=30)
+    Backend.objects.update(unreachable_since=away, reachability=Reachability.OFFLINE)
+    holds.backend_hold(backend_id="gpu-2", hold=Hold.PAUSE)
+    Backend.objects.filter(pk="gpu-2").update(unreachable_since=None)
+    pool._cache.forget()
+    assert "gpu-1 has not been reachable since " in reason(group)
+    assert "Given up" not in reason(group)
+    Backend.objects.update(unreachable_since=away, hold="")
+    Variant.objects.update(unplaced_since=away)
+    pool._cache.forget()
+    assert reason(group).count("Given up at ") == 1
+    assert reason(group).endswith(" UTC.")
 
 
 def test_a_job_that_failed_on_the_only_backend_that_works_waits_for_others() -> None:
