@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from jobgroups.database.threads import DatabaseThreads
+from jobgroups.database.threads import TRANSIENT, DatabaseThreads
 from jobgroups.errors import StorageAway
 from jobgroups.runner.captures import Capturer
 from jobgroups.runner.intervals import Intervals
@@ -123,25 +123,24 @@ async def clean_loop(
     while True:
         pause = intervals.clean
         # In parts: an orderly end waits for one of them alone, and so do other writers.
-        retention = functools.partial(next, retention_apply(), None)
-        sums = functools.partial(next, usage_fill(), None)
+        parts = {
+            "retention_apply": functools.partial(next, retention_apply(), None),
+            "usage_fill": functools.partial(next, usage_fill(), None),
+        }
         fills = (captures_fill, group_times_fill, audit_forget, pauses_forget, sessions_forget)
-        for step in (
-            mark,
-            files_forget,
-            clean_and_expire,
-            images_expire,
-            captures_clean,
-            *fills,
-            retention,
-            sums,
-        ):
+        steps = (files_forget, clean_and_expire, images_expire, captures_clean, *fills)
+        named = {"marker_write": mark, **{step.__name__: step for step in steps}, **parts}
+        for step_name, step in named.items():
             try:
                 while await database.run(step):  # noqa: ASYNC110 a pause for other writers
                     await asyncio.sleep(_PART_PAUSE)
-            except Exception as error:
-                # A storage raises errors of its own classes. A bucket has logged its own.
-                if not isinstance(error, StorageAway):
-                    logger.exception("Files: %s failed", step)
-                pause = min(pause, _CLEAN_AGAIN)
+                continue
+            except StorageAway:
+                pass  # It was logged.
+            except (OSError, *TRANSIENT) as error:
+                logger.warning("Files: %s failed (%s)", step_name, str(error).strip())
+            except Exception:
+                # A storage raises errors of its own classes.
+                logger.exception("Files: %s failed", step_name)
+            pause = min(pause, _CLEAN_AGAIN)
         await asyncio.sleep(pause)

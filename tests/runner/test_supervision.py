@@ -6,6 +6,7 @@ import datetime as dt
 import logging
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,6 +186,21 @@ async def test_what_is_being_sent_when_a_stop_comes_is_answered_first_where_that
     # Nothing more was claimed meanwhile.
     (attempt,) = await farm.attempts(group)
     assert (attempt.state != AttemptState.INTENT) is (seconds < within)
+
+
+async def test_storage_that_cannot_be_written_is_logged_without_a_traceback(
+    farm: Farm,
+    files_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(files, "_CLEAN_AGAIN", 0.05)
+    files_folder.parent.mkdir(parents=True, exist_ok=True)
+    files_folder.write_bytes(b"")  # a file in the place of the folder
+    await farm.runner()
+    await until(lambda: any("marker_write" in one.getMessage() for one in caplog.records))
+    said = [one for one in caplog.records if one.getMessage().startswith("Files: ")]
+    assert {(one.levelno, one.exc_info) for one in said} == {(logging.WARNING, None)}
 
 
 async def test_missing_bucket_is_logged_in_one_line(
