@@ -102,8 +102,7 @@ class _Client(Endpoints):
         count: int | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Group:
-        """Submit a workflow (ComfyUI's API format): jobs with a seed each, on the backends that are
-        free first.
+        """Submit a workflow: jobs with a seed each, on the backends that are free first.
 
         After a lost answer, or if the Director is too busy, the request is repeated with the same
         idempotency key: one call makes one group. For the options see ``SubmitOptions``::
@@ -114,7 +113,8 @@ class _Client(Endpoints):
             director.submit(workflow, sweep={"axes": [{"input": "cfg", "values": [5, 7, 9]}]})
 
         Args:
-            workflow: Node id to class and inputs.
+            workflow: ComfyUI's API format, node id to class and inputs; or the editor's format, which
+                the Director converts.
             backend_ids: With ``count`` the candidates, each named once: ids, and ``tag:…`` for all
                 backends with a tag. Without ``count`` one job for each id. None: every backend is a
                 candidate.
