@@ -96,7 +96,7 @@ def _cancel_text(name: str, result: CancelResult) -> str:
     "--where",
     type=click.Choice(["auto", "same", "other"]),
     help="On the same backend or another one. auto (default): another one after out of memory, a"
-    " missing model or a lost backend, if one can accept the job.",
+    " missing model or node, and a lost or unreachable backend, if one can accept the job.",
 )
 @click.option("--backend", metavar="NAME", help="On this backend.")
 @click.option(
