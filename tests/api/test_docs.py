@@ -53,6 +53,20 @@ def test_docs_name_every_field_and_parameter() -> None:
     assert names - set(re.findall(r"[`\"?&](\w+)(?=[`\"=])", TEXT)) == set()
 
 
+def test_docs_list_every_event_with_its_fields() -> None:
+    text = (ROOT / "docs" / "asyncapi.yaml").read_text(encoding="utf-8")
+    components = yaml.safe_load(text)["components"]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", _section("The event stream"), re.MULTILINE))
+    events = 0
+    for name, message in components["messages"].items():
+        if name.startswith(("group_", "child_")):
+            events += 1
+            schema = components["schemas"][message["payload"]["$ref"].rpartition("/")[2]]
+            fields = schema["properties"].keys() - {"type", "seq", "run", "truncated"}
+            assert fields <= set(re.findall(r"`(\w+)`", rows[name])), name
+    assert events > 10
+
+
 def test_health_of_the_docs_is_one_that_operators_find() -> None:
     [example] = re.findall(r"```json\n(.*?)```", _section("`GET /api/health`"), re.DOTALL)
     operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
