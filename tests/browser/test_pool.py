@@ -129,6 +129,19 @@ def test_a_job_that_waits_is_bound_to_the_backend_that_a_user_names(desk: Desk, 
     sound(page)
 
 
+def test_a_retry_without_another_backend_says_what_may_be_chosen(desk: Desk, page: Any) -> None:
+    desk.order(0, name="node_error", message="bad value", count=1)
+    group = desk.submit(1)
+    desk.until_ended(group)
+    desk.http.post(f"{desk.url}/api/backends/{desk.backend_ids()[1]}/pause")
+    page.goto(f"{desk.url}/groups/{group}")
+    page.get_by_role("button", name="Retry 1 failed …").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Backend").select_option("Another backend that works")
+    dialog.get_by_role("button", name="Retry 1 job").click()
+    expect(page.locator("#toast")).to_contain_text("Choose the same backend, or one by its name.")
+
+
 def test_a_retry_in_the_pool_offers_no_backend_that_its_group_does_not_have(
     desk: Desk, page: Any
 ) -> None:

@@ -270,7 +270,7 @@ form.onsubmit = (event) => {
     again();
     if (added.status === "offline")
       tell(
-        `Added as ${added.backend_id}, but it is offline: ${added.status_reason || "no answer"}`,
+        `Added as ${added.name || added.backend_id}, but it is offline: ${added.status_reason || "no answer"}`,
         "wrong",
       );
     else {

@@ -3,6 +3,7 @@ import { $, actor, ask, call, counted, onClick, toast } from "./dom.js";
 import { monitor } from "./live.js";
 import { refresh } from "./parts.js";
 import { askPlace } from "./place.js";
+import { refusal } from "./retry.js";
 
 const again = () => refresh($("failures"));
 // A farm at work changes each second, and what failed in a day takes the database a while: at most
@@ -84,7 +85,7 @@ async function retryAll(groups, how) {
       await call("POST", path, body);
       done += count;
     } catch (error) {
-      refused.push(`${name}: ${error.message}`);
+      refused.push(`${name}: ${refusal(error)}`);
     }
   };
   for (const { job_group_id: id, name, job_ids: jobs, finished } of groups) {

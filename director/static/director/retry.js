@@ -11,6 +11,7 @@ export async function retry(group, run, job, place = { where: "auto" }) {
     said(await call("POST", path, { run: Number(run), ...place }));
     return true;
   } catch (error) {
+    error.message = refusal(error);
     if (error.answer?.code !== "backend_unavailable" || place.backend_id) throw error;
     if (!(await elsewhere(group, job, error.answer.unavailable_backends))) return false;
     said(
@@ -22,6 +23,13 @@ export async function retry(group, run, job, place = { where: "auto" }) {
     );
     return true;
   }
+}
+
+// Returns why a retry was refused, in the words of the dialog; the API's own name ids and fields.
+export function refusal(error) {
+  return error.answer?.code === "no_other_backend"
+    ? "No other backend works now and has what the jobs require. Choose the same backend, or one by its name."
+    : error.message;
 }
 
 // A job of the pool goes to no backend but those of its group.
