@@ -23,6 +23,7 @@ from jobgroups.domain.clock import now
 from jobgroups.errors import RangeNotSatisfiable
 from jobgroups.models import JobGroup
 from tests.api.conftest import GRAPH, Api, Made, error_of, served_paths
+from tests.harness import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -633,6 +634,17 @@ def test_service_and_unknown_person_cannot_sign_in(browser: Client) -> None:
     service.save()
     for name in ("bot", "nobody", ""):
         assert browser.post("/sign-in", {"name": name, "password": PASSWORD}).status_code == 403
+
+
+def test_filter_of_own_groups_is_in_its_place_before_the_script_runs(
+    browser: Client, make_backend: Made, runner: Any
+) -> None:
+    make_backend("gpu-1")
+    factories.submit("gpu-1", submitter="anna")
+    browser.cookies[COOKIE] = principals.new_session(people.person_add("anna", Role.ARTIST))
+    for path in ("/", "/gallery"):
+        page = browser.get(path).content.decode()
+        assert '<label class="check"><input type="checkbox" id="mine" value="anna">' in page
 
 
 def test_page_says_what_the_role_may_not_do(browser: Client) -> None:
