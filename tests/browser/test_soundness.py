@@ -269,6 +269,20 @@ def test_question_before_a_cancel_counts_what_runs(
     )
 
 
+def test_plan_of_a_retry_over_a_hundred_backends_leaves_the_question_in_sight(
+    page: Any, sheet: tuple[str, dict[str, str]]
+) -> None:
+    url, groups = sheet
+    page.goto(f"{url}/groups/{groups['partial']}")
+    page.get_by_role("button", name="Retry 3 failed …").click()
+    # As if each job had failed at a backend of its own.
+    page.locator("#place-plan li").first.evaluate(
+        "(line) => line.after(...Array.from({length: 100}, () => line.cloneNode(true)))"
+    )
+    expect(page.locator("#place-title")).to_be_in_viewport()
+    expect(page.locator("#place-yes")).to_be_in_viewport()
+
+
 def test_gallery_without_outputs_says_so_in_the_middle(
     page: Any, sheet: tuple[str, dict[str, str]]
 ) -> None:
