@@ -17,6 +17,13 @@ _MODEL: Final = re.compile(
 )
 #: The preview that writes to the temp folder; others name a file of the output folder.
 _TEMP_MODEL: Final = "preview3d_advanced_"
+#: What the Director itself adds to files.
+ADDED: Final = frozenset(
+    {
+        *("url", "file_url", "thumbnail_url", "node_id", "captured", "capture_warning", "missing"),
+        *("reason", "blake3", "sha256", "size_bytes", "width", "height", "duration"),
+    }
+)
 _NUMBERS: Final = re.compile(r"(\d+)")
 
 
@@ -35,6 +42,20 @@ def view_url(base_url: str, *, filename: str, subfolder: str = "", type: str = "
     if type != "output":
         query.append(f"type={quote(type, safe='')}")
     return f"{base_url}/view?{'&'.join(query)}"
+
+
+def without_added(ui: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a node reported, without the keys of its files that the Director itself adds."""
+    return {
+        key: list(map(_without_added, value)) if isinstance(value, list) else _without_added(value)
+        for key, value in ui.items()
+    }
+
+
+def _without_added(item: Any) -> Any:
+    if not isinstance(item, dict) or "filename" not in item or ADDED.isdisjoint(item):
+        return item
+    return {name: value for name, value in item.items() if name not in ADDED}
 
 
 def collect_outputs(

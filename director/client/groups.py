@@ -158,9 +158,15 @@ def outputs_fields(value: Any, owner: Mapping[str, Any]) -> Raw | None:
         )
         if isinstance(entries, list)
         for entry in entries
-        if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
+        if isinstance(entry, dict) and _is_file(entry)
     ]
     return {"files": files, "prompt_id": outputs.get("prompt_id"), "raw": outputs}
+
+
+def _is_file(entry: dict[str, Any]) -> bool:
+    """Return whether what a node reported names a file; a custom node may report anything."""
+    texts = [entry.get("filename"), entry.get("subfolder", ""), entry.get("type", "")]
+    return all(isinstance(text, str) for text in texts)
 
 
 def _attempt_fields(attempt: Raw, child: Raw) -> Raw:

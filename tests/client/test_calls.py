@@ -13,6 +13,7 @@ from director import client
 from director.client import AsyncDirector, Director
 from director.client.assets import Assets, AsyncAssets
 from director.client.errors import error_from_answer
+from director.client.groups import outputs_fields
 from director.client.transport import Address
 from tests.client.conftest import Driven
 from tests.client.server import FakeDirector
@@ -416,3 +417,12 @@ def test_wrong_address_is_refused() -> None:
     for url in ("localhost:9820", "ftp://x", "http://", "http://x?y=1", "http://x:y", ""):
         with pytest.raises(ValueError, match="address"):
             Director(url)
+
+
+def test_only_what_names_a_file_is_a_file_of_a_job() -> None:
+    reported = [{"filename": "b", "subfolder": 5}, {"filename": "c", "type": None}, {}, "d", 5]
+    outputs = {"images": [{"filename": "a.png", "url": "/a"}], "images_other": reported}
+    fields = outputs_fields(outputs, {})
+    assert fields is not None
+    assert [file["filename"] for file in fields["files"]] == ["a.png"]
+    assert fields["raw"] is outputs

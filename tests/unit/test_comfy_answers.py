@@ -1,6 +1,7 @@
 """How answers, outputs, texts and addresses of ComfyUI are read."""
 
 import base64
+import dataclasses
 import json
 import math
 import re
@@ -16,7 +17,7 @@ from backends.comfyui import answers
 from backends.comfyui.address import check_headers, normalise_url, slug_for_url
 from backends.comfyui.answers import system_stats
 from backends.comfyui.errors import PromptRefused, ProtocolError, Refusal, ResponseLost
-from backends.comfyui.outputs import collect_outputs, plain_error, view_url
+from backends.comfyui.outputs import ADDED, collect_outputs, plain_error, view_url
 from backends.comfyui.protocol import ExecutionError
 from backends.comfyui.refusals import answer_lost, refused_outputs, sentence
 from backends.comfyui.texts import one_line
@@ -29,6 +30,7 @@ from backends.comfyui.versions import (
     limitations,
 )
 from backends.comfyui.wire_json import WireDecoder
+from jobgroups.domain.shapes.groups import OutputFile
 from jobgroups.runner.attempt import result
 
 RECORDED = json.loads((Path(__file__).parent / "frames" / "answers.json").read_text())
@@ -564,3 +566,19 @@ def test_headers_that_would_break_requests_are_refused_and_not_shown(name: str, 
     with pytest.raises(ValueError, match="header") as caught:
         check_headers(fine | {name: value})
     assert "secret" not in str(caught.value)
+
+
+def test_outputs_have_no_address_and_no_mark_of_a_node() -> None:
+    spoofed = dict.fromkeys(ADDED, "x") | {"format": "video/h264"}
+    items = [{"filename": "a.mp4", **spoofed}, {"filename": "b.mp4", "subfolder": 5, **spoofed}]
+    prompt = result.PromptInfo(
+        prompt_id="p", workflow={}, base_url=URL, group_id="jg_1", child_id="j_1"
+    )
+    file, other = prompt.outputs({"9": {"gifs": items}})["gifs"]
+    assert file.keys() == {"filename", "url", "subfolder", "type", "format"}
+    assert file["url"] == f"{URL}/view?filename=a.mp4"
+    assert "url" not in other
+    # Those with which the API describes a file.
+    assert {field.name for field in dataclasses.fields(OutputFile)} - ADDED == {
+        *("filename", "subfolder", "type", "raw")
+    }

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from backends.comfyui.client import ComfyClient
 from backends.comfyui.errors import BackendError
+from backends.comfyui.outputs import without_added
 from jobgroups.domain import outputs
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.outputs import SENT, all_missing
@@ -87,10 +88,12 @@ class Completion:
         if not replaced:
             return end
         marked_outputs = {
-            node: outputs.mark_missing(output, self.context.backend_id, replaced.get(node, ()))
+            node: outputs.mark_missing(
+                without_added(output), self.context.backend_id, replaced.get(node, ())
+            )
             for node, output in end.node_outputs.items()
         }
-        return replace(end, outputs=self.evidence.prompt.outputs(marked_outputs))
+        return replace(end, outputs=self.evidence.prompt.collected(marked_outputs))
 
     async def _replaced_files(self, end: AttemptResult) -> dict[str, Collection[str]]:
         """Return the digests of replaced files, by the cached node that wrote them before."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from backends.comfyui.answers import HistoryEntry
 from backends.comfyui.errors import PromptRefused, PromptUnconfirmed
-from backends.comfyui.outputs import collect_outputs, plain_error
+from backends.comfyui.outputs import collect_outputs, plain_error, without_added
 from backends.comfyui.protocol import Event, ExecutionError, ExecutionInterrupted, ExecutionSuccess
 from backends.comfyui.refusals import not_executed
 from jobgroups.domain.failures import FailureClass, class_of_error, class_of_refusal
@@ -42,6 +42,11 @@ class PromptInfo:
     child_id: str
 
     def outputs(self, node_outputs: NodeOutputs) -> dict[str, Any]:
+        """Return the outputs of a job, as its nodes reported them."""
+        return self.collected({node: without_added(ui) for node, ui in node_outputs.items()})
+
+    def collected(self, node_outputs: NodeOutputs) -> dict[str, Any]:
+        """Return the outputs of a job, of nodes whose files have marks of the Director alone."""
         collected = collect_outputs(
             node_outputs, self.base_url, self.prompt_id, list(self.workflow)
         )
