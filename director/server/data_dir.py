@@ -34,6 +34,8 @@ def prepare(say: Callable[[str], None] = lambda _: None) -> Path:
         probe.touch()
         probe.unlink()
         _close_to_others(folder, say)
+        with contextlib.suppress(OSError):  # of a share that is away: the health has it
+            settings.DIRECTOR_FILES_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
         key, signing = settings.SECRET_KEY, " ".join(settings.DIRECTOR_WEBHOOK_SECRETS)
         settings.SECRET_KEY = _kept_secret(
             settings.DIRECTOR_SECRET_KEY_FILE, "DIRECTOR_SECRET_KEY", key

@@ -112,6 +112,22 @@ def test_mode_for_a_group_is_an_operators_decision(folder: Path) -> None:
 
 
 @posix
+def test_new_folder_of_files_is_its_owners_alone(
+    folder: Path, tmp_path: Path, settings: Settings
+) -> None:
+    settings.DIRECTOR_FILES_DIR = tmp_path / "share" / "files"
+    before = os.umask(0o022)
+    try:
+        prepare()
+    finally:
+        os.umask(before)
+    assert mode_of(settings.DIRECTOR_FILES_DIR) == 0o700
+    settings.DIRECTOR_FILES_DIR.chmod(0o750)
+    prepare()
+    assert mode_of(settings.DIRECTOR_FILES_DIR) == 0o750
+
+
+@posix
 def test_new_folder_is_its_owners_alone_before_anything_lies_in_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
