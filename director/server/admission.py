@@ -259,7 +259,7 @@ class GuardedRequest(WebRequest):  # type: ignore[misc]  # daphne has no types
     def _open_upload(self, field: str) -> None:
         header = self.requestHeaders.getRawHeaders(b"content-type", [b""])[0]
         try:
-            self.upload = Upload(header.decode("latin-1"), field)
+            self.upload = Upload(header.decode("latin-1"), field, self._asked)
         except RequestError as error:
             self._refuse(_answer_to(error))
         except OSError as error:

@@ -144,11 +144,14 @@ class IncomingFile:
     ``StorageFull``.
 
     ``hashes`` are objects of ``hashlib`` and the like, which receive the content too, as does
-    ``check``.
+    ``check``. ``most``: bytes of the beginning that are written; None: all are.
     """
 
-    def __init__(self, *hashes: Any, check: MarkedPng | None = None) -> None:
+    def __init__(
+        self, *hashes: Any, check: MarkedPng | None = None, most: int | None = None
+    ) -> None:
         require_space()
+        self._most = most
         self.path = incoming_folder() / uuid.uuid4().hex
         self.size_bytes = 0
         self.hashes, self._receivers = hashes, hashes if check is None else (*hashes, check)
@@ -156,7 +159,10 @@ class IncomingFile:
 
     def write(self, chunk: bytes | bytearray) -> None:
         require_space(len(chunk))
-        self._file.write(chunk)
+        part = chunk
+        if self._most is not None and self.size_bytes + len(chunk) > self._most:
+            part = chunk[: max(0, self._most - self.size_bytes)]
+        self._file.write(part)
         self.size_bytes += len(chunk)
         for receiver in self._receivers:
             receiver.update(chunk)

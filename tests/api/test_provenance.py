@@ -1,11 +1,13 @@
 """Records of how jobs were made, and the search for the job that made a file."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from blake3 import blake3
 
+from jobgroups.api.requests import upload
 from jobgroups.domain.clock import now
 from jobgroups.models import Capture, JobGroup, StoredFile
 from tests.api.conftest import Api, error_of
@@ -114,3 +116,36 @@ def test_file_of_no_known_job_is_not_found(
 def test_search_without_a_file_is_refused(api: Api) -> None:
     error_of(search(api, b""), 400, "invalid_request")
     error_of(api.post("/api/provenance", {}), 415, "unsupported_media_type")
+
+
+def test_of_a_searched_file_the_beginning_alone_is_written(
+    monkeypatch: pytest.MonkeyPatch, files_folder: Path
+) -> None:
+    monkeypatch.setattr(upload, "SEARCHED_BYTES", 1_000)
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+    content = bytes(range(256)) * 16
+    for path, written in (("/api/provenance/", 1_000), ("/api/assets", len(content))):
+        received = upload.Upload("multipart/form-data; boundary=x", path=path)
+        for part in (head, content[:700], content[700:], b"\r\n--x--\r\n"):
+            received.write(part)
+        file = received.received()
+        assert file.path.read_bytes() == content[:written]
+        assert (file.size_bytes, file.hash) == (len(content), blake3(content).hexdigest())
+        received.discard()
+
+
+def test_search_writes_the_beginning_of_a_file_alone(
+    api: Api, farm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "SEARCHED_BYTES", 1_000)
+    sizes: list[int] = []
+    read_bytes = Path.read_bytes
+
+    def noted(path: Path) -> bytes:
+        content = read_bytes(path)
+        sizes.append(len(content))
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", noted)
+    error_of(search(api, b"x" * 5_000), 404, "provenance_unknown")
+    assert sizes == [1_000]

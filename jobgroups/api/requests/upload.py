@@ -20,7 +20,11 @@ from jobgroups.services.assets import ReceivedFile
 from jobgroups.services.stored_files import IncomingFile
 
 SCOPE_KEY: Final = "director.upload"  #: The key of a request's scope that holds its ``Upload``.
-_PATHS: Final = frozenset({"/api/assets", "/api/provenance", "/api/v2/assets"})
+_SEARCH: Final = "/api/provenance"
+_PATHS: Final = frozenset({"/api/assets", _SEARCH, "/api/v2/assets"})
+#: Bytes of the beginning of a file whose job is searched, which alone are written: everybody who may
+#: see may search, and must not fill the disk.
+SEARCHED_BYTES: Final = 16 * 2**20
 #: Those of the ComfyUI listener, bare and below ``/api``.
 _LISTENER_PATHS: Final = frozenset({"/upload/image", "/upload/mask"})
 #: The body of a PUT below them is a file.
@@ -59,15 +63,17 @@ class Upload:
     Args:
         content_type: the header.
         field: that of its file; ``WHOLE_BODY``: the body is the file.
+        path: of the request.
 
     Raises ``UnsupportedMediaType`` if the body should be ``multipart/form-data`` and is not.
     """
 
-    def __init__(self, content_type: str, field: str = "file") -> None:
+    def __init__(self, content_type: str, field: str = "file", path: str = "") -> None:
         self._field = field
         self._parser = None if field == WHOLE_BODY else _parser(content_type, field)
         self._hash = blake3()
-        self._file = IncomingFile(self._hash)
+        is_searched = path.rstrip("/") == _SEARCH
+        self._file = IncomingFile(self._hash, most=SEARCHED_BYTES if is_searched else None)
         self._part: multipart.MultipartSegment | None = None
         self._of_file: multipart.MultipartSegment | None = None
         self._fields: list[tuple[str, bytearray]] = []
@@ -178,7 +184,8 @@ def received_upload(request: HttpRequest, field: str = "file") -> Iterator[Uploa
     Raises the errors of :class:`Upload`, or ``PayloadTooLarge``.
     """
     scope: dict[str, Any] = getattr(request, "scope", {})
-    upload = scope.get(SCOPE_KEY) or Upload(request.headers.get("Content-Type", ""), field)
+    kind = request.headers.get("Content-Type", "")
+    upload = scope.get(SCOPE_KEY) or Upload(kind, field, request.path)
     upload.is_taken = True
     try:
         if SCOPE_KEY not in scope:

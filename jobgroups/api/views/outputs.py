@@ -359,10 +359,6 @@ class SheetView(ApiView):
     head = get
 
 
-#: The beginning of a PNG, in which its mark is searched: ComfyUI writes the mark before the pixels.
-_HEAD_BYTES: Final = 16 * 2**20
-
-
 class ProvenanceView(ApiView):
     def get(self, request: Request, group_id: str, job_id: str) -> HttpResponse:
         """Return the workflow as it was sent, with input files, backend, versions, times and
@@ -378,8 +374,8 @@ class ProvenanceSearchView(ApiView):
         """Return the job that made an uploaded file. The file is not kept."""
         with received_upload(request) as upload:
             file = upload.received()
-            with file.path.open("rb") as content:
-                head = content.read(_HEAD_BYTES)
+            # ComfyUI writes the mark before the pixels.
+            head = file.path.read_bytes()
         try:
             return json_response(job_of_mark(mark_in_png(head), principal_of(request)))
         except ProvenanceUnknown as unknown:
