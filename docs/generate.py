@@ -23,7 +23,7 @@ django.setup()
 
 from backends.states import TAKES_CHILDREN, BackendState  # noqa: E402
 from director.client import Director, errors  # noqa: E402
-from director.client.accounts import People, Tokens  # noqa: E402
+from director.client.accounts import Tokens  # noqa: E402
 from director.client.assets import Assets  # noqa: E402
 from director.client.webhooks import Webhooks  # noqa: E402
 from docs import schema  # noqa: E402
@@ -192,8 +192,7 @@ def _errors_of_the_client() -> str:
 
 def _methods() -> str:
     """Return the methods of the client, then those of its parts (``assets`` and so on)."""
-    parts = {"": Director, "assets.": Assets, "webhooks.": Webhooks}
-    parts |= {"tokens.": Tokens, "people.": People}
+    parts = {"": Director, "assets.": Assets, "webhooks.": Webhooks, "tokens.": Tokens}
     rows = []
     for part, kind in parts.items():
         known = [name for base in kind.__mro__ for name in vars(base)]

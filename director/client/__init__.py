@@ -54,7 +54,7 @@ from director.client.requests import (
     SubmitOptions as SubmitOptions,
     SubmitterFields as SubmitterFields,
 )
-from jobgroups.domain.shapes.accounts import Identity as Identity, Person as Person, Token as Token
+from jobgroups.domain.shapes.accounts import Identity as Identity, Token as Token
 from jobgroups.domain.shapes.assets import Asset as Asset
 from jobgroups.domain.shapes.audit import AuditEntry as AuditEntry
 from jobgroups.domain.shapes.backends import (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from director.client import calls, downloads, stream as event_stream, wait as group_wait
-from director.client.accounts import AsyncPeople, AsyncTokens, People, Tokens
+from director.client.accounts import AsyncTokens, Tokens
 from director.client.assets import Assets, AsyncAssets
 from director.client.calls import Endpoints, Outage
 from director.client.decode import as_object, load, parser
@@ -932,11 +932,6 @@ class Director(_Client, BlockingClient):
         """The tokens of the account."""
         return Tokens(self._wire)
 
-    @property
-    def people(self) -> People:
-        """The accounts, for administrators."""
-        return People(self._wire)
-
     def __enter__(self) -> Director:
         return self
 
@@ -975,11 +970,6 @@ class AsyncDirector(_Client, AsyncClient):
     def tokens(self) -> AsyncTokens:
         """The tokens of the account."""
         return AsyncTokens(self._wire)
-
-    @property
-    def people(self) -> AsyncPeople:
-        """The accounts, for administrators."""
-        return AsyncPeople(self._wire)
 
     async def __aenter__(self) -> AsyncDirector:
         return self

@@ -34,6 +34,11 @@ def refusal_text(principal: Principal, right: Right) -> str:
     """Return why a principal may not do what needs a right."""
     role = principal.role or Role.VIEWER
     if ROLE_RIGHTS[role] > principal.right:
+        if right is Right.ADMINISTER:
+            return (
+                "No token permits it: administrators do it on the pages, or on the Director's host by "
+                "director people."
+            )
         return (
             f"The scope of this token does not permit it: use one that may do what {_WHO[right]} "
             "may."

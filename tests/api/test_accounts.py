@@ -243,6 +243,13 @@ def test_stranger_and_invalid_tokens_are_refused_everywhere(
     assert wrong == []
 
 
+@pytest.mark.parametrize("scope", [Scope.READ, Scope.SUBMIT, Scope.OPERATE])
+def test_no_token_manages_people(api: Api, scope: Scope) -> None:
+    token = token_of("vera", Role.ADMINISTRATOR, scope)
+    detail = error_of(api.get("/api/people", **bearer(token)), 403, "not_allowed")["detail"]
+    assert detail.startswith("No token permits it")
+
+
 def test_scope_is_the_limit_of_a_token(api: Api, make_backend: Made) -> None:
     make_backend("gpu-1")
     reading = bearer(token_of("olga", Role.OPERATOR, Scope.READ))
