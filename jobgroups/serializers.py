@@ -10,6 +10,7 @@ from dataclasses import fields
 from functools import cache
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, cast, get_type_hints
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db.models import Model
@@ -211,6 +212,17 @@ def serialize_pause(pause: PauseTime | None) -> groups.Pause | None:
     )
 
 
+def webhook_of(row: JobGroup) -> dict[str, Any] | None:
+    """Return the webhook of a group: as it was submitted, or the server alone if accounts see the
+    group that see no deliveries of it. The rest of an address may be a secret.
+    """
+    own: dict[str, Any] | None = _from_json(row.webhook_json)
+    if own is None or not (settings.DIRECTOR_PRIVATE and row.shared_at):
+        return own
+    url = urlsplit(own["url"])
+    return {**own, "url": f"{url.scheme}://{url.netloc}/…"}
+
+
 def serialize_group(
     row: JobGroup, eta_seconds: float | None = None, pause: PauseTime | None = None
 ) -> dict[str, Any]:
@@ -220,6 +232,7 @@ def serialize_group(
         job_group_id=row.id,
         eta_seconds=eta_seconds and round(eta_seconds, 1),
         visibility=row.visibility.value,
+        webhook=webhook_of(row),
         timeout_seconds=row.time_limit,
         expires_at=expires_at(row),
         paused=serialize_pause(pause),

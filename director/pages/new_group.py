@@ -8,10 +8,12 @@ from typing import Any, Final
 from django.utils.text import capfirst
 
 from jobgroups.domain import text
+from jobgroups.domain.access import EVERYBODY, Principal
 from jobgroups.domain.failures import RETRIED, TAXONOMY
 from jobgroups.domain.states import PartialOutputs, Placement, RetryScope
 from jobgroups.models import ChildJob, JobGroup
 from jobgroups.queries.pool import pool_candidates
+from jobgroups.queries.visibility import visible
 from jobgroups.serializers import serialize_group
 from jobgroups.workflow.parameters import Targets
 from jobgroups.workflow.seeds import MAX_SEED
@@ -49,13 +51,16 @@ def tagged_backends(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[s
     return sorted(ids_by_tag.items())
 
 
-def from_group(group_id: str, seed: str, job_id: str = "") -> dict[str, Any] | None:
-    """Return the values of a group for the form; None if it does not exist.
+def from_group(
+    group_id: str, seed: str, job_id: str = "", *, principal: Principal = EVERYBODY
+) -> dict[str, Any] | None:
+    """Return the values of a group for the form; None if it does not exist for the principal.
 
     ``job_id``, or the ``seed`` of one of its children, repeats only that child on its backend, or
     in the pool, with the inputs of the child. Invalid values are ignored.
     """
-    group = JobGroup.objects.filter(pk=group_id).defer("workflow_json").first()
+    groups = JobGroup.objects.filter(visible(principal), pk=group_id)
+    group = groups.defer("workflow_json").first()
     if group is None:
         return None
     children = list(
@@ -79,6 +84,10 @@ def from_group(group_id: str, seed: str, job_id: str = "") -> dict[str, Any] | N
         )
     return {
         **serialize_group(group),
+        # Of a group of another account its events are no concern of the new one.
+        "webhook": json.loads(group.webhook_json or "null")
+        if principal.sees_all or group.owner_id == principal.user_id
+        else None,
         "count": len(children),
         "backend_ids": [backend_id for backend_id, *_ in children if backend_id],
         "candidates": pool_candidates(group.id) if group.placement == Placement.POOL else None,

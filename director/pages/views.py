@@ -288,9 +288,7 @@ def submit(request: HttpRequest) -> HttpResponse:
     context = {
         "listing": listing,
         "tags": new_group.tagged_backends(listing["rows"]),
-        "source": new_group.from_group(group_id, seed, job_id)
-        if principal.sees_all or sees_group(principal, group_id)
-        else None,
+        "source": new_group.from_group(group_id, seed, job_id, principal=principal),
         "recent": [] if group_id else group_list.recent_workflows(principal),
         "quick": (1, 4, 12),
         "strategies": [

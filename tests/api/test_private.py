@@ -292,6 +292,32 @@ def test_owner_and_operator_see_a_group_and_others_when_it_is_shared(api: Api, w
     assert api.get(f"/api/job-groups/{shared}", **boris).json()["visibility"] == "shared"
 
 
+def test_address_of_a_webhook_is_not_shared_with_its_group(api: Api, work: Work) -> None:
+    boris, olga = headers_of("boris"), headers_of("olga", Role.OPERATOR)
+    group = work.groups[0]
+    path, form = f"/api/job-groups/{group}", f"/submit?from={group}"
+    address = f"https://a.example/{SECRET}"
+    assert api.get(path, **work.headers).json()["webhook"]["url"] == address
+    assert api.patch(path, {"visibility": "shared"}, **work.headers).status_code == 200
+    for headers in (work.headers, boris, olga):
+        assert api.get(path, **headers).json()["webhook"]["url"] == "https://a.example/…"
+        (listed,) = [
+            row
+            for row in api.get("/api/job-groups", **headers).json()["results"]
+            if row["job_group_id"] == group
+        ]
+        assert listed["webhook"]["url"] == "https://a.example/…"
+        page = text_of(api.client.get(f"/groups/{group}", headers=_sent(headers)))
+        assert "https://a.example/…" in page
+        assert address not in page
+        # Who gets its deliveries may submit it again with its webhook.
+        page = text_of(api.client.get(form, headers=_sent(headers)))
+        assert (address in page) is (headers is not boris)
+        assert "a.example" in page or headers is boris
+    api.patch(path, {"visibility": "private"}, **work.headers)
+    assert api.get(path, **work.headers).json()["webhook"]["url"] == address
+
+
 def test_group_from_before_accounts_is_seen_by_operators(api: Api, work: Work) -> None:
     JobGroup.objects.update(owner=None, submitter="anna")
     path = f"/api/job-groups/{work.groups[2]}"
