@@ -434,7 +434,9 @@ def _job_ids(group_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["lossless", "lossy", "large"])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 12))]
+)
 async def test_snapshot_and_events_are_the_next_snapshot(
     writer: Writer, monkeypatch: pytest.MonkeyPatch, settings: Settings, seed: int, kind: str
 ) -> None:
