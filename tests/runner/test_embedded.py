@@ -14,7 +14,7 @@ from PIL import Image
 from backends.node_classes import node_class
 from jobgroups.models import JobGroup
 from jobgroups.workflow.editor import convert
-from tests.harness.farm import Farm, both_versions, in_thread
+from tests.harness.farm import Farm, in_thread
 from tests.harness.graphs import EDITOR_FILE
 
 EDITOR = json.loads(EDITOR_FILE.read_text(encoding="utf-8"))
@@ -29,8 +29,7 @@ async def chunks_of(outputs_json: str) -> dict[str, Any]:
         return {key: json.loads(text) for key, text in image.info.items() if isinstance(text, str)}
 
 
-@both_versions
-@pytest.mark.parametrize("marks", [True, False])
+@pytest.mark.parametrize(("version", "marks"), [("0.3.64", False), ("0.33.0", True)])
 async def test_picture_has_the_editors_workflow_with_the_values_of_its_job(
     farm: Farm, version: str, marks: bool
 ) -> None:
