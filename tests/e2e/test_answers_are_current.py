@@ -160,6 +160,7 @@ def test_answer_has_each_write_that_was_acknowledged_before_by_any_web(farm: Pro
     check_answers([farm.web, farm.another_web()], farm.gpus)
 
 
+@pytest.mark.slow
 def test_answer_of_an_embedded_director_has_each_acknowledged_write(
     tmp_path: Path, gpus: Machines
 ) -> None:
