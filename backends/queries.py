@@ -75,6 +75,13 @@ def is_offline(row: Backend, now: dt.datetime) -> bool:
     return seen_at is None or seen_at < max(row.unreachable_since, now - STALE_AFTER)
 
 
+def offline_for(seconds: float, *, now: dt.datetime) -> set[str]:
+    """Return the ids of the backends that have answered no query for so many seconds."""
+    before = now - dt.timedelta(seconds=seconds)
+    rows = Backend.objects.filter(unreachable_since__lte=before).order_by()
+    return {row.id for row in rows if is_offline(row, now)}
+
+
 def backend_status(row: Backend, *, now: dt.datetime, ours: int = 0) -> BackendStatus:
     """Return the first state of ``BackendState`` that applies to a backend, and its cause.
 

@@ -53,6 +53,7 @@ class ActivePrompt:
     waited: float  #: Seconds since it was claimed.
     running_for: float | None = None  #: Seconds since it started; None: it has not.
     variant_id: int | None = None  #: Of a job of the pool that is not being stopped.
+    is_stopping: bool = False
     submitter: str = ""  #: Whose share it counts in.
 
 

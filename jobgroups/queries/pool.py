@@ -1,7 +1,6 @@
 """Reads the pool's queue: open variants with their unsent jobs, and the backends."""
 
 import datetime as dt
-import itertools
 import threading
 import time
 from collections import Counter, defaultdict
@@ -11,6 +10,7 @@ from functools import cache, lru_cache
 from math import inf
 from typing import Any, Final, NamedTuple
 
+from django.conf import settings
 from django.db.models import BooleanField, Count, F, OuterRef, QuerySet, Subquery, Value
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Coalesce
@@ -19,7 +19,7 @@ from backends.capabilities import lacks_reason, needed_capabilities
 from backends.eligibility import capabilities_of, ineligible_reason, is_working, may_take_later
 from backends.hours import opens_at
 from backends.models import Backend
-from backends.queries import backend_status
+from backends.queries import backend_status, offline_for
 from jobgroups.database.keys import places, read
 from jobgroups.database.statements import PreparedValues
 from jobgroups.domain.clock import now
@@ -170,9 +170,16 @@ class _Restrictions:
     def rooms(self, prompts: Mapping[str, Sequence[ActivePrompt]]) -> dict[str, int]:
         """Return how many more prompts each limit permits."""
         rooms = dict(self.limits)
-        for prompt in itertools.chain.from_iterable(prompts.values()) if rooms else ():
-            for name in {prompt.group_id, target_of_submitter(prompt.submitter)} & rooms.keys():
-                rooms[name] -= 1
+        if not rooms:
+            return rooms
+        # As ``store.claims.has_room``.
+        gone = offline_for(settings.DIRECTOR_MOVE_AFTER_SECONDS, now=self.moment)
+        for backend_id, of_backend in prompts.items():
+            for prompt in of_backend:
+                if prompt.is_stopping and backend_id in gone:
+                    continue
+                for name in {prompt.group_id, target_of_submitter(prompt.submitter)} & rooms.keys():
+                    rooms[name] -= 1
         return rooms
 
 
@@ -240,6 +247,7 @@ def _prompts(pauses: Pauses) -> tuple[dict[str, list[ActivePrompt]], set[int]]:
                 waited=(moment - created_at).total_seconds(),
                 running_for=None if started_at is None else (moment - started_at).total_seconds(),
                 variant_id=variant_id if stopped_at is None else None,
+                is_stopping=stopped_at is not None,
                 submitter=share_of or submitter,
             )
         )

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Final
 
+from django.conf import settings
 from django.db import connection
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Concat
 
 from backends.hours import is_open
 from backends.models import Backend
+from backends.queries import offline_for
 from jobgroups.database.keys import places, read
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues
 from jobgroups.domain.clock import now
@@ -160,14 +162,23 @@ def has_room(group: JobGroup) -> bool:
     """Return whether a locked group and its submitter may have one more prompt.
 
     Prompts count from their claim until their end is seen, since ComfyUI starts them by itself.
-    Claims of all groups of a submitter wait for its row.
+    Those that are being stopped at a backend which has gone do not, as their jobs do not wait for
+    it. Claims of all groups of a submitter wait for its row.
     """
     submitter = _limited_submitter.first(group.share_name)
     limits = (group.max_running, None if submitter is None else submitter.max_running)
     if limits == (None, None):
         return True
-    active = _active_of_share(group.share_name)
-    counts = (sum(of_group == group.id for (of_group,) in active), len(active))
+    prompts = _active_of_share(group.share_name)
+    gone = set[str]()
+    if any(stopped_at for *_, stopped_at in prompts):
+        gone = offline_for(settings.DIRECTOR_MOVE_AFTER_SECONDS, now=now())
+    active = [
+        of_group
+        for of_group, backend_id, stopped_at in prompts
+        if stopped_at is None or backend_id not in gone
+    ]
+    counts = (active.count(group.id), len(active))
     return all(limit is None or count < limit for limit, count in zip(limits, counts, strict=True))
 
 
@@ -185,7 +196,7 @@ _active_of_share: Final = PreparedValues(
         Attempt.objects.alias(share=share_name("child__group__"))
         .filter(ended_at__isnull=True, share=KEY)
         .order_by()
-        .values_list("child__group_id")
+        .values_list("child__group_id", "backend_id", "stop_requested_at")
     )
 )
 

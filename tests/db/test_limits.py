@@ -2,15 +2,18 @@
 jobs.
 """
 
+import datetime as dt
 from functools import partial
 from typing import Any
 
 import pytest
 
+from backends.models import Backend, Reachability
+from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.errors import QueueFull
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import cancellation, shares
+from jobgroups.services import cancellation, outages, shares
 from jobgroups.services.groups import group_change
 from tests.db.test_claim_sets import claim_all, request
 from tests.db.test_order import next_job, next_jobs
@@ -87,6 +90,29 @@ def test_prompt_that_is_being_stopped_counts() -> None:
     assert next_job(fence) is None
     factories.removed(claimed, fence)
     assert next_job(fence) == group.id
+
+
+@pytest.mark.parametrize("of_submitter", [False, True])
+def test_stop_that_is_pending_at_a_machine_that_is_gone_holds_no_limit(of_submitter: bool) -> None:
+    """A machine that never comes back would keep the limit for ever."""
+    away, other = factories.farm(2)
+    if of_submitter:
+        shares.submitter_change(name="anna", max_running=1)
+    own: dict[str, Any] = {"submitter": "anna"} if of_submitter else {"max_running": 1}
+    group = factories.submit_to_pool(2, **own)
+    claimed = factories.claim_from_pool(away, group)
+    factories.start(claimed, away)
+    gone = Backend.objects.filter(pk=away.backend_id)
+    since = now() - dt.timedelta(seconds=50)
+    gone.update(unreachable_since=since, last_seen_at=since, reachability=Reachability.OFFLINE)
+    assert outages.attempts_move(fence=away, reason="no answer.") == {claimed.pk}
+    ChildJob.objects.update(not_before=None)
+    assert next_job(other) is None  # after DIRECTOR_MOVE_AFTER_SECONDS alone
+    since -= dt.timedelta(seconds=20)
+    gone.update(unreachable_since=since, last_seen_at=now())
+    assert next_job(other) is None  # it answers, and is unfit
+    gone.update(last_seen_at=since)
+    assert next_jobs(other, 2) == [group.id, None]
 
 
 def test_group_beyond_the_queued_jobs_of_its_submitter_is_refused_whole() -> None:
