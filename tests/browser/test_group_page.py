@@ -53,6 +53,8 @@ def test_all_that_failed_is_rendered_again_on_the_page_that_was_open(desk: Desk,
     expect(page.locator("#head")).to_contain_text("run 2")
     expect(page.locator("#head")).not_to_contain_text("failed")
     expect(page.get_by_role("button", name=re.compile("^Retry"))).to_have_count(0)
+    # The button that had the focus is gone, and the next key begins in the content.
+    expect(page.locator("#main")).to_be_focused()
     assert page.title().startswith("3/3 · Retried")
     status = desk.status(group)
     assert (status["status"], status["run"]) == ("completed", 2)

@@ -156,7 +156,7 @@ export async function call(method, path, body) {
     throw new Error(
       method === "GET"
         ? "The Director does not answer. Try again."
-        : "The Director does not answer. It may have made the change: look before you repeat it.",
+        : "The Director does not answer. It may have made the change. Check the page before you repeat it.",
     );
   }
   const text = await response.text();

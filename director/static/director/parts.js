@@ -82,7 +82,11 @@ async function load(id, path) {
     if (!response.ok) throw new Error(String(response.status));
     const text = whole(partOf((await response.text()).trim(), id));
     tags.set(id, { path, tag: response.headers.get("ETag") });
+    const hadFocus = element.contains(document.activeElement);
     await htmx.swap({ text, target: element, sourceElement: element, swap: "outerMorph" });
+    // What had the focus may be gone, as the button of a retry: the next key begins in the content, not above it.
+    if (hadFocus && document.activeElement === document.body)
+      $("main").focus({ preventScroll: true });
     if ($(id)) localTimes($(id));
     for (const listener of listeners) listener(id);
   } catch (error) {
