@@ -79,6 +79,7 @@ def test_a_group_is_submitted_watched_compared_and_retried(desk: Desk, page: Any
     expect(picture).to_be_focused()
     retry = button(page, "Retry 1 failed …")
     tab_to(page, retry, key="Shift+Tab", press="Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
     page.keyboard.press("Escape")
     expect(retry).to_be_focused()
     # The browser reports a closing later: that of the first question is no answer to the second.
