@@ -283,6 +283,17 @@ def test_plan_of_a_retry_over_a_hundred_backends_leaves_the_question_in_sight(
     expect(page.locator("#place-yes")).to_be_in_viewport()
 
 
+def test_navigation_fits_phones_and_narrow_windows(
+    page: Any, sheet: tuple[str, dict[str, str]]
+) -> None:
+    page.goto(sheet[0])
+    expect(page.locator(".tally")).to_be_visible()
+    for width in (320, 360, 390, 500, 681):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert width < 360 or page.locator(".top").bounding_box()["height"] < 60, "two rows"
+
+
 def test_gallery_without_outputs_says_so_in_the_middle(
     page: Any, sheet: tuple[str, dict[str, str]]
 ) -> None:
