@@ -57,6 +57,20 @@ class ActivePrompt:
     submitter: str = ""  #: Whose share it counts in.
 
 
+def served_groups(prompts: Mapping[str, Iterable[ActivePrompt]]) -> frozenset[str]:
+    """Return the groups of which backends have jobs.
+
+    A prompt that is being stopped is no job of its group any more: at a machine that is gone it has
+    no end.
+    """
+    return frozenset(
+        prompt.group_id
+        for of_backend in prompts.values()
+        for prompt in of_backend
+        if not prompt.is_stopping
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolBackend:
     backend_id: str
@@ -277,7 +291,7 @@ class PoolSnapshot:
     @cached_property
     def _served(self) -> frozenset[str]:
         """The groups of which backends have jobs."""
-        return frozenset(prompt.group_id for prompts in self.prompts.values() for prompt in prompts)
+        return served_groups(self.prompts)
 
     @cached_property
     def _waiting(self) -> Mapping[str, dt.datetime | None]:

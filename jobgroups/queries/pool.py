@@ -35,6 +35,7 @@ from jobgroups.domain.pool import (
     PoolBackend,
     PoolSnapshot,
     is_candidate,
+    served_groups,
 )
 from jobgroups.domain.states import AttemptState, Placement
 from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup, Submitter, Timing, Variant
@@ -93,7 +94,7 @@ def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) 
     if not (rows or bound_rows or with_bound or restrictions.pauses):
         return PoolSnapshot((), backends)
     prompts, taken_back = _prompts(restrictions.pauses)
-    served = {prompt.group_id for of_backend in prompts.values() for prompt in of_backend}
+    served = served_groups(prompts)
     variants = _variants(rows, served, restrictions)
     bound_jobs = _bound_jobs(bound_rows, served, restrictions)
     submitters = {jobs.turn.submitter for jobs in (*variants, *bound_jobs)}

@@ -187,6 +187,21 @@ def test_group_rises_while_no_backend_has_a_job_of_it(settings: Settings) -> Non
     assert level(group) == 50
 
 
+def test_group_rises_while_its_only_prompt_is_being_stopped(settings: Settings) -> None:
+    """The stop has no end while the machine is gone."""
+    settings.DIRECTOR_AGING_MINUTES = 10
+    fence = online("gpu-1")
+    group = submit_to_pool(2)
+    assert next_job(fence) == group.id
+    claimed = Attempt.objects.get()
+    start(claimed, fence)
+    cancellation.child_cancel(group_id=group.id, job_id=claimed.child_id)
+    mark()
+    waited(group, 10)
+    mark()
+    assert level(group) == 51
+
+
 def test_group_of_the_previous_release_counts_for_its_submitter() -> None:
     fence = online("gpu-1")
     old: dict[str, Any] = {"share_of": None, "priority": None, "waiting_since": None}
