@@ -345,6 +345,8 @@ class PoolSnapshot:
             )
             for name, prompts in self.prompts.items()
             for prompt in prompts
+            # At a machine that is gone it would run without end.
+            if not prompt.is_stopping
         )
 
     def expected_seconds(self, workflow_digest: str, backend_id: str) -> float:

@@ -14,7 +14,9 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import (
     BigIntegerField,
+    Case,
     Count,
+    DateTimeField,
     Exists,
     F,
     FilteredRelation,
@@ -28,10 +30,12 @@ from django.db.models import (
     Sum,
     TextField,
     Value,
+    When,
 )
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, Greatest
 
 from jobgroups.domain.access import Principal
+from jobgroups.domain.states import AttemptState, StopReason
 from jobgroups.models import Attempt, JobGroup, UsageDay, UsageSum
 from jobgroups.queries.visibility import visible
 
@@ -59,8 +63,20 @@ _DAY, _SECONDS, _JOINER = (
 )
 
 
-def seconds_between(end: str, start: str) -> Func:
+def seconds_between(end: Any, start: str) -> Func:
     return Func(end, start, template=_SECONDS, arg_joiner=_JOINER, output_field=FloatField())
+
+
+def used_until() -> Case:
+    """Return the moment until which an attempt has used its backend.
+
+    Of one whose backend was given up, and of one that was lost while it was being stopped, the end
+    is noticed when the machine is back or removed: it may have been off for all that time.
+    """
+    is_unseen = Q(stop_reason=StopReason.GAVE_UP) | Q(state=AttemptState.LOST)
+    stopped_at = Greatest("started_at", "stop_requested_at")
+    unseen = When(is_unseen & Q(stop_requested_at__isnull=False), then=stopped_at)
+    return Case(unseen, default=F("ended_at"), output_field=DateTimeField())
 
 
 #: The dimensions beside ``METADATA``.
@@ -158,7 +174,7 @@ def unchanged_days() -> QuerySet[UsageDay]:
 def sums_of(attempts: QuerySet[Attempt], names: Sequence[str]) -> Any:
     """Return the measures of each day by dimensions; the columns are those of ``UsageSum``."""
     return _group_attempts(attempts, names, DIMENSIONS["day"]).annotate(
-        gpu_seconds=Coalesce(Sum(seconds_between("ended_at", "started_at")), 0.0),
+        gpu_seconds=Coalesce(Sum(seconds_between(used_until(), "started_at")), 0.0),
         attempts=Count("pk"),
         jobs=Count("child", distinct=True),
         failures=Count("pk", filter=~Q(failure_class="")),

@@ -92,6 +92,17 @@ def test_submitter_who_has_used_less_is_next_and_one_alone_has_everything() -> N
     assert next_jobs(fence, 5) == [few.id, few.id, many.id, many.id, many.id]
 
 
+def test_prompt_that_is_being_stopped_is_no_use_of_the_farm() -> None:
+    """At a machine that is gone it would be more use with each hour."""
+    fence = online("gpu-1")
+    anna = submit_to_pool(3, submitter="anna")
+    assert next_jobs(fence, 2) == [anna.id, anna.id]
+    for claimed in Attempt.objects.all():
+        cancellation.child_cancel(group_id=anna.id, job_id=claimed.child_id)
+    ben = submit_to_pool(1, submitter="ben")
+    assert next_jobs(fence, 2) == [anna.id, ben.id]
+
+
 def test_weight_is_obeyed_and_first_come_is_first_served_without_shares(settings: Settings) -> None:
     fence = online("gpu-1")
     shares.submitter_change(name="ben", weight=2)

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from jobgroups.domain.access import EVERYBODY
 from jobgroups.domain.clock import now
+from jobgroups.domain.states import AttemptState, StopReason
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup, UsageDay, UsageSum
+from jobgroups.queries.shares import ended_uses
 from jobgroups.queries.usage import DAY, midnight, usage
 from jobgroups.services import usage as sums
 from jobgroups.services.usage import usage_fill
@@ -243,3 +245,34 @@ def test_old_pages_of_days_read_no_older_day_than_they_need(django_assert_num_qu
         page = usage(EVERYBODY, ["day"], today - 300 * DAY, today - DAY, offset=0, limit=1)
     assert [row["day"] for row in page.rows] == [str(today - DAY)]
     assert page.has_more
+
+
+@pytest.mark.parametrize("state", [AttemptState.LOST, AttemptState.SUCCESS])
+def test_machine_that_was_gone_uses_no_time_after_it_was_given_up(state: AttemptState) -> None:
+    """The end is noticed when the machine is back, or removed."""
+    fence = make.online("gpu-1")
+    make.submit("gpu-1", submitter="ann")
+    claimed = make.begin(fence)
+    moment = now()
+    stops = {"gave_up": StopReason.GAVE_UP, "cancel": StopReason.CANCEL}
+
+    def seconds(stop: str, began_before: float = 36_000.0) -> tuple[float, float]:
+        Attempt.objects.filter(pk=claimed.pk).update(
+            state=state,
+            started_at=moment - dt.timedelta(seconds=began_before),
+            stop_requested_at=moment - dt.timedelta(seconds=35_940),
+            stop_reason=stops[stop],
+            ended_at=moment,
+        )
+        [row] = usage(
+            EVERYBODY, ["submitter"], moment.date(), moment.date(), offset=0, limit=9
+        ).rows
+        [(name, used, _)] = ended_uses(moment - DAY, moment)
+        assert (name, row["jobs"]) == ("ann", 1)
+        return row["gpu_seconds"], used
+
+    assert seconds("gave_up") == pytest.approx((60.0, 60.0))
+    # It started although its machine was given up.
+    assert seconds("gave_up", began_before=30.0) == (0.0, 0.0)
+    cancelled = 60.0 if state is AttemptState.LOST else 36_000.0
+    assert seconds("cancel") == pytest.approx((cancelled, cancelled))
