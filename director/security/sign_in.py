@@ -339,6 +339,9 @@ def _sign_in_required(request: HttpRequest) -> HttpResponse:
 
 def _end(_request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     actor.set(None)
+    if settings.DIRECTOR_TOKEN or settings.DIRECTOR_ACCOUNTS:
+        # No cache of a proxy gives it to another account, or to a client without credentials.
+        response.headers.setdefault("Cache-Control", "private, no-cache")
     return response
 
 

@@ -213,7 +213,9 @@ def answers_to(api: Api, headers: dict[str, str], work: Work) -> dict[str, str]:
             queries.append(f"?from={group}")
         for query in queries:
             path = filled(route, work.values(0)) + query
-            text = text_of(api.client.get(path, headers=_sent(headers)))
+            answer = api.client.get(path, headers=_sent(headers))
+            assert re.search("private|no-cache", answer.headers["Cache-Control"]), path
+            text = text_of(answer)
             # A page repeats the id that its URL has.
             found[path] = text.replace(group, "") if query.endswith(group) else text
     return found
