@@ -76,7 +76,8 @@ def test_pages_of_an_administrator_fit_a_phone_and_a_desk(
     page.goto(f"{url}/people")
     accounts = page.locator("#accounts")
     assert accounts.evaluate("(one) => one.scrollWidth <= one.clientWidth"), "actions are cut"
-    # What does not fit the footer is reached by scrolling it.
+    # What does not fit the footer is reached by scrolling it; the account is its first link.
+    assert page.locator("#line a").first.bounding_box()["width"] > 60
     page.get_by_role("link", name="Record").click()
     page.wait_for_url("**/audit")
     page.set_viewport_size({"width": 1280, "height": 844})
