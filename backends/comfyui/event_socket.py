@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
@@ -28,6 +29,17 @@ logger = logging.getLogger(__name__)
 _PREVIEW_HEADS: Final = (b"\x00\x00\x00\x01", b"\x00\x00\x00\x04")
 #: Must be the first message; a later one is ignored (comfyui-protocol.md, "Binary frames").
 _FEATURE_FLAGS: Final = '{"type": "feature_flags", "data": {"supports_preview_metadata": true}}'
+
+
+#: Frames of a socket that are read within so many seconds at most: ComfyUI sends some hundreds.
+_FRAMES: Final = 256
+_FRAMES_SECONDS: Final = 0.1
+#: The part of the event loop's time in which bytes of a socket are received, if they have many
+#: small frames: pings are answered there, unread.
+_SHARE: Final = 0.1
+_SHORT: Final = 0.002  #: Seconds of a reception after which there is no rest.
+#: Bytes that are received at once. 256 KiB of empty frames would take a second.
+_RECEIVED_AT_ONCE: Final = 2**15
 
 
 class Tap:
@@ -62,6 +74,8 @@ class EventSocket:
         self._wants_previews = wants_previews
         self._tap = tap
         self._closing = False
+        self._frames = 0
+        self._began_at = float("-inf")
 
     def __aiter__(self) -> Self:
         return self
@@ -77,9 +91,18 @@ class EventSocket:
                 if self._closing:
                     raise StopAsyncIteration from exc
                 raise _lost_error(exc) from exc
+            self._frames += 1
+            if self._frames == _FRAMES:
+                await self._rest()
             event = self._event(frame)
             if event is not None:
                 return event
+
+    async def _rest(self) -> None:
+        """Let the other backends go on: frames that are there already are read without a wait."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._began_at + _FRAMES_SECONDS - loop.time()))
+        self._frames, self._began_at = 0, loop.time()
 
     async def close(self) -> None:
         """Close and wait for the close: until then ComfyUI may route events here
@@ -127,6 +150,44 @@ async def open_socket(
         await socket.close()
 
 
+class _Connection(ClientConnection):
+    """A connection that takes a part of the event loop's time at most: a backend that floods it
+    delays its own events.
+    """
+
+    _is_full = False  #: Whether its frames wait to be read.
+    _is_resting = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if hasattr(transport, "max_size"):
+            transport.max_size = _RECEIVED_AT_ONCE
+        self.recv_messages.pause, self.recv_messages.resume = self._pause, self._resume
+
+    def data_received(self, data: bytes) -> None:
+        began = time.thread_time()
+        super().data_received(data)
+        spent = time.thread_time() - began
+        if spent > _SHORT and not self._is_resting:
+            self._is_resting = True
+            self.transport.pause_reading()
+            self.loop.call_later(spent / _SHARE, self._end_rest)
+
+    def _end_rest(self) -> None:
+        self._is_resting = False
+        if not self._is_full:
+            self.transport.resume_reading()
+
+    def _pause(self) -> None:
+        self._is_full = True
+        self.transport.pause_reading()
+
+    def _resume(self) -> None:
+        self._is_full = False
+        if not self._is_resting:
+            self.transport.resume_reading()
+
+
 class _Connect(connect):
     """A connection that never follows a redirect: only registered backends are connected to."""
 
@@ -141,6 +202,7 @@ async def _connect(endpoint: Endpoint, client_id: str) -> ClientConnection:
         "additional_headers": dict(endpoint.headers),
         "user_agent_header": USER_AGENT,
         "compression": None,
+        "create_connection": _Connection,
         "proxy": None,
         "max_size": MAX_BINARY_FRAME_BYTES + 1024,
         "open_timeout": None,
