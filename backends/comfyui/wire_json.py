@@ -8,7 +8,7 @@ the strict, fast one has failed.
 
 import json
 import re
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -18,6 +18,12 @@ T = TypeVar("T")
 
 #: An escaped NUL that is not itself behind an escaping backslash.
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+#: Values of a text: each takes up to 64 bytes.
+_MAX_VALUES: Final = 8_000_000
+#: Those of a text that is not standard JSON, with which Python holds the event loop up.
+_MAX_LAX_VALUES: Final = 4_000_000
 
 
 class WireDecoder(Generic[T]):
@@ -33,9 +39,12 @@ class WireDecoder(Generic[T]):
     def decode(self, text: str | bytes) -> T:
         """Decode ``text``; raise ``msgspec.ValidationError`` for another shape.
 
-        Raises ``ProtocolError`` for what is not JSON at all, or nested too deeply.
+        Raises ``ProtocolError`` for what is not JSON at all, nested too deeply, or has too many
+        values.
         """
         raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
+        if raw.count(b",") > _MAX_VALUES:
+            raise ProtocolError("too many values", text)
         if b"\\u0000" in raw:
             raw = _NUL.sub(rb"\1\\ufffd", raw)
         try:
@@ -50,6 +59,8 @@ class WireDecoder(Generic[T]):
 
 def _standard(text: bytes) -> bytes:
     """Rewrite what Python's ``json`` accepts as standard JSON."""
+    if text.count(b",") > _MAX_LAX_VALUES:
+        raise ProtocolError("too many values, and not standard JSON", text)
     try:
         value = json.loads(text, parse_constant=lambda _: None)
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from backends.comfyui import answers
+from backends.comfyui import answers, wire_json
 from backends.comfyui.address import check_headers, normalise_url, slug_for_url
 from backends.comfyui.answers import system_stats
 from backends.comfyui.errors import PromptRefused, ProtocolError, Refusal, ResponseLost
@@ -582,3 +582,15 @@ def test_outputs_have_no_address_and_no_mark_of_a_node() -> None:
     assert {field.name for field in dataclasses.fields(OutputFile)} - ADDED == {
         *("filename", "subfolder", "type", "raw")
     }
+
+
+def test_text_of_too_many_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder: WireDecoder[list[Any]] = WireDecoder(list[Any])
+    monkeypatch.setattr(wire_json, "_MAX_LAX_VALUES", 3)
+    assert decoder.decode(b"[1, NaN, 2, 3]") == [1, None, 2, 3]
+    assert decoder.decode(b"[1, 2, 3, 4, 5]") == [1, 2, 3, 4, 5]
+    with pytest.raises(ProtocolError, match="too many values"):
+        decoder.decode(b"[1, NaN, 2, 3, 4]")
+    monkeypatch.setattr(wire_json, "_MAX_VALUES", 4)
+    with pytest.raises(ProtocolError, match="too many values"):
+        decoder.decode(b"[1, 2, 3, 4, 5, 6]")
