@@ -70,13 +70,16 @@ class Editor:
         self.page, self.frames, self.previews = page, list[dict[str, Any]](), 0
         page.on("websocket", lambda socket: socket.on("framereceived", self._receive))
         page.goto(url)
-        page.wait_for_function(_READY, timeout=2 * PATIENCE_MS)
+        self.wait_ready()
 
     def _receive(self, frame: str | bytes) -> None:
         if isinstance(frame, str):
             self.frames.append(json.loads(frame))
         else:
             self.previews += 1
+
+    def wait_ready(self) -> None:
+        self.page.wait_for_function(_READY, timeout=2 * PATIENCE_MS)
 
     def read(self, path: str) -> Any:
         return self.page.evaluate(_JSON, path)
@@ -161,6 +164,9 @@ def test_the_editor_renders_on_the_farm(
     editor = Editor(page, address)
     page.evaluate(_LOAD, text_to_image(seed=1))
     first, second, third = page.evaluate(_RUN, [11, 12, 13])
+    # The page is loaded again in the middle.
+    page.reload()
+    editor.wait_ready()
     for number in range(3):
         machines.call(_withdraw(machines[number]))
     until(lambda: not editor.waiting(), 60.0, editor.waiting)
