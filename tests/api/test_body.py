@@ -13,6 +13,15 @@ PATH = "/api/job-group"
 pytestmark = pytest.mark.django_db
 
 
+@pytest.mark.parametrize("value", ["{}", "[]"])
+def test_body_of_too_many_objects_is_refused_before_it_is_read(api: Api, value: str) -> None:
+    body = f'{{"a": [{",".join([value] * 1_000_000)}]}}'
+    assert (
+        "1000000 objects and lists"
+        in error_of(api.post(PATH, body), 413, "payload_too_large")["detail"]
+    )
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [

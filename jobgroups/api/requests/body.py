@@ -32,6 +32,14 @@ class PayloadTooLarge(RequestError, code="payload_too_large", status=413):
     text = "The body must have at most {} bytes."
 
 
+class TooManyObjects(RequestError, code="payload_too_large", status=413):
+    text = "The body must have at most {} objects and lists."
+
+
+#: Objects and lists of a body: each takes 5 µs, and 16 MiB may have 5 million.
+_MAX_OBJECTS: Final = 1_000_000
+
+
 class InvalidJSON(RequestError, code="invalid_json"):
     """The body is not JSON."""
 
@@ -43,8 +51,8 @@ class _Refused(ValueError):
 def json_body(request: HttpRequest) -> dict[str, Any]:
     """Return the request's body, which must be a JSON object.
 
-    Raises ``UnsupportedMediaType``, ``PayloadTooLarge``, ``InvalidJSON``, ``InvalidRequest``, or
-    ``TextInvalid`` for what cannot be stored.
+    Raises ``UnsupportedMediaType``, ``PayloadTooLarge``, ``TooManyObjects``, ``InvalidJSON``,
+    ``InvalidRequest``, or ``TextInvalid`` for what cannot be stored.
     """
     _check_media_type(request)
     try:
@@ -90,6 +98,8 @@ def media_type(request: HttpRequest) -> tuple[str, dict[str, str]]:
 
 def parse(content: bytes) -> dict[str, Any]:
     """Return the JSON object in a body, or raise as :func:`json_body` does."""
+    if content.count(b"{") + content.count(b"[") > _MAX_OBJECTS:
+        raise TooManyObjects(_MAX_OBJECTS)
     body = _decode(content)
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
