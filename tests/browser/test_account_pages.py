@@ -146,3 +146,28 @@ def test_a_role_sees_no_control_that_it_may_not_use_and_a_way_out(
     expect(page.get_by_text("may be the private work of another account")).to_be_visible()
     expect(page.get_by_role("searchbox")).to_have_value(group)
     sound(page)
+
+
+def test_form_of_a_new_group_stays_when_the_session_ends(
+    page: Any, studio: tuple[str, str]
+) -> None:
+    url, _ = studio
+    sign_in(page, url, "ben")
+    page.goto(f"{url}/submit")
+    page.get_by_label("How many?").fill("7")
+    expect(page.locator("#line-live")).to_have_text("live")
+    context = page.context.browser.new_context()
+    try:
+        other = context.new_page()
+        sign_in(other, url, ADMINISTRATOR)
+        other.goto(f"{url}/people")
+        other.get_by_role("button", name="Disable ben").click()
+        other.get_by_role("dialog").get_by_role("button", name="Disable").click()
+        expect(page.locator("#away")).to_contain_text("You are signed out. Sign in in another tab")
+        expect(page.get_by_label("How many?")).to_have_value("7")
+        other.get_by_role("button", name="Enable ben").click()
+        expect(page.locator("#line-live")).to_have_text("live")
+        expect(page.locator("#away")).not_to_contain_text("signed out")
+        expect(page.get_by_label("How many?")).to_have_value("7")
+    finally:
+        context.close()

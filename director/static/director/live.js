@@ -1,7 +1,8 @@
 // Sockets that come back by themselves, and the line at the bottom that says how it stands.
-import { $, remember, remembered, signIn } from "./dom.js";
+import { $, make, remember, remembered, signIn } from "./dom.js";
 
-// open(): the address, read again for each attempt. on.frame(frame), on.open(again), on.gone().
+// open(): the address, read again for each attempt. on.frame(frame), on.open(again), on.gone(code). With on.stays the page
+// is not left when the session has ended: a form would be lost.
 export class Live {
   constructor(address, on) {
     this.address = address;
@@ -28,11 +29,12 @@ export class Live {
     socket.onmessage = (event) => this.on.frame(JSON.parse(event.data));
     socket.onclose = (event) => {
       if (this.socket !== socket) return;
-      if (event.code === 4401) {
+      if (event.code === 4401 && !this.on.stays) {
         signIn();
         return;
       }
       this.on.gone?.(event.code);
+      if (event.code === 4401) this.pause = 5000; // It was opened to be refused.
       if (event.code === 4404 || this.ended) return;
       this.timer = setTimeout(() => this.connect(), this.pause * (0.75 + Math.random() / 2));
       this.pause = Math.min(this.pause * 1.7, 5000);
@@ -64,6 +66,7 @@ function tally(failed) {
 let runner = true;
 let full = false;
 let reached = true;
+let isSignedOut = false;
 let goneTimer = 0;
 
 function draw(version) {
@@ -75,6 +78,11 @@ function draw(version) {
   const box = $("away");
   box.classList.toggle("soft", reached);
   box.hidden = reached && runner && !full;
+  if (isSignedOut && !reached) {
+    const link = make("a", { href: "/sign-in", target: "_blank" }, "Sign in in another tab");
+    box.replaceChildren("You are signed out. ", link, ": what is filled in here stays.");
+    return;
+  }
   box.textContent = !reached
     ? "The Director does not answer. Submitted jobs are stored; this page reconnects by itself."
     : !runner
@@ -92,10 +100,16 @@ export function monitor(groups, handlers = {}, stars = [], previews = () => []) 
     open: (again) => {
       clearTimeout(goneTimer);
       goneTimer = 0;
-      reached = true;
+      reached = !isSignedOut;
       handlers.open?.(again);
     },
-    gone: () => {
+    stays: handlers.stays,
+    gone: (code) => {
+      isSignedOut = code === 4401;
+      if (isSignedOut) {
+        reached = false;
+        draw();
+      }
       // A moment between two sockets is no absence; tries that fail do not put it off.
       goneTimer ||= setTimeout(() => {
         reached = false;
@@ -106,6 +120,7 @@ export function monitor(groups, handlers = {}, stars = [], previews = () => []) 
       if (frame.type === "snapshot" || frame.type === "pulse") {
         runner = frame.runner;
         full = frame.disk_full;
+        isSignedOut = false;
         reached = true;
         draw(frame.version);
         tally(frame.failed);

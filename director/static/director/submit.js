@@ -32,7 +32,7 @@ import {
   textOf,
 } from "./workflow.js";
 
-monitor(() => []);
+monitor(() => [], { stays: true });
 
 const again = JSON.parse($("again").textContent);
 const MOST = Number(document.body.dataset.maxBody);
