@@ -52,7 +52,7 @@ _of_editor: Views = {
     "v2/userdata": user_files.UserTreeView,
     "userdata/<path:file>": user_files.UserFileView,
     "settings": user_files.SettingsView,
-    "settings/<str:name>": user_files.SettingView,
+    "settings/<str:setting>": user_files.SettingView,
     "director": editor.DirectorView,
     "director/<str:prompt_id>": editor.DirectorView,
     "extensions": extensions.ExtensionsView,

@@ -168,13 +168,13 @@ class SettingsView(ListenerView):
 
 
 class SettingView(ListenerView):
-    def get(self, request: Request, name: str) -> HttpResponse:
+    def get(self, request: Request, setting: str) -> HttpResponse:
         """Return one setting; null: it is not set."""
-        return json_response(editor_settings(owner_of(request)).get(name))
+        return json_response(editor_settings(owner_of(request)).get(setting))
 
-    def post(self, request: Request, name: str) -> HttpResponse:
+    def post(self, request: Request, setting: str) -> HttpResponse:
         """Store one setting, of which the body is the value."""
         # With the checks of a body that is an object.
         values = parse(b'{"value": %s}' % request.read(MAX_FILE_BYTES + 1))
-        settings_change(owner=owner_of(request), values={name[:_MAX_NAME]: values["value"]})
+        settings_change(owner=owner_of(request), values={setting[:_MAX_NAME]: values["value"]})
         return HttpResponse()

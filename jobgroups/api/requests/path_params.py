@@ -18,16 +18,17 @@ _UNKNOWN: Final[dict[str, type[RequestError]]] = {
     "backend_id": BackendNotFound,
     "asset_id": AssetNotFound,
 }
+#: Those that are other keys.
+_NAMES: Final = frozenset({"account", "setting", "token_id"})
 
 
 def check_id(name: str, text: str) -> None:
     """Raise the error of an unknown id, if the parameter with this name is one, and ``Http404`` for
-    any other text with a NUL: PostgreSQL refuses it.
+    the name of a row with a NUL: PostgreSQL refuses it.
     """
-    if name not in _UNKNOWN:
-        if "\0" in str(text):
-            raise Http404
-    elif not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+    if name in _NAMES and "\0" in text:
+        raise Http404
+    if name in _UNKNOWN and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
         raise _UNKNOWN[name](shown_key(text))
 
 
