@@ -458,8 +458,12 @@ def _database() -> dict[str, Any]:
         "tcp_user_timeout": 25_000,
         **given,
         # A suspended process would keep its rows locked: PostgreSQL ends its transaction before its
-        # leases end. The process retries.
-        "options": f"-c idle_in_transaction_session_timeout=8s {given.get('options', '')}".strip(),
+        # leases end. The process retries. Another program may hold a row or a table for longer
+        # (VACUUM FULL): a request is answered then.
+        "options": (
+            "-c idle_in_transaction_session_timeout=8s -c lock_timeout=5s "
+            f"{given.get('options', '')}"
+        ).strip(),
         # While the server is unavailable, requests fail after 4 s instead of 30 s: before a
         # submission gives up, which would then blame the load. The pauses between attempts to
         # connect double until the timeout: with the default of 300 s, minutes pass until the web

@@ -28,9 +28,13 @@ def _is_conflict(error: Exception) -> bool:
 def retry_on_conflict(function: Callable[P, R]) -> Callable[P, R]:
     """Repeat the function after a deadlock, a serialization failure or a lock timeout.
 
+    The last try begins within 20 s: clients wait for 30 s.
+
     On SQLite it runs in the process's queue of writers, and shares commits with others.
     """
-    retried = stamina.retry(on=_is_conflict, attempts=8, wait_initial=0.01, wait_max=0.5)(function)
+    retried = stamina.retry(
+        on=_is_conflict, attempts=8, timeout=20.0, wait_initial=0.01, wait_max=0.5
+    )(function)
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

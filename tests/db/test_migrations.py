@@ -21,6 +21,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import StateApps
 from django.db.models import Field, ForeignKey, Model
+from django.db.models.signals import pre_migrate
 
 from director.accounts.models import Token
 from director.management.commands import migrate
@@ -319,3 +320,25 @@ def test_long_migration_prints_how_long_it_has_been_running(
         r"Migrating the database: (\S+) has been running for \d+ s\.\n", printed.getvalue()
     )
     assert "jobgroups.0001_squashed_0047_attempt_succeeded" in found
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no such limit")
+def test_migration_waits_for_locks_without_a_limit_and_other_work_does_not(
+    scratch: Scratch,
+) -> None:
+    scratch.open("locks")
+    limits = []
+
+    def note(**_: Any) -> None:
+        with connections[ALIAS].cursor() as cursor:
+            cursor.execute("SHOW lock_timeout")
+            limits.append(cursor.fetchone()[0])
+
+    pre_migrate.connect(note)
+    try:
+        call_command("migrate", "backends", database=ALIAS, verbosity=0)
+    finally:
+        pre_migrate.disconnect(note)
+    note()
+    assert limits[0] == "0"
+    assert limits[-1] == "5s"

@@ -525,3 +525,19 @@ def test_request_is_refused_and_stores_nothing_when_its_connection_is_lost(
         assert b"nothing was stored" in answer.content
     connection.close()
     assert JobGroup.objects.count() == 0
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="PostgreSQL's locks are meant")
+def test_write_is_given_up_while_another_program_holds_a_table() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = '50ms'")
+    with psycopg.connect(**connection.get_connection_params()) as other:
+        other.execute("LOCK TABLE backends_backend IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(OperationalError, match="lock timeout") as met:
+            _register("gpu-1")
+        answer = exception_handler(met.value, {})
+        assert answer is not None
+        assert answer.status_code == 503
+        other.rollback()
+        _register("gpu-1")
+    assert _stored() == {"gpu-1"}

@@ -2,9 +2,13 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.core.management.commands import migrate
+from django.db import DatabaseError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 PROGRESS_SECONDS = 10.0
 
@@ -15,7 +19,8 @@ class Command(migrate.Command):
     def handle(self, *args: Any, **options: Any) -> None:
         """Migrate the database."""
         try:
-            super().handle(*args, **options)
+            with _without_lock_timeout(connections[options["database"]]):
+                super().handle(*args, **options)
         finally:
             self._ended.set()
 
@@ -39,3 +44,18 @@ class Command(migrate.Command):
                 f"Migrating the database: {migration} has been running for "
                 f"{time.monotonic() - begun:.0f} s."
             )
+
+
+@contextmanager
+def _without_lock_timeout(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """A migration may have to wait for the transactions of processes that run."""
+    if connection.vendor != "postgresql":
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = 0")
+    try:
+        yield
+    finally:
+        with suppress(DatabaseError), connection.cursor() as cursor:
+            cursor.execute("RESET lock_timeout")
