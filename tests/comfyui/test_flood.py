@@ -46,6 +46,7 @@ class Flood(LoopThread):
         for connection in self._server.connections:
             connection.transport.abort()
         self._server.close()
+        await self._server.wait_closed()
 
 
 @pytest.mark.parametrize("kind", FLOODS)

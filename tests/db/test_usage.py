@@ -196,8 +196,12 @@ def _days(attempts_each: int = 4) -> list[ChildJob]:
     return children
 
 
-def test_days_that_are_over_are_read_from_their_sums_while_their_attempts_are_the_same() -> None:
+def test_days_that_are_over_are_read_from_their_sums_while_their_attempts_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _days()
+    # A day is summed up an hour after its end.
+    monkeypatch.setattr(sums, "now", lambda: midnight(now().date()) + dt.timedelta(hours=1))
     assert _fill() == 2
     assert _fill() == 0
     UsageSum.objects.update(gpu_seconds=F("gpu_seconds") + 1_000)
