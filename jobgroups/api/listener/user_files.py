@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from jobgroups.api.listener.base import ListenerView, body_of, not_found
 from jobgroups.api.listener.owner import owner_of
 from jobgroups.api.permissions import principal_of
-from jobgroups.api.requests.body import PayloadTooLarge, parse
+from jobgroups.api.requests.body import PayloadTooLarge, parse_value
 from jobgroups.api.views.base import json_response
 from jobgroups.domain.listener_files import file_path
 from jobgroups.errors import UserPathInvalid
@@ -174,7 +174,6 @@ class SettingView(ListenerView):
 
     def post(self, request: Request, setting: str) -> HttpResponse:
         """Store one setting, of which the body is the value."""
-        # With the checks of a body that is an object.
-        values = parse(b'{"value": %s}' % request.read(MAX_FILE_BYTES + 1))
-        settings_change(owner=owner_of(request), values={setting[:_MAX_NAME]: values["value"]})
+        value = parse_value(request.read(MAX_FILE_BYTES + 1))
+        settings_change(owner=owner_of(request), values={setting[:_MAX_NAME]: value})
         return HttpResponse()

@@ -98,8 +98,6 @@ def media_type(request: HttpRequest) -> tuple[str, dict[str, str]]:
 
 def parse(content: bytes) -> dict[str, Any]:
     """Return the JSON object in a body, or raise as :func:`json_body` does."""
-    if content.count(b"{") + content.count(b"[") > _MAX_OBJECTS:
-        raise TooManyObjects(_MAX_OBJECTS)
     body = _decode(content)
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
@@ -107,6 +105,13 @@ def parse(content: bytes) -> dict[str, Any]:
         check_text({key: None}, field="body")
         check_text(field, field=shown_key(key), outer=1)
     return body
+
+
+def parse_value(content: bytes) -> object:
+    """Return the JSON value in a body of any kind, or raise as :func:`json_body` does."""
+    value = _decode(content)
+    check_text(value, field="body")
+    return value
 
 
 def _check_media_type(request: HttpRequest) -> None:
@@ -122,6 +127,8 @@ def _check_media_type(request: HttpRequest) -> None:
 
 
 def _decode(content: bytes) -> object:
+    if content.count(b"{") + content.count(b"[") > _MAX_OBJECTS:
+        raise TooManyObjects(_MAX_OBJECTS)
     try:
         # Some editors write a byte order mark.
         return json.loads(

@@ -123,7 +123,7 @@ def test_a_file_and_all_files_of_an_owner_have_limits(
 
 
 @pytest.mark.parametrize(
-    "value", [b"[" * 100_000, b'"\\ud800"', b"NaN", b'1, "value": 2', b"", b"{"]
+    "value", [b"[" * 100_000, b'"\\ud800"', b"NaN", b'1, "value": 2', b'1, "other": 2', b"", b"{"]
 )
 def test_a_setting_that_cannot_be_stored_is_refused(anna: Program, value: bytes) -> None:
     assert anna.ask("POST", "/settings/a", value).status_code == 400
