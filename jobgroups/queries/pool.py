@@ -174,7 +174,9 @@ class _Restrictions:
         if not rooms:
             return rooms
         # As ``store.claims.has_room``.
-        gone = offline_for(settings.DIRECTOR_MOVE_AFTER_SECONDS, now=self.moment)
+        gone = set[str]()
+        if any(prompt.is_stopping for of_backend in prompts.values() for prompt in of_backend):
+            gone = offline_for(settings.DIRECTOR_MOVE_AFTER_SECONDS, now=self.moment)
         for backend_id, of_backend in prompts.items():
             for prompt in of_backend:
                 if prompt.is_stopping and backend_id in gone:
