@@ -12,6 +12,7 @@ from director.pages.filters import PAGE_SIZE, page_after
 from director.pages.names import names_by_id
 from jobgroups.domain.access import Principal
 from jobgroups.domain.audit import Action
+from jobgroups.domain.text import first_of
 from jobgroups.queries.audit import audit_list
 
 _FILTERS = ("actor", "action", "target")
@@ -59,5 +60,4 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if not isinstance(value, list):
         return str(value)
-    more = len(value) - _MOST
-    return ", ".join(map(str, value[:_MOST])) + (f" and {more} more" if more > 0 else "")
+    return first_of([str(one) for one in value], _MOST)

@@ -280,7 +280,7 @@ class _Process:
 
     @staticmethod
     def _signal(send: Callable[[], None]) -> None:
-        # It may have ended by itself, which whoever waits for it learns in a moment.
+        # It may have ended already: its wait returns a moment later.
         with contextlib.suppress(ProcessLookupError):
             send()
 

@@ -333,8 +333,8 @@ def captures_check(facts: HealthReport | None) -> Check:
                 f"An output of {name} has waited for {seconds:.0f} s to be copied.",
             )
     if count := facts.failed_captures:
-        verb = "is" if count == 1 else "are"
-        text += f" {pluralize(count, 'output')} could not be copied and {verb} tried again."
+        again = ("output could not be copied and is", "outputs could not be copied and are")
+        text += f" {pluralize(count, *again)} tried again."
     text = text.lstrip() or "No output waits to be copied."
     if alive := _alive(facts, facts.files):
         return Check(level, f"{text} Alive processes of `files`: {len(alive)}.")

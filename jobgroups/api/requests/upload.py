@@ -22,7 +22,7 @@ from jobgroups.services.stored_files import IncomingFile
 SCOPE_KEY: Final = "director.upload"  #: The key of a request's scope that holds its ``Upload``.
 _SEARCH: Final = "/api/provenance"
 _PATHS: Final = frozenset({"/api/assets", _SEARCH, "/api/v2/assets"})
-#: Bytes of the beginning of a file whose job is searched, which alone are written: everybody who may
+#: Bytes of the beginning of a file whose job is searched, which alone are written: each user who may
 #: see may search, and must not fill the disk.
 SEARCHED_BYTES: Final = 16 * 2**20
 #: Those of the ComfyUI listener, bare and below ``/api``.
