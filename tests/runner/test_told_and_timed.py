@@ -179,7 +179,7 @@ async def test_an_idle_session_asks_the_database_less_than_once_a_second(
     farm.wake()
     await farm.seen(*names)
     five = await _queries(farm, asked)
-    assert five > alone > 0
+    assert alone > 0
     assert (five - alone) / 4 / _LOOKED_AT < 1.0, asked.most_common(9)
 
 
