@@ -254,8 +254,9 @@ def failed_jobs(
         FailedGroup(
             job_group_id=group.id,
             name=group.title,
+            placement=group.placement,
             finished=group.completed_at is not None,
             job_ids=tuple(sorted(job_ids[group.id])),
         )
-        for group in groups.only(*TITLE, "completed_at")
+        for group in groups.only(*TITLE, "placement", "completed_at")
     ]

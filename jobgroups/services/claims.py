@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Final
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import DateTimeField, Exists, ExpressionWrapper, OuterRef, Q, QuerySet
 from django.db.models.functions import Coalesce
 
 from backends.eligibility import capabilities_of
@@ -362,12 +362,18 @@ def _refused_by_history() -> QuerySet[Attempt]:
     """Return the failures and recalls of a job at a backend for which the backend does not take the
     job again.
     """
-    earlier = Attempt.objects.filter(child=OuterRef("pk"), run=OuterRef("run"), backend_id=KEY)
-    # A retry by a user queues the job again.
-    earlier = earlier.filter(created_at__gte=OuterRef("queued_at"))
-    left = ~Q(failure_class="") | Q(stop_reason=StopReason.RECALLED)
+    earlier = Attempt.objects.filter(child=OuterRef("pk"), backend_id=KEY)
+    failed = ~Q(failure_class="")
+    left = failed | Q(stop_reason=StopReason.RECALLED)
+    in_run = Q(run=OuterRef("run"), created_at__gte=OuterRef("queued_at"))
+    # A retry by a user queues the job again: every backend may execute it, the last one after the
+    # others.
+    earlier = earlier.alias(queued_at=ExpressionWrapper(OuterRef("queued_at"), DateTimeField()))
+    retried = Q(number=OuterRef("attempt_count"), created_at__lt=OuterRef("queued_at"))
     return earlier.filter(
-        Q(failure_class__in=ONLY_ELSEWHERE) | (left & Q(ended_at__gt=Parameter("since")))
+        (in_run & Q(failure_class__in=ONLY_ELSEWHERE))
+        | (in_run & left & Q(ended_at__gt=Parameter("since")))
+        | (retried & failed & Q(queued_at__gt=Parameter("since")))
     )
 
 

@@ -292,7 +292,7 @@ def _children(size: int) -> PreparedQuery[ChildJob]:
 def first_of_variant_locked(variant_id: int, count: int) -> list[Any]:
     """Lock the first due children of a variant that no other transaction has locked.
 
-    ``has_history`` is whether prompts since they were queued may keep a backend from taking them.
+    ``has_history`` is whether they had prompts, which may keep a backend from taking them.
     """
     return _first_of_variant(count)(variant=variant_id, **time_parameters())
 
@@ -301,9 +301,6 @@ def first_of_variant_locked(variant_id: int, count: int) -> list[Any]:
 def _first_of_variant(count: int) -> PreparedQuery[ChildJob]:
     def rows() -> QuerySet[ChildJob]:
         earlier = Attempt.objects.filter(child=OuterRef("pk"))
-        earlier = earlier.filter(
-            Q(ended_at__isnull=True) | Q(created_at__gte=OuterRef("queued_at"))
-        )
         waits = _due(variant_id=Parameter("variant"), is_bound=False)
         return _locked(waits.annotate(has_history=Exists(earlier)).order_by("position"))[:count]
 

@@ -158,3 +158,26 @@ def test_a_retry_in_the_pool_offers_no_backend_that_its_group_does_not_have(
     )
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert desk.status(group)["run"] == 1
+
+
+def test_jobs_of_the_pool_that_failures_retries_stay_in_the_pool(desk: Desk, page: Any) -> None:
+    home, other = desk.backend_ids()
+    message = "CUDA out of memory."
+    desk.order(0, name="node_error", type="torch.OutOfMemoryError", message=message, count=2)
+    pool = desk.submit_to_pool(1, backend_ids=[home], max_attempts=1)
+    bound = desk.submit(1)
+    for group in (pool, bound):
+        desk.until_ended(group)
+    pause(desk)
+    page.goto(f"{desk.url}/failures")
+    row = page.locator(".cause.s-failed", has_text=message)
+    row.get_by_role("button", name="Retry 2 jobs").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("Backend").locator("option:checked")).to_have_text(
+        "As suits each job"
+    )
+    assert desk.http.post(f"{desk.url}/api/backends/{other}/resume").is_success
+    dialog.get_by_role("button", name="Retry 2 jobs").click()
+    expect(page.locator("#toast")).to_contain_text("2 jobs are retried.")
+    assert desk.status(pool)["child_jobs"][0]["backend_id"] is None
+    assert desk.until_ended(bound)["child_jobs"][0]["backend_id"] == other

@@ -25,6 +25,7 @@ from jobgroups.queries.pool import pool_snapshot
 from jobgroups.services import (
     attempts,
     cancellation,
+    claim_sets,
     claims,
     expiry,
     holds,
@@ -270,6 +271,24 @@ def test_a_retry_by_a_person_within_the_run_lets_every_backend_try_again() -> No
     retries.child_retry(group_id=group.id, job_id=failed.id)
     assert expiry.pool_fail_barred(variant_id=Variant.objects.get().id) == 0
     assert claimed_ids([claim(fence, group)]) == [failed.id]
+
+
+def test_a_backend_leaves_a_job_that_a_person_retries_to_others_for_a_minute() -> None:
+    first, second = online("gpu-1"), online("gpu-2")
+    group = submit_to_pool(1, max_attempts=1)
+    fail(claim(first, group), first, FailureClass.OUT_OF_MEMORY)
+    choice = factories.pool_choice(group, has_rival=True)
+    for last, other in ((first, second), (second, first)):
+        time.sleep(0.002)
+        retries.group_retry(group_id=group.id)
+        request = claim_sets.ClaimRequest(fence=last, client_id="c", depth=2, choice=choice)
+        assert claim_sets.claims_store(requests=[request]) == {}
+        assert request.store_alone().in_vain
+        # The last backend alone: without it, two would wait for each other.
+        fail(claim(other, group, has_rival=True), other, FailureClass.NODE_ERROR)
+    retries.group_retry(group_id=group.id)
+    ChildJob.objects.update(queued_at=now() - dt.timedelta(seconds=61))
+    assert claim(first, group, has_rival=True).claim is not None
 
 
 def test_the_older_of_a_bound_job_and_a_job_of_the_pool_is_claimed() -> None:

@@ -2,7 +2,7 @@
 import { $, actor, ask, call, counted, onClick, toast } from "./dom.js";
 import { monitor } from "./live.js";
 import { refresh } from "./parts.js";
-import { askPlace } from "./place.js";
+import { ANY, askPlace } from "./place.js";
 import { refusal } from "./retry.js";
 
 const again = () => refresh($("failures"));
@@ -61,23 +61,26 @@ async function retry({ class: failureClass, backend, name, workflow, takes, chos
     return;
   }
   const jobs = groups.reduce((sum, group) => sum + group.job_ids.length, 0);
-  const shut =
-    takes === "yes" || !backend
-      ? ""
-      : ` ${name} takes no jobs now, so these jobs move to other backends.`;
+  const closed = takes !== "yes" && backend;
+  const shut = closed ? ` ${name} takes no jobs now, so these jobs move to other backends.` : "";
+  const pooled = groups.filter(({ placement }) => placement === "pool").length;
   const place = await askPlace({
     title: `Retry ${counted(jobs, "job")}?`,
     text: `${counted(jobs, "job")} in ${counted(groups.length, "group")}, with the same seeds.${shut}`,
     yes: `Retry ${counted(jobs, "job")}`,
     own: { id: backend, name },
-    chosen: takes === "yes" || !backend ? chosen : "other",
+    chosen: pooled ? "auto" : closed ? "other" : chosen,
+    auto: pooled < groups.length ? "As suits each job" : ANY,
   });
-  if (place) toast(await retryAll(groups, { ...place, ...actor() }));
+  // A bound job whose backend takes none is refused if its group keeps it there.
+  const how = ({ placement }) =>
+    closed && place.where === "auto" && placement !== "pool" ? { where: "other" } : place;
+  if (place) toast(await retryAll(groups, (group) => ({ ...how(group), ...actor() })));
 }
 
 // One group after the other, and in one that still runs one job after the other; what is refused keeps
 // nothing else from it.
-async function retryAll(groups, how) {
+async function retryAll(groups, howOf) {
   let done = 0;
   const refused = [];
   const post = async (name, path, body, count) => {
@@ -88,8 +91,9 @@ async function retryAll(groups, how) {
       refused.push(`${name}: ${refusal(error)}`);
     }
   };
-  for (const { job_group_id: id, name, job_ids: jobs, finished } of groups) {
-    const path = `/api/job-groups/${id}`;
+  for (const group of groups) {
+    const { job_group_id: id, name, job_ids: jobs, finished } = group;
+    const [path, how] = [`/api/job-groups/${id}`, howOf(group)];
     if (finished) await post(name, `${path}/retry`, { job_ids: jobs, ...how }, jobs.length);
     else for (const job of jobs) await post(name, `${path}/jobs/${job}/retry`, how, 1);
   }

@@ -279,6 +279,7 @@ class FailedGroup:
 
     job_group_id: str
     name: str
+    placement: str
     finished: bool
     job_ids: tuple[str, ...]
 
