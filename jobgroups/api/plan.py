@@ -4,7 +4,7 @@ is stored.
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from jobgroups.api.submission import choose
 from jobgroups.api.workflow_check import JobKinds, check
@@ -18,6 +18,8 @@ from jobgroups.queries.similar import known_digests
 from jobgroups.services.submission import Submission, jobs_of, warnings_of
 from jobgroups.workflow.seeds import random_base
 from jobgroups.workflow.template import WorkflowTemplate, varied
+
+_OWN_LIMIT: Final = ""  #: Stands for the id of the group that a submission would make.
 
 
 def plan(submission: Submission, principal: Principal) -> dict[str, Any]:
@@ -84,6 +86,7 @@ def _eta(chosen: Submission, total: int) -> float | None:
             Needs(tuple(chosen.backend_ids), tuple(chosen.required_capabilities)),
             pool_backends(),
         )
+        limits = () if chosen.max_running is None else (_OWN_LIMIT,)
         variants = [
             OpenVariant(
                 variant_id=-1 - number,
@@ -93,13 +96,18 @@ def _eta(chosen: Submission, total: int) -> float | None:
                 needs=needs,
                 workflow_digest=digest,
                 models_digest=models,
+                limits=limits,
                 unsent=numbers[number],
             )
             for number, (digest, (_, models)) in enumerate(zip(digests, keys, strict=True))
         ]
         queue = [*snapshot.variants, *variants]
         whole = PoolSnapshot(
-            queue, backends, estimates=snapshot.estimates, prompts=snapshot.prompts
+            queue,
+            backends,
+            estimates=snapshot.estimates,
+            prompts=snapshot.prompts,
+            rooms={**snapshot.rooms, **dict.fromkeys(limits, chosen.max_running or 0)},
         )
         ends_of_variants = [whole.ends(variant.variant_id) for variant in variants]
         ends = [

@@ -13,6 +13,7 @@ from jobgroups.models import ChildJob, JobGroup, Runner, Timing
 from jobgroups.workflow import build_template
 from jobgroups.workflow.batch import jobs_of
 from tests.api.conftest import GRAPH, Api, Made, error_of, wrong_fields
+from tests.api.test_turns import put
 from tests.api.test_workflow_check import FILE, graph_with, nothing_kept, two_machines  # noqa: F401 a fixture
 
 PATH = "/api/job-group"
@@ -197,3 +198,28 @@ def test_plan_expects_the_end_of_a_batch_by_the_learned_times_of_its_variants(
         {**BODY, "jobs": [{"parameters": job.variation} for job in batch.jobs]},
     )
     assert planned.json()["eta_seconds"] == 20.0
+
+
+@pytest.mark.parametrize("of_submitter", [True, False])
+def test_plan_counts_limits_of_groups_that_wait_and_of_its_own(
+    api: Api, farm: list[str], of_submitter: bool
+) -> None:
+    if of_submitter:
+        put(api, "/api/submitters/anna", {"max_running": 1})
+    api.submit("*", count=4, submitter="anna", **({} if of_submitter else {"max_running": 1}))
+    workflow = build_template(GRAPH).digests[0]
+    learned = {"seconds": 20.0, "load_seconds": 0.0, "runs": 3, "updated_at": now()}
+    Timing.objects.bulk_create(
+        Timing(workflow_digest=workflow, backend_id=one, **learned) for one in farm
+    )
+    body = {**BODY, "count": 3}
+
+    def expected(**fields: Any) -> float | None:
+        answer = api.post("/api/job-groups/plan", body | fields)
+        assert answer.status_code == 200, answer.content
+        return answer.json()["eta_seconds"]
+
+    # One of the four runs beside them.
+    assert expected() == 40.0
+    assert expected(max_running=3) == 40.0
+    assert expected(max_running=2) is None
