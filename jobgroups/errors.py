@@ -160,9 +160,12 @@ class QueueFull(RequestError, code="queue_full", status=429, retry_after=60):
     """The submitter may not have so many queued jobs; nothing was stored."""
 
     def __init__(self, submitter: str, queued: int, jobs: int, limit: int) -> None:
+        remedy = "submit it again when others have started"
+        if jobs > limit:
+            remedy, self.headers = "submit fewer jobs at once", {}
         super().__init__(
             f"{submitter} has {queued} queued jobs and may have {limit}; this group has {jobs}. "
-            "Nothing was stored: submit it again when others have started.",
+            f"Nothing was stored: {remedy}.",
             extra={"queued": queued, "max_queued": limit},
         )
 

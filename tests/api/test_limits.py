@@ -117,8 +117,13 @@ def test_submission_beyond_the_queued_jobs_is_refused_with_the_number(
     answer = api.post("/api/job-group", {**body, "submitter": "anna"})
     refused = error_of(answer, 429, "queue_full")
     assert (refused["queued"], refused["max_queued"]) == (1, 2)
+    assert "when others have started" in refused["detail"]
     assert int(answer.headers["Retry-After"]) > 0
     assert api.post("/api/job-group", {**body, "submitter": "ben"}).status_code == 201
+    # A repetition would never be accepted.
+    answer = api.post("/api/job-group", {**body, "submitter": "anna", "count": 3})
+    assert "fewer jobs" in error_of(answer, 429, "queue_full")["detail"]
+    assert "Retry-After" not in answer.headers
 
 
 def test_artists_pause_their_own_groups_and_operators_everything(
