@@ -381,16 +381,17 @@ async def _run_next(state: ServerState) -> None:
     await asyncio.sleep(0)  # an interrupt that comes in here is lost (comfyui-protocol.md, trap 4)
     facts = identity(item[1], item[3]) | {"extra_data": item[3]}
     if fault := state.faults.take("slow_start", **facts):
-        await asyncio.sleep(fault["seconds"])
+        await fault.last()
     execution = Execution(state, item)
     entry = await execution.go()
     await state.apply_due_faults("finishing", **facts)
-    fault = state.faults.take("late_history", **facts)
-    # At 0, too, execution_success leaves before the history (comfyui-protocol.md, trap 3).
-    await asyncio.sleep(fault["seconds"] if fault else 0)
+    # execution_success always leaves before the history (comfyui-protocol.md, trap 3).
+    await asyncio.sleep(0)
+    if fault := state.faults.take("late_history", **facts):
+        await fault.last()
     is_late = state.faults.take("late_history_entry", **facts)
     if is_late:
-        state.later(is_late["seconds"], partial(state.queue.remember, entry))
+        state.later(is_late, partial(state.queue.remember, entry))
     state.queue.finish(task, None if is_late or state.faults.take("no_history", **facts) else entry)
     if state.client_id is not None:
         data = {"node": None, "prompt_id": execution.prompt_id}

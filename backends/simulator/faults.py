@@ -8,13 +8,16 @@ Each kind is described once, in `faults.toml`; a `Fault` is one order of a kind.
 
 Common options of every order: `count` (how many times; 0 for ever), `after` (let that many chances
 pass first), and the filters `prompt_id`, `client_id`, `mark` (text within the JSON of extra_data).
+A delay of `seconds` ends earlier if its order is cleared.
 """
 
+import asyncio
+import contextlib
 import json
 import tomllib
 from collections.abc import Callable, Mapping
 from configparser import ConfigParser
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,13 @@ class Fault:
     options: dict[str, Any]
     left: int | None  # None: for ever
     skip: int
+    cleared: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def last(self) -> None:
+        """Wait for its seconds, or until it is cleared."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self["seconds"]):
+                await self.cleared.wait()
 
     def __getitem__(self, option: str) -> Any:
         return self.options[option]
@@ -119,11 +129,11 @@ class Faults:
         self._on_hit(fault, facts)
         return True
 
-    def is_ordered(self, fault: Fault) -> bool:
-        return fault in self._orders
-
     def clear(self, name: str | None = None) -> None:
-        self._orders = [fault for fault in self._orders if name and fault.name != name]
+        for fault in self._orders:
+            if fault.name == (name or fault.name):
+                fault.cleared.set()
+        self._orders = [fault for fault in self._orders if not fault.cleared.is_set()]
 
 
 def parse_fault(text: str) -> tuple[str, dict[str, Any]]:

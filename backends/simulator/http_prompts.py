@@ -2,7 +2,6 @@
 "HTTP").
 """
 
-import asyncio
 import json
 import time
 import uuid
@@ -32,7 +31,7 @@ async def post_prompt(request: web.Request) -> web.Response:
     body: Any = await request.json()
     facts = _facts(body)
     if fault := state.faults.take("late_post", **facts):
-        state.later(fault["seconds"], lambda: submit(state, body))
+        state.later(fault, lambda: submit(state, body))
         return await break_connection(request)
     if fault := state.faults.take("other_500", **facts):
         if fault["queued"]:
@@ -48,7 +47,7 @@ async def post_prompt(request: web.Request) -> web.Response:
         return web.json_response({"status": "queued"})
     await state.apply_due_faults("accepted", **facts)
     if fault := state.faults.take("delay_answer", **facts):
-        await asyncio.sleep(fault["seconds"])
+        await fault.last()
     if state.faults.take("lose_answer", **facts):
         return await break_connection(request)
     if state.faults.take("prompt_500", **facts):

@@ -96,7 +96,7 @@ async def inject_fault(request: web.Request, handler: Handler) -> web.StreamResp
     if fault is None:
         return await handler(request)
     if fault.name == "slow_http":
-        await asyncio.sleep(fault["seconds"])
+        await fault.last()
         return await handler(request)
     if fault.name == "cut":
         return await _send_half(request, await handler(request))
@@ -233,9 +233,9 @@ class Process:
         bound: int = self._listener.sockets[0].getsockname()[1]
         return bound
 
-    async def reject_connections(self, port: int, seconds: float) -> None:
+    async def reject_connections(self, port: int, fault: Fault) -> None:
         self.stop_listening()
-        await asyncio.sleep(seconds)
+        await fault.last()
         await self.listen(port)
 
     def stop_listening(self) -> None:

@@ -36,7 +36,7 @@ async def sample(
         if failing is not None and step > failing["step"]:
             break
         stuck = ctx.state.faults.take("stuck", step=step, **ctx.run.facts)
-        while stuck is not None and ctx.state.faults.is_ordered(stuck):
+        while stuck is not None and not stuck.cleared.is_set():
             await ctx.wait(0.05, interruptible=stuck["interruptible"])
         await ctx.wait(
             start + step * step_seconds - clock(), interruptible=look and step_seconds > _WHOLE_STEP

@@ -209,7 +209,7 @@ class Simulator:
                 self._returns.add(task)
                 task.add_done_callback(self._returns.discard)
             case "refuse_connections":
-                process.spawn_background(process.reject_connections(self.port, fault["seconds"]))
+                process.spawn_background(process.reject_connections(self.port, fault))
             case "worker_dead":
                 process.kill_worker()
             case _:

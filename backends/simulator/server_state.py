@@ -92,11 +92,11 @@ class ServerState:
         remaining = len(self.queue.pending) + len(self.queue.running)
         return {"exec_info": {"queue_remaining": remaining}}
 
-    def later(self, seconds: float, work: Callable[[], object]) -> None:
-        """Call a function after some seconds, unless this process has ended by then."""
+    def later(self, fault: Fault, work: Callable[[], object]) -> None:
+        """Call a function after the seconds of a fault, unless this process has ended by then."""
 
         async def wait() -> None:
-            await asyncio.sleep(seconds)
+            await fault.last()
             work()
 
         self.spawn(wait())

@@ -111,8 +111,10 @@ async def test_a_prompt_that_ended_before_its_deletion_is_no_recall_without_a_hi
     _, group, pending = await waiting(farm, "0.3.64")
     sim = farm.sims["gpu-1"]
     sim.fault("no_history", prompt_id=pending.prompt_id)
-    late = sim.fault("slow_http", route="/queue", method="POST", seconds=0.5)
+    late = sim.fault("slow_http", route="/queue", method="POST", seconds=60)
     await recall(farm, pending)
     await until(lambda: late.left == 0)
     sim.clear_faults("stuck")
+    await sim.wait_for("ended", prompt_id=pending.prompt_id)
+    sim.clear_faults("slow_http")
     assert len(await completed(farm, group, on_first=1)) == 6
