@@ -152,11 +152,12 @@ class Farm:
                     event.set()
                     await until(lambda event=event: not event.is_set())
 
-    async def looked_up(self, times: int = 6) -> None:
-        """Wait until gpu-1 has answered so many requests for its queue."""
-        sim, before = self.sims["gpu-1"], self.kinds().count("fault")
-        sim.fault("slow_http", count=0, route="/queue", method="GET", seconds=0.0)
-        await until(lambda: self.kinds().count("fault") - before >= times)
+    async def looked_up(self, times: int = 6, route: str = "/queue", name: str = "gpu-1") -> None:
+        """Wait until a backend has got so many requests, by default for its queue."""
+        requests = self.sims[name].fault(
+            "slow_http", count=times, route=route, method="GET", seconds=0.0
+        )
+        await until(lambda: requests.left == 0)
 
     def recorded(self, kind: str, *names: str) -> list[str]:
         """Return the prompts of entries of this kind in the audit logs, of all backends by default."""

@@ -17,7 +17,7 @@ from jobgroups.workflow import build_template
 from jobgroups.workflow.batch import Batch, jobs_of
 from tests.harness import factories
 from tests.harness.bucket import BucketServer
-from tests.harness.farm import Farm, in_thread, until
+from tests.harness.farm import Farm, in_thread, session_of, until
 from tests.harness.graphs import png
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("files_folder")]
@@ -122,11 +122,14 @@ async def test_job_goes_to_the_backend_that_takes_the_length_of_its_file(farm: F
 
 async def test_cancelled_job_stops_its_upload(farm: Farm) -> None:
     sim, asset = await farm.backend(), await _stored()
-    await farm.runner()
-    sim.faults.inject("slow_http", route="/view", method="HEAD", count=1, seconds=1.0)
+    session = await session_of(await farm.runner())
+    late = sim.fault("slow_http", route="/view", method="HEAD", seconds=60)
     group = await farm.submit("gpu-1", workflow=_graph(asset))
-    await until(lambda: farm.attempts(group))
+    await until(lambda: late.left == 0)
     await farm.cancel(group)
+    (driver,) = session.attempts.drivers.values()
+    await until(lambda: driver.machine.stop_pending)
+    sim.clear_faults()
     assert (await farm.finished(group)).status == "cancelled"
     await farm.settled(group)
     assert (_uploads(sim), _file(sim, asset).exists()) == (0, False)

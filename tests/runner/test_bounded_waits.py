@@ -48,7 +48,7 @@ BROKEN_PROBES = {
         "/system_stats",
         "GET /system_stats was answered with more than 1048576 bytes",
     ),
-    "silent": ("hang_http", "/system_stats", "0.6 s passed without a byte"),
+    "silent": ("hang_http", "/system_stats", "1.5 s passed without a byte"),
     "slow": ("trickle", "/prompt", "No whole answer came within 3 s"),
 }
 
@@ -61,7 +61,7 @@ async def test_backend_with_a_broken_probe_is_unavailable_and_its_jobs_move_or_e
         sick = await farm.backend(name)
         sick.fault(fault, count=0, route=route, method="GET", **FASTER.get(fault, {}))
     # Far apart, so that each probe ends by its own limit.
-    await bounded_runner(farm, timeouts=replace(QUICK, total_s=3.0))
+    await bounded_runner(farm, timeouts=replace(QUICK, silence_s=1.5, total_s=3.0))
     await farm.seen("gpu-1")
     for name, (_, _, because) in BROKEN_PROBES.items():
         await until_row(Backend.objects.filter(pk=name, status_reason__contains=because))
@@ -188,7 +188,9 @@ async def test_job_ends_when_a_prompt_before_it_does_not_stop(farm: Farm) -> Non
     for name, version in versions.items():
         (await farm.backend(name, version=version)).fault("stuck", count=1, interruptible=False)
     await bounded_runner(farm, depth=1)
-    hang = [await farm.running(name, timeout_seconds=1) for name in versions]
+    hang = [await farm.submit(name, timeout_seconds=1) for name in versions]
+    for name in versions:
+        await farm.sims[name].wait_for("started")
     wait = [await farm.submit(name) for name in versions]
     for group in hang:
         assert (await farm.finished(group)).status == "failed"

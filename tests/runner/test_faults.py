@@ -239,37 +239,39 @@ async def test_next_prompt_is_sent_before_a_stop_ends_if_the_stop_cannot_hit_it(
 async def test_a_cancel_against_the_post_in_flight_removes_what_arrives(
     farm: Farm, version: str
 ) -> None:
-    sim = await farm.backend(seconds=10, version=version)
-    sim.fault("delay_answer", count=1, seconds=1.0)
+    sim = await farm.backend(seconds=600, version=version)
+    sim.fault("delay_answer", seconds=60)
     await farm.runner()
     group = await farm.submit("gpu-1")
     await sim.wait_for("accepted")
     await farm.cancel(group)
+    sim.clear_faults()
     (row,) = await farm.settled(group)
     assert row.state == "interrupted"
     assert (await farm.group(group)).status == "cancelled"
 
 
-async def _sent_and_not_answered(farm: Farm, **fault: Any) -> JobGroup:
+async def _sent_and_not_answered(farm: Farm) -> JobGroup:
     """Submit a child whose POST arrives and is answered much later."""
     sim = farm.sims["gpu-1"]
-    sim.fault("delay_answer", count=1, **{"seconds": 20.0, **fault})
+    sim.fault("delay_answer", seconds=60)
     group = await farm.submit("gpu-1")
     await sim.wait_for("accepted")
     return group
 
 
 async def test_the_intent_is_stored_before_anything_reaches_the_backend(farm: Farm) -> None:
-    await farm.backend(seconds=2.0)
+    sim = await farm.backend()
     await farm.runner(depth=1)
-    group = await _sent_and_not_answered(farm, seconds=1.0)
-    (sent,) = farm.sims["gpu-1"].prompts
+    group = await _sent_and_not_answered(farm)
+    (sent,) = sim.prompts
     stored = [row.prompt_id for row in await farm.attempts(group)]
     assert stored == [sent["prompt_id"]]
+    sim.clear_faults()
 
 
 async def test_an_intent_found_at_the_start_is_looked_for_and_not_sent_again(farm: Farm) -> None:
-    await farm.backend(seconds=1.0)
+    await farm.backend(seconds=0.1)
     first = await farm.runner()
     group = await _sent_and_not_answered(farm)
     await farm.kill(first)

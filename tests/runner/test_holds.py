@@ -22,7 +22,8 @@ async def request(farm: Farm, work: Any, backend_id: str = "gpu-1", **fields: An
 
 
 async def test_a_pause_at_once_is_carried_out_by_the_next_runner(farm: Farm) -> None:
-    await farm.backend(seconds=2.0)
+    sim = await farm.backend()
+    sim.fault("stuck")
     service = await farm.runner()
     group = await farm.running("gpu-1")
     # It dies between the word and the deed.
@@ -39,11 +40,13 @@ async def test_a_pause_at_once_is_carried_out_by_the_next_runner(farm: Farm) -> 
 
 
 async def test_a_drained_backend_finishes_gives_the_rest_away_and_is_disabled(farm: Farm) -> None:
-    await farm.backend("gpu-1", seconds=0.8)
+    sim = await farm.backend("gpu-1")
+    sim.fault("stuck")
     await farm.backend("gpu-2", seconds=0.1)
     await farm.runner(depth=1, seen=["gpu-1", "gpu-2"])
     group = await farm.running("gpu-1", "gpu-1", "gpu-1", retry_elsewhere=RetryScope.ANY)
     await request(farm, holds.backend_hold, hold=Hold.DRAIN, by="anna", reason="new card")
+    sim.clear_faults("stuck")
     assert (await farm.finished(group)).status == "completed"
     assert farm.kinds().count("accepted") == 1
     assert farm.kinds("gpu-2").count("accepted") == 2

@@ -72,7 +72,7 @@ async def test_old_comfyui_is_not_interrupted_while_a_foreign_prompt_waits(farm:
 
 
 async def test_old_comfyui_is_interrupted_once_no_foreign_prompt_waits(farm: Farm) -> None:
-    sim = await farm.start(seconds=20.0, version="0.3.56")
+    sim = await farm.start(seconds=600.0, version="0.3.56")
     group = await farm.running("gpu-1")
     sim.fault("foreign_prompt", at="now", prompts=2)
     await farm.cancel(group)

@@ -115,7 +115,7 @@ async def test_picture_finished_behind_a_cut_network_is_adopted_while_the_job_wa
 ) -> None:
     async with cabled(farm) as cable:
         farm.sims["gpu-1"].fault("stuck")
-        await farm.backend("gpu-2", seconds=30)
+        (await farm.backend("gpu-2")).fault("stuck")
         await farm.runner(move_after_s=0.5, depth=1, seen=["gpu-1", "gpu-2"])
         # Its only other backend is busy, so the moved job waits there.
         busy = await farm.running("gpu-2", timeout_seconds=60)
@@ -136,7 +136,7 @@ async def test_picture_finished_behind_a_cut_network_is_adopted_while_the_job_wa
 
 
 async def test_prompt_that_still_runs_when_its_backend_is_back_is_stopped(farm: Farm) -> None:
-    async with cabled(farm, seconds=20) as cable:
+    async with cabled(farm, seconds=600) as cable:
         await farm.backend("gpu-2", seconds=0.5)
         await farm.runner(move_after_s=0.5, seen=["gpu-1", "gpu-2"])
         group = await submit(farm, timeout_seconds=60)

@@ -83,11 +83,13 @@ async def test_record_has_the_workflow_as_sent_and_the_facts_of_the_execution(fa
 async def test_record_of_a_resumed_job_has_no_seconds_of_a_node_that_began_before(
     farm: Farm,
 ) -> None:
-    await farm.backend(seconds=1.5)
+    sim = await farm.backend()
+    sim.fault("stuck")
     first = await farm.runner()
     group = await farm.running(workflow=picture())
     await farm.kill(first)
     await farm.runner()
+    sim.clear_faults()
     await farm.finished(group)
     attempt = (await record_of(farm, group))["attempt"]
     assert set(attempt["node_seconds"]) <= {"8", "9"}

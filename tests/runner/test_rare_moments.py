@@ -169,11 +169,13 @@ async def test_abandoned_prompt_is_not_interrupted_while_the_lease_may_be_anothe
 ) -> None:
     sim = await farm.backend(seconds=600.0)
     sim.fault("reset_http", route="/prompt", method="POST")
+    sim.fault("status", route="/queue", method="GET", count=0)
     service = await farm.runner(intervals=replace(Intervals.scaled(SCALE), accept_timeout=1.0))
     await session_of(service)
     group = await farm.submit("gpu-1")
     await farm.in_states(group, "uncertain")
     no_renewal_comes(service)  # nor is it sent again
+    sim.clear_faults("status")
     await farm.in_states(group, "never_accepted")
     await farm.cancel(group)
     await farm.land((await farm.attempts(group))[0])
@@ -198,12 +200,14 @@ async def test_silent_socket_is_replaced_when_no_status_follows_a_prompt(farm: F
 async def test_a_row_that_cannot_be_prepared_again_keeps_no_backend_from_its_work(
     farm: Farm,
 ) -> None:
-    await farm.backend(seconds=1.5)
+    sim = await farm.backend()
+    sim.fault("stuck")
     first = await farm.runner()
     group = await farm.running("gpu-1")
     await farm.kill(first)
     broken = JobGroup.objects.filter(pk=group.pk)
     await in_thread(lambda: broken.update(workflow_json='{"3": 5}'))()
+    sim.clear_faults("stuck")
     await farm.runner()
     assert (await farm.finished(group)).status == "completed"
     await farm.completes("gpu-1")
@@ -238,10 +242,11 @@ async def test_a_backend_that_is_being_sent_to_is_not_given_up(farm: Farm) -> No
     _, session = await at_work(farm, 600.0)
     sim = farm.sims["gpu-1"]
     await until(lambda: session.can_hand_over)
-    sim.faults.inject("delay_answer", seconds=1.0)
+    sim.fault("delay_answer", seconds=60)
     group = await farm.submit("gpu-1")
     await driving(session, AttemptState.INTENT)
     assert not session.can_hand_over, "its answer is still to come"
+    sim.clear_faults("delay_answer")
     await driving(session, AttemptState.RUNNING)
     # It runs by itself. A claim for a further slot may be under way.
     await until(lambda: session.can_hand_over)

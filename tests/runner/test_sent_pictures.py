@@ -5,6 +5,7 @@ import os
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from backends.simulator import pictures
 from jobgroups.database.pools import close_threads
 from jobgroups.models import Capture, JobGroup, StoredFile
 from jobgroups.runner.attempt.pictures import SentPictures
+from jobgroups.runner.intervals import Intervals
 from jobgroups.services import stored_files
-from tests.harness.farm import Farm, both_versions, in_thread, until
+from tests.harness.farm import SCALE, Farm, both_versions, in_thread, session_of, until
 from tests.harness.graphs import sampler
 from tests.outputs.conftest import body
 
 pytestmark = pytest.mark.usefixtures("files_folder")
 
+#: What does not come or cannot be stored is given up after 2 s.
+BRIEF_GRACE = replace(Intervals.scaled(SCALE), frames_grace=2.0)
 NODE = "Node 7 (SaveImageWebsocket): "
 NOT_CONNECTED = (
     "its pictures are lost: the Director was not connected all the time while it sent them. "
@@ -146,7 +150,7 @@ async def test_silent_socket_ends_with_a_warning_that_names_the_node(
 ) -> None:
     sim = await farm.backend(version=version)
     sim.fault("deaf", at="step", step=2)
-    await farm.runner()
+    await farm.runner(intervals=BRIEF_GRACE)
     group = await farm.completes(workflow=sending())
     child = await shown(group)
     assert (child["warnings"], child["outputs"]["images"]) == ([NODE + NOT_CONNECTED], [])
@@ -154,9 +158,15 @@ async def test_silent_socket_ends_with_a_warning_that_names_the_node(
 
 async def test_socket_that_is_lost_before_the_node_executes_loses_no_picture(farm: Farm) -> None:
     sim = await farm.backend()
-    sim.fault("drop_sockets", at="step", step=1)
-    await farm.runner()
-    child = await shown(await farm.completes(workflow=sending(steps=4, delay=0.6)))
+    sim.fault("stuck", step=2)
+    session = await session_of(await farm.runner())
+    before = session.sockets.client_id
+    group = await farm.running(workflow=sending(steps=4))
+    sim.fault("drop_sockets", at="now")
+    await until(lambda: session.sockets.client_id not in (None, before))
+    sim.clear_faults()
+    assert (await farm.finished(group)).status == "completed"
+    child = await shown(group)
     assert (child["warnings"], len(child["outputs"]["images"])) == ([], 3)
 
 
@@ -164,13 +174,14 @@ async def test_kill_between_frames_and_end_ends_with_a_warning(
     farm: Farm, files_folder: Path
 ) -> None:
     sim = await farm.backend()
-    sim.fault("late_history", seconds=2.0)
+    sim.fault("late_history", seconds=60)
     service = await farm.runner()
     group = await farm.submit(workflow=sending())
     await until(lambda: len(received(files_folder)) == 3)
     await farm.kill(service)
     await until(lambda: not received(files_folder))
     await farm.runner()
+    sim.clear_faults()
     assert (await farm.finished(group)).status == "completed"
     child = await shown(group)
     assert (child["warnings"], child["outputs"]["images"]) == ([NODE + NOT_CONNECTED], [])
@@ -193,7 +204,8 @@ async def test_storage_that_does_not_answer_ends_with_a_warning(
 ) -> None:
     files_folder.mkdir()
     (files_folder / "results").touch()
-    await farm.start()
+    await farm.backend()
+    await farm.runner(intervals=BRIEF_GRACE)
     (warning,) = (await shown(await farm.completes(workflow=sending(count=2))))["warnings"]
     assert warning.startswith(NODE + "2 of its 2 pictures are lost: ")
     assert f"{files_folder}/results" in warning
@@ -224,7 +236,7 @@ async def test_frame_without_metadata_is_of_the_node_that_executes() -> None:
     for node in ("1", "7", None):
         sent.on_event(protocol.Executing(node=node, prompt_id="p"))
         sent.receive(frame)
-    outputs, rows, warnings = await sent.collect("name", ["7"], (), within=1.0)
+    outputs, rows, warnings = await sent.collect("name", ["7"], (), within=30)
     assert outputs == {
         "7": {"images": [{"filename": "name_00001_.jpg", "subfolder": "", "type": "websocket"}]}
     }
@@ -237,7 +249,7 @@ async def test_frame_that_was_announced_and_did_not_come_is_a_warning() -> None:
     for step in range(3):
         sent.on_event(protocol.Progress(value=step, max=3, prompt_id="p", node="7"))
     sent.receive(protocol.Preview(image_type="png", image=b"png", prompt_id="p", node_id="7"))
-    _, rows, warnings = await sent.collect("name", ["7"], (), within=1.0)
+    _, rows, warnings = await sent.collect("name", ["7"], (), within=30)
     assert len(rows) == 1
     assert warnings == [
         NODE + "2 of its 3 pictures are lost: they were not received. ComfyUI has no file of them."
@@ -266,7 +278,7 @@ async def test_socket_that_is_lost_while_the_node_executes_is_a_warning() -> Non
     sent.socket_lost()
     # Another client's, whose prompt has no id of a client: ComfyUI sends it to all sockets.
     sent.receive(protocol.Preview(image_type="png", image=b"other"))
-    _, rows, (warning,) = await sent.collect("name", ["7"], (), within=1.0)
+    _, rows, (warning,) = await sent.collect("name", ["7"], (), within=30)
     assert len(rows) == 1
     assert warning.startswith(
         NODE + "pictures beside the 1 that were received may be lost: the Director was not"

@@ -2,7 +2,6 @@
 an idle runner.
 """
 
-import asyncio
 import itertools
 import threading
 import time
@@ -66,10 +65,11 @@ async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_
         publish(message)
 
     monkeypatch.setattr(farm.hub, "publish", note)
-    sim = await farm.backend("gpu-1", seconds=2.5)
+    sim = await farm.backend("gpu-1")
+    sim.fault("stuck", step=3)
     service = await farm.runner(timeouts=QUICK)
     group = await farm.running("gpu-1")
-    await until(lambda: len(sent) > 2)
+    await until(lambda: sent)
     # It cannot be stopped, and renders on to its end.
     sim.fault("hang_http", route="/interrupt", count=0)
     await in_thread(holds.backend_hold)(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
@@ -79,6 +79,7 @@ async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_
     (driver,) = (await session_of(service)).attempts.drivers.values()
     await until(lambda: driver.machine.stop_pending)
     sent.clear()
+    sim.clear_faults("stuck")
     done = await farm.finished(group)
     assert done.status == "completed"
     assert sent == []
@@ -141,10 +142,6 @@ async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_gr
     await until(lambda: bool(reads))
 
 
-#: Seconds of the runner's own time that are looked at.
-_LOOKED_AT = 15.0
-
-
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count what the runner's database threads ask."""
@@ -161,10 +158,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return said
 
 
-async def _queries(farm: Farm, asked: Counter[str]) -> int:
+async def _queries(farm: Farm, asked: Counter[str]) -> float:
+    """Return the number of queries for each probe of gpu-0: a busy machine delays both."""
+    probes = 4
+    await farm.looked_up(1, "/prompt", "gpu-0")
     asked.clear()
-    await asyncio.sleep(_LOOKED_AT * SCALE)
-    return asked.total()
+    await farm.looked_up(probes, "/prompt", "gpu-0")
+    return asked.total() / probes
 
 
 async def test_an_idle_session_asks_the_database_less_than_once_a_second(
@@ -172,15 +172,17 @@ async def test_an_idle_session_asks_the_database_less_than_once_a_second(
 ) -> None:
     await farm.start("gpu-0")
     await farm.seen("gpu-0")
+    await farm.dispatched()
     alone = await _queries(farm, asked)
     names = [f"gpu-{number}" for number in range(1, 5)]
     for name in names:
         await farm.backend(name)
     farm.wake()
     await farm.seen(*names)
+    await farm.dispatched()
     five = await _queries(farm, asked)
     assert alone > 0
-    assert (five - alone) / 4 / _LOOKED_AT < 1.0, asked.most_common(9)
+    assert (five - alone) / 4 / Intervals().probe < 1.0, asked.most_common(9)
 
 
 async def test_a_backend_that_refuses_at_once_is_not_asked_without_a_pause(farm: Farm) -> None:
@@ -221,24 +223,33 @@ async def test_a_comfyui_that_would_render_twice_is_told_to_be_updated(farm: Far
 
 
 async def test_a_disabled_backend_fails_what_waits_and_finishes_what_was_sent(farm: Farm) -> None:
-    await farm.backend(seconds=1)
+    sim = await farm.backend()
+    sim.fault("stuck")
     await farm.runner(depth=1)
     group = await farm.running("gpu-1", "gpu-1")
     await in_thread(Backend.objects.update)(enabled=False)
+    sim.clear_faults("stuck")
     await farm.finished(group)
     statuses = [child.status for child in await farm.children(group)]
     assert statuses == ["completed", "failed"]
 
 
 async def test_progress_is_stored_as_it_comes_and_never_goes_back(farm: Farm) -> None:
-    await farm.start(seconds=1.5)
+    sim = await farm.backend()
+    sim.fault("stuck", step=2)
+    await farm.runner()
     group = await farm.submit("gpu-1", workflow=text_to_image(steps=15))
-    seen: list[float] = []
+    seen = [0.0]
 
-    async def has_ended() -> bool:
+    async def rises(above: float) -> bool:
         seen.extend(child.progress for child in await farm.children(group))
-        return (await farm.group(group)).completed_at is not None
+        return seen[-1] > above
 
-    await until(has_ended)
+    for step in (4, 6, 8):
+        await until(lambda above=seen[-1]: rises(above))
+        sim.clear_faults("stuck")
+        sim.fault("stuck", step=step)
+    sim.clear_faults("stuck")
+    await until(lambda: rises(99.0))
+    assert (await farm.finished(group)).status == "completed"
     assert seen == sorted(seen)
-    assert len(set(seen)) > 3
