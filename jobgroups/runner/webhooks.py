@@ -5,7 +5,6 @@ import contextlib
 import logging
 import re
 import ssl
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, ParamSpec, Self, TypeVar
 from urllib.parse import quote
@@ -18,6 +17,7 @@ from backends.comfyui.exchange import Connections, Endpoint, Exchange, Timeouts,
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.clock import now
 from jobgroups.domain.deliveries import DeliveryIntervals
+from jobgroups.domain.delivery_slots import DeliverySlots
 from jobgroups.domain.webhooks import WebhookAnswer, retry_after, signed_headers
 from jobgroups.log_context import bind
 from jobgroups.services import webhooks
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_MOST: Final = 32  #: Streams that a runner delivers at once.
 _READ: Final = 2_048  #: Bytes of an answer's body that are read,
 _BODY_WITHIN: Final = 1.0  #: and the seconds that this may take.
 _UNSAFE: Final = re.compile(r'["<>^`{|}]')  #: Characters that a request's line does not have.
@@ -93,7 +92,7 @@ class WebhookSender:
         self._pace = pace
         self._database = database
         self._one_job = asyncio.Lock()
-        self._sending: Counter[str] = Counter()  #: Streams by URL.
+        self._slots: DeliverySlots
         self._client: WebhookClient
         self._forgot_at = float("-inf")
 
@@ -101,7 +100,7 @@ class WebhookSender:
         """Poll and deliver until cancelled. Errors are logged and stop no job."""
         # After an unexpected error in the runner: a delivery that was cancelled before it began is
         # counted still.
-        self._sending.clear()
+        self._slots = DeliverySlots(self._pace.timeout / 5)
         await self._store(webhooks.claims_release, by=self._name)
         async with WebhookClient(self._pace.timeout) as self._client, asyncio.TaskGroup() as tasks:
             while True:
@@ -121,26 +120,26 @@ class WebhookSender:
             webhooks.deliveries_forget_old, self._pace
         ):
             self._forgot_at = moment
-        most = _MOST - self._sending.total()
-        claimed = await self._store(
-            webhooks.deliveries_claim,
-            pace=self._pace,
-            by=self._name,
-            most=most,
-            sending=dict(self._sending),
-        )
-        for delivery in claimed:
-            self._sending[delivery.stream[1]] += 1
+        chosen = self._slots.choose(await self._store(webhooks.due_streams))
+        if not chosen:
+            return
+        for delivery in await self._store(
+            webhooks.deliveries_claim, chosen, pace=self._pace, by=self._name
+        ):
+            self._slots.start(delivery.stream[1])
             tasks.create_task(self._deliver(delivery), name=f"webhook {delivery.message_id}")
 
     async def _deliver(self, delivery: ClaimedDelivery) -> None:
         """Send the deliveries of a stream until one fails, or none is left."""
         group_id, url = delivery.stream
         bind(group=group_id)
+        loop = asyncio.get_running_loop()
         following: ClaimedDelivery | None = delivery
         try:
             while following is not None:
+                began = loop.time()
                 answer = await self._client.send(url, following.message_id, following.body)
+                self._slots.note_answer(url, loop.time() - began)
                 if answer.error:
                     logger.info(
                         "Webhook of %s: %s not delivered: %s",
@@ -156,4 +155,4 @@ class WebhookSender:
                 "Webhooks: unexpected error; the delivery is repeated when its claim has expired"
             )
         finally:
-            self._sending[url] -= 1
+            self._slots.end(url)

@@ -6,10 +6,9 @@ costs a query of due rows nothing.
 """
 
 import datetime as dt
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from django.db.models import Min, QuerySet
 
@@ -18,15 +17,13 @@ from jobgroups.database.statements import KEY, PreparedValues
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.deliveries import DeliveryIntervals
+from jobgroups.domain.delivery_slots import Stream
 from jobgroups.domain.webhooks import GONE, WebhookAnswer, message_body
 from jobgroups.errors import DeliveryNotFound
 from jobgroups.models import JobEvent, WebhookDelivery
 from jobgroups.services.audit import record
 
-#: Streams of one URL that a runner delivers at once: a target that hangs delays no other one.
-_PER_URL: Final = 4
 _DELETED_AT_ONCE: Final = 1_000
-_Stream: TypeAlias = tuple[str, str]  #: Group and URL.
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +31,15 @@ class ClaimedDelivery:
     """The first delivery of a stream, which this runner sends."""
 
     id: int
-    stream: _Stream
+    stream: Stream
     message_id: str
     body: str
     attempt_count: int  #: With this attempt.
 
 
-def deliveries_claim(
-    *, pace: DeliveryIntervals, by: str, most: int, sending: Mapping[str, int]
-) -> list[ClaimedDelivery]:
-    """Claim the first deliveries of up to ``most`` streams for the runner ``by``, oldest first.
-
-    ``sending`` is how many streams of each URL it delivers already.
-    """
-    running, chosen = Counter(sending), list[_Stream]()
-    for group_id, url, _ in _due_streams(now()):
-        if running[url] < _PER_URL and len(chosen) < most:
-            running[url] += 1
-            chosen.append((group_id, url))
-    return _claim(chosen, pace, by) if chosen else []
+def due_streams() -> list[Stream]:
+    """Return the streams whose first delivery is due, oldest first."""
+    return [(group_id, url) for group_id, url, _ in _due_streams(now())]
 
 
 _due_streams: Final = PreparedValues(
@@ -67,7 +54,10 @@ _due_streams: Final = PreparedValues(
 
 
 @retried_transaction
-def _claim(streams: Sequence[_Stream], pace: DeliveryIntervals, by: str) -> list[ClaimedDelivery]:
+def deliveries_claim(
+    streams: Sequence[Stream], *, pace: DeliveryIntervals, by: str
+) -> list[ClaimedDelivery]:
+    """Claim the first delivery of each stream for the runner ``by``, if it is due still."""
     claimed = []
     for stream in streams:
         if _of(stream).filter(last_status=GONE).exists():
@@ -79,17 +69,17 @@ def _claim(streams: Sequence[_Stream], pace: DeliveryIntervals, by: str) -> list
     return claimed
 
 
-def _of(stream: _Stream) -> QuerySet[WebhookDelivery]:
+def _of(stream: Stream) -> QuerySet[WebhookDelivery]:
     group_id, url = stream
     return WebhookDelivery.objects.filter(group_id=group_id, url=url)
 
 
-def _pending(stream: _Stream) -> QuerySet[WebhookDelivery]:
+def _pending(stream: Stream) -> QuerySet[WebhookDelivery]:
     return _of(stream).filter(due_at__isnull=False)
 
 
 def _claim_first(
-    stream: _Stream, pace: DeliveryIntervals, by: str, *, follows: bool = False
+    stream: Stream, pace: DeliveryIntervals, by: str, *, follows: bool = False
 ) -> ClaimedDelivery | None:
     """Claim the first delivery of a stream if it is due, or if it ``follows`` one that was just
     delivered.

@@ -109,6 +109,28 @@ async def test_webhook_that_hangs_delays_no_other_one(farm: Farm, receivers: Rec
             assert await in_thread(busy.count)() == 4
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 127.0.0.2 without more")
+async def test_many_hosts_that_hang_delay_none_that_answers(
+    farm: Farm, receivers: Receivers
+) -> None:
+    hook = receivers()
+    await farm.start(seconds=0.01)
+    await farm.finished(await submit(farm, hook.url))
+    with socket.create_server(("0.0.0.0", 0), backlog=64) as abyss:
+        async with sending(pace=replace(PACE, timeout=30.0, claim=60.0)):
+            await until(lambda: len(hook.events) == 2)
+            for number in range(2, 40):
+                group = await submit(
+                    farm, f"http://127.0.0.{number}:{abyss.getsockname()[1]}/{number}"
+                )
+            await farm.finished(group, within=60)
+            busy = WebhookDelivery.objects.exclude(claimed_by="")
+            await until_row(busy.filter(url__endswith="/25"))
+            await farm.finished(await submit(farm, hook.url), within=60)
+            await until(lambda: len(hook.events) == 4)
+            assert await in_thread(busy.count)() == 24
+
+
 @pytest.mark.parametrize("status", [302, 308, 404, 410, 503])
 async def test_only_2xx_is_a_success_and_no_redirect_is_followed(
     farm: Farm, receivers: Receivers, status: int
