@@ -276,6 +276,13 @@ def test_a_card_is_its_picture_and_one_line(desk: Desk, browser: Any, page: Any)
         retry = phone.get_by_role("button", name="Retry", exact=True)
         expect(retry).to_be_hidden()
         cards(phone, "failed").locator(".card-menu > summary").tap()
+        # What the menu shows ends above the actions, at each size of the cards.
+        lines = """over => over.getBoundingClientRect().top + over.clientHeight <= Math.min(
+            ...[...over.closest(".acts").querySelectorAll(":scope > button, summary")]
+                .map((action) => action.getBoundingClientRect().top)) && over.clientHeight > 80"""
+        for size in "0123":
+            phone.locator("#size").fill(size)
+            assert cards(phone, "failed").locator(".over").evaluate(lines), size
         retry.tap()
         expect(cards(phone, "completed")).to_have_count(3)
     finally:
