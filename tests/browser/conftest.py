@@ -16,6 +16,23 @@ CHROMIUM = next((found for name in _PROGRAMS if (found := shutil.which(name))), 
 #: For what takes a second on an idle machine.
 PATIENCE_MS = 60_000
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-proxy-server"]
+#: A selector: the root of a page whose scripts have not been executed yet.
+_LOADING = """{
+  queryAll() {
+    const [page] = performance.getEntriesByType("navigation");
+    return page && !page.domContentLoadedEventEnd ? [document.documentElement] : [];
+  },
+  query() { return this.queryAll()[0]; },
+}"""
+
+
+def _wait_for_scripts(page: Any) -> None:
+    """Have the actions and expectations on a page wait until its scripts are executed.
+
+    A click on a link returns before, when the page already shows what the server rendered: the next
+    click or key would have no effect.
+    """
+    page.add_locator_handler(page.locator("loading=page"), lambda _: None)
 
 
 @pytest.fixture(scope="package")
@@ -29,7 +46,9 @@ def browser() -> Iterator[Any]:
         pytest.skip("no Chromium is installed (on Debian: apt install chromium)")
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
+        playwright.selectors.register("loading", _LOADING)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser.on("context", lambda context: context.on("page", _wait_for_scripts))
         yield browser
         browser.close()
 

@@ -8,7 +8,7 @@ from tests.browser.desk import Desk
 
 
 def test_queue_shows_the_order_and_a_person_changes_it(desk: Desk, page: Any) -> None:
-    desk.slow()
+    desk.stick()
     for name in ("Urgent", "First", "Second", "Third"):
         desk.submit_to_pool(9, name=name, submitter="mara", priority=60 if name == "Urgent" else 50)
     desk.submit_to_pool(1, name="Late", submitter="nils", priority=20)
