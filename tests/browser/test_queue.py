@@ -5,6 +5,7 @@ from typing import Any
 from playwright.sync_api import expect
 
 from tests.browser.desk import Desk
+from tests.harness.waits import until
 
 
 def test_queue_shows_the_order_and_a_person_changes_it(desk: Desk, page: Any) -> None:
@@ -26,6 +27,21 @@ def test_queue_shows_the_order_and_a_person_changes_it(desk: Desk, page: Any) ->
     page.keyboard.press("Enter")
     expect(names).to_have_text(["Urgent", "First", "Third", "Second", "Late"])
     expect(up).to_be_focused()
+    # The focus stays where the person has moved it before the order changes.
+    held = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/next", hold, times=1)
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    until(lambda: page.wait_for_timeout(20) or held)
+    held[0].continue_()
+    expect(names).to_have_text(["Urgent", "Third", "First", "Second", "Late"])
+    expect(page.get_by_role("button", name="Move Third down")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(names).to_have_text(["Urgent", "First", "Third", "Second", "Late"])
     page.get_by_role("button", name="Move First down").click()
     expect(names).to_have_text(["Urgent", "Third", "First", "Second", "Late"])
     page.locator(".queued", has_text="Second").drag_to(page.locator(".queued", has_text="Third"))

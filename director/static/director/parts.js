@@ -82,11 +82,13 @@ async function load(id, path) {
     if (!response.ok) throw new Error(String(response.status));
     const text = whole(partOf((await response.text()).trim(), id));
     tags.set(id, { path, tag: response.headers.get("ETag") });
-    const hadFocus = element.contains(document.activeElement);
+    const focused = document.activeElement;
+    const hadFocus = element.contains(focused);
     await htmx.swap({ text, target: element, sourceElement: element, swap: "outerMorph" });
-    // What had the focus may be gone, as the button of a retry: the next key begins in the content, not above it.
-    if (hadFocus && document.activeElement === document.body)
-      $("main").focus({ preventScroll: true });
+    // A browser without moveBefore takes the focus from what moves. What had it may be gone, as the button of a retry: the
+    // next key begins in the content, not above it.
+    for (const one of hadFocus ? [focused, $("main")] : [])
+      if (document.activeElement === document.body) one.focus({ preventScroll: true });
     if ($(id)) localTimes($(id));
     for (const listener of listeners) listener(id);
   } catch (error) {

@@ -1,11 +1,10 @@
 // The queue: loaded again when something changed. A person orders groups by dragging them, or by buttons.
 import { $, $$, actor, call, confirmed, onClick, toast } from "./dom.js";
-import { afterMorph, refresh } from "./parts.js";
+import { refresh } from "./parts.js";
 import { follow } from "./working.js";
 import "./menus.js";
 
 follow("queue");
-let focused = null; // the row and the action whose button keeps the focus
 
 async function change(method, path, body, text) {
   try {
@@ -54,14 +53,7 @@ const ACTS = {
     change("POST", `${pathOf(row)}/resume`, actor(), `The ${row ? "group" : "queue"} is resumed.`),
 };
 onClick("#queue button[data-act]", (button) => {
-  const row = button.closest("[data-group]");
-  focused = row && [row.id, button.dataset.act];
-  ACTS[button.dataset.act](row);
-});
-afterMorph(() => {
-  const [id, act] = focused || [];
-  if (id) $(id)?.querySelector(`[data-act=${act}]`)?.focus();
-  focused = null;
+  ACTS[button.dataset.act](button.closest("[data-group]"));
 });
 $("queue").parentElement.addEventListener("change", ({ target }) => {
   if (target.form?.id === "filters") target.form.requestSubmit();
