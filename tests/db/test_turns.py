@@ -94,8 +94,9 @@ def _within(seconds: float, condition: Callable[[], bool]) -> None:
 
 
 def test_turn_is_given_by_a_process_that_ends_it_and_by_one_that_is_killed(
-    processes: Processes, database: str
+    processes: Processes, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(turn_module, "_WITHIN", 60.0)
     turn = Turn(database)
     for ends in (lambda one: print(file=one.stdin, flush=True), lambda one: one.kill()):
         holder = processes.holder(database)
@@ -104,7 +105,7 @@ def test_turn_is_given_by_a_process_that_ends_it_and_by_one_that_is_killed(
             time.sleep(0.1)
             assert not waiting.done()
             ends(holder)
-            assert waiting.result(5)
+            assert waiting.result(30)
         turn.end()
 
 

@@ -47,6 +47,12 @@ class SimulatorThread(LoopThread):
 
         self.call(order())
 
+    def clear_faults(self, *, on: int = 0) -> None:
+        async def clear() -> None:
+            self.simulators[on].clear_faults()
+
+        self.call(clear())
+
     def wait_for(self, kind: str, *, on: int = 0, timeout: float = 60.0, **match: Any) -> Entry:
         return self.call(self.simulators[on].wait_for(kind, timeout=timeout, **match), timeout + 5)
 

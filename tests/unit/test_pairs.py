@@ -137,9 +137,17 @@ def test_process_that_ends_at_once_is_started_again_after_growing_pauses(
     process = supervise._Process("web", [])
     supervisor = supervise._Supervisor([process], on_ready=lambda: None, sockets=[])
 
+    def pauses() -> list[float]:
+        return [record.args[-1] for record in caplog.records if isinstance(record.args, tuple)]
+
+    async def stop() -> None:
+        while len(pauses()) < 3:
+            await asyncio.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
     async def run() -> int:
-        asyncio.get_running_loop().call_later(2.5, os.kill, os.getpid(), signal.SIGTERM)
-        return await supervisor.run()
+        _, status = await asyncio.gather(stop(), supervisor.run())
+        return status
 
     monkeypatch.setattr(supervise.shutdown, "exit_after", lambda *_: None)
     try:
@@ -148,9 +156,8 @@ def test_process_that_ends_at_once_is_started_again_after_growing_pauses(
     finally:
         for number, handler in handlers:
             signal.signal(number, handler)
-    pauses = [record.args[-1] for record in caplog.records if isinstance(record.args, tuple)]
-    assert pauses[:3] == [0.0, 0.5, 1.0]
-    assert process.state.ends == len(pauses)
+    assert pauses()[:3] == [0.0, 0.5, 1.0]
+    assert process.state.ends == len(pauses())
     assert process.state.cause == "signal 9"
 
 

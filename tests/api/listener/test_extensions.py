@@ -18,6 +18,8 @@ from backends.node_paths import parse_routes
 from director.accounts import principals
 from jobgroups.api.listener import extensions, node_routes
 from jobgroups.domain.access import Role
+from jobgroups.domain.clock import now
+from tests.api.conftest import LATER
 from tests.api.listener.conftest import Program
 from tests.api.test_accounts import bearer, token_of
 from tests.harness.loop_thread import LoopThread
@@ -52,7 +54,7 @@ class Machine(LoopThread):
         return web.Response(status=404) if answer is None else web.json_response(answer)
 
     async def open(self) -> None:
-        self._runner = web.ServerRunner(web.Server(self._answer))
+        self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -69,7 +71,9 @@ def register(machine: Machine, backend_id: str, version: str = "0.33.0", **field
     row = services.backend_create(
         url=machine.url, backend_id=backend_id, **{"extensions_allowed": True, **fields}
     )
-    services.backend_observed(backend_id=row.id, reachable=True, version=version, devices=[])
+    services.backend_observed(
+        backend_id=row.id, reachable=True, version=version, devices=[], seen_at=now() + LATER
+    )
     return row
 
 

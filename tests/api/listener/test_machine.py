@@ -6,6 +6,8 @@ import pytest
 from django.test import Client
 
 from backends import services
+from jobgroups.domain.clock import now
+from tests.api.conftest import LATER
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("jobgroups.api.listener.urls")]
 
@@ -15,7 +17,12 @@ GIB = 2**30
 def machine(backend_id: str, version: str, **device: Any) -> None:
     row = services.backend_create(url=f"http://{backend_id}.invalid:8188", backend_id=backend_id)
     services.backend_observed(
-        backend_id=row.id, reachable=True, version=version, devices=[device], reason=""
+        backend_id=row.id,
+        reachable=True,
+        version=version,
+        devices=[device],
+        reason="",
+        seen_at=now() + LATER,
     )
 
 

@@ -13,6 +13,7 @@ from backends import descriptions, services
 from backends.models import Backend
 from jobgroups.domain.clock import now
 from jobgroups.models import Asset, InputFile
+from tests.api.conftest import LATER
 from tests.api.listener.conftest import Program
 from tests.harness.simulator_thread import SimulatorThread
 from tests.harness.waits import until
@@ -32,7 +33,12 @@ def machine(url: str, version: str) -> Backend:
 
 def online(row: Backend, version: str, *, reachable: bool = True) -> None:
     services.backend_observed(
-        backend_id=row.id, reachable=reachable, version=version, devices=[], reason=""
+        backend_id=row.id,
+        reachable=reachable,
+        version=version,
+        devices=[],
+        reason="",
+        seen_at=now() + LATER,
     )
 
 
@@ -158,13 +164,16 @@ def test_new_file_of_a_machine_appears_without_a_wait(
         program.get("/object_info")
         form = {"image": ("late.png", b"picture", "image/png")}
         httpx.post(f"{sims.url}/upload/image", files=form, trust_env=False).raise_for_status()
-        monkeypatch.setattr(descriptions, "FRESH_SECONDS", 0.0)
+        for limit in ("FRESH_SECONDS", "_RETRY_SECONDS"):
+            monkeypatch.setattr(descriptions, limit, 0.0)
+        sims.fault("slow_http", route="/object_info", seconds=60)
 
         def shown() -> bool:
             return "late.png" in json.dumps(program.get("/object_info/LoadImage"))
 
         # Behind the answer that has the kept one.
         assert not shown()
+        sims.clear_faults()
         until(shown, within=30.0)
 
 

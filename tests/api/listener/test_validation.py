@@ -13,8 +13,10 @@ import httpx
 import pytest
 
 from backends import inventory, services
+from jobgroups.domain.clock import now
 from jobgroups.domain.states import PartialOutputs
 from jobgroups.models import Runner
+from tests.api.conftest import LATER
 from tests.api.listener.conftest import Program, group_of
 from tests.harness.graphs import node, text_to_image
 from tests.harness.simulator_thread import SimulatorThread
@@ -77,7 +79,9 @@ def simulator() -> Iterator[SimulatorThread]:
 
 def online(url: str) -> str:
     row = services.backend_create(url=url)
-    services.backend_observed(backend_id=row.id, reachable=True, version=NEW, devices=[], reason="")
+    services.backend_observed(
+        backend_id=row.id, reachable=True, version=NEW, devices=[], reason="", seen_at=now() + LATER
+    )
     return row.id
 
 
