@@ -21,6 +21,7 @@ from jobgroups.errors import NoOnlineBackends, RunnerAbsent
 from jobgroups.models import JobGroup
 from jobgroups.queries import leases
 from jobgroups.queries.assets import check_references
+from jobgroups.services import runners
 from jobgroups.services.submission import Submission, Submitted, group_replay, group_submit
 from jobgroups.services.write_start import check_until
 from jobgroups.workflow.seeds import MAX_SEED
@@ -72,13 +73,14 @@ def submit(submission: Submission, principal: Principal) -> Submitted:
     3. Group, children and event 1 in one transaction.
 
     Raises:
-        RunnerAbsent: no runner is alive.
+        RunnerAbsent: no runner is alive, and one could store its heartbeat.
         NoOnlineBackends: none of the named backends can take a child, or one of the jobs of a
             batch.
         InvalidRequest: an asset that the workflow refers to does not exist for the principal.
     """
     alive = leases.runner_alive()
     if not (alive or settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER):
+        runners.heartbeat_check()
         raise RunnerAbsent
     return group_submit(submission=choose(submission, principal), runner_alive=alive)
 

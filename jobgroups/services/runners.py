@@ -13,6 +13,7 @@ from jobgroups.database.retry import retried_transaction, retry_on_conflict
 from jobgroups.models import Lease, Runner
 from jobgroups.queries.leases import database_now
 from jobgroups.services.leases import LEASE_TTL
+from jobgroups.services.write_start import begin_write
 
 
 @retried_transaction
@@ -54,6 +55,19 @@ def runner_heartbeat(*, name: str, instance: str) -> bool:
         return False
     Lease.objects.filter(runner=name).update(expires_at=moment + LEASE_TTL)
     return True
+
+
+@retried_transaction
+def heartbeat_check() -> None:
+    """Store a write like a heartbeat: a runner without a recent one may be unable to store it.
+
+    Raises the error of a database that is locked or full, or ``Overloaded``. Without a registered
+    runner nothing is written.
+    """
+    begin_write()
+    # SQLite writes no page for an equal value.
+    moved = F("heartbeat_at") + dt.timedelta(microseconds=1)
+    Runner.objects.filter(stopped_at__isnull=True).update(heartbeat_at=moved)
 
 
 @retried_transaction

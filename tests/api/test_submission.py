@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+from django.db import OperationalError, connection
 from pytest_django import Settings
 
 from jobgroups.domain.clock import now
@@ -61,6 +62,21 @@ def test_submission_without_a_runner_stores_nothing(api: Api) -> None:
     body = error_of(api.post(PATH, {**BODY, "backend_ids": ["nobody"]}), 503, "runner_absent")
     assert body["detail"] == "ParallelJobManager not initialized"
     assert JobGroup.objects.count() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_submission_names_what_keeps_a_runner_from_its_heartbeat(api: Api, farm: list[str]) -> None:
+    Runner.objects.update(heartbeat_at=now() - dt.timedelta(seconds=60))
+
+    def refused(execute: Any, sql: str, *rest: Any) -> Any:
+        if sql.startswith("UPDATE"):
+            raise OperationalError("database or disk is full")
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(refused):
+        body = error_of(api.post(PATH, BODY), 503, "database_unavailable")
+    assert body["detail"].startswith("The disk with the data folder is full; nothing was stored.")
+    error_of(api.post(PATH, BODY), 503, "runner_absent")
 
 
 def test_runner_counts_for_ten_seconds_after_a_heartbeat(
