@@ -68,7 +68,7 @@ async def iter_zip(
             except (BackendAway, StorageAway) as error:
                 if name in archive.namelist():
                     raise
-                away.add(source)
+                away.add("" if isinstance(error, StorageAway) else file.backend_id)
                 missing.append(f"{name}: {error.detail}")
             yield sink.take()
         if missing:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
@@ -12,7 +11,7 @@ from jobgroups.models import Asset
 from jobgroups.outputs.download import BackendAnswer, join_chunks, open_file
 from jobgroups.outputs.stored import StoredAnswer, open_stored
 from jobgroups.queries.outputs import OutputFile
-from jobgroups.services.stored_files import IncomingFile, is_local, storage
+from jobgroups.services.stored_files import IncomingFile, has_file, is_local, storage
 
 _CHUNK: Final = 4 * 2**20  #: Bytes that are written at once, in a thread.
 
@@ -49,7 +48,7 @@ async def local_path(content: Asset | OutputFile, *, max_bytes: int) -> AsyncIte
     stored = content if isinstance(content, Asset) else content.stored
     if stored is not None and is_local():
         path = str(storage().path(stored.stored_name))
-        if await asyncio.to_thread(Path(path).exists):
+        if await asyncio.to_thread(has_file, stored.stored_name, stored.size_bytes):
             yield path
             return
     copy = await copied(content, max_bytes=max_bytes)

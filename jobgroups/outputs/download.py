@@ -62,7 +62,8 @@ class BackendAnswer:
 async def open_file(
     file: OutputFile, *, headers: Mapping[str, str] | None = None, max_bytes: int | None = None
 ) -> AsyncIterator[BackendAnswer | StoredAnswer]:
-    """Open a file. A stored one is whole; of a backend's answer the status is 200, 206, 304 or 416.
+    """Open the copy of a file, or the original at its backend if the storage has no whole copy. Of a
+    backend's answer the status is 200, 206, 304 or 416.
 
     Args:
         headers: ``Range``, ``If-None-Match`` and similar ones, for the backend.
@@ -75,12 +76,16 @@ async def open_file(
         WrongBody: the backend sends a web page instead of the file; raised by the chunks, too.
         AnswerTooLarge: the body is longer than ``max_bytes``.
     """
+    stored: StoredAnswer | None = None
     if file.stored is not None:
         if max_bytes is not None and file.stored.size_bytes > max_bytes:
             raise AnswerTooLarge(
                 f"The stored file has more than {max_bytes} bytes.", path=file.filename
             )
-        yield await open_stored(file.stored)
+        with contextlib.suppress(OutputGone):
+            stored = await open_stored(file.stored)
+    if stored is not None:
+        yield stored
         return
     async with open_at_backend(file, headers=headers, max_bytes=max_bytes) as answer:
         yield answer

@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Callable
+from typing import Final, TypeVarTuple
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -12,7 +12,9 @@ from jobgroups.database.shared_threads import Share
 from jobgroups.domain import media_types
 from jobgroups.errors import OutputGone, RangeNotSatisfiable
 from jobgroups.models import Asset, StoredFile
-from jobgroups.services.stored_files import read_file
+from jobgroups.services.stored_files import has_file, is_local, read_file
+
+Ts = TypeVarTuple("Ts")
 
 _CHUNK: Final = 4 * 2**20
 #: One range of bytes. Of several ranges the whole file is sent, as HTTP allows.
@@ -39,7 +41,8 @@ class StoredAnswer:
 
 async def open_stored(file: StoredFile | Asset) -> StoredAnswer:
     """Open a file of the storage, or raise ``OutputGone`` or ``StorageAway``."""
-    return StoredAnswer(await _open(file.stored_name, 0, file.size_bytes), file.size_bytes)
+    size = file.size_bytes
+    return StoredAnswer(await _open(file.stored_name, 0, size, size=size), size)
 
 
 async def file_response(
@@ -83,16 +86,16 @@ async def file_response(
     status = 206 if is_part else 200
     if request.method == "HEAD":
         return HttpResponse(status=status, headers=headers)
-    body = await _open(stored_name, first, last - first + 1)
+    body = await _open(stored_name, first, last - first + 1, size=size)
     return StreamingHttpResponse(body, status=status, headers=headers)
 
 
-async def _open(stored_name: str, first: int, length: int) -> AsyncIterator[bytes]:
+async def _open(stored_name: str, first: int, length: int, *, size: int) -> AsyncIterator[bytes]:
     """Return a part of a stored file, whose first piece is read already."""
     try:
-        piece = await _read(stored_name, first, length)
+        piece = await _run(_begin, stored_name, first, length, size)
     except FileNotFoundError:
-        raise OutputGone("The storage does not have the file any more.") from None
+        raise OutputGone("The storage does not have the whole file any more.") from None
     return _pieces(piece, stored_name, first, length)
 
 
@@ -100,12 +103,22 @@ async def _pieces(piece: bytes, stored_name: str, first: int, length: int) -> As
     yield piece
     while length := length - len(piece):
         first += len(piece)
-        piece = await _read(stored_name, first, length)
+        piece = await _run(_read, stored_name, first, length)
         if not piece:
             raise OSError("the stored file is shorter than its row")
         yield piece
 
 
-async def _read(stored_name: str, first: int, length: int) -> bytes:
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_threads, read_file, stored_name, first, min(_CHUNK, length))
+def _begin(stored_name: str, first: int, length: int, size: int) -> bytes:
+    # Of a bucket that would be a second request.
+    if is_local() and not has_file(stored_name, size):
+        raise FileNotFoundError(stored_name)
+    return _read(stored_name, first, length)
+
+
+def _read(stored_name: str, first: int, length: int) -> bytes:
+    return read_file(stored_name, first, min(_CHUNK, length))
+
+
+async def _run(read: Callable[[*Ts], bytes], *args: *Ts) -> bytes:
+    return await asyncio.get_running_loop().run_in_executor(_threads, read, *args)

@@ -125,7 +125,7 @@ class Thumbnails:
         if file.stored is not None and (is_video or is_local()):
             if not is_video and file.stored.size_bytes > self._max_source:
                 raise NoThumbnail("It is too large.")
-            if source := await _run(self._files, media_source, file.stored.stored_name):
+            if source := await _run(self._files, media_source, file.stored):
                 yield source
                 return
         # By its name: ffmpeg reads the index of a video, which may be at its end, and the first

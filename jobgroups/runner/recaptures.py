@@ -18,7 +18,7 @@ from jobgroups.outputs.png_workflow import mark_in_png
 from jobgroups.queries.outputs import OutputFile, stored_captures, was_written_last
 from jobgroups.runner.captures import store_copy
 from jobgroups.services.captures import capture_warn
-from jobgroups.services.stored_files import IncomingFile, read_file
+from jobgroups.services.stored_files import IncomingFile, has_file, read_file
 
 _CHUNK: Final = 2**22  #: Bytes of a copy that are read at once.
 #: Seconds for a file: a backend may send a few bytes from time to time.
@@ -56,6 +56,8 @@ def copies_recheck(*, group_id: str | None = None) -> Iterator[bool]:
 
 def _doubt(file: OutputFile, copy: StoredFile) -> str:
     """Return what is wrong or doubtful about a copy; empty if nothing is."""
+    if not has_file(copy.stored_name, copy.size_bytes):
+        return "The storage does not have the whole file any more."
     body = Body(file.filename)
     if not body.is_judged:
         return ""
@@ -65,8 +67,6 @@ def _doubt(file: OutputFile, copy: StoredFile) -> str:
         body.end()
     except NoCopy as error:
         return str(error)
-    except FileNotFoundError:
-        return ""  # it is served by its backend
     return body.warning
 
 
@@ -98,11 +98,13 @@ async def _receive(file: OutputFile, incoming: IncomingFile) -> tuple[download.B
 
 
 def _is_proven(file: OutputFile, answer: download.BackendAnswer, incoming: IncomingFile) -> bool:
-    """Return whether a file has the mark of its job, or was dated by its backend before its job
-    ended and no later one.
+    """Return whether a file has the content of its copy or the mark of its job, or was dated by its
+    backend before its job ended and no later one.
 
     A file that is younger than the end of its job was refused when it was opened.
     """
+    if file.stored is not None and incoming.hashes[0].hexdigest() == file.stored.blake3:
+        return True
     try:
         with incoming.path.open("rb") as content:
             mark = mark_in_png(content.read(_HEAD))

@@ -59,11 +59,11 @@ def _store_plain(copies: Sequence[Copy]) -> set[int]:
     were.
     """
     known = store.contents({copy.file.blake3 for copy in copies})
-    exists, moment = stored_files.storage().exists, now()
+    sizes, moment = {copy.file.blake3: copy.file.size_bytes for copy in copies}, now()
     lost = {
         content
         for content, key in known.items()
-        if not exists(StoredFile(id=key, blake3=content).stored_name)
+        if not stored_files.has_file(StoredFile(id=key, blake3=content).stored_name, sizes[content])
     }
     new: dict[str, Copy] = {}
     for copy in copies:

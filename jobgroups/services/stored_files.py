@@ -66,9 +66,22 @@ def read_file(name: str, first: int, length: int) -> bytes:
         return bytes(file.read(length))
 
 
-def media_source(name: str) -> str | None:
+def has_file(name: str, size: int) -> bool:
+    """Return whether the storage has a file. In a folder, one of another size is none: a failure of
+    the file system or a user has cut it.
+    """
+    if not is_local():
+        return bool(storage().exists(name))
+    try:
+        return bool(storage().size(name) == size)
+    except FileNotFoundError:
+        return False
+
+
+def media_source(file: StoredFile) -> str | None:
     """Return the URL from which ffmpeg reads a stored file; None if there is no such file."""
-    if not storage().exists(name):
+    name = file.stored_name
+    if not has_file(name, file.size_bytes):
         return None
     return f"file:{storage().path(name)}" if is_local() else str(storage().url(name))
 
@@ -234,7 +247,9 @@ def content_store(
     if the known row is gone, or nothing needs the file any more.
     """
     if (row := known()) is not None:
-        if not storage().exists(row.stored_name):
+        if not has_file(row.stored_name, row.size_bytes):
+            # One that was cut would keep its name.
+            storage().delete(row.stored_name)
             move_into_storage({path: row.stored_name})
         if keep(row, False):
             return row

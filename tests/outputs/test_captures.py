@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -377,15 +377,68 @@ async def test_process_of_files_ends_after_a_copy_for_which_its_memory_was_not_e
     assert (row.tries, row.reason, content_of(files_folder)) == (1, "MemoryError", [])
 
 
+def _lose(path: Path) -> None:
+    path.unlink()
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [_lose, _cut])
 async def test_file_that_the_storage_lost_is_served_by_its_backend(
-    gallery: Gallery, files_folder: Path
+    gallery: Gallery, files_folder: Path, damage: Callable[[Path], None]
 ) -> None:
-    url = await gallery.one("a.png", picture())
-    (row,) = await settled()
-    (files_folder / row.file.stored_name).unlink()
+    gallery.put("a.png", picture())
+    gallery.put("b.png", picture(color="red"))
+    group, (job, _) = await gallery.done({"images": [file("a.png")]}, {"images": [file("b.png")]})
+    url, archive = (
+        f"/api/job-groups/{group}/jobs/{job}/outputs/0",
+        f"/api/job-groups/{group}/outputs.zip",
+    )
+    lost, _ = await settled()
+    damage(files_folder / lost.file.stored_name)
     assert await body(await gallery.get(url)) == picture()
+    with Image.open(io.BytesIO((await gallery.get(f"{url}?w=320")).content)) as thumbnail:
+        assert thumbnail.format == "WEBP"
+    with zipfile.ZipFile(io.BytesIO(await body(await gallery.get(archive)))) as content:
+        assert sorted(map(content.read, content.namelist())) == sorted(
+            [picture(), picture(color="red")]
+        )
     await in_thread(Backend.objects.all().delete)()
     error_of(await gallery.get(url), 410, "output_gone")
+    with zipfile.ZipFile(io.BytesIO(await body(await gallery.get(archive)))) as content:
+        assert content.namelist() == ["8_gpu-1_b.png", "MISSING.txt"]
+
+
+async def test_zip_has_stored_files_also_if_one_was_cut_and_its_backend_is_away(
+    gallery: Gallery, files_folder: Path
+) -> None:
+    for name in ("a.png", "b.png"):
+        gallery.put(name, name.encode() * 9)
+    group, _ = await gallery.done({"images": [file("a.png")]}, {"images": [file("b.png")]})
+    lost, _ = await settled()
+    _cut(files_folder / lost.file.stored_name)
+    gallery.sim.faults.inject("reset_http", route="/view", count=0)
+    answer = await gallery.get(f"/api/job-groups/{group}/outputs.zip")
+    with zipfile.ZipFile(io.BytesIO(await body(answer))) as content:
+        assert content.namelist() == ["8_gpu-1_b.png", "MISSING.txt"]
+
+
+@pytest.mark.parametrize("damage", [_lose, _cut])
+async def test_lost_file_comes_back_with_the_next_copy_of_its_content(
+    gallery: Gallery, files_folder: Path, damage: Callable[[Path], None]
+) -> None:
+    await gallery.one("a.png", picture())
+    (row,) = await settled()
+    path = files_folder / row.file.stored_name
+    damage(path)
+    gallery.put("b.png", picture())
+    await gallery.done({"images": [file("b.png")]})
+    first, second = await settled()
+    assert first.file == second.file
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert path.read_bytes() == picture()
 
 
 async def test_capture_is_given_up_after_a_week(gallery: Gallery) -> None:

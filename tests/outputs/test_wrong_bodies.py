@@ -260,6 +260,19 @@ async def test_doubtful_copy_stays_with_a_warning_unless_a_good_one_is_proven(
     assert said in warning
 
 
+@pytest.mark.parametrize("left", [None, 0, 100])
+async def test_copy_that_the_storage_lost_is_read_again(
+    gallery: Gallery, files_folder: Path, left: int | None
+) -> None:
+    await gallery.one("a.png", picture())
+    (row,) = await settled()
+    path = files_folder / row.file.stored_name
+    path.unlink() if left is None else path.write_bytes(picture()[:left])
+    assert await _again() == {"replaced": 1, "kept": 0}
+    assert path.read_bytes() == picture()
+    assert await _again() == {"replaced": 0, "kept": 0}
+
+
 async def test_good_copies_are_not_read_again(gallery: Gallery) -> None:
     await gallery.one("a.png", picture())
     await settled()
