@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
+import hashlib
 import itertools
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +26,8 @@ class AtomicFile:
         self._name = name
         self._temporary = (folder / str(name)).with_name(f".{uuid.uuid4().hex}.part")
         self._file: BinaryIO
+        self._hash = hashlib.sha256()
+        self._error: OSError | None = None  #: Of a disk that is full.
 
     def __enter__(self) -> AtomicFile:
         self._temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -31,23 +36,46 @@ class AtomicFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        # It stores what is still in its buffer, for which a full disk has no space.
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def write(self, chunk: bytes) -> None:
-        """Append to the temporary file."""
-        self._file.write(chunk)
+        """Append to the temporary file. On a full disk the content is only compared, if a file of
+        the name exists.
+        """
+        self._hash.update(chunk)
+        if self._error is None:
+            with self._full_disk():
+                self._file.write(chunk)
+
+    @contextlib.contextmanager
+    def _full_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not (self._folder / str(self._name)).exists():
+                raise
+            self._error = error
 
     def commit(self) -> Path:
         """Rename the file and return its path.
 
         If a file of that name exists with the same content, it stays and its path is returned. If
         it exists with other content, it stays, and this file gets another number (``name_2.png``).
+        On a full disk there is no other number, but the error.
         """
-        self._file.close()
+        with self._full_disk():
+            self._file.close()
         # From 1: a download in another order gave this content another number.
         numbers = itertools.chain([self._name.number], itertools.count(1))
         paths = (self._folder / str(self._name._replace(number=number)) for number in numbers)
+        if self._error is not None:
+            for path in itertools.takewhile(Path.exists, paths):
+                if _sha256(path) == self._hash.digest():
+                    return path
+            raise self._error
         return next(
             path
             for path in paths
@@ -72,3 +100,8 @@ class AtomicFile:
             return False
         self._temporary.replace(path)
         return True
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -177,3 +177,24 @@ def test_nothing_is_overwritten_without_hard_links(
     assert [p.name for p in landed] == ["a.png", "a_2.png", "a.png"]
     assert [p.read_bytes() for p in landed] == [b"first", b"second", b"first"]
     assert names(tmp_path) == ["a.png", "a_2.png"]
+
+
+@pytest.mark.parametrize("size", [5, 300_000])
+def test_file_that_is_there_is_no_error_on_a_full_disk(
+    either: Driven, server: FakeDirector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    there, other = (image(server, name, os.urandom(size)) for name in ("a.png", "b.png"))
+    for file in (replace(other, filename="a.png"), there):
+        either.download(file, tmp_path, "{name}")
+    assert names(tmp_path) == ["a.png", "a_2.png"]
+    opened = Path.open
+
+    def full(path: Path, *how: Any) -> Any:
+        return opened(Path("/dev/full"), "wb") if path.suffix == ".part" else opened(path, *how)
+
+    monkeypatch.setattr(Path, "open", full)
+    assert either.download(there, tmp_path, "{name}") == (tmp_path / "a_2.png",)
+    for absent in (other, image(server, "a.png", os.urandom(size))):
+        with pytest.raises(OSError, match="No space left"):
+            either.download(absent, tmp_path, "{name}")
+    assert names(tmp_path) == ["a.png", "a_2.png"]
