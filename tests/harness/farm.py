@@ -31,7 +31,7 @@ from tests.harness import factories
 from tests.harness.graphs import text_to_image
 
 #: Of one request to a backend; no scale shortens these.
-QUICK = Timeouts(connect_s=0.5, silence_s=0.6, total_s=0.8, submit_s=0.8, open_s=0.8, close_s=0.2)
+QUICK = Timeouts(silence_s=0.6, total_s=0.8, submit_s=0.8, open_s=0.8, close_s=0.2)
 #: The runner's times, shortened so that a look every 5 s is one every half second.
 SCALE = 0.1
 #: A prompt or a worker counts as stuck after 1.5 s instead of 60.

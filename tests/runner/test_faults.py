@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from backends.models import Backend
+from jobgroups.domain.clock import now
 from jobgroups.models import AbandonedPrompt, JobGroup
 from jobgroups.runner.intervals import Intervals
 from tests.harness.factories import allow_writes
@@ -39,15 +40,6 @@ async def completes_once(farm: Farm, group: JobGroup, *states: str) -> None:
         (0.3, {"delay_answer": {"seconds": 1.0}}, {}, ["success"]),
         (0.3, {"late_history_entry": {"seconds": 0.3}}, {}, ["success"]),
         (0.1, {"late_post": {"seconds": 1.2}}, {}, ["success"]),
-        (
-            0.1,
-            {
-                "late_post": {"seconds": 4.2},
-                "reset_http": {"count": 5, "after": 2, "route": "/history"},
-            },
-            {},
-            ["success"],
-        ),
         (
             0.2,
             {
@@ -90,6 +82,20 @@ async def test_prompt_with_an_odd_or_lost_answer_is_rendered_once(
     group = await farm.submit("gpu-1")
     await completes_once(farm, group, *states)
     assert farm.recorded("started") == [(await farm.attempts(group))[-1].prompt_id]
+
+
+async def test_a_prompt_is_not_absent_while_no_lookup_succeeds(farm: Farm) -> None:
+    sim = await farm.backend(seconds=0.1)
+    sim.fault("late_post", seconds=60)
+    failed = sim.fault("reset_http", count=7, after=2, route="/history")
+    await farm.runner()
+    group = await farm.submit("gpu-1")
+    await until(lambda: failed.left == 0)
+    (attempt,) = await farm.attempts(group)
+    uncertain_for = (now() - attempt.uncertain_since).total_seconds()
+    assert uncertain_for > Intervals.scaled(SCALE).accept_timeout
+    sim.clear_faults("late_post")
+    await completes_once(farm, group, "success")
 
 
 async def test_a_history_that_stays_empty_leaves_the_end_to_the_frames(farm: Farm) -> None:

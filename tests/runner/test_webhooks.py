@@ -25,8 +25,9 @@ from tests.harness.receiver import Receiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: An hour is 1.8 s here. A message to this machine may still take a while on a loaded one.
-PACE = replace(DeliveryIntervals.scaled(0.0005), poll=0.05, timeout=1.0, claim=2.0)
+#: An hour is 0.7 s here. A message to this machine may still take a while on a loaded one, and none
+#: is given up.
+PACE = replace(DeliveryIntervals.scaled(0.0002), poll=0.05, timeout=1.0, claim=2.0, give_up=600.0)
 Receivers = Callable[..., Receiver]
 
 
