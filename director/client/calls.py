@@ -25,6 +25,9 @@ RETRY_DELAYS_S: Final = (0.2, 0.5, 1.0)
 #: Seconds between the connections of a stream or a wait.
 FIRST_DELAY_S: Final = 0.2
 LONGEST_DELAY_S: Final = 10.0
+#: The longest time for which a token is refused that has sent too many requests
+#: (``DIRECTOR_REQUESTS_PER_MINUTE``).
+LONGEST_LIMIT_S: Final = 60.0
 #: Random, so that the clients of a restarted server do not reconnect at the same moment.
 _jitter: Final = secrets.SystemRandom()
 
@@ -94,42 +97,49 @@ class Endpoints:
 
 async def send_accepted(wire: Wire, request: Request) -> httpx.Response:
     """Send ``request`` and return a 2xx answer; see ``call``."""
-    return success(await _send_again(wire, request))
+
+    async def send() -> httpx.Response:
+        return success(await wire.send(request))
+
+    return await repeat(wire, send, anyway=request.repeatable)
 
 
 def success(answer: httpx.Response) -> httpx.Response:
     """Return a 2xx answer; raise the ``DirectorError`` of any other, by its code."""
     if not answer.is_success:
-        raise error_from_answer(answer.status_code, answer.content)
+        raise error_from_answer(answer.status_code, answer.content, answer.headers)
     return answer
 
 
-async def _send_again(wire: Wire, request: Request) -> httpx.Response:
+async def repeat(wire: Wire, send: Callable[[], Awaitable[T]], *, anyway: bool = True) -> T:
+    """Return the result of ``send``, as ``repeat_unreachable``; it is also called again after a
+    refusal that ends by itself.
+    """
     for _ in RETRY_DELAYS_S:
-        answer = await repeat_unreachable(
-            wire, lambda: wire.send(request), anyway=request.repeatable
-        )
-        delay = _retry_after(answer, anyway=request.repeatable)
-        if delay is None:
-            return answer
-        await wire.sleep(delay)
-    return await repeat_unreachable(wire, lambda: wire.send(request), anyway=request.repeatable)
+        try:
+            return await repeat_unreachable(wire, send, anyway=anyway)
+        except DirectorError as refused:
+            delay = _retry_after(refused, anyway=anyway)
+            if delay is None:
+                raise
+            await wire.sleep(delay)
+    return await repeat_unreachable(wire, send, anyway=anyway)
 
 
-def _retry_after(answer: httpx.Response, *, anyway: bool) -> float | None:
+def _retry_after(refused: DirectorError, *, anyway: bool) -> float | None:
     """Return the seconds after which a request is sent again that the Director cannot do now; None:
     it is not.
 
-    ``anyway`` as of ``repeated``: an overloaded Director has not begun it.
+    ``anyway`` as of ``repeat_unreachable``: an overloaded Director, or one that has refused the
+    token for a while, has not begun it.
     """
-    seconds = answer.headers.get("retry-after", "")
-    if answer.status_code != 503 or not seconds.isdecimal() or int(seconds) > LONGEST_DELAY_S:
+    is_limited = refused.status == 429 and refused.code == "too_many_requests"
+    if refused.status != 503 and not is_limited:
         return None
-    return (
-        float(seconds)
-        if anyway or error_from_answer(503, answer.content).code == "overloaded"
-        else None
-    )
+    longest = LONGEST_LIMIT_S if is_limited else LONGEST_DELAY_S
+    if refused.retry_after is None or refused.retry_after > longest:
+        return None
+    return refused.retry_after if anyway or is_limited or refused.code == "overloaded" else None
 
 
 async def repeat_unreachable(
@@ -206,7 +216,13 @@ def events(wire: Wire, group_id: str, since: int) -> AsyncGenerator[Event]:
 
 async def health(wire: Wire) -> Health:
     """Return the health; a 503 with the checks is an answer, not an error."""
-    answer = await _send_again(wire, requests.get("health"))
-    if answer.status_code not in {200, 503} or b'"checks"' not in answer.content:
-        raise error_from_answer(answer.status_code, answer.content)
+
+    async def send() -> httpx.Response:
+        answer = await wire.send(requests.get("health"))
+        has_checks = answer.status_code in {200, 503} and b'"checks"' in answer.content
+        if not has_checks:
+            raise error_from_answer(answer.status_code, answer.content, answer.headers)
+        return answer
+
+    answer = await repeat(wire, send)
     return parser(Health)(load(answer.content))

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 from urllib.parse import urljoin
 
+import httpx
+
 from director.client import calls, requests
 from director.client.decode import build
 from director.client.errors import NotFound, UnexpectedAnswer
 from director.client.events import ChildCompleted
 from director.client.file_writer import AtomicFile
 from director.client.groups import Child, Group, OutputFile
+from director.client.requests import Request
 from director.client.wire import Wire
 from jobgroups.domain.file_names import FileName, FileNames, Template, facts
 from jobgroups.domain.shapes.groups import ListedOutput
@@ -52,9 +55,11 @@ async def sheet(wire: Wire, group_id: str, path: Path, axes: Sequence[str]) -> t
         number = len(paths) + 1
         query = {"axes": ",".join(axes), "page": str(number)}
         request = requests.get("job-groups", group_id, "sheet.webp", **query)
-        answer = calls.success(
-            await calls.repeat_unreachable(wire, partial(wire.send, request, _SHEET_TIMEOUT))
-        )
+
+        async def page(request: Request = request) -> httpx.Response:
+            return calls.success(await wire.send(request, _SHEET_TIMEOUT))
+
+        answer = await calls.repeat(wire, page)
         count = int(answer.headers.get("x-sheet-pages", "1"))
         paths.append(path if number == 1 else path.with_stem(f"{path.stem}_{number}"))
         await wire.in_thread(partial(Path.write_bytes, data=answer.content), paths[-1])
@@ -131,4 +136,4 @@ async def _save(wire: Wire, url: str, folder: Path, name: FileName) -> Path:
         with AtomicFile(folder, name) as file:
             return await wire.save(url, file)
 
-    return await calls.repeat_unreachable(wire, save)
+    return await calls.repeat(wire, save)

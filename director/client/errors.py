@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 
@@ -29,9 +31,11 @@ class DirectorError(Exception):
         skipped_backends: ``(backend_id, reason)`` of each backend that cannot take a job
             (``no_online_backends``).
         body: The whole error body, ``{}`` if it was no JSON object.
+        retry_after: Seconds after which the same call may succeed, None if the answer names none.
     """
 
     _is_transient = False
+    retry_after: float | None = None
 
     def __init__(
         self, detail: str, *, status: int | None = None, body: Mapping[str, Any] | None = None
@@ -178,10 +182,16 @@ def error_from_body(body: Mapping[str, Any], *, status: int | None) -> DirectorE
     return _class_for(status)(detail, status=status, body=body)
 
 
-def error_from_answer(status: int, content: bytes | bytearray) -> DirectorError:
+def error_from_answer(
+    status: int, content: bytes | bytearray, headers: Mapping[str, str] = MappingProxyType({})
+) -> DirectorError:
     """Return the error that an HTTP answer other than a success describes; never raises."""
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
         body = None
-    return error_from_body(body if isinstance(body, dict) else {}, status=status)
+    error = error_from_body(body if isinstance(body, dict) else {}, status=status)
+    seconds = headers.get("retry-after", "")
+    if re.fullmatch("[0-9]{1,9}", seconds):
+        error.retry_after = float(seconds)
+    return error

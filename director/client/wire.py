@@ -158,9 +158,8 @@ class SyncWire(Wire):
     async def _save(self, url: str, headers: dict[str, str], file: AtomicFile) -> Path:
         with self._http.stream("GET", url, headers=headers) as response:
             if response.status_code != 200:
-                raise error_from_answer(
-                    response.status_code, next(response.iter_bytes(MAX_ERROR_BYTES), b"")
-                )
+                head = next(response.iter_bytes(MAX_ERROR_BYTES), b"")
+                raise error_from_answer(response.status_code, head, response.headers)
             for chunk in response.iter_bytes():
                 file.write(chunk)
         return file.commit()
@@ -196,7 +195,7 @@ class AsyncWire(Wire):
         async with self._http.stream("GET", url, headers=headers) as response:
             if response.status_code != 200:
                 head = await anext(response.aiter_bytes(MAX_ERROR_BYTES), b"")
-                raise error_from_answer(response.status_code, head)
+                raise error_from_answer(response.status_code, head, response.headers)
             async for chunk in response.aiter_bytes():
                 file.write(chunk)
         # In a thread: a file that exists already is compared byte by byte.

@@ -193,8 +193,9 @@ class FakeDirector(LoopThread):
         if left:
             self.unavailable[key] = left - 1, code
             body_of_error = {"detail": "Not now.", "code": code}
+            status = 429 if code == "too_many_requests" else 503
             response: web.StreamResponse = web.json_response(
-                body_of_error, status=503, headers={"Retry-After": "0"}
+                body_of_error, status=status, headers={"Retry-After": "0"}
             )
         elif key in self.answers:
             status, answer = self.answers[key]

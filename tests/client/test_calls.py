@@ -155,10 +155,11 @@ def test_retry_is_repeated_only_if_it_was_not_begun(
     director: Director, server: FakeDirector
 ) -> None:
     path = "/api/job-groups/jg_1/retry"
-    for code, sent in (("overloaded", 4), ("database_unavailable", 5)):
+    for code, sent in (("overloaded", 4), ("database_unavailable", 5), ("too_many_requests", 9)):
         server.unavailable["POST", path] = (99, code)
-        with pytest.raises(client.Unavailable):
+        with pytest.raises((client.Unavailable, client.TooManyRequests)) as caught:
             director.retry("jg_1")
+        assert caught.value.retry_after == 0
         assert len(server.sent("POST", path)) == sent
 
 

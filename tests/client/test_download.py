@@ -113,6 +113,14 @@ def test_incomplete_and_refused_files_are_removed(
     assert names(tmp_path) == []
 
 
+def test_file_is_saved_when_the_limit_of_requests_permits_it_again(
+    either: Driven, server: FakeDirector, tmp_path: Path
+) -> None:
+    server.unavailable["GET", "/view"] = (3, "too_many_requests")
+    (path,) = either.download(image(server, "a.png", b"kept"), tmp_path)
+    assert path.read_bytes() == b"kept"
+
+
 def test_captured_file_is_read_from_the_director(
     either: Driven, server: FakeDirector, tmp_path: Path
 ) -> None:
