@@ -123,7 +123,7 @@ async def test_many_hosts_that_hang_delay_none_that_answers(
             port = abyss.getsockname()[1]
             for number in range(2, 40):
                 await submit(farm, f"http://127.0.0.{number}:{port}/{number}")
-            busy = WebhookDelivery.objects.exclude(claimed_by="")
+            busy = WebhookDelivery.objects.filter(url__contains=f":{port}/").exclude(claimed_by="")
             await until_row(busy.filter(url__endswith="/25"))
             await farm.finished(await submit(farm, hook.url), within=60)
             await until(lambda: len(hook.events) == 4)
