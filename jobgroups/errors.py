@@ -92,14 +92,12 @@ class BackendNotFound(RequestError, code="backend_not_found", status=404):
 
 
 class TooManyWaiting(RequestError, code="too_many_waiting", status=429):
-    text = (
-        "{} requests wait for events already. Send the request without wait, or use the WebSocket."
-    )
+    text = "{} requests{} wait for events already. Send the request without wait, or use the WebSocket."
 
 
 class TooManyStreams(RequestError, code="too_many_streams", status=429, retry_after=5):
     text = (
-        "{} event streams are open already. Close one, or request the state of the jobs from time "
+        "{} event streams{} are open already. Close one, or request the state of the jobs from time "
         "to time."
     )
 

@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 from jobgroups.api.answers import answers
+from jobgroups.api.open_requests import OpenRequests
 from jobgroups.errors import TooManyWaiting
 from jobgroups.events.hub import Subscription, hub
 from jobgroups.events.messages import ChangedFrame, EventFrame, SeqHint
 
-MOST: Final = 1_000  #: Requests that wait at once, in this process.
+_MOST: Final = 1_000  #: Requests that wait at once, in this process.
 Permit: TypeAlias = Callable[[], Awaitable[None]]
 LONGEST: Final = 60  #: The longest wait, in seconds: shorter than the timeouts of common proxies.
 
@@ -17,11 +18,18 @@ LONGEST: Final = 60  #: The longest wait, in seconds: shorter than the timeouts 
 class LongPolls:
     def __init__(self) -> None:
         self._waiting: set[Subscription] = set()
-        self._count = 0  #: Also of those that have not joined the channel layer yet.
+        #: Also those that have not joined the channel layer yet.
+        self._open = OpenRequests(_MOST, TooManyWaiting)
         self._is_closing = False
 
     async def has_moved(
-        self, group_id: str, *, since: int, seconds: float, permit: Permit | None = None
+        self,
+        group_id: str,
+        *,
+        since: int,
+        seconds: float,
+        permit: Permit | None = None,
+        account: int | None = None,
     ) -> bool:
         """Return whether the log of a group has events after ``since``; wait for one at most so
         many seconds.
@@ -33,13 +41,9 @@ class LongPolls:
         seq, _ = await answers.version(group_id)
         if seq != since or not seconds or self._is_closing:
             return seq != since
-        if self._count >= MOST:
-            raise TooManyWaiting(MOST)
-        self._count += 1
-        try:
+        self._open.check(account)
+        with self._open.opened(account):
             return await self._wait(group_id, since, seconds, permit)
-        finally:
-            self._count -= 1
 
     async def _wait(self, group_id: str, since: int, seconds: float, permit: Permit | None) -> bool:
         seq = since

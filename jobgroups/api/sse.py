@@ -13,10 +13,11 @@ from typing import Final
 import msgspec
 from django.http import StreamingHttpResponse
 
+from jobgroups.api.open_requests import OpenRequests
 from jobgroups.errors import TooManyStreams
 from jobgroups.metrics import open_sockets
 
-MOST: Final = 2_000  #: Streams that are open at once, in this process.
+_MOST: Final = 2_000  #: Streams that are open at once, in this process.
 #: Seconds without a frame after which a comment is sent: a proxy would disconnect.
 KEEPALIVE_SECONDS: Final = 15.0
 _KEEPALIVE: Final = b": keepalive\n\n"
@@ -56,40 +57,44 @@ class _Streams:
     def __init__(self) -> None:
         #: Each waits for the next frame of a response.
         self._steps: set[asyncio.Task[str | None]] = set()
-        self._count = 0
+        self._open = OpenRequests(_MOST, TooManyStreams)
         self._is_closing = False
 
-    def response(self, frames: AsyncGenerator[str, None]) -> StreamingHttpResponse:
+    def response(
+        self, frames: AsyncGenerator[str, None], account: int | None
+    ) -> StreamingHttpResponse:
         """Return a response that sends the frames of :func:`sse_frame`; raise ``TooManyStreams``."""
-        if self._count >= MOST:
-            raise TooManyStreams(MOST)
+        self._open.check(account)
         # nginx would buffer the response without the last header.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return _Response(self._body(frames), content_type="text/event-stream", headers=headers)
+        return _Response(
+            self._body(frames, account), content_type="text/event-stream", headers=headers
+        )
 
-    async def _body(self, frames: AsyncGenerator[str, None]) -> AsyncGenerator[bytes, None]:
-        self._count += 1
-        open_sockets.labels("sse").inc()
-        step = None
-        try:
-            yield _KEEPALIVE  # the server sends the headers with it
-            while not self._is_closing:
-                # A task, since a timeout would end the generator.
-                step = asyncio.get_running_loop().create_task(_next(frames))
-                self._steps.add(step)
-                step.add_done_callback(self._steps.discard)
-                while not (await asyncio.wait((step,), timeout=KEEPALIVE_SECONDS))[0]:
-                    yield _KEEPALIVE
-                if step.cancelled() or (frame := step.result()) is None:
-                    return
-                yield frame.encode()
-        finally:
-            self._count -= 1
-            open_sockets.labels("sse").dec()
-            if step is not None and not step.done():
-                step.cancel()
-                await asyncio.wait((step,))
-            await frames.aclose()
+    async def _body(
+        self, frames: AsyncGenerator[str, None], account: int | None
+    ) -> AsyncGenerator[bytes, None]:
+        with self._open.opened(account):
+            open_sockets.labels("sse").inc()
+            step = None
+            try:
+                yield _KEEPALIVE  # the server sends the headers with it
+                while not self._is_closing:
+                    # A task, since a timeout would end the generator.
+                    step = asyncio.get_running_loop().create_task(_next(frames))
+                    self._steps.add(step)
+                    step.add_done_callback(self._steps.discard)
+                    while not (await asyncio.wait((step,), timeout=KEEPALIVE_SECONDS))[0]:
+                        yield _KEEPALIVE
+                    if step.cancelled() or (frame := step.result()) is None:
+                        return
+                    yield frame.encode()
+            finally:
+                open_sockets.labels("sse").dec()
+                if step is not None and not step.done():
+                    step.cancel()
+                    await asyncio.wait((step,))
+                await frames.aclose()
 
     def close(self) -> None:
         """End all responses, whose clients connect again, and later ones at once."""

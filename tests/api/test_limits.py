@@ -4,9 +4,12 @@ import datetime as dt
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from pytest_django import Settings
 
 from director.security import sign_in
+from jobgroups.api import sse
+from jobgroups.api.long_polls import long_polls
 from jobgroups.domain.access import Role
 from jobgroups.domain.clock import iso, now
 from jobgroups.models import AuditEntry, JobGroup
@@ -169,3 +172,28 @@ def test_requests_of_a_token_are_bounded_within_a_minute(
     assert ask(ben).status_code == 200
     settings.DIRECTOR_REQUESTS_PER_MINUTE = 0
     assert ask(anna).status_code == 200
+
+
+def test_an_account_has_a_quarter_of_the_requests_that_stay_open(
+    api: Api, farm: list[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.DIRECTOR_ACCOUNTS = True
+    anna, ben = token_of("anna"), token_of("ben")
+    body = {"workflow_json": GRAPH, "backend_ids": farm}
+    path = (
+        f"/api/job-groups/{api.post('/api/job-group', body, **bearer(anna)).json()['job_group_id']}"
+    )
+    seq = api.get(path, **bearer(anna)).json()["seq"]
+    account = User.objects.get(username="anna").pk
+    for kind, url, code in (
+        (sse._streams._open, f"{path}/events/stream", "too_many_streams"),
+        (long_polls._open, f"{path}?since={seq}&wait=1", "too_many_waiting"),
+    ):
+        monkeypatch.setattr(kind, "most", 8)
+        with kind.opened(account):
+            assert api.get(url, **bearer(anna)).status_code in (200, 304)
+            with kind.opened(account):
+                detail = error_of(api.get(url, **bearer(anna)), 429, code)["detail"]
+                assert detail.startswith("2 ")
+                assert " of your account " in detail
+                assert api.get(url, **bearer(ben)).status_code in (200, 304)

@@ -191,7 +191,7 @@ async def test_long_poll_ends_after_its_wait_and_with_the_process(
     seq = (await _get(_path(group)))[1]["seq"]
     group_id = group["job_group_id"]
     assert not await polls.has_moved(group_id, since=seq, seconds=0.05)
-    monkeypatch.setattr(waiting, "MOST", 1)
+    monkeypatch.setattr(polls._open, "most", 1)
     first = asyncio.create_task(polls.has_moved(group_id, since=seq, seconds=60))
     await _until_waiting(polls, 1)
     with pytest.raises(waiting.TooManyWaiting):
@@ -269,7 +269,7 @@ async def test_requests_that_still_join_the_channel_layer_count_as_waiting(
         return await subscribe(*args, **kwargs)
 
     seq = (await _get(_path(group)))[1]["seq"]
-    monkeypatch.setattr(waiting, "MOST", 1)
+    monkeypatch.setattr(polls._open, "most", 1)
     monkeypatch.setattr(hub, "subscribe", joining)
     calls = (polls.has_moved(group["job_group_id"], since=seq, seconds=0.1) for _ in range(3))
     found = await asyncio.gather(*calls, return_exceptions=True)

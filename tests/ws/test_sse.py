@@ -120,7 +120,7 @@ async def test_refused_stream_has_the_apis_errors(
         client = Client(*given)
         await client.end()
         assert client.status == status, given
-    monkeypatch.setattr(sse, "MOST", 0)
+    monkeypatch.setattr(sse._streams._open, "most", 0)
     client = Client(group_id)
     await client.end()
     assert (client.status, client.headers[b"Retry-After"]) == (429, b"5")
@@ -170,4 +170,4 @@ async def test_client_that_leaves_ends_its_stream(writer: Writer, is_stalled: bo
     with pytest.raises(ClientStalled) if is_stalled else nullcontext():
         await client.end()
     assert not hub._channels
-    assert sse._streams._count == 0
+    assert sse._streams._open._count == 0

@@ -94,4 +94,5 @@ class JobEventsView(ApiView):
     async def get(self, request: HttpRequest, job_id: str) -> HttpResponseBase:
         base = base_url(request)
         await job_answer(job_id, base)  # an unknown job is an error, not a stream
-        return sse_response(job_frames(job_id, base, principal_of(request)))
+        principal = principal_of(request)
+        return sse_response(job_frames(job_id, base, principal), principal.user_id)

@@ -127,11 +127,13 @@ class GroupView(ApiView):
         since, after, limit = (query.get(name) for name in ("since", "children_after", "limit"))
         if since is not None:
             permit = partial(self.permit, request, {"group_id": group_id})
+            principal = principal_of(request)
             if not await long_polls.has_moved(
                 group_id,
                 since=since,
                 seconds=query["wait"],
-                permit=None if principal_of(request).sees_all else permit,
+                permit=None if principal.sees_all else permit,
+                account=principal.user_id,
             ):
                 # Without the ETag of this moment: progress may have changed the answer that the
                 # client has.
@@ -260,10 +262,9 @@ class EventStreamView(ApiView):
             given["since"] = last
         query = EventStreamQuery.read_query(given)
         await answers.version(group_id)  # 404 rather than a stream that ends
-        feed = group_feed(
-            group_id, query["since"], principal=principal_of(request), previews=query["previews"]
-        )
-        return sse_response(_sse_frames(feed))
+        principal = principal_of(request)
+        feed = group_feed(group_id, query["since"], principal=principal, previews=query["previews"])
+        return sse_response(_sse_frames(feed), principal.user_id)
 
 
 async def _sse_frames(feed: AsyncGenerator[list[Frame], None]) -> AsyncGenerator[str, None]:
