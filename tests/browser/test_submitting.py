@@ -4,12 +4,15 @@ import json
 import re
 from typing import Any
 
+import pytest
 from playwright.sync_api import expect
 
 from director.demo.workflow import text_to_image
-from tests.browser.desk import Desk, bring_workflow, submit, wait_loaded
+from tests.browser.desk import SHIFTS, Desk, bring_workflow, submit, wait_loaded
 from tests.browser.test_soundness import sound
 from tests.harness.graphs import EDITOR_FILE, png
+
+PAINTED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 def test_a_picture_made_by_comfyui_brings_its_workflow_and_twelve_go_to_all_in_turn(
@@ -227,6 +230,26 @@ def test_a_repeated_group_brings_its_own_and_not_what_the_browser_remembers(
     page.get_by_label("On the chosen backends in turn").check()
     expect(page.get_by_label("When a job fails")).to_have_value("any")
     expect(page.get_by_label("Attempts at most")).to_have_value("7")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_moves_while_the_form_gets_the_values_of_a_group(
+    desk: Desk, page: Any, width: int
+) -> None:
+    fields = {"timeout_seconds": 60, "metadata": {"scene": "shot_001"}, "parameters": {"steps": 4}}
+    group = desk.submit(2, **fields)
+    page.set_viewport_size({"width": width, "height": 844})
+    page.add_init_script(SHIFTS)
+    held: list[Any] = []
+    page.route("**/workflow", lambda route: held.append(route))  # noqa: PLW0108 it gets an attribute
+    page.goto(f"{desk.url}/submit?from={group}")
+    page.wait_for_function("document.querySelector('#count').value === '2'")
+    expect(page.locator("#count")).to_be_hidden()
+    page.evaluate(PAINTED)
+    held[0].continue_()
+    expect(page.locator("#sends")).to_contain_text("2 jobs")
+    page.evaluate(PAINTED)
+    assert page.evaluate("window.shifted || 0") < 0.01, page.evaluate("moves.join('\\n')")
 
 
 def test_after_which_failures_it_is_tried_again_is_chosen_by_keyboard(

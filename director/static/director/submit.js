@@ -826,6 +826,7 @@ async function repeat() {
       { field: "workflow_json", message: "The earlier workflow could not be read; try again." },
     ]);
   }
+  $("submit").classList.remove("filling");
 }
 if (again) repeat();
 update();
