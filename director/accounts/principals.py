@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
 from django.core import signing
 from django.db.models import Q
 from django.utils.crypto import constant_time_compare
@@ -17,6 +18,7 @@ from django.utils.crypto import constant_time_compare
 from director.accounts.models import Token
 from director.accounts.people import role_of
 from director.accounts.tokens import digest_of, valid_tokens
+from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.access import (
     OVERSEERS,
     ROLE_RIGHTS,
@@ -75,6 +77,21 @@ def new_session(user: User) -> str:
     return signing.dumps([user.pk, user.get_session_auth_hash()], salt=_SALT)
 
 
+@retried_transaction
+def session_end(value: str) -> None:
+    """End a session before its time: its cookie may have been copied.
+
+    The row is one of Django's sessions, without data, so that expired ones are deleted with those.
+    """
+    until = now() + timedelta(seconds=SESSION_SECONDS)
+    Session.objects.get_or_create(pk=_ended_key(value), defaults={"expire_date": until})
+    kept.put(_key(None, value), None)
+
+
+def _ended_key(value: str) -> str:
+    return f"ended:{digest_of(value)}"[:40]
+
+
 def principal_of(token: str | None, session: str | None) -> Principal | None:
     """Return the principal of a token, or without one that of a session; None: it is invalid.
 
@@ -131,7 +148,7 @@ def _by_session(value: str) -> Principal | None:
     user = User.objects.filter(pk=user_id, is_active=True).first()
     if user is None or not constant_time_compare(session_hash, user.get_session_auth_hash()):
         return None
-    return _of(user)
+    return None if Session.objects.filter(pk=_ended_key(value)).exists() else _of(user)
 
 
 def _of(user: User) -> Principal | None:

@@ -3,7 +3,7 @@ account it is.
 
 Programs send the secret, or a token of an account, as ``Authorization: Bearer`` or ``X-API-Key``. A
 user enters the secret, or name and password, in the form at ``/sign-in`` and gets a signed cookie
-with a digest of it: a new secret or password ends every session. Browsers also send the cookie with
+with a digest of it: a new secret or password ends every session, and a sign-out that of an account. Browsers also send the cookie with
 requests of other sites' pages, so with the cookie alone every change, and every WebSocket, must
 come from a page of the Director or of a listed origin.
 
@@ -35,7 +35,13 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 from rest_framework.permissions import SAFE_METHODS
 
-from director.accounts.principals import SESSION_SECONDS, Credentials, kept_result, principal_of
+from director.accounts.principals import (
+    SESSION_SECONDS,
+    Credentials,
+    kept_result,
+    principal_of,
+    session_end,
+)
 from director.security.origins import (
     FOREIGN_CODE,
     FOREIGN_DETAIL,
@@ -412,9 +418,13 @@ def form(request: HttpRequest, wanted: str, error: str = "", *, status: int = 20
 @csrf_exempt  # the sign-in middleware has checked the origin
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
-    """``/sign-out``: end the session of this browser."""
-    if COOKIE in request.COOKIES:
+    """``/sign-out``: end the session of this browser, that of an account also for copies of its
+    cookie.
+    """
+    if session := request.COOKIES.get(COOKIE):
         principal: Principal = request.principal  # type: ignore[attr-defined]  # the middleware sets it
+        if settings.DIRECTOR_ACCOUNTS:
+            session_end(session)
         record_alone(Action.SIGNED_OUT, principal.name)
     response = HttpResponseRedirect(PATH)
     response.delete_cookie(COOKIE, samesite="Lax")

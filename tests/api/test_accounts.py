@@ -4,12 +4,15 @@ import asyncio
 import datetime as dt
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
 from axes.models import AccessAttempt
 from django.contrib.auth.models import Group, User
+from django.contrib.sessions.models import Session
+from django.core import signing
 from django.core.management import CommandError, call_command
 from django.test import Client
 
@@ -22,6 +25,7 @@ from jobgroups.domain.access import Right, Role, Scope, may
 from jobgroups.domain.clock import now
 from jobgroups.errors import RangeNotSatisfiable
 from jobgroups.models import JobGroup
+from jobgroups.services import sessions
 from tests.api.conftest import GRAPH, Api, Made, error_of, served_paths
 from tests.harness import factories
 
@@ -543,6 +547,28 @@ def test_link_sets_a_password_once_and_signs_in(browser: Client) -> None:
     assert browser.get("/account").headers["Location"] == "/sign-in?next=/account"
     given = {"name": "anna", "password": PASSWORD, "next": "/account"}
     assert browser.post("/sign-in", given).headers["Location"] == "/account"
+
+
+def test_sign_out_ends_the_session_and_copies_of_its_cookie_alone(
+    browser: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = people.person_add("anna", Role.ARTIST)
+    copied = browser.cookies[COOKIE] = principals.new_session(user)
+    earlier = signing.b62_encode(int(time.time()) - 60)
+    with monkeypatch.context() as patch:
+        patch.setattr(signing.TimestampSigner, "timestamp", lambda _: earlier)
+        other = principals.new_session(user)
+    assert browser.post("/sign-out").status_code == 302
+    for cleared in (False, True):
+        if cleared:  # as in another process, and after some seconds
+            principals.kept.clear()
+        for session, status in ((copied, 302), (other, 200)):
+            browser.cookies[COOKIE] = session
+            assert browser.get("/account").status_code == status
+    assert principals.refreshed([(None, copied)]) == {(None, copied): None}
+    Session.objects.update(expire_date=now())
+    sessions.sessions_forget()
+    assert Session.objects.count() == 0
 
 
 def test_new_password_ends_sessions(browser: Client) -> None:
