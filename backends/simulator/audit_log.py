@@ -63,7 +63,7 @@ class AuditLog:
         return next(matching, None)
 
     async def wait_for(
-        self, kind: str, *, timeout: float = 10.0, since: int = 0, **match: Any
+        self, kind: str, *, timeout: float = 60.0, since: int = 0, **match: Any
     ) -> Entry:
         """Wait until `find` finds one (also one written before the call).
 

@@ -306,7 +306,7 @@ def test_threads_that_check_at_once_read_each_class_once() -> None:
             found = list(
                 pool.map(
                     lambda _: inventory.node_classes(
-                        {backend: ["A", "B"]}, since=start, until=start + 5
+                        {backend: ["A", "B"]}, since=start, until=start + 60
                     ),
                     range(8),
                 )

@@ -131,7 +131,8 @@ async def test_pictures_of_equal_content_share_a_file(farm: Farm, files_folder: 
 async def test_large_picture_is_whole(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     content = os.urandom(2**20) * 66
     monkeypatch.setattr(pictures, "encode_png", lambda *_: content)
-    await farm.start()
+    await farm.backend()
+    await farm.runner(intervals=replace(Intervals.scaled(SCALE), frames_grace=60.0))
     (picture,) = (await shown(await farm.completes(workflow=sending(count=1))))["outputs"]["images"]
     assert (picture["size_bytes"], picture["blake3"]) == (len(content), blake3(content).hexdigest())
 

@@ -67,7 +67,7 @@ def test_three_servers_listen_and_end_on_a_signal(
             post(url, {"prompt": LONG})
         process.send_signal(number)
         # On an idle machine it takes 0.2 s; the three prompts would take minutes.
-        assert process.wait(timeout=5) == 0
+        assert process.wait(timeout=60) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 

@@ -56,12 +56,13 @@ async def test_cancel_signals_again_until_the_prompt_ends() -> None:
 
 async def test_cancel_before_the_execution_begins_is_answered_true_and_forgotten() -> None:
     async with Simulator(version="0.33.0") as sim, artist(sim) as me:
-        sim.fault("slow_start", seconds=2.0)
+        sim.fault("slow_start", seconds=60)
         prompt_id = await me.queue(sampler())
         for _ in ("queued", "taken"):
             await me.until_type("status")
         assert await status(me, prompt_id) == "in_progress"
         assert await cancel(me, prompt_id) is True
+        sim.clear_faults()
         assert "execution_success" in types(await me.until_end(prompt_id))
         assert await status(me, prompt_id) == "completed"
 
@@ -70,7 +71,7 @@ async def test_cancel_before_the_execution_begins_is_answered_true_and_forgotten
 async def test_keys_of_partner_nodes_are_not_shown_in_newer_queues(
     version: str, is_shown: bool
 ) -> None:
-    async with Simulator(version=version, seconds=5.0) as sim, artist(sim) as me:
+    async with Simulator(version=version, seconds=600.0) as sim, artist(sim) as me:
         await me.queue(text_to_image(), extra_data={"api_key_comfy_org": "secret"})
         assert ("secret" in str(await me.get("/queue"))) is is_shown
 

@@ -10,7 +10,7 @@ from backends.simulator import Simulator
 from backends.simulator.pictures import encode_png, paint
 from backends.simulator.values import Latent, Picture
 from tests.harness.graphs import Graph, reference_example, sampler, text_to_image
-from tests.simulator.artist import Artist, artist, steps, the, types
+from tests.simulator.artist import PATIENCE, Artist, artist, steps, the, types
 
 END = ["executed", "execution_success", "status", "executing"]
 
@@ -68,19 +68,21 @@ def picture(folder: Path) -> None:
 async def test_not_a_number_is_bare_in_queue_history_and_an_execution_error(
     sim: Simulator, me: Artist
 ) -> None:
-    graph = sampler(steps=2, delay=0.3)
+    sim.fault("stuck", step=2)
+    graph = sampler(steps=2)
     graph["1"]["is_changed"] = NAN
     graph["1"]["inputs"]["cfg"] = "nan"
     prompt_id = await me.queue(graph)
     await me.until_type("progress")
     running = await text(me, "/queue")
+    sim.clear_faults()
     await me.until_end(prompt_id)
     for body in (running, await text(me, f"/history/{prompt_id}")):
         assert '"is_changed": NaN' in body
         assert '"cfg": NaN' in body
     sim.fault("node_error")
     await me.queue(sampler(cfg=NAN, steps=1))
-    while "execution_error" not in (frame := await me.socket.receive_str(timeout=5)):
+    while "execution_error" not in (frame := await me.socket.receive_str(timeout=PATIENCE)):
         pass
     assert '"cfg": [NaN]' in frame
 
