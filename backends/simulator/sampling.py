@@ -28,7 +28,8 @@ async def sample(
     names = ("", ctx.node_id, ctx.class_type)
     failing = ctx.state.node_failure(names, pixels=pixels, **ctx.run.facts)
     slow = ctx.state.faults.take("slow", **ctx.run.facts)
-    step_seconds += slow["seconds"] / steps if slow else 0.0
+    slow_seconds = step_seconds + slow["seconds"] / steps if slow else 0.0
+    may_stop = look and max(step_seconds, slow_seconds) > _WHOLE_STEP
     clock = asyncio.get_running_loop().time
     start = clock()
     ctx.run.sampled = True
@@ -38,9 +39,13 @@ async def sample(
         stuck = ctx.state.faults.take("stuck", step=step, **ctx.run.facts)
         while stuck is not None and not stuck.cleared.is_set():
             await ctx.wait(0.05, interruptible=stuck["interruptible"])
-        await ctx.wait(
-            start + step * step_seconds - clock(), interruptible=look and step_seconds > _WHOLE_STEP
-        )
+        while (
+            slow
+            and not slow.cleared.is_set()
+            and (left := start + step * slow_seconds - clock()) > 0
+        ):
+            await ctx.wait(min(left, 0.05), interruptible=may_stop)
+        await ctx.wait(start + step * step_seconds - clock(), interruptible=may_stop)
         preview = await _preview(ctx, picture, step / steps, always=preview_always)
         ctx.step(step, steps, preview, look=look)
         await ctx.state.apply_due_faults("step", step, **ctx.run.facts)

@@ -91,7 +91,7 @@ class Desk:
         answer = self.http.post(f"{self.simulators[index]}/simulator/faults", json=fault)
         assert answer.status_code == 200, answer.text
 
-    def slow(self, seconds: float = 20.0) -> None:
+    def slow(self, seconds: float = 60.0) -> None:
         """Have every simulator take its time, until :meth:`withdraw`."""
         for index in range(len(self.simulators)):
             self.order(index, name="slow", seconds=seconds, count=0)
@@ -101,9 +101,9 @@ class Desk:
         for index in range(len(self.simulators)):
             self.order(index, name="stuck", count=0)
 
-    def withdraw(self, name: str = "") -> None:
-        """Withdraw the faults of one name, or all."""
-        for url in self.simulators:
+    def withdraw(self, name: str = "", *, of: int | None = None) -> None:
+        """Withdraw the faults of one name, or all, of one simulator, or all."""
+        for url in self.simulators if of is None else [self.simulators[of]]:
             self.http.delete(f"{url}/simulator/faults", params={"name": name})
 
     def clear(self) -> None:

@@ -149,7 +149,8 @@ def test_the_page_of_a_backend_shows_models_jobs_and_attempts(desk: Desk, page: 
     ).click()
     expect(page.locator("#models").get_by_role("list", name="Checkpoints")).not_to_be_empty()
     expect(page.locator(".attempts")).to_contain_text("First #1Succeeded")
-    desk.slow()
+    desk.slow(6)
+    desk.order(0, name="stuck", step=15)
     second = desk.submit(1, metadata={"name": "Second"})
     bar = page.get_by_role("progressbar", name="Progress of Second")
     expect(bar).to_be_visible()
@@ -212,13 +213,16 @@ def test_what_a_backend_cannot_run_is_shown_and_lifted(desk: Desk, page: Any) ->
     expect(listed).to_have_count(0)
 
 
-def test_a_backend_that_goes_away_comes_first_and_says_why(desk: Desk, page: Any) -> None:
+def test_a_backend_that_goes_away_comes_first_and_says_why(
+    desk: Desk, simulators: SimulatorThread, page: Any
+) -> None:
     page.goto(f"{desk.url}/backends")
-    desk.order(3, name="refuse_connections", seconds=5)
-    desk.order(3, name="drop_sockets")
+    simulators.fault("refuse_connections", on=3, seconds=600)
+    simulators.fault("drop_sockets", on=3)
     first = page.locator("#farm tbody tr").first
     expect(first).to_contain_text("Offline")
     expect(first.locator(".c-status")).to_have_attribute("title", re.compile("."))
+    simulators.clear_faults(on=3)
     expect(page.locator("tr.s-offline")).to_have_count(0)
 
 

@@ -156,7 +156,7 @@ def test_file_that_is_too_large_is_not_sent(desk: Desk, form: Any) -> None:
 
 def test_file_that_a_running_group_needs_is_not_deleted(desk: Desk, form: Any) -> None:
     for index in range(2):
-        desk.order(index, name="slow_http", route="/view", method="HEAD", count=0, seconds=20.0)
+        desk.order(index, name="slow_http", route="/view", method="HEAD", count=0, seconds=120.0)
     field = form.get_by_role("group", name="image · Cat")
     field.locator("[type=file]").set_input_files(
         {**PICTURE, "name": "in use.png", "buffer": png(a="in use")}

@@ -111,7 +111,7 @@ def test_own_groups_are_those_of_the_name_that_the_browser_keeps(page: Any, desk
 def test_a_row_that_runs_shows_its_live_preview(page: Any, desk: Desk) -> None:
     page.goto(desk.url)
     expect(page.locator("#line-live")).to_have_text("live")
-    desk.slow(6)
+    desk.slow()
     group = desk.submit(2)
     preview = page.locator(f"#{group} .preview")
     expect(preview).to_be_visible()

@@ -206,7 +206,7 @@ def test_a_submitted_workflow_is_watched_to_its_pictures(desk: Desk, page: Any) 
     page.locator("#count").fill("3")
     page.locator("#more > summary").click()
     page.get_by_label("Name", exact=True).fill("Watched")
-    desk.slow(3)
+    desk.slow()
     submit(page)
     expect(page.get_by_role("heading", level=1)).to_have_text("Watched")
     preview = page.locator(".preview:visible").first
@@ -215,6 +215,7 @@ def test_a_submitted_workflow_is_watched_to_its_pictures(desk: Desk, page: Any) 
     assert (
         preview.bounding_box() == page.locator(".stage:has(.preview:visible)").first.bounding_box()
     )
+    desk.withdraw()
     expect(cards(page, "completed")).to_have_count(3)
     for index in range(3):
         picture = page.locator(".picture img").nth(index)
@@ -291,6 +292,7 @@ def test_a_card_is_its_picture_and_one_line(desk: Desk, browser: Any, page: Any)
 
 def test_progress_moves_on_the_page_without_asking_again(desk: Desk, page: Any) -> None:
     desk.slow(6)
+    desk.order(0, name="stuck", step=15)  # until the page has shown its progress
     page.goto(f"{desk.url}/groups/{desk.submit(1)}")
     has_come_to = "least => document.querySelector('progress.thin')?.value > least"
     page.wait_for_function(has_come_to, arg=10)

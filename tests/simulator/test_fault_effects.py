@@ -91,6 +91,14 @@ async def test_interrupt_comes_too_early_too_late_or_never(
         assert the(end, frames)["node_id"] == "2"
 
 
+async def test_sampling_is_slow_until_the_order_is_cleared(sim: Simulator, me: Artist) -> None:
+    sim.fault("slow", seconds=600)
+    prompt_id = await me.queue(sampler(steps=2))
+    await me.until(lambda frame: frame["type"] == "executing" and frame["data"]["node"] == "1")
+    sim.clear_faults()
+    assert steps(await me.until_end(prompt_id)) == [1, 2]
+
+
 async def test_late_history_is_empty_between_success_and_the_end(
     sim: Simulator, me: Artist
 ) -> None:
