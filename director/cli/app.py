@@ -75,7 +75,7 @@ class Commands(click.Group):
 
 def unknown_command(name: str, others: Iterable[str] = ()) -> CommandError:
     """Return the error for an unknown command, with similar names."""
-    near = difflib.get_close_matches(name, [*_CLIENT, *_LOCAL, *others], n=3)
+    near = difflib.get_close_matches(name, {*_CLIENT, *_LOCAL, *others}, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return usage_error(f"There is no command {name!r}.{hint}", "director --help lists them.")
 

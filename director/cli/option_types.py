@@ -146,8 +146,10 @@ def later(text: str) -> dt.datetime:
         if _AGE.fullmatch(text):
             return today + age(text)
         if re.fullmatch(r"\d\d:\d\d", text):
-            moment = dt.datetime.combine(today, dt.time.fromisoformat(text)).astimezone()
-            return moment if moment > today else moment + dt.timedelta(days=1)
+            clock, tomorrow = dt.time.fromisoformat(text), today + dt.timedelta(days=1)
+            moment = dt.datetime.combine(today, clock).astimezone()
+            # Tomorrow may have another offset from UTC.
+            return moment if moment > today else dt.datetime.combine(tomorrow, clock).astimezone()
         return dt.datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
         raise click.BadParameter(

@@ -1,8 +1,9 @@
 import datetime as dt
 import io
 import json
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
 import click
 import pytest
@@ -51,6 +52,36 @@ def test_age_is_a_number_with_a_unit(text: str, seconds: float) -> None:
     assert abs(gone.total_seconds() - seconds) < 5
     assert option_types.moment("2026-02-01").tzinfo is not None
     assert option_types.moment("2026-02-01T07:00:00Z") == dt.datetime(2026, 2, 1, 7, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_berlin")
+@pytest.mark.parametrize(
+    ("now", "text", "moment"),
+    [
+        ("2026-10-24T23:00+02:00", "23:30", "2026-10-24T23:30+02:00"),
+        ("2026-10-24T23:00+02:00", "08:00", "2026-10-25T08:00+01:00"),
+        ("2027-03-27T23:00+01:00", "08:00", "2027-03-28T08:00+02:00"),
+    ],
+)
+def test_time_of_tomorrow_is_that_of_the_clock_when_summer_time_begins_or_ends(
+    monkeypatch: pytest.MonkeyPatch, now: str, text: str, moment: str
+) -> None:
+    class Clock(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> Self:
+            return cls.fromisoformat(now).astimezone(tz)
+
+    monkeypatch.setattr(option_types.dt, "datetime", Clock)
+    assert option_types.later(text) == dt.datetime.fromisoformat(moment)
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "1y", "h", "-1h", "99999999999d"])
