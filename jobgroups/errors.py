@@ -219,10 +219,15 @@ class BackendInUse(Conflict, code="backend_in_use"):
 
 
 class AssetInUse(Conflict, code="asset_in_use"):
-    text = (
-        "Asset {} is needed by job group {}, which has not ended. Cancel the group or wait for "
-        "its end."
-    )
+    def __init__(self, names: Sequence[str], count: int) -> None:
+        """``names`` are the first groups that need it, of ``count``."""
+        listed = ", ".join(names) + (f" and {count - len(names)} more" * (count > len(names)))
+        super().__init__(
+            f"The group {listed} needs the file and has not ended. Cancel it or wait for its end."
+            if count == 1
+            else f"{count} groups need the file and have not ended: {listed}. Cancel them or wait "
+            "for their end."
+        )
 
 
 class AssetDeleted(Conflict, code="asset_deleted"):

@@ -21,6 +21,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.listener_files import USER, account_owner
 from jobgroups.errors import AssetDeleted, AssetInUse, AssetNotFound
 from jobgroups.models import (
+    TITLE,
     Asset,
     AssetOwner,
     AssetRecord,
@@ -219,9 +220,8 @@ def locked_disown(asset: Asset, owner_id: int) -> bool:
 
     Raises ``AssetInUse`` if an open group of the account needs it.
     """
-    needing = asset.uses.filter(group__completed_at__isnull=True)
-    if (own := needing.filter(group__owner=owner_id).first()) is not None:
-        raise AssetInUse(asset.pk, own.group_id)
+    needing = JobGroup.objects.filter(asset_uses__asset=asset, completed_at__isnull=True)
+    _check_unused(needing.filter(owner=owner_id))
     asset.owners.filter(owner=owner_id).delete()
     records_delete(asset.records.filter(owner=owner_id))
     asset.input_files.filter(owner=account_owner(owner_id)).delete()
@@ -236,13 +236,19 @@ def locked_disown(asset: Asset, owner_id: int) -> bool:
     return True
 
 
+def _check_unused(needing: QuerySet[JobGroup]) -> None:
+    if count := needing.count():
+        groups = needing.order_by("created_at").only(*TITLE)[:3]
+        titles = [(group.title, group.id) for group in groups]
+        names = [title if title == pk else f"{title} ({pk})" for title, pk in titles]
+        raise AssetInUse(names, count)
+
+
 def locked_delete(asset: Asset) -> bool:
     """Delete a locked row and its records in the caller's transaction, or raise ``AssetInUse``;
     return false if the content stays, as that of a file that a user saved in the editor.
     """
-    needing = asset.uses.filter(group__completed_at__isnull=True).first()
-    if needing is not None:
-        raise AssetInUse(asset.pk, needing.group_id)
+    _check_unused(JobGroup.objects.filter(asset_uses__asset=asset, completed_at__isnull=True))
     records_delete(asset.records.all())
     asset.uses.all().delete()
     asset.owners.all().delete()

@@ -162,13 +162,13 @@ def test_file_that_a_running_group_needs_is_not_deleted(desk: Desk, form: Any) -
         {**PICTURE, "name": "in use.png", "buffer": png(a="in use")}
     )
     expect(field.get_by_role("status")).to_contain_text("Uploaded.")
-    submit(form)
+    group = submit(form)
     form.goto(f"{desk.url}/assets")
     row = form.get_by_role("row").filter(has_text="in use.png")
     row.get_by_role("button", name="Delete …").click()
     form.get_by_role("button", name="Delete the file").click()
     expect(form.locator("#toast")).to_contain_text(
-        "which has not ended. Cancel the group or wait for its end."
+        f"The group {group} needs the file and has not ended."
     )
     expect(row).to_be_visible()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -489,6 +490,30 @@ def test_old_jobs_are_captured_on_request() -> None:
         call_command("capture", *group, "--json", stdout=out)
         assert json.loads(out.getvalue()) == {"requested": count}
     assert Capture.objects.filter(due_at__isnull=False).count() == 2
+
+
+def test_refused_deletion_of_an_asset_names_the_groups(files_folder: Path) -> None:
+    asset = factories.asset()
+    factories.online()
+    groups = [factories.submit("gpu-1") for _ in range(5)]
+    JobGroup.objects.update(name="shot {1}")
+    ids = [group.id for group in groups]
+    of_three = ", ".join(f"shot {{1}} ({pk})" for pk in ids[:3])
+    for group, text in zip(
+        groups,
+        (
+            f"The group shot {{1}} ({ids[0]}) needs the file and has not ended. Cancel it or wait",
+            f"2 groups need the file and have not ended: shot {{1}} ({ids[0]}), shot",
+            f"ended: {of_three}. Cancel them or wait for their end.",
+            f"4 groups need the file and have not ended: {of_three} and 1 more.",
+            f"ended: {of_three} and 2 more. Cancel",
+        ),
+        strict=True,
+    ):
+        with transaction.atomic():
+            assets.assets_use(group, [("workflow_json.7.inputs.image", asset.id)])
+        with pytest.raises(AssetInUse, match=re.escape(text)):
+            assets.asset_delete(asset_id=asset.id)
 
 
 def test_asset_of_an_open_group_stays_and_expires_after_it(files_folder: Path) -> None:
