@@ -80,6 +80,17 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
         yield made
 
 
+def hold(farm: Farm, step: int) -> None:
+    """Stop each machine before a step of its next prompt, until :func:`release`."""
+    for number in range(len(farm.machines)):
+        farm.machines[number].fault("stuck", step=step)
+
+
+def release(farm: Farm) -> None:
+    for machine in farm.machines:
+        machine.clear_faults()
+
+
 def sent_as_frames(seed: int, pictures: int = 2) -> Graph:
     graph = text_to_image(seed, steps=2, side=64)
     graph["5"]["inputs"]["batch_size"] = pictures
@@ -146,16 +157,16 @@ def test_text_of_a_node_comes_as_its_frame(farm: Farm) -> None:
     assert text == struct.pack(">II", 3, 1) + b"1" + "hé".encode()
 
 
-def test_four_prompts_of_one_client_never_interleave_and_take_two_rounds(farm: Farm) -> None:
+def test_four_prompts_of_one_client_run_side_by_side_and_never_interleave(farm: Farm) -> None:
+    hold(farm, step=4)
     with ComfyScript(farm.url) as script:
-        began = time.monotonic()
         ids = [script.queue(text_to_image(30 + number, steps=8)) for number in range(4)]
-        queued = time.monotonic() - began
+        until(lambda: all(machine[0].state.queue.running for machine in farm.machines))
+        release(farm)
         done = 0
         while done < len(ids):
             frame = script.receive()
             done += kinds([frame]) == ["executing"] and frame["data"]["node"] is None
-        seconds = time.monotonic() - began
     whose = [prompt for frame in script.frames if (prompt := prompt_of(frame))]
     runs = [prompt for at, prompt in enumerate(whose) if at == 0 or whose[at - 1] != prompt]
     assert sorted(runs) == sorted(ids)
@@ -165,13 +176,12 @@ def test_four_prompts_of_one_client_never_interleave_and_take_two_rounds(farm: F
         assert found[:2] == ["execution_start", "execution_cached"]
         assert found[-3:] == ["executed", "execution_success", "executing"]
         assert found.count("execution_start") == 1
-    # Of one machine it would be four rounds of a second.
-    assert seconds - queued < 3.5, (seconds, queued)
 
 
 def test_retry_on_another_machine_shows_one_start_and_no_error(tmp_path: Path) -> None:
     with farm_of(tmp_path, {"seconds": 0.4}, {"seconds": 0.4}) as farm:
         farm.machines[0].fault("cuda_fatal", count=0)
+        farm.machines[0].fault("stuck")
         second = farm.backend_id(1)
         assert farm.served.ask("POST", f"/api/backends/{second}/pause", json={}).is_success
         with ComfyScript(farm.url) as script:
@@ -179,6 +189,7 @@ def test_retry_on_another_machine_shows_one_start_and_no_error(tmp_path: Path) -
             while script.receive()["type"] != "execution_start":
                 pass
             assert farm.served.ask("POST", f"/api/backends/{second}/resume", json={}).is_success
+            release(farm)
             script.until_done(prompt_id)
         (child,) = farm.group()["child_jobs"]
     assert (child["attempts"], child["backend_id"]) == (2, second)
@@ -207,8 +218,9 @@ def test_error_comes_with_what_comfyui_said_of_it(farm: Farm) -> None:
 
 
 def test_who_joins_later_gets_the_state_of_the_prompt_that_runs(farm: Farm) -> None:
+    hold(farm, step=2)
     with ComfyScript(farm.url, "krita") as first:
-        prompt_id = first.queue(sampler(60, 30, 0.1))
+        prompt_id = first.queue(sampler(60, 3))
         while kinds([first.receive()]) or first.frames[-1]["type"] != "progress":
             pass
         with ComfyScript(farm.url, "krita") as second:
@@ -220,6 +232,7 @@ def test_who_joins_later_gets_the_state_of_the_prompt_that_runs(farm: Farm) -> N
             ]
             assert frames[0]["data"]["status"]["exec_info"] == {"queue_remaining": 1}
             assert {prompt_of(frame) for frame in frames[1:]} == {prompt_id}
+            release(farm)
             second.until_done(prompt_id)
             first.until_done(prompt_id)
     with ComfyScript(farm.url, "krita") as third:
@@ -230,10 +243,12 @@ def test_who_joins_later_gets_the_state_of_the_prompt_that_runs(farm: Farm) -> N
 
 
 def test_end_that_no_socket_got_is_sent_to_the_next_one(farm: Farm) -> None:
+    hold(farm, step=1)
     with ComfyScript(farm.url) as script:
-        prompt_id = script.queue(sampler(70, 5, 0.1))
+        prompt_id = script.queue(sampler(70, 5))
         while script.receive()["type"] != "execution_start":
             pass
+    release(farm)
     until(lambda: prompt_id in httpx.get(f"{farm.url}/history/{prompt_id}", trust_env=False).json())
     with ComfyScript(farm.url, script.client_id) as again:
         frames = again.until_done(prompt_id)
@@ -252,35 +267,39 @@ def test_client_that_waits_gets_a_status_every_ten_seconds(farm: Farm) -> None:
         try:
             script.queue(sampler(80, 1))
             moments = list[float]()
-            while len(moments) < 4:
-                frame = script.receive(12.0)
+            while len(moments) < 3:
+                frame = script.receive()
                 if frame["data"]["status"]["exec_info"]["queue_remaining"]:
                     moments.append(time.monotonic())
         finally:
             farm.served.ask("POST", "/api/queue/resume", json={})
-    assert all(later - earlier < 11.5 for earlier, later in itertools.pairwise(moments))
+    # comfy-cli gives up after 30 s of silence.
+    assert all(later - earlier < 20.0 for earlier, later in itertools.pairwise(moments))
 
 
 @pytest.mark.parametrize("processes", ["1", pytest.param("3", marks=pytest.mark.slow)])
 def test_prompt_of_a_killed_director_ends_for_the_client_that_connects_again(
     tmp_path: Path, processes: str
 ) -> None:
-    with farm_of(tmp_path, {"seconds": 1.5}, processes=processes) as farm:
+    with farm_of(tmp_path, {"seconds": 0.5}, processes=processes) as farm:
         (machine,) = farm.machines
+        hold(farm, step=4)
         with ComfyScript(farm.url, "krita") as script:
             first = script.queue(text_to_image(90, steps=8))
             while kinds([script.receive()]) or script.frames[-1]["type"] != "progress":
                 pass
             farm.served.kill()
+        release(farm)
         farm.served.start()
         with ComfyScript(farm.url, "krita") as script:
             frames = script.until_done(first)
             assert first in script.get(f"/history/{first}").json()
-            machine.fault("late_history", seconds=3.0)
+            machine.fault("late_history", seconds=60.0)
             second = script.queue(text_to_image(91, steps=2))
             machine.wait_for("ended")
             until(lambda: len(_ended(machine)) == 2)
             farm.served.kill()
+        release(farm)
         _check_whole(frames, first)
         farm.served.start()
         with ComfyScript(farm.url, "krita") as script:
@@ -318,9 +337,7 @@ def test_client_that_never_reads_holds_up_no_other(farm: Farm) -> None:
         asleep = sleeper.queue(graph)
         until(lambda: asleep in sleeper.get(f"/history/{asleep}").json())
         with ComfyScript(farm.url) as script:
-            began = time.monotonic()
             script.until_done(script.queue(text_to_image(101, steps=2)))
-            assert time.monotonic() - began < 10.0
         images = sleeper.frame_images(asleep, "9")
     assert len(images) == 6
 

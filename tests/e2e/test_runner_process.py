@@ -191,12 +191,14 @@ def finish(director: Director, gpus: Machines, group_id: str, completed: int) ->
 def test_renders_continue_and_watchers_resume(
     number: int, again_after: float | None, tmp_path: Path
 ) -> None:
-    with simulated(tmp_path, seconds=3.0) as gpus, directing(tmp_path, gpus.urls) as director:
+    with simulated(tmp_path, seconds=0.5) as gpus, directing(tmp_path, gpus.urls) as director:
+        gpus.fault("stuck", step=4)
         group_id = start_busy(director, gpus)
         watchers = [Watcher(director, group_id) for _ in range(8)]
         for watcher in watchers:
             assert watcher.started.wait(60)
         stop_in_order(director, number=number, within=SOON, again_after=again_after)
+        gpus.clear_faults()
         gpus.wait_idle()
         kinds = [entry["kind"] for entry in gpus.seen()]
         assert kinds.count("ended") == 6
