@@ -48,7 +48,11 @@ def _selection(
 
 
 def select_candidates(
-    candidates: Sequence[str], required_capabilities: Sequence[str], excluded: Mapping[str, str]
+    candidates: Sequence[str],
+    required_capabilities: Sequence[str],
+    excluded: Mapping[str, str],
+    *,
+    may_wait: bool = False,
 ) -> Selection:
     """Select the backends that can take jobs of the pool now, after a probe of those without a
     recent response.
@@ -57,8 +61,9 @@ def select_candidates(
         candidates: ``*`` (every enabled backend), or ids and ``tag:…``. One that cannot stays a
             candidate.
         excluded: backends that cannot take the jobs, each with a sentence.
+        may_wait: as of ``candidate_rows``.
     """
-    meant, unmatched = candidate_rows(candidates)
+    meant, unmatched = candidate_rows(candidates, may_wait=may_wait)
     reasons = unmatched | {
         row.id: ineligible_reason(row, required_capabilities, now=now()) or excluded.get(row.id)
         for row in meant.values()
@@ -66,9 +71,14 @@ def select_candidates(
     return _selection(reasons, reasons, meant)
 
 
-def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[str, str]]:
+def candidate_rows(
+    candidates: Sequence[str], *, may_wait: bool = False
+) -> tuple[dict[str, Backend], dict[str, str]]:
     """Return the candidates by id, after a probe where needed, and a sentence for each entry that
     no backend has.
+
+    ``may_wait``: the job waits if all of them are away, so those that are known to be are not
+    probed again.
     """
     everything = ANY_BACKEND in candidates
     meant = {
@@ -76,7 +86,7 @@ def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[
         for row in current_backends().values()
         if is_candidate(candidates, row.id, row.tags) and (row.enabled or not everything)
     }
-    meant = _probe(meant, in_pool=True)
+    meant = _probe(meant, in_pool=True, may_wait=may_wait)
     unmatched = {
         candidate: "No backend has this tag."
         if candidate.startswith(TAG_PREFIX)
@@ -88,11 +98,14 @@ def candidate_rows(candidates: Sequence[str]) -> tuple[dict[str, Backend], dict[
     return meant, unmatched
 
 
-def _probe(rows: dict[str, Backend], *, in_pool: bool = False) -> dict[str, Backend]:
+def _probe(
+    rows: dict[str, Backend], *, in_pool: bool = False, may_wait: bool = False
+) -> dict[str, Backend]:
     """Probe the backends without a recent response, and return the rows as they are then.
 
     ``in_pool``: not those that were online 30 s ago. A job of the pool needs no certain one, and
-    hundreds are late at once if the host is busy.
+    hundreds are late at once if the host is busy. Nor those that did not respond to the last probe,
+    if another one can take the job or it ``may_wait``: a machine that is off costs 1.5 s.
     """
     moment = now()
     stale = [
@@ -101,6 +114,10 @@ def _probe(rows: dict[str, Backend], *, in_pool: bool = False) -> dict[str, Back
         if row.enabled and probes.needs_probe(row, now=moment)
         if not (in_pool and probes.was_online(row, now=moment))
     ]
+    if in_pool and (
+        may_wait or any(ineligible_reason(row, (), now=moment) is None for row in rows.values())
+    ):
+        stale = [row for row in stale if row.unreachable_since is None]
     if stale:
         probes.probe_backends(stale, backends_probed)
         present = current_backends()

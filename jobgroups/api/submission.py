@@ -63,8 +63,9 @@ def submit_body(
     return submit(whole, principal)
 
 
-def submit(submission: Submission, principal: Principal) -> Submitted:
-    """Store the group of a submission whose idempotency key is not known.
+def submit(submission: Submission, principal: Principal, *, may_wait: bool = False) -> Submitted:
+    """Store the group of a submission whose idempotency key is not known. ``may_wait`` is as of
+    ``candidate_rows``.
 
     1. The runner: without one nothing is stored, unless a setting allows it.
     2. The backends: selected, after a probe of those without a recent response. In the pool at
@@ -82,7 +83,9 @@ def submit(submission: Submission, principal: Principal) -> Submitted:
     if not (alive or settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER):
         runners.heartbeat_check()
         raise RunnerAbsent
-    return group_submit(submission=choose(submission, principal), runner_alive=alive)
+    return group_submit(
+        submission=choose(submission, principal, may_wait=may_wait), runner_alive=alive
+    )
 
 
 class NotExecutable(Exception):
@@ -104,10 +107,12 @@ def submit_to_any(submission: Submission, principal: Principal) -> JobGroup:
     Raises what :func:`submit` raises, but ``NotExecutable`` for ``NoOnlineBackends``.
     """
     try:
-        return submit(submission, principal).group
+        return submit(submission, principal, may_wait=True).group
     except NoOnlineBackends as refused:
         skipped = refused.extra["skipped_backends"]
-    entries = check(JobKinds(submission.template), submission.backend_ids, ())["backends"]
+    entries = check(JobKinds(submission.template), submission.backend_ids, (), may_wait=True)[
+        "backends"
+    ]
     answering = [entry for entry in entries if entry["state_reason"] is None]
     if answering:
         raise NotExecutable(
@@ -146,12 +151,16 @@ def _own_seeds(graph: workflow.Workflow) -> tuple[dict[str, dict[str, Any]], int
 
 
 def choose(
-    submission: Submission, principal: Principal, kinds: JobKinds | None = None
+    submission: Submission,
+    principal: Principal,
+    kinds: JobKinds | None = None,
+    *,
+    may_wait: bool = False,
 ) -> Submission:
     """Return the submission with the backends that were selected and skipped.
 
     Raises ``NoOnlineBackends`` or, for an asset that does not exist, ``InvalidRequest``. ``kinds``
-    are those of its jobs, if the caller has them.
+    are those of its jobs, if the caller has them; ``may_wait`` is as of ``candidate_rows``.
     """
     until = check_until(_CHECK_SECONDS)
     check_references(submission.references, principal)
@@ -159,7 +168,7 @@ def choose(
         selection, is_paid = _select_named(submission, until)
     else:
         kinds = kinds or JobKinds(submission.template, submission.batch)
-        selection, is_paid = _select_able(submission, kinds, until)
+        selection, is_paid = _select_able(submission, kinds, until, may_wait=may_wait)
     if not selection.backend_ids:
         raise NoOnlineBackends(selection.skipped)
     chosen = replace(submission, skipped_backends=selection.skipped, uses_partner_nodes=is_paid)
@@ -185,7 +194,7 @@ def _select_named(submission: Submission, until: float) -> tuple[Selection, bool
 
 
 def _select_able(
-    submission: Submission, kinds: JobKinds, until: float
+    submission: Submission, kinds: JobKinds, until: float, *, may_wait: bool
 ) -> tuple[Selection, bool | None]:
     """Select the candidates that can execute a job, or of which that is not known; see
     ``_select_named``.
@@ -193,14 +202,14 @@ def _select_able(
     Raises ``NoOnlineBackends`` if none of them can execute one of the jobs of a batch.
     """
     named, required = submission.backend_ids, submission.required_capabilities
-    selection = select_candidates(named, required, kinds.excluded)
+    selection = select_candidates(named, required, kinds.excluded, may_wait=may_wait)
     in_part = submission.partial_outputs == PartialOutputs.ACCEPT
     refused = kinds.refusals(selection.rows, until=until, in_part=in_part)
     # The answers are kept.
     is_paid = has_partner_nodes(kinds.workflow, selection.rows, until=time.monotonic())
     if is_paid:
         needed = needed_capabilities(required, is_paid, has_own_key=bool(submission.secret))
-        selection = select_candidates(named, needed, kinds.excluded)
+        selection = select_candidates(named, needed, kinds.excluded, may_wait=may_wait)
     able = [
         name for name in selection.backend_ids if len(refused.get(name, ())) < len(kinds.examples)
     ]

@@ -51,16 +51,20 @@ class JobsVerdict:
 
 
 def check(
-    kinds: "JobKinds", candidates: Sequence[str], required_capabilities: Sequence[str]
+    kinds: "JobKinds",
+    candidates: Sequence[str],
+    required_capabilities: Sequence[str],
+    *,
+    may_wait: bool = False,
 ) -> dict[str, Any]:
     """Return for each candidate whether it can execute some jobs, with every reason why not.
     Nothing is stored.
 
-    The candidates are as of ``select_candidates``. The response has an entry for each backend, and
+    The candidates and ``may_wait`` are as of ``select_candidates``. The response has an entry for each backend, and
     for each entry of ``candidates`` that no backend has.
     """
     until = check_until(_CHECK_SECONDS)
-    rows, unmatched = candidate_rows(candidates)
+    rows, unmatched = candidate_rows(candidates, may_wait=may_wait)
     answers = [row for row in rows.values() if row.reachability == Reachability.ONLINE]
     verdicts = kinds.verdicts(answers, until, in_part=True)
     is_paid = has_partner_nodes(kinds.workflow, answers, until=time.monotonic())

@@ -127,6 +127,25 @@ def test_pool_does_not_probe_backends_that_were_online(
         assert Backend.objects.get().reachability == Reachability.ONLINE
 
 
+def test_pool_does_not_wait_for_a_backend_that_is_known_to_be_off_beside_another_one(
+    api: Api, runner: Runner, make_backend: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobgroups.api.submission._CHECK_SECONDS", 0.0)
+    probed: list[str] = []
+    monkeypatch.setattr(
+        probes, "probe_backends", lambda rows, _: probed.extend(row.id for row in rows)
+    )
+    make_backend("off", seen=False)
+    make_backend("new", seen=False)
+    backend_observed(backend_id="off", reachable=False, reason="no answer")
+    assert _reason(_post(api, "off", count=1)) == "Offline: no answer"
+    assert probed == ["off"]
+    make_backend("good")
+    skipped = api.submit("*", count=1)["skipped_backends"]
+    assert {"backend_id": "off", "reason": "Offline: no answer"} in skipped
+    assert probed == ["off", "new"]
+
+
 def test_probes_at_the_same_time_are_one_and_are_stored_in_one_write(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from backends import inventory
+from backends import inventory, probes
+from backends.services import backend_observed
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import ChildJob, JobGroup
@@ -124,6 +125,19 @@ def test_job_waits_for_backends_that_are_all_away(
     made = submit(api)
     assert made.status_code == 201, made.content
     assert (made.json()["status"], made.json()["queue_position"]) == ("queued", 0)
+
+
+def test_job_does_not_wait_for_backends_that_are_known_to_be_off(
+    api: Api, make_backend: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[str] = []
+    monkeypatch.setattr(
+        probes, "probe_backends", lambda rows, _: probed.extend(row.id for row in rows)
+    )
+    make_backend("off", seen=False)
+    backend_observed(backend_id="off", reachable=False, reason="no answer")
+    assert submit(api).status_code == 201
+    assert probed == []
 
 
 @pytest.mark.parametrize(
