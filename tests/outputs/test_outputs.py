@@ -1,6 +1,7 @@
 """Outputs over HTTP, and files that a later job has replaced."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -277,6 +278,18 @@ async def test_a_file_server_whose_clock_is_ahead_replaces_nothing(
     late = file.stat().st_mtime + 5
     os.utime(file, (late, late))
     assert await studio.status(group) == 410
+
+
+async def test_clock_that_changes_while_a_backend_restarts_replaces_nothing(
+    studio: Studio, tmp_path: Path
+) -> None:
+    sim = await studio.farm.backend("gpu-2", output_dir=tmp_path / "served")
+    studio.farm.wake()
+    assert await studio.status(await studio.render(1, backend_id="gpu-2")) == 200
+    sim.config = dataclasses.replace(sim.config, file_clock=30.0)
+    await sim.restart()
+    for seed in (2, 3):
+        assert await studio.status(await studio.render(seed, backend_id="gpu-2")) == 200
 
 
 async def test_a_cached_node_does_not_show_the_file_that_another_node_wrote(studio: Studio) -> None:

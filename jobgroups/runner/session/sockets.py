@@ -78,6 +78,8 @@ class Sockets:
                 self.context.availability.socket_lost(error.detail)
             finally:
                 self.attempts.socket_lost(client_id)
+                # It may restart, with another clock.
+                self.context.files_ahead = None
                 self.client_id = self._main_id = self._main = None
                 if pause == self.context.intervals.reconnect_first:
                     self.lost_at = time.monotonic()
