@@ -9,6 +9,7 @@ import os
 import subprocess
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -61,6 +62,9 @@ _FILE_THREADS: Final = 2
 _FROM_ONE: Final = 2
 _FROM_ALL: Final = 8
 _DOWNLOAD_TIMEOUT: Final = 60.0  #: Timeout for downloading an original, in seconds.
+#: Seconds for which a file that cannot be drawn is not drawn again: it takes up to 30 s.
+_FAILED_SECONDS: Final = 300.0
+_MOST_FAILED: Final = 1_000  #: Such files that are remembered.
 _CHUNK: Final = 4 * 2**20  #: Approximate length of what is written to disk at once, in bytes.
 
 
@@ -73,6 +77,8 @@ class Thumbnails:
         self._files = Share(_FILE_THREADS)
         # Of its own: a video may take 20 s.
         self._posters = Share(1)
+        #: By name the reason and when it is forgotten, the oldest first.
+        self._failed: dict[str, tuple[str, float]] = {}
         # An asyncio lock belongs to one event loop; it is dropped with its last waiter.
         self._locks: weakref.WeakValueDictionary[object, asyncio.Lock] = (
             weakref.WeakValueDictionary()
@@ -90,7 +96,12 @@ class Thumbnails:
         key = (id(asyncio.get_running_loop()), _name(file, width))
         async with self._locks.setdefault(key, asyncio.Lock()):
             kept = await self.kept(file, width)
-            return kept if kept is not None else await self._create(file, width)
+            if kept is not None:
+                return kept
+            reason, until = self._failed.get(_name(file, width), ("", 0.0))
+            if time.monotonic() < until:
+                raise NoThumbnail(reason)
+            return await self._create(file, width)
 
     async def kept(self, file: OutputFile, width: int) -> bytes | None:
         return await _run(self._files, self._cache.get, _name(file, width))
@@ -112,10 +123,19 @@ class Thumbnails:
                         drawn = await draw_picture(source.removeprefix("file:"), width)
             except AnswerTooLarge:
                 raise NoThumbnail("It is too large.") from None
-            except (DrawingFailed, NotAnImage, WrongBody) as error:
+            except WrongBody as error:
+                raise NoThumbnail(str(error)) from error
+            except (DrawingFailed, NotAnImage) as error:
+                self._note_failed(_name(file, width), str(error))
                 raise NoThumbnail(str(error)) from error
         await _run(self._files, self._cache.put, _name(file, width), drawn)
         return drawn
+
+    def _note_failed(self, name: str, reason: str) -> None:
+        self._failed.pop(name, None)
+        self._failed[name] = reason, time.monotonic() + _FAILED_SECONDS
+        if len(self._failed) > _MOST_FAILED:
+            del self._failed[next(iter(self._failed))]
 
     @contextlib.asynccontextmanager
     async def _original(self, file: OutputFile, *, is_video: bool) -> AsyncIterator[str]:

@@ -136,6 +136,20 @@ async def test_undecodable_file_has_no_thumbnail(gallery: Gallery, content: byte
 
 
 @db
+async def test_drawing_that_failed_is_not_repeated_for_a_while(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await gallery.one("a.png", black_png(9_000, 9_000))
+    reason = error_of(await gallery.get(f"{path}?w=320"), 404, "no_thumbnail")["detail"]
+    monkeypatch.setattr(making, "_FAILED_SECONDS", 0.0)
+    error_of(await gallery.get(f"{path}?w=160"), 404, "no_thumbnail")
+    gallery.put("a.png", picture())
+    assert (await gallery.get(f"{path}?w=160")).status_code == 200
+    again = error_of(await gallery.get(f"{path}?w=320"), 404, "no_thumbnail")["detail"]
+    assert again == reason
+
+
+@db
 async def test_limit_of_the_original_is_not_that_of_the_proxy(
     gallery: Gallery, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
