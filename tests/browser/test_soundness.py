@@ -294,6 +294,18 @@ def test_navigation_fits_phones_and_narrow_windows(
         assert width < 360 or page.locator(".top").bounding_box()["height"] < 60, "two rows"
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_list_of_groups_shows_how_many_jobs_failed(
+    page: Any, sheet: tuple[str, dict[str, str]], width: int
+) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    page.goto(sheet[0])
+    expect(page.locator(".counted .bad")).not_to_have_count(0)
+    beyond = """all => all.filter((one) => one.getBoundingClientRect().right
+        > one.closest(".counted").getBoundingClientRect().right).map((one) => one.textContent)"""
+    assert page.locator(".counted .bad").evaluate_all(beyond) == []
+
+
 def test_gallery_without_outputs_says_so_in_the_middle(
     page: Any, sheet: tuple[str, dict[str, str]]
 ) -> None:
