@@ -235,7 +235,9 @@ def _cut_bytes(text: str, limit: int) -> str:
 
 def _part(text: str, limit: int) -> str:
     part = _cut_bytes(text.strip(" ."), limit).rstrip(" .")
-    return f"_{part}" if not part or _WINDOWS_DEVICES.fullmatch(part) else part
+    # A program would read a name that begins with "-" as an option (rm *).
+    is_unsafe = not part or part.startswith("-") or _WINDOWS_DEVICES.fullmatch(part)
+    return f"_{part}" if is_unsafe else part
 
 
 def _extension(name: str) -> str:

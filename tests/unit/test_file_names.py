@@ -41,6 +41,7 @@ HOSTILE = [
     "a. .",
     ".png",
     "con",
+    "-rf.png",
 ]
 HOSTILE += ["NUL.png", "\ud800.png", "é" * 400 + ".png", "a." + "b" * 400, "x" * 9_000_000]
 
@@ -70,6 +71,7 @@ _DEFAULT = (DEFAULT_TEMPLATE, "42_gpu-1_a.webp")
             ["{3.cfg}", "7.5.webp"],
             ["/x//../{scene}/{absent}/{seed}", "x/_/_/_/42.webp"],
             ["C:\\{{x}}\u202e?/NUL.png", "C__{x}__/_NUL.webp"],
+            ["-rf/ -x/{absent}-{seed}", "_-rf/_-x/_-42.webp"],
             ["con/aux. /lpt1.x /com¹", "_con/_aux/_lpt1.x/_com¹.webp"],
             ["{seed}_é_雪", "42_é_雪.webp"],
         ],
@@ -88,6 +90,7 @@ def test_no_name_leaves_the_folder_or_is_too_long(template: str, name: str) -> N
     parts = path.split("/")
     assert len(parts) == template.strip("/").count("/") + 1
     assert all(part.strip(" .") and not PureWindowsPath(part).is_reserved() for part in parts)
+    assert not any(part.startswith("-") for part in parts)
     assert max(len(part.encode()) for part in parts) <= 181
     assert len(path.encode()) <= 410
     assert PureWindowsPath(path).parts == tuple(parts)
