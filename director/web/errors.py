@@ -3,10 +3,12 @@
 Below ``/api/v2/``, and at the ComfyUI listener, it is translated at last. No error repeats what the client sent.
 """
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import msgspec
 import psycopg
 from django.core.exceptions import DisallowedHost, RequestDataTooBig
 from django.db import connection
@@ -23,7 +25,7 @@ from backends.errors import RequestError
 from director.web.listener import is_listener
 from director.web.middleware import middleware
 from jobgroups.api.listener.errors import comfyui_error
-from jobgroups.api.v2.errors import envelope
+from jobgroups.api.v2.errors import comfy_api_error, is_comfy_api
 from jobgroups.database.threads import TRANSIENT
 
 logger = logging.getLogger(__name__)
@@ -178,8 +180,23 @@ def _page_error(request: HttpRequest, exc: Exception) -> HttpResponse | None:
 
 
 def in_its_shape(response: HttpResponseBase, path: str, *, at_listener: bool) -> HttpResponseBase:
-    """Return a response, an error of the ComfyUI listener or of the Comfy API v2 in its shape."""
-    return comfyui_error(response) if at_listener else envelope(path, response)
+    """Return a response, our own error at the ComfyUI listener or of the Comfy API v2 in its shape;
+    headers stay.
+
+    Our own are ``JsonResponse``: an error that a machine answered stays as it is.
+    """
+    if not (at_listener or is_comfy_api(path)):
+        return response
+    if response.status_code < 400 or not isinstance(response, JsonResponse):
+        return response
+    body = json.loads(response.content)
+    if "error" not in body:
+        translate = comfyui_error if at_listener else comfy_api_error
+        response.status_code, error = translate(response.status_code, body)
+        response.content = msgspec.json.encode(error)
+        if "Content-Length" in response.headers:
+            response.headers["Content-Length"] = str(len(response.content))
+    return response
 
 
 #: The outermost: every other one may refuse a request.

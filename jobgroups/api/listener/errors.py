@@ -4,13 +4,8 @@ Views make their errors in it. Errors that arise before or around a view have ou
 translated at the edge.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
-
-import msgspec
-from django.http import JsonResponse
-from django.http.response import HttpResponseBase
 
 
 def error_body(
@@ -26,17 +21,7 @@ def error_body(
     return {"error": error, "node_errors": node_errors or {}}
 
 
-def comfyui_error(response: HttpResponseBase) -> HttpResponseBase:
-    """Return a response, an error in our own shape in ComfyUI's; headers stay.
-
-    Our own are ``JsonResponse``: an error that a machine answered stays as it is.
-    """
-    if response.status_code < 400 or not isinstance(response, JsonResponse):
-        return response
-    body = json.loads(response.content)
-    if "error" not in body:
-        kind, message = body.pop("code"), body.pop("detail")
-        response.content = msgspec.json.encode(error_body(kind, message, extra_info=body))
-        if "Content-Length" in response.headers:
-            response.headers["Content-Length"] = str(len(response.content))
-    return response
+def comfyui_error(status: int, own: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Return ComfyUI's status and body for an error in our own shape."""
+    kind, message = own.pop("code"), own.pop("detail")
+    return status, error_body(kind, message, extra_info=own)

@@ -3,11 +3,7 @@
 Each error is made in our own shape, wherever it arises, and translated at the edge.
 """
 
-import json
 from typing import Any, Final
-
-from django.http import HttpResponse, JsonResponse
-from django.http.response import HttpResponseBase
 
 from jobgroups.errors import ComfyApiError
 
@@ -26,24 +22,12 @@ _UPSTREAM: Final = (
 )
 
 
-def envelope(path: str, response: HttpResponseBase) -> HttpResponseBase:
-    """Return the response to a request for a path, an error of the Comfy API v2 in its shape;
-    headers stay.
-    """
-    is_ours = path == "/api/v2" or path.startswith("/api/v2/")
-    if not is_ours or response.status_code < 400 or not isinstance(response, HttpResponse):
-        return response
-    body = json.loads(response.content)
-    if "error" not in body:
-        response.status_code, error = _translate(response.status_code, body)
-        response.content = JsonResponse({"error": error}).content
-        if "Content-Length" in response.headers:
-            response.headers["Content-Length"] = str(len(response.content))
-    return response
+def is_comfy_api(path: str) -> bool:
+    return path == "/api/v2" or path.startswith("/api/v2/")
 
 
-def _translate(status: int, own: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Return the contract's status and error for an error in our own shape."""
+def comfy_api_error(status: int, own: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Return the contract's status and body for an error in our own shape."""
     own_code, message = own.pop("code"), own.pop("detail")
     code = own_code
     if status >= 500:
@@ -53,4 +37,4 @@ def _translate(status: int, own: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     elif own_code not in {kind.code for kind in ComfyApiError.__subclasses__()}:
         status, code = _CONTRACT.get(own_code) or _CONTRACT.get(status, (status, code))
     details = own if code == own_code else {"code": own_code, **own}
-    return status, {"code": code, "message": message, "details": details or None}
+    return status, {"error": {"code": code, "message": message, "details": details or None}}

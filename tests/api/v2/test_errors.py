@@ -13,8 +13,7 @@ import pytest
 from django.db import OperationalError
 from django.http import HttpResponse
 
-from director.web.errors import exception_handler
-from jobgroups.api.v2.errors import envelope
+from director.web.errors import exception_handler, in_its_shape
 from jobgroups.errors import BackendAway, ComfyApiError
 from tests.api.conftest import Api
 from tests.harness.processes import Served
@@ -79,7 +78,7 @@ def test_failure_of_a_service_names_no_detail_of_it(
 ) -> None:
     answer = exception_handler(error, {})
     assert isinstance(answer, HttpResponse)
-    envelope(ASSET, answer)
+    in_its_shape(answer, ASSET, at_listener=False)
     assert error_of(answer.status_code, answer.content) == (status, "upstream_error", {"code": own})
     assert ("Retry-After" in answer.headers) == (status == 503)
     assert not any(one in answer.content for one in (b"db.studio", b"gpu-1", b"10.0.0.7"))
