@@ -16,11 +16,12 @@ from typing import Any, Final
 from django.db.models import Case, Count, F, Max, Min, Q, QuerySet, Value, When
 from django.db.models.functions import Coalesce
 
-from jobgroups.domain.access import Principal
+from jobgroups.domain.access import Principal, Right, may
 from jobgroups.domain.clock import now
 from jobgroups.domain.shapes.backends import FailedGroup, FailureExample, FailureRow, Failures
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus
 from jobgroups.models import TITLE, Attempt, ChildJob, JobGroup
+from jobgroups.queries.owners import owned_by
 from jobgroups.queries.visibility import visible
 from jobgroups.serializers import truncate
 
@@ -36,6 +37,8 @@ MAX_FAILURES: Final = 20_000
 MAX_ROWS: Final = 100  #: Maximum number of rows, those with the most failures.
 MAX_JOBS: Final = 2_000  #: Maximum number of children of a row that can be retried at once.
 MAX_COUNT: Final = 100  #: From this number on the navigation shows "99+".
+#: The columns of a group with failed jobs.
+_OF_GROUP: Final = ("placement", "completed_at", "owner_id", "shared_at")
 #: What the failures of a row have in common.
 _KEY: Final = ("done", "cause", "at_backend", "digest")
 _LOST: Final = (ChildStatus.FAILED, ChildStatus.TIMEOUT)
@@ -255,8 +258,9 @@ def failed_jobs(
             job_group_id=group.id,
             name=group.title,
             placement=group.placement,
+            may_retry=may(principal, Right.OPERATE, owned_by(group.owner_id, group.shared_at)),
             finished=group.completed_at is not None,
             job_ids=tuple(sorted(job_ids[group.id])),
         )
-        for group in groups.only(*TITLE, "placement", "completed_at")
+        for group in groups.only(*TITLE, *_OF_GROUP)
     ]

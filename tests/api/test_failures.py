@@ -165,7 +165,7 @@ def test_long_report_is_cut(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_failed_jobs_of_a_row_are_listed_by_group(api: Api) -> None:
-    def listed(workflow: str = "") -> list[tuple[str, str, str, bool, list[str]]]:
+    def listed(workflow: str = "") -> list[tuple[str, str, str, bool, bool, list[str]]]:
         where = f"failure_class=node_error&backend_id=gpu-1{workflow}"
         groups = report(api, f"/api/failures/jobs?{where}")["groups"]
         return [tuple(one.values()) for one in groups]
@@ -179,11 +179,11 @@ def test_failed_jobs_of_a_row_are_listed_by_group(api: Api) -> None:
     (elsewhere,) = group("gpu-1", workflow="b" * 16, name="c")
     lose(elsewhere, FailureClass.NODE_ERROR)
     rows = [
-        (unsent.group_id, "shot_002", "bound", False, [unsent.id]),
-        (ended.group_id, "shot_001", "bound", True, [ended.id]),
+        (unsent.group_id, "shot_002", "bound", True, False, [unsent.id]),
+        (ended.group_id, "shot_001", "bound", True, True, [ended.id]),
     ]
     assert listed(f"&workflow={'a' * 16}") == rows
-    assert listed() == [(elsewhere.group_id, "c", "bound", False, [elsewhere.id]), *rows]
+    assert listed() == [(elsewhere.group_id, "c", "bound", True, False, [elsewhere.id]), *rows]
     assert listed("&workflow=") == []
 
 

@@ -35,6 +35,11 @@ AuditEntry.objects.create(
     created_at=now(), actor="ben", address="192.168.100.177", action="backend.changed", target="gpu-1",
     details_json='{{"name": "' + "no_blank_" * 20 + '"}}',
 )
+for name, count in (("ben", 1), ("{ADMINISTRATOR}", 2)):
+    failed = factories.submit(*["gpu-1"] * count, runner_alive=False)
+    failed.children.update(status="failed", failure_class="node_error", completed_at=now())
+    user = User.objects.get(username=name)
+    JobGroup.objects.filter(pk=failed.pk).update(owner_id=user.pk, shared_at=now())
 print(group.id)
 """
 
@@ -146,6 +151,21 @@ def test_a_role_sees_no_control_that_it_may_not_use_and_a_way_out(
     expect(page.get_by_text("may be the private work of another account")).to_be_visible()
     expect(page.get_by_role("searchbox")).to_have_value(group)
     sound(page)
+
+
+def test_failures_retry_the_jobs_of_the_own_groups_alone(
+    page: Any, studio: tuple[str, str]
+) -> None:
+    url, _ = studio
+    sign_in(page, url, "ben")
+    page.goto(f"{url}/failures")
+    page.get_by_role("button", name="Retry 3 jobs").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("2 jobs are left out: their groups are of other accounts.")
+    dialog.get_by_role("button", name="Retry 1 job").click()
+    expect(page.locator("#toast")).to_have_text("1 job is retried.")
+    page.get_by_role("button", name="Retry 2 jobs").click()
+    expect(page.locator("#toast")).to_contain_text("their owners or an operator may retry them")
 
 
 def test_form_of_a_new_group_stays_when_the_session_ends(

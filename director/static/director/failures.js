@@ -55,18 +55,28 @@ async function retry({ class: failureClass, backend, name, workflow, takes, chos
     backend_id: backend,
     workflow,
   });
-  const { groups } = await call("GET", `/api/failures/jobs?${query}`);
+  const { groups: all } = await call("GET", `/api/failures/jobs?${query}`);
+  const groups = all.filter((group) => group.may_retry);
   if (!groups.length) {
-    toast("No job of this cause is failed any more.");
+    toast(
+      all.length
+        ? "These jobs are in groups of other accounts: their owners or an operator may retry them."
+        : "No job of this cause is failed any more.",
+    );
     return;
   }
-  const jobs = groups.reduce((sum, group) => sum + group.job_ids.length, 0);
+  const countOf = (some) => some.reduce((sum, group) => sum + group.job_ids.length, 0);
+  const jobs = countOf(groups);
+  const left = countOf(all) - jobs;
+  const others = left
+    ? ` ${counted(left, "job is", "jobs are")} left out: their groups are of other accounts.`
+    : "";
   const closed = takes !== "yes" && backend;
   const shut = closed ? ` ${name} takes no jobs now, so these jobs move to other backends.` : "";
   const pooled = groups.filter(({ placement }) => placement === "pool").length;
   const place = await askPlace({
     title: `Retry ${counted(jobs, "job")}?`,
-    text: `${counted(jobs, "job")} in ${counted(groups.length, "group")}, with the same seeds.${shut}`,
+    text: `${counted(jobs, "job")} in ${counted(groups.length, "group")}, with the same seeds.${shut}${others}`,
     yes: `Retry ${counted(jobs, "job")}`,
     own: { id: backend, name },
     chosen: pooled ? "auto" : closed ? "other" : chosen,

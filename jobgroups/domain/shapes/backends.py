@@ -275,11 +275,14 @@ class FailureExample:
 
 @record
 class FailedGroup:
-    """The failed jobs of a group behind a row, for a retry."""
+    """The failed jobs of a group behind a row, for a retry, which its owner or an operator
+    (``may_retry``) requests.
+    """
 
     job_group_id: str
     name: str
     placement: str
+    may_retry: bool
     finished: bool
     job_ids: tuple[str, ...]
 
