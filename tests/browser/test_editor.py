@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from backends.simulator.server import Simulator
 from tests.browser.conftest import PATIENCE_MS
 from tests.harness.graphs import text_to_image
 from tests.harness.processes import Served
@@ -130,10 +129,6 @@ def _paint_a_mask(editor: Editor, prompt_id: str) -> None:
     assert set(editor.states().values()) == {"completed", "cancelled"}
 
 
-async def _withdraw(machine: Simulator) -> None:
-    machine.clear_faults()
-
-
 @pytest.fixture
 def machines() -> Iterator[SimulatorThread]:
     with SimulatorThread(3, seconds=1.0, preview_fps=4.0) as machines:
@@ -168,7 +163,7 @@ def test_the_editor_renders_on_the_farm(
     page.reload()
     editor.wait_ready()
     for number in range(3):
-        machines.call(_withdraw(machines[number]))
+        machines.clear_faults(on=number)
     until(lambda: not editor.waiting(), 60.0, editor.waiting)
     states = editor.states()
     assert states[second] == "cancelled"
