@@ -63,9 +63,11 @@ def test_pause_outlasts_a_killed_runner_a_takeover_and_a_restart(farm: ProcessFa
     web.start()
     runners = [farm.runner(name) for name in ("room-1", "room-2")]
     web.wait_online()
+    farm.gpus.fault("stuck")
     held = web.submit(picture(), ["*"], count=30, submitter="anna", priority=60)
     farm.gpus.wait_kind("started", 2)
     web.ask("POST", f"/api/job-groups/{held}/pause", json={"reason": "review"})
+    farm.gpus.clear_faults()
     runners[0].kill()
     # What runs ends, and what waits at a machine may start before it is taken back.
     done = [held, web.submit(picture(), ["*"], count=6, submitter="ben")]
