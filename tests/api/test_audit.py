@@ -271,6 +271,9 @@ def test_without_accounts_the_name_of_the_request_and_its_address_count(
     api: Api, make_backend: Made, runner: Any, settings: Any
 ) -> None:
     settings.DIRECTOR_ACCOUNTS = False
+    visitor = Client(headers={"host": "localhost:9820"})
+    assert "No action is recorded yet." in visitor.get("/audit").text
+    assert "No action is recorded that matches." in visitor.get("/audit?actor=anna").text
     make_backend("gpu-1")
     group = api.submit("gpu-1", submitter="anna@desk")["job_group_id"]
     api.delete(f"/api/job-groups/{group}")
@@ -279,12 +282,12 @@ def test_without_accounts_the_name_of_the_request_and_its_address_count(
     listed = api.get("/api/audit").json()["results"]
     assert [one["actor"] for one in listed] == [None, "anna@desk"]
     assert listed[1]["details"] == {"jobs": 1, "submitter": "anna@desk"}
-    page = Client(headers={"host": "localhost:9820"}).get("/audit").content.decode()
+    page = visitor.get("/audit").text
     assert f'title="{group}">{JobGroup.objects.get(pk=group).title}</a>' in page
 
 
 def test_page_of_the_record_has_names_of_targets_and_tokens_and_no_text_of_python(
-    browser: Client,  # noqa: F811
+    visitor: Client,  # noqa: F811
 ) -> None:
     factories.backend("gpu-1", name="Left of the door")
     user = people.person_add("olga", Role.OPERATOR)
