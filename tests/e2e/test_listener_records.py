@@ -131,11 +131,7 @@ def test_an_error_of_a_node_is_in_the_history_as_its_reader_wants_it(farm: Farm)
     assert (errors[0]["node_id"], errors[0]["node_type"]) == ("3", "KSampler")
     assert errors[0]["exception_message"] == "no such sampler"
     for machine in farm.machines:
-        machine.call(_clear(machine))
-
-
-async def _clear(machine: Any) -> None:
-    machine[0].clear_faults()
+        machine.clear_faults()
 
 
 def test_the_history_outlasts_a_restart(farm: Farm) -> None:
