@@ -287,7 +287,7 @@ def test_without_accounts_the_name_of_the_request_and_its_address_count(
 
 
 def test_page_of_the_record_has_names_of_targets_and_tokens_and_no_text_of_python(
-    visitor: Client,  # noqa: F811
+    browser: Client,  # noqa: F811
 ) -> None:
     factories.backend("gpu-1", name="Left of the door")
     user = people.person_add("olga", Role.OPERATOR)
