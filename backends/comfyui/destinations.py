@@ -38,6 +38,9 @@ _lookups: Final = threading.BoundedSemaphore(8)
 #: Resolves the names of connections: one whose servers do not answer must not keep a thread that
 #: others need.
 _resolvers: Final = ThreadPoolExecutor(max_workers=32, thread_name_prefix="resolver")
+#: Those of webhooks, which any user of the API names. 24 deliveries at once may be to names without
+#: an answer, and each thread lasts as long as two of them.
+_webhook_resolvers: Final = ThreadPoolExecutor(64, thread_name_prefix="webhook-resolver")
 _IPV6_UNICAST: Final = ipaddress.ip_network("2000::/3")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  #: Has IPv4 addresses in its last 4 bytes.
 #: Has them where the prefix of the local network ends.
@@ -144,6 +147,7 @@ class Destinations:
     refuses: Callable[[str], bool]
     refused: str  #: Said if no address of a host is permitted.
     unknown: str  #: Said if the resolver does not know the host.
+    resolvers: ThreadPoolExecutor = _resolvers
 
 
 BACKENDS: Final = Destinations(
@@ -165,7 +169,8 @@ def webhook_destinations(*, private: bool) -> Destinations:
     )
     if private:
         reason = "its name is not known, or its address is link-local, which is refused"
-    return Destinations(is_refused if private else is_not_public, reason, reason)
+    refuses = is_refused if private else is_not_public
+    return Destinations(refuses, reason, reason, _webhook_resolvers)
 
 
 class NotConnected(ConnectionError):
@@ -190,7 +195,7 @@ async def connect(host: str, port: int, destinations: Destinations = BACKENDS) -
 
 async def _connect(host: str, port: int, destinations: Destinations) -> socket.socket:
     try:
-        entries = await _addresses(host, port)
+        entries = await _addresses(host, port, destinations.resolvers)
     except (OSError, UnicodeError) as error:
         raise NotConnected(destinations.unknown) from error
     permitted = [info for info in entries if not destinations.refuses(str(info[4][0]))]
@@ -210,12 +215,12 @@ async def _connect(host: str, port: int, destinations: Destinations) -> socket.s
     return connection
 
 
-async def _addresses(host: str, port: int) -> list[AddrInfoType]:
+async def _addresses(host: str, port: int, resolvers: ThreadPoolExecutor) -> list[AddrInfoType]:
     resolve: Callable[[], list[Any]] = functools.partial(
         socket.getaddrinfo, host, port, type=socket.SOCK_STREAM
     )
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return await asyncio.get_running_loop().run_in_executor(_resolvers, resolve)
+        return await asyncio.get_running_loop().run_in_executor(resolvers, resolve)
     return resolve()

@@ -154,6 +154,36 @@ def test_resolver_that_hangs_delays_no_registration(monkeypatch: pytest.MonkeyPa
     answered.set()
 
 
+async def test_names_of_webhooks_that_hang_keep_no_thread_from_backends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolve, answered, full = socket.getaddrinfo, threading.Event(), threading.Barrier(33)
+    webhooks = destinations.webhook_destinations(private=True)
+
+    def resolve_or_hang(host: Any, *rest: Any, **more: Any) -> list[Any]:
+        if host == "hangs.test":
+            with contextlib.suppress(threading.BrokenBarrierError):
+                full.wait(60)
+            answered.wait(60)
+        return resolve("127.0.0.1", *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_or_hang)
+    try:
+        async with asyncio.TaskGroup() as tasks, listening("127.0.0.1") as port:
+            hanging = [
+                tasks.create_task(destinations.connect("hangs.test", port, webhooks))
+                for _ in range(32)
+            ]
+            await asyncio.to_thread(full.wait, 60)
+            async with asyncio.timeout(20):
+                (await destinations.connect("gpu.test", port)).close()
+            answered.set()
+            for task in hanging:
+                (await task).close()
+    finally:
+        answered.set()
+
+
 @asynccontextmanager
 async def listening(host: str, port: int = 0) -> AsyncIterator[int]:
     received = bytearray()
