@@ -68,7 +68,7 @@ async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_
     sim = await farm.backend("gpu-1")
     sim.fault("stuck", step=3)
     service = await farm.runner(timeouts=QUICK)
-    group = await farm.running("gpu-1")
+    group = await farm.running("gpu-1", workflow=text_to_image(steps=20))
     await until(lambda: sent)
     # It cannot be stopped, and renders on to its end.
     sim.fault("hang_http", route="/interrupt", count=0)
@@ -79,6 +79,10 @@ async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_
     (driver,) = (await session_of(service)).attempts.drivers.values()
     await until(lambda: driver.machine.stop_pending)
     sent.clear()
+    sim.clear_faults("stuck")
+    sim.fault("stuck", step=10)
+    # In this time the progress of these steps would be sent.
+    await farm.looked_up(2)
     sim.clear_faults("stuck")
     done = await farm.finished(group)
     assert done.status == "completed"
