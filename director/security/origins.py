@@ -29,7 +29,8 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 _PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type, Idempotency-Key, X-API-Key, Last-Event-ID",
+    "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type, Idempotency-Key, If-Match, "
+    "If-None-Match, If-Range, Last-Event-ID, Range, X-API-Key, X-Request-ID",
     "Access-Control-Max-Age": "600",
 }
 FOREIGN_CODE: Final = "origin_not_allowed"
@@ -39,7 +40,10 @@ FOREIGN_DETAIL: Final = (
 )
 FOREIGN_ORIGIN: Final = 4403  #: WebSocket close code for a page of an origin that is not allowed.
 #: The Director's response headers that a page may read.
-_EXPOSED: Final = "Idempotency-Replayed, Location, Retry-After"
+_EXPOSED: Final = (
+    "Accept-Ranges, Content-Disposition, Content-Range, ETag, Idempotency-Replayed, Link, Location, "
+    "Retry-After, X-Request-ID, X-Sheet-Pages"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Final, TypeVarTuple
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
+from django.utils.cache import get_conditional_response
 
 from jobgroups.database.shared_threads import Share
 from jobgroups.domain import media_types
@@ -71,8 +72,10 @@ async def file_response(
         "Accept-Ranges": "bytes",
         "ETag": etag,
     }
-    if request.headers.get("If-None-Match", "").removeprefix("W/") == etag:
-        return HttpResponse(status=304, headers=headers)
+    conditional: HttpResponse | None = get_conditional_response(request, etag=etag)
+    if conditional is not None:
+        is_known = conditional.status_code == 304
+        return HttpResponse(status=304, headers=headers) if is_known else conditional
     first, last = 0, size - 1
     wanted = _RANGE.fullmatch(request.headers.get("Range", ""))
     is_part = wanted is not None and request.headers.get("If-Range", etag) == etag

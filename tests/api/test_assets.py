@@ -105,6 +105,16 @@ def test_asset_is_stored_once_and_read_in_parts(served: Served) -> None:
     assert served.ask("GET", f"{path}/content", headers=headers).content == content
     headers = {**BEARER, "range": f"bytes={len(content)}-"}
     assert served.ask("GET", f"{path}/content", headers=headers).status_code == 416
+    tag = whole.headers["etag"]
+    for conditions, status in (
+        ({"if-none-match": f'"other", W/{tag}'}, 304),
+        ({"if-none-match": "*"}, 304),
+        ({"if-match": tag}, 200),
+        ({"if-match": '"other"', "range": "bytes=0-4"}, 412),
+    ):
+        answer = served.ask("GET", f"{path}/content", headers={**BEARER, **conditions})
+        assert answer.status_code == status
+    assert answer.json()["code"] == "precondition_failed"
     known = f"/api/assets/by-hash/{asset['hash']}"
     assert served.ask("HEAD", known, headers=BEARER).status_code == 200
     assert served.ask("DELETE", path, headers=BEARER).status_code == 204
