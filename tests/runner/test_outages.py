@@ -1,6 +1,7 @@
 """Backends that go offline in a render: crashed for good, or alive behind a broken network."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,10 +11,11 @@ import pytest
 from backends.models import Backend
 from backends.simulator import Simulator
 from jobgroups.domain.states import RetryScope
-from jobgroups.models import JobGroup
+from jobgroups.models import JobGroup, Timing
 from tests.harness.cable import Cable
 from tests.harness.farm import Farm, until, until_row
 from tests.harness.graphs import text_to_image
+from tests.harness.simulator_thread import SimulatorThread
 
 
 @contextlib.asynccontextmanager
@@ -186,3 +188,15 @@ async def test_backend_whose_events_arrive_is_not_offline_when_its_answers_do_no
     sim.clear_faults()
     await farm.cancel(group)
     assert (await ended(farm, group)).status == "cancelled"
+
+
+async def test_time_for_which_the_runner_was_suspended_is_no_time_of_a_workflow(farm: Farm) -> None:
+    with SimulatorThread(name="gpu-1", seconds=1.0) as sims:
+        await farm.register("gpu-1", sims.url)
+        await farm.runner(seen=["gpu-1"])
+        group = await farm.submit("gpu-1")
+        await farm.in_states(group, "running")
+        time.sleep(4)  # as a machine that sleeps
+        await ended(farm, group)
+        timing = await until_row(Timing.objects.all())
+    assert 0.5 < timing.seconds < 2

@@ -269,16 +269,23 @@ def test_seconds_of_a_prompt_are_those_between_its_start_and_its_end() -> None:
         ExecutionSuccess(prompt_id="p"),
     )
 
-    def sample(*events: tuple[Event, float]) -> TimingSample | None:
+    def sample(
+        *events: tuple[Event, float], by_backend: float | None = None
+    ) -> TimingSample | None:
         timer = PromptTimer(context, spec)
         for event, moment in events:
             timer.on_event(event, moment)
-        return timer.sample()
+        return timer.sample(by_backend)
 
     for was_loaded in (None, True):
         found = sample((start, 100.0), (node, 101.0), (end, 107.5))
         assert found is not None
         assert (found.seconds, found.was_loaded) == (7.5, was_loaded)
+    # Its end was seen late; the backend's clock was changed meanwhile.
+    for by_backend, seconds in ((2.5, 2.5), (-3600.0, 7.5), (3600.0, 7.5)):
+        found = sample((start, 100.0), (node, 101.0), (end, 107.5), by_backend=by_backend)
+        assert found is not None
+        assert found.seconds == seconds
     # Every node was cached; the start or the end was not seen.
     assert sample((start, 100.0), (end, 107.5)) is None
     assert sample((node, 101.0), (end, 107.5)) is None

@@ -203,7 +203,8 @@ class AttemptDriver:
     def _settle(self, end: AttemptResult) -> None:
         self.pictures.stored()
         self._context.runner.captures_due.set()
-        if end.state is AttemptState.SUCCESS and (sample := self._timer.sample()) is not None:
+        sample = self._timer.sample(end.backend_seconds)
+        if end.state is AttemptState.SUCCESS and sample is not None:
             self._context.runner.timings.append(sample)
             metrics.observe_job(sample.workflow_digest, sample.backend_id, sample.seconds)
 

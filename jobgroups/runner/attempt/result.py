@@ -4,7 +4,7 @@ Pure.
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -76,17 +76,22 @@ def from_history(
         end = interrupted_result(prompt, outputs)
     else:
         end = _error_result(prompt, outputs, entry.error)
-    return replace(end, backend_ended_at=_ended_at(entry))
+    moments = list(_moments(entry))
+    if not moments:
+        return end
+    ended_at = moments[-1][1]
+    began_at = dict(moments).get("execution_start")
+    seconds = None if began_at is None else (ended_at - began_at).total_seconds()
+    return replace(end, backend_ended_at=ended_at, backend_seconds=seconds)
 
 
-def _ended_at(entry: HistoryEntry) -> dt.datetime | None:
-    """Return when a prompt ended by its backend's clock; None where no message says it."""
-    for _, data in reversed(entry.messages):
+def _moments(entry: HistoryEntry) -> Iterator[tuple[str, dt.datetime]]:
+    """Yield the type of each message with its time by the backend's clock."""
+    for kind, data in entry.messages:
         # A blocked output's message has none.
         milliseconds = data.get("timestamp")
         if isinstance(milliseconds, int | float) and 0 < milliseconds < _LATEST_MS:
-            return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
-    return None
+            yield kind, dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
 
 
 def is_blocked(error: ExecutionError) -> bool:

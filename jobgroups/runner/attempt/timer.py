@@ -82,13 +82,18 @@ class PromptTimer:
                 metrics.model_switches.labels(context.backend_id).inc()
         context.loaded_models = models
 
-    def sample(self) -> TimingSample | None:
+    def sample(self, backend_seconds: float | None) -> TimingSample | None:
         """Return how long the prompt took; None if its start or end was not seen, or if no node
         executed.
+
+        Its end may have been seen late: this machine was suspended, or the network was slow. By the
+        backend's clock it took ``backend_seconds``, which a change of the clock falsifies.
         """
         digest = self._spec.workflow_digest
         if self._began_at is None or self._ended_at is None or self._models is None or not digest:
             return None
         seconds = self._ended_at - self._began_at
+        if backend_seconds is not None and 0 < backend_seconds < seconds:
+            seconds = backend_seconds
         backend_id = self._context.backend_id
         return TimingSample(digest, backend_id, self._models, seconds, self._was_loaded)
