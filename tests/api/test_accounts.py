@@ -566,7 +566,7 @@ def test_sign_out_ends_the_session_and_copies_of_its_cookie_alone(
             browser.cookies[COOKIE] = session
             assert browser.get("/account").status_code == status
     assert principals.refreshed([(None, copied)]) == {(None, copied): None}
-    Session.objects.update(expire_date=now())
+    Session.objects.update(expire_date=now() - dt.timedelta(seconds=1))
     sessions.sessions_forget()
     assert Session.objects.count() == 0
 
