@@ -28,7 +28,7 @@ PYTEST_ARGS ?=
 PYTEST ?= pytest
 # Number of test processes; 0 runs the tests in the main process. Most tests wait more than they compute, so there are
 # more processes than cores.
-WORKERS ?= 4
+WORKERS ?= 6
 SPREAD = -n $(WORKERS) --dist worksteal
 # Without slow tests, and a quarter of the examples of Hypothesis.
 QUICK = -m "not slow" --hypothesis-profile quick
