@@ -161,7 +161,7 @@ def _children_of_pool(plain: Mapping[ClaimRequest, _Wanted]) -> Iterator[tuple[C
         of_variants[chosen[request].variant_id].append(request)
     for variant_id, requests in of_variants.items():
         children = store.first_of_variant_locked(variant_id, len(requests))
-        if not any(child.has_history for child in children):
+        if all(child.last_number is None for child in children):
             yield from zip(requests, children, strict=False)
 
 

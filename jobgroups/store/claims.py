@@ -290,9 +290,8 @@ def _children(size: int) -> PreparedQuery[ChildJob]:
 
 
 def first_of_variant_locked(variant_id: int, count: int) -> list[Any]:
-    """Lock the first due children of a variant that no other transaction has locked.
-
-    ``has_history`` is whether they had prompts, which may keep a backend from taking them.
+    """Lock the first due children of a variant that no other transaction has locked, with
+    ``last_number``: earlier prompts may keep a backend from taking them.
     """
     return _first_of_variant(count)(variant=variant_id, **time_parameters())
 
@@ -300,9 +299,8 @@ def first_of_variant_locked(variant_id: int, count: int) -> list[Any]:
 @cache
 def _first_of_variant(count: int) -> PreparedQuery[ChildJob]:
     def rows() -> QuerySet[ChildJob]:
-        earlier = Attempt.objects.filter(child=OuterRef("pk"))
         waits = _due(variant_id=Parameter("variant"), is_bound=False)
-        return _locked(waits.annotate(has_history=Exists(earlier)).order_by("position"))[:count]
+        return _locked(waits.order_by("position"))[:count]
 
     return PreparedQuery(rows)
 
