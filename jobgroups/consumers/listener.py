@@ -5,7 +5,6 @@ Programs of ComfyUI know no frame that says why their socket is closed, and end 
 know: they get none.
 """
 
-import asyncio
 import json
 import logging
 import uuid
@@ -88,11 +87,8 @@ class ListenerConsumer(Socket):
             listener.note_sent(frame.ends)
 
     async def _send_picture(self, prompt_id: str, picture: Picture) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            image = await loop.run_in_executor(
-                _reading, read_file, picture.stored_name, 0, picture.size
-            )
+            image = await _reading.run(read_file, picture.stored_name, 0, picture.size)
         except (OSError, StorageAway):
             logger.warning("%s: a picture cannot be read", prompt_id, exc_info=True)
             return

@@ -2,13 +2,14 @@
 whose work hangs takes no thread from another.
 """
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar, TypeVarTuple
 
 from django import db
 from django.db import connections
@@ -16,6 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 _MOST: Final = 256  #: More than all kinds of a process together: none waits for another.
 
@@ -67,6 +69,10 @@ class Share(Executor):
         self._waiting = deque[tuple[Future[Any], Callable[[], Any]]]()
         self._running = set[Future[None]]()
         self._is_closed = False
+
+    async def run(self, work: Callable[[*Ts], R], *args: *Ts) -> R:
+        """Return the result of a function that is called in these threads."""
+        return await asyncio.get_running_loop().run_in_executor(self, work, *args)
 
     def submit(self, work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         done = Future[R]()

@@ -2,7 +2,6 @@
 ends one of them alone.
 """
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -51,8 +50,7 @@ class Lane:
         Raises ``NotAnImage`` (``TooLarge``), ``OutputGone`` if its file is not there, or
         ``DrawingFailed``.
         """
-        work = partial(self._draw, function, *arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await self._thread.run(partial(self._draw, function, *arguments))
 
     def _draw(self, function: Callable[..., bytes], *arguments: object) -> bytes:
         request = pickle.dumps((function, arguments))

@@ -1,9 +1,8 @@
 """Responses with a file of the storage: whole or one range, read in a thread while it is sent."""
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from typing import Final, TypeVarTuple
+from collections.abc import AsyncIterator
+from typing import Final
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -14,8 +13,6 @@ from jobgroups.domain import media_types
 from jobgroups.errors import OutputGone, RangeNotSatisfiable
 from jobgroups.models import Asset, StoredFile
 from jobgroups.services.stored_files import has_file, is_local, read_file
-
-Ts = TypeVarTuple("Ts")
 
 _CHUNK: Final = 4 * 2**20
 #: One range of bytes. Of several ranges the whole file is sent, as HTTP allows.
@@ -96,7 +93,7 @@ async def file_response(
 async def _open(stored_name: str, first: int, length: int, *, size: int) -> AsyncIterator[bytes]:
     """Return a part of a stored file, whose first piece is read already."""
     try:
-        piece = await _run(_begin, stored_name, first, length, size)
+        piece = await _threads.run(_begin, stored_name, first, length, size)
     except FileNotFoundError:
         raise OutputGone("The storage does not have the whole file any more.") from None
     return _pieces(piece, stored_name, first, length)
@@ -106,7 +103,7 @@ async def _pieces(piece: bytes, stored_name: str, first: int, length: int) -> As
     yield piece
     while length := length - len(piece):
         first += len(piece)
-        piece = await _run(_read, stored_name, first, length)
+        piece = await _threads.run(_read, stored_name, first, length)
         if not piece:
             raise OSError("the stored file is shorter than its row")
         yield piece
@@ -121,7 +118,3 @@ def _begin(stored_name: str, first: int, length: int, size: int) -> bytes:
 
 def _read(stored_name: str, first: int, length: int) -> bytes:
     return read_file(stored_name, first, min(_CHUNK, length))
-
-
-async def _run(read: Callable[[*Ts], bytes], *args: *Ts) -> bytes:
-    return await asyncio.get_running_loop().run_in_executor(_threads, read, *args)

@@ -11,9 +11,9 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import IO, Final, TypeVar, TypeVarTuple
+from typing import IO, Final
 
 from django.conf import settings
 
@@ -49,9 +49,6 @@ def first_frame(source: str, width: int) -> bytes:
     except (OSError, subprocess.CalledProcessError) as error:
         raise NotAnImage(f"ffmpeg cannot read it ({type(error).__name__}).") from error
 
-
-R = TypeVar("R")
-Ts = TypeVarTuple("Ts")
 
 #: The allowed widths: any width would fill the cache with copies of one image.
 WIDTHS: Final = (160, 320, 640, 1280, 2560)
@@ -104,7 +101,7 @@ class Thumbnails:
             return await self._create(file, width)
 
     async def kept(self, file: OutputFile, width: int) -> bytes | None:
-        return await _run(self._files, self._cache.get, _name(file, width))
+        return await self._files.run(self._cache.get, _name(file, width))
 
     async def _create(self, file: OutputFile, width: int) -> bytes:
         is_video = media_kind(file.filename) == "video"
@@ -117,7 +114,7 @@ class Thumbnails:
                 async with self._original(file, is_video=is_video) as source:
                     if is_video:
                         drawn = await draw_picture(
-                            await _run(self._posters, first_frame, source, width), width
+                            await self._posters.run(first_frame, source, width), width
                         )
                     else:
                         drawn = await draw_picture(source.removeprefix("file:"), width)
@@ -128,7 +125,7 @@ class Thumbnails:
             except (DrawingFailed, NotAnImage) as error:
                 self._note_failed(_name(file, width), str(error))
                 raise NoThumbnail(str(error)) from error
-        await _run(self._files, self._cache.put, _name(file, width), drawn)
+        await self._files.run(self._cache.put, _name(file, width), drawn)
         return drawn
 
     def _note_failed(self, name: str, reason: str) -> None:
@@ -145,14 +142,14 @@ class Thumbnails:
         if file.stored is not None and (is_video or is_local()):
             if not is_video and file.stored.size_bytes > self._max_source:
                 raise NoThumbnail("It is too large.")
-            if source := await _run(self._files, media_source, file.stored):
+            if source := await self._files.run(media_source, file.stored):
                 yield source
                 return
         # By its name: ffmpeg reads the index of a video, which may be at its end, and the first
         # frame.
         with _temporary_folder() as folder:
             path = Path(folder, "original")
-            with await _run(self._files, path.open, "wb") as original:
+            with await self._files.run(path.open, "wb") as original:
                 await self._fetch(file, original)
             yield f"file:{path}"
 
@@ -170,14 +167,10 @@ class Thumbnails:
                 ) as chunks,
             ):
                 async for chunk in chunks:
-                    await _run(self._files, _append, original, chunk)
+                    await self._files.run(_append, original, chunk)
         except TimeoutError:
             reason = f"It did not send the whole file within {_DOWNLOAD_TIMEOUT:g} s."
             raise BackendAway(file.backend_name, reason) from None
-
-
-async def _run(threads: Share, work: Callable[[*Ts], R], *args: *Ts) -> R:
-    return await asyncio.get_running_loop().run_in_executor(threads, work, *args)
 
 
 def _name(file: OutputFile, width: int) -> str:

@@ -6,7 +6,6 @@ is killed before, the next one knows only that it has not received them.
 """
 
 import asyncio
-import functools
 import hashlib
 import logging
 import uuid
@@ -186,10 +185,9 @@ class SentPictures:
             try:
                 async with asyncio.timeout_at(give_up_at):
                     incoming, row, suffix = await asyncio.shield(writing)
-                    move = functools.partial(
-                        stored_files.move_marked, incoming.path, row.stored_name
+                    self._marks.append(
+                        await _storing.run(stored_files.move_marked, incoming.path, row.stored_name)
                     )
-                    self._marks.append(await loop.run_in_executor(_storing, move))
             except (StorageAway, StorageFull, OSError) as error:
                 cause = str(error) or cause  # a timeout has no text
                 if loop.time() >= give_up_at or writing.exception() is not None:
