@@ -826,7 +826,7 @@ async function repeat() {
       { field: "workflow_json", message: "The earlier workflow could not be read; try again." },
     ]);
   }
-  $("submit").classList.remove("filling");
 }
-if (again) repeat();
+// Also what an unexpected value stopped is shown: the form could not be used otherwise.
+if (again) repeat().finally(() => $("submit").classList.remove("filling"));
 update();
