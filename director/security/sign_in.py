@@ -3,9 +3,9 @@ account it is.
 
 Programs send the secret, or a token of an account, as ``Authorization: Bearer`` or ``X-API-Key``. A
 user enters the secret, or name and password, in the form at ``/sign-in`` and gets a signed cookie
-with a digest of it: a new secret or password ends every session, and a sign-out that of an account. Browsers also send the cookie with
-requests of other sites' pages, so with the cookie alone every change, and every WebSocket, must
-come from a page of the Director or of a listed origin.
+with a digest of it: a new secret or password ends every session, and a sign-out that of an account.
+Browsers also send the cookie with requests of other sites' pages, so with the cookie alone every
+change, and every WebSocket, must come from a page of the Director or of a listed origin.
 
 Django's sessions are not used: they need a row for each user, or middleware that the API's chain
 and the WebSockets do not have. The cookie of the secret is checked without a database query, that

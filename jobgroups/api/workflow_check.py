@@ -60,8 +60,8 @@ def check(
     """Return for each candidate whether it can execute some jobs, with every reason why not.
     Nothing is stored.
 
-    The candidates and ``may_wait`` are as of ``select_candidates``. The response has an entry for each backend, and
-    for each entry of ``candidates`` that no backend has.
+    The candidates and ``may_wait`` are as of ``select_candidates``. The response has an entry for
+    each backend, and for each entry of ``candidates`` that no backend has.
     """
     until = check_until(_CHECK_SECONDS)
     rows, unmatched = candidate_rows(candidates, may_wait=may_wait)

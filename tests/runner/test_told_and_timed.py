@@ -147,37 +147,37 @@ async def test_backends_are_read_where_they_may_have_changed_and_not_for_each_gr
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count what the runner's database threads ask."""
-    said: Counter[str] = Counter()
+def queries(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the queries of the runner's database threads."""
+    counts: Counter[str] = Counter()
     execute = CursorWrapper.execute
 
     def counted(cursor: Any, sql: Any, params: Any = None) -> Any:
         is_query = not str(sql).startswith(("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK"))
         if is_query and threading.current_thread().name.startswith("runner-db"):
-            said[str(sql)] += 1
+            counts[str(sql)] += 1
         return execute(cursor, sql, params)
 
     monkeypatch.setattr(CursorWrapper, "execute", counted)
-    return said
+    return counts
 
 
-async def _queries(farm: Farm, asked: Counter[str]) -> float:
+async def _per_probe(farm: Farm, queries: Counter[str]) -> float:
     """Return the number of queries for each probe of gpu-0: a busy machine delays both."""
     probes = 4
     await farm.looked_up(1, "/prompt", "gpu-0")
-    asked.clear()
+    queries.clear()
     await farm.looked_up(probes, "/prompt", "gpu-0")
-    return asked.total() / probes
+    return queries.total() / probes
 
 
 async def test_an_idle_session_asks_the_database_less_than_once_a_second(
-    farm: Farm, asked: Counter[str]
+    farm: Farm, queries: Counter[str]
 ) -> None:
     await farm.start("gpu-0")
     await farm.seen("gpu-0")
     await farm.dispatched()
-    alone = await _queries(farm, asked)
+    alone = await _per_probe(farm, queries)
     names = [f"gpu-{number}" for number in range(1, 5)]
     for name in names:
         await farm.backend(name)
@@ -187,7 +187,7 @@ async def test_an_idle_session_asks_the_database_less_than_once_a_second(
     assert alone > 0
 
     async def is_less() -> bool:
-        return (await _queries(farm, asked) - alone) / len(names) / Intervals().probe < 1.0
+        return (await _per_probe(farm, queries) - alone) / len(names) / Intervals().probe < 1.0
 
     # After a moment in which the process does not run, what is due comes at once.
     await until(is_less)

@@ -23,6 +23,7 @@ _UPSTREAM: Final = (
 
 
 def is_comfy_api(path: str) -> bool:
+    """Return whether a path is one of the Comfy API v2."""
     return path == "/api/v2" or path.startswith("/api/v2/")
 
 
