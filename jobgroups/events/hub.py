@@ -129,6 +129,10 @@ class Subscription:
     async def take(self) -> list[Entry]:
         """Wait for entries and return all of them in order; an empty list after an overflow."""
         await self._ready.wait()
+        return self.take_now()
+
+    def take_now(self) -> list[Entry]:
+        """Return all entries that are queued, in order."""
         self._ready.clear()
         taken = [entry[0] if isinstance(entry, list) else entry for entry in self._entries]
         self._entries.clear()

@@ -260,10 +260,10 @@ class Listener:
             # At once: a prompt may take only some milliseconds.
             subscription = await hub.subscribe(group_id, frames=True, only=_FOLLOWED)
             async with client.turn:
-                state = await self._read_state(client, group_id, None)
+                state = await self._read_state(client, subscription, None)
             while state is not None and state.end is None and not subscription.overflowed:
                 if self._take(client, state, await subscription.take()):
-                    state = await self._read_state(client, group_id, state)
+                    state = await self._read_state(client, subscription, state)
         except Exception:
             # The next poll follows it again.
             logger.warning("ComfyUI listener: %s: unexpected error", group_id, exc_info=True)
@@ -289,9 +289,10 @@ class Listener:
         return any(not isinstance(entry, ListenerFrame) for entry in entries)
 
     async def _read_state(
-        self, client: _Client, group_id: str, known: PromptState | None
+        self, client: _Client, subscription: Subscription, known: PromptState | None
     ) -> PromptState | None:
         """Read the state of a prompt and take it in; None: there is no such prompt any more."""
+        group_id = subscription.group_id
         state = await read(prompt_state, group_id)
         if state is None and known is not None:
             # It had ended, and was deleted since.
@@ -304,6 +305,8 @@ class Listener:
         presentation.follow(state.id, prompt_id=state.prompt_id, job_id=state.job_id)
         frames: list[Frame] = []
         if state.end is not None:
+            # What came during the read was sent before the end.
+            self._take(client, state, subscription.take_now())
             client.ended[state.id] = group_id
             frames = presentation.end(state.id, state.end)
             if state.id not in presentation:
