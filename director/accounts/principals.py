@@ -1,5 +1,6 @@
 """The principal of a request, by its token or session: read once, and kept for a few seconds."""
 
+import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -74,7 +75,9 @@ kept: Final = _Kept()
 
 def new_session(user: User) -> str:
     """Return the value of a session's cookie. It ends with a change of the password."""
-    return signing.dumps([user.pk, user.get_session_auth_hash()], salt=_SALT)
+    # Signatures have whole seconds; a sign-out ends one of several sign-ins of a second.
+    unique = secrets.token_hex(8)
+    return signing.dumps([user.pk, user.get_session_auth_hash(), unique], salt=_SALT)
 
 
 @retried_transaction
@@ -142,7 +145,7 @@ def _by_token(text: str) -> Principal | None:
 
 def _by_session(value: str) -> Principal | None:
     try:
-        user_id, session_hash = signing.loads(value, salt=_SALT, max_age=SESSION_SECONDS)
+        user_id, session_hash, *_ = signing.loads(value, salt=_SALT, max_age=SESSION_SECONDS)
     except (signing.BadSignature, ValueError, TypeError):
         return None
     user = User.objects.filter(pk=user_id, is_active=True).first()

@@ -553,11 +553,11 @@ def test_sign_out_ends_the_session_and_copies_of_its_cookie_alone(
     browser: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = people.person_add("anna", Role.ARTIST)
-    copied = browser.cookies[COOKIE] = principals.new_session(user)
-    earlier = signing.b62_encode(int(time.time()) - 60)
+    second = signing.b62_encode(int(time.time()))
     with monkeypatch.context() as patch:
-        patch.setattr(signing.TimestampSigner, "timestamp", lambda _: earlier)
-        other = principals.new_session(user)
+        patch.setattr(signing.TimestampSigner, "timestamp", lambda _: second)
+        copied, other = principals.new_session(user), principals.new_session(user)
+    browser.cookies[COOKIE] = copied
     assert browser.post("/sign-out").status_code == 302
     for cleared in (False, True):
         if cleared:  # as in another process, and after some seconds
