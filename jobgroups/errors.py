@@ -211,7 +211,7 @@ class Conflict(RequestError, code="conflict", status=409):
 
 
 class IdempotencyConflict(Conflict, code="idempotency_conflict"):
-    """The idempotency key was used with another body within 24 h."""
+    """The idempotency key was used within 24 h with another body, or by another account of a name."""
 
 
 class BackendInUse(Conflict, code="backend_in_use"):

@@ -160,15 +160,18 @@ def group_replay(
 ) -> Submitted | None:
     """Return the group that this idempotency key made within 24 h, if any.
 
-    Raises ``IdempotencyConflict`` if it made one out of another body, or of no account and of the
-    same submitter, ``GroupDeleted`` if that group was deleted.
+    Raises ``IdempotencyConflict`` if it made one out of another body, or for the same submitter and
+    no or another account, ``GroupDeleted`` if that group was deleted.
     """
     stored: list[JobGroup | DeletedSubmission] = [*_with_key(_groups, submitter, key)]
     for row in stored or _with_key(_deleted, submitter, key):
         is_foreign = owner_id is not None and getattr(row, "owner_id", owner_id) != owner_id
         if is_foreign or row.idempotency_digest != digest:
+            how = "with another body"
+            if is_foreign:
+                how = "by another account of this name, or without accounts"
             raise IdempotencyConflict(
-                "This Idempotency-Key was used within 24 h with another body; use a new key."
+                f"This Idempotency-Key was used within 24 h {how}; use a new key."
             )
         if isinstance(row, DeletedSubmission):
             raise GroupDeleted

@@ -397,6 +397,31 @@ def test_idempotency_key_belongs_to_the_account(api: Api, make_backend: Made, ru
 
 
 @pytest.mark.django_db(transaction=True)
+def test_groups_of_a_deleted_account_are_for_operators(
+    api: Api, make_backend: Made, runner: Any
+) -> None:
+    make_backend("gpu-1")
+    body = {"workflow_json": GRAPH, "backend_ids": ["gpu-1"]}
+    former = bearer(token_of("anna"))
+    made = api.post("/api/job-group", body, **former, idempotency_key="one").json()
+    path = f"/api/job-groups/{made['job_group_id']}"
+    vera = people.person_add("vera", Role.ADMINISTRATOR)
+    admin = Client(headers={"host": "localhost:9820", "origin": HERE})
+    admin.force_login(vera)  # the admin site has sessions of its own
+    admin.cookies[COOKIE] = principals.new_session(vera)
+    anna = people.person_named("anna")
+    admin.post(f"/admin/auth/user/{anna.pk}/delete/", {"post": "yes"})
+    principals.kept.clear()
+    error_of(api.get(path, **former), 401, "sign_in_required")
+    namesake = bearer(token_of("anna"))
+    error_of(api.delete(path, **namesake), 403, "not_allowed")
+    again = api.post("/api/job-group", body, **namesake, idempotency_key="one")
+    assert "another account" in error_of(again, 409, "idempotency_conflict")["detail"]
+    cancelled = api.delete(path, **bearer(token_of("olga", Role.OPERATOR)))
+    assert cancelled.json()["interrupted"] == 1
+
+
+@pytest.mark.django_db(transaction=True)
 def test_group_from_before_accounts_is_for_operators(
     api: Api, make_backend: Made, runner: Any, settings: Any
 ) -> None:
