@@ -101,8 +101,6 @@ class RunnerContext:
     completer: Completer
     claims: Claims
     captures_due: asyncio.Event  #: Set when outputs are to be copied.
-    #: Part of the client ids: distinguishes the sockets of this process from all others.
-    instance: str
     settings: RunnerSettings
     #: Times of jobs, until they are stored for all backends at once. If the runner ends before,
     #: only precision is lost.

@@ -139,7 +139,6 @@ class RunnerService:
                 completer=Completer(database, writes),
                 claims=Claims(database, writes),
                 captures_due=self._capturer.due,
-                instance=self._instance,
                 settings=settings,
             )
             loops: Loops = {

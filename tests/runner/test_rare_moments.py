@@ -197,6 +197,14 @@ async def test_silent_socket_is_replaced_when_no_status_follows_a_prompt(farm: F
     assert (await farm.finished(heard)).status == "completed"
 
 
+async def test_one_comfyui_at_two_addresses_gets_two_client_ids(farm: Farm) -> None:
+    sim = await farm.backend()
+    await in_thread(Backend.objects.create)(id="again", name="again", url=sim.url)
+    service = await farm.runner()
+    sessions = [await session_of(service, name) for name in ("gpu-1", "again")]
+    assert len({session.sockets.client_id for session in sessions}) == 2
+
+
 async def test_a_row_that_cannot_be_prepared_again_keeps_no_backend_from_its_work(
     farm: Farm,
 ) -> None:

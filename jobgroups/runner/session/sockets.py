@@ -1,7 +1,7 @@
 """A session's event sockets: the main socket, and one for each older client id of an active prompt.
 
 ComfyUI sends a prompt's events only to the socket whose id sent it. A second socket with that id
-silences both (comfyui-protocol.md, "WebSocket"). So every main socket has a new id, which is
+silences both (comfyui-protocol.md, "WebSocket"). So every main socket has a random id, which is
 stored on its attempts. After a reconnect the old ids are followed until their prompts have ended.
 """
 
@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -35,7 +36,6 @@ class Sockets:
     lost_at: float = field(default_factory=time.monotonic, init=False)
     #: The main socket's id, until that socket is closed.
     _main_id: str | None = field(default=None, init=False)
-    _connections: int = field(default=0, init=False)
     _follows: set[str] = field(default_factory=set, init=False)
     #: The main socket while it is open.
     _main: EventSocket | None = field(default=None, init=False)
@@ -58,15 +58,10 @@ class Sockets:
             self.client_id = None
             self.context.task_group.create_task(self._main.close())
 
-    def _next_client_id(self) -> str:
-        self._connections += 1
-        context = self.context
-        return f"director-{context.runner.instance}-{context.fence.epoch}-{self._connections}"
-
     async def run(self) -> None:
         pause = self.context.intervals.reconnect_first
         while True:
-            client_id = self._main_id = self._next_client_id()
+            client_id = self._main_id = f"director-{uuid.uuid4()}"
             try:
                 async with self.context.client.events(
                     client_id, wants_previews=self.wants_previews, tap=self.attempts.tap
