@@ -6,15 +6,15 @@ import asyncio
 import datetime as dt
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, wait
 from typing import Any, Final, TypeAlias
 
 from asgiref.sync import async_to_sync
 
 from backends import services
-from backends.comfyui.probe import DirectorSentence, attempt
-from backends.errors import FieldInvalid
+from backends.comfyui.probe import DirectorSentence, attempt, log_times
+from backends.errors import BackendExists, FieldInvalid
 from backends.models import Backend, Reachability
 from backends.queries import release_connection
 from backends.states import STALE_AFTER
@@ -79,14 +79,37 @@ def probe_backends(
     wait(others, timeout=2 * _PROBE_TIMEOUT)
 
 
-def refuse_director(url: str, headers: Mapping[str, str] | None) -> None:
+def check_address(
+    url: str, headers: Mapping[str, str] | None, backend_id: str | None = None
+) -> None:
     """Raise ``FieldInvalid`` if a Director answers at an address: prompts would come back to it.
+    Raise ``BackendExists`` if another backend than ``backend_id`` is the ComfyUI there.
 
     What else is wrong with the address is not checked.
     """
     answer = async_to_sync(attempt)(url, headers=headers, timeout=_PROBE_TIMEOUT)
     if isinstance(answer, DirectorSentence):
         raise FieldInvalid("url", answer)
+    if isinstance(answer, str):
+        return
+    others = Backend.objects.exclude(pk=backend_id or "").exclude(reachability=Reachability.OFFLINE)
+    rows = list(others)
+    release_connection()
+    addresses = [(url, headers), *((row.url, row.headers) for row in rows)]
+    own, *logs = async_to_sync(_logs)(addresses)
+    for row, times in zip(rows, logs, strict=True):
+        # A line may come between the two answers, and a bar of progress replaces its last line.
+        if len(own & times) > len(own | times) / 2:
+            raise BackendExists(
+                f"The ComfyUI at this address is registered already, as {row.name} ({row.url}).",
+                row.id,
+            )
+
+
+async def _logs(addresses: Iterable[tuple[str, Mapping[str, str] | None]]) -> list[frozenset[str]]:
+    async with asyncio.TaskGroup() as tasks:
+        logs = [tasks.create_task(log_times(*address, _PROBE_TIMEOUT)) for address in addresses]
+    return [log.result() for log in logs]
 
 
 async def _probe_all(backends: Collection[Backend]) -> list[Observation]:

@@ -196,12 +196,21 @@ class Job(msgspec.Struct, kw_only=True):
     cancelled: bool | None = None
 
 
+class _LogLine(msgspec.Struct):
+    t: str
+
+
+class _Log(msgspec.Struct):
+    entries: list[_LogLine]
+
+
 _accepted = WireDecoder(Accepted)
 _queue = WireDecoder(Queue)
 _history: WireDecoder[dict[str, HistoryEntry]] = WireDecoder(dict[str, HistoryEntry])
 _depth = WireDecoder(QueueLength)
 _stats = WireDecoder(_Stats)
 _job = WireDecoder(Job)
+_log = WireDecoder(_Log)
 _object: WireDecoder[dict[str, Any]] = WireDecoder(dict[str, Any])
 _texts: WireDecoder[dict[str, msgspec.Raw]] = WireDecoder(dict[str, msgspec.Raw])
 _list: WireDecoder[list[Any]] = WireDecoder(list[Any])
@@ -304,6 +313,11 @@ def system_stats(body: bytes) -> SystemStats:
         ),
         arguments=_strings(wire.system.get("argv")),
     )
+
+
+def log_times(body: bytes) -> frozenset[str]:
+    """``GET /internal/logs/raw``: the time of each line."""
+    return frozenset(line.t for line in _decode(_log, body, "log").entries)
 
 
 def _object_or_empty(value: Any) -> dict[str, Any]:

@@ -259,6 +259,10 @@ class ComfyClient:
         """Return versions and devices; raise ``DirectorFound`` for those of a Director."""
         return await self._get("/system_stats", answers.system_stats, max_bytes=_MAX_SMALL_BYTES)
 
+    async def log_times(self) -> frozenset[str]:
+        """Return the times of the last 300 lines of its log, which no other process has."""
+        return await self._get("/internal/logs/raw", answers.log_times, max_bytes=_MAX_SMALL_BYTES)
+
     async def clock(self) -> dt.datetime | None:
         """Return the machine's time by the ``Date`` of its answer, in whole seconds; None without
         one.

@@ -1,6 +1,7 @@
 """Check whether a ComfyUI answers at an address, and which version."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping
 
 from backends.comfyui.answers import SystemStats
@@ -23,10 +24,8 @@ async def attempt(
 
     ``timeout`` is in seconds, for the whole query.
     """
-    # A connection that is not made in time differs from a silent backend.
-    timeouts = Timeouts(connect_s=0.8 * timeout, silence_s=timeout, total_s=timeout)
     try:
-        async with ComfyClient(url, headers=headers, timeouts=timeouts) as comfy:
+        async with _client(url, headers, timeout) as comfy:
             return await comfy.system_stats()
     except DirectorFound as error:
         return DirectorSentence(error.detail)
@@ -35,6 +34,20 @@ async def attempt(
     except ValueError as error:
         # The address or a header is malformed.
         return str(error)
+
+
+def _client(url: str, headers: Mapping[str, str] | None, timeout: float) -> ComfyClient:
+    # A connection that is not made in time differs from a silent backend.
+    timeouts = Timeouts(connect_s=0.8 * timeout, silence_s=timeout, total_s=timeout)
+    return ComfyClient(url, headers=headers, timeouts=timeouts)
+
+
+async def log_times(url: str, headers: Mapping[str, str] | None, timeout: float) -> frozenset[str]:
+    """Return the times of the lines of a ComfyUI's log; none if it does not give them."""
+    with contextlib.suppress(BackendError, ValueError):
+        async with _client(url, headers, timeout) as comfy:
+            return await comfy.log_times()
+    return frozenset()
 
 
 async def attempt_all(urls: Iterable[str], *, timeout: float) -> dict[str, SystemStats | str]:

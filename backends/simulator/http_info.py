@@ -127,6 +127,12 @@ async def system_stats(request: web.Request) -> web.Response:
     return web.json_response({"system": system, "devices": [device]})
 
 
+@routes.get("/internal/logs/raw")
+async def log(request: web.Request) -> web.Response:
+    line = {"t": request.app[STATE].started_at, "m": "Starting server\n"}
+    return web.json_response({"entries": [line], "size": {"cols": 80, "rows": 24}})
+
+
 @routes.get("/")
 async def root(request: web.Request) -> web.Response:
     text = (

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class ServerState:
     audit_log: AuditLog
     act: Callable[[Fault], None]  # carry out an action that is due
     painters: ThreadPoolExecutor
+    started_at: str = field(default_factory=lambda: dt.datetime.now().isoformat())  # noqa: DTZ005 as ComfyUI
     number: int = 0  # the counter of prompts, consumed by refused ones too
     client_id: Any = None  # of the running prompt, or the last one
     last_node_id: str | None = None  # the node being executed, as displayed

@@ -3,6 +3,7 @@ tables, the loop.
 """
 
 import asyncio
+import functools
 import os
 import platform
 import re
@@ -22,9 +23,9 @@ from django.core.management import CommandError, call_command
 from django.db import Error as DatabaseError, connection
 from django.db.migrations.loader import MigrationLoader
 
-from backends.errors import FieldInvalid
+from backends.errors import BackendExists, FieldInvalid
 from backends.models import Backend
-from backends.probes import refuse_director
+from backends.probes import check_address
 from backends.services import backends_ensure, normalise_address
 from director.accounts.people import first_code, has_administrator
 from director.server import data_dir, listen
@@ -103,14 +104,18 @@ def wait_for_database(say: Say) -> None:
         )
 
 
-def _refuse_director(address: str) -> None:
-    """Raise ``FieldInvalid`` for the address of a Director, also of this one, which does not answer
+def _check_address(say: Say, address: str) -> None:
+    """Raise the errors of ``probes.check_address``, also for this Director, which does not answer
     yet.
     """
     url = urlsplit(normalise_address(address).url)
     if url.port == settings.DIRECTOR_COMFYUI_PORT and listen.is_own(url.hostname or ""):
         raise FieldInvalid("url", "It is the ComfyUI listener of this Director, not a ComfyUI.")
-    refuse_director(address, None)
+    try:
+        check_address(address, None)
+    except BackendExists as error:
+        say(f"{url.netloc} of DIRECTOR_BACKENDS is not added: {error}")
+        raise
 
 
 def open_database(*, migrate: bool, say: Say) -> None:
@@ -135,7 +140,7 @@ def open_database(*, migrate: bool, say: Say) -> None:
                 "works"
                 " with the tables and ignores the additions."
             )
-        backends_ensure(settings.DIRECTOR_BACKENDS, _refuse_director)
+        backends_ensure(settings.DIRECTOR_BACKENDS, functools.partial(_check_address, say))
 
     try:
         _retry_while_unavailable(opened, say)

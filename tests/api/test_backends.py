@@ -1,4 +1,5 @@
 import datetime as dt
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,12 +9,14 @@ from backends.comfyui.destinations import allow_link_local
 from backends.errors import FieldInvalid
 from backends.models import Backend
 from backends.services import backend_observed, backends_ensure
+from director.server import startup
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.models import Attempt, ChildJob
 from tests.api.bad_servers import bad_server, dead_port
 from tests.api.conftest import Api, Made, error_of, wrong_fields
 from tests.harness import factories
+from tests.harness.cable import Cable
 from tests.harness.simulator_thread import SimulatorThread
 
 PATH = "/api/backends"
@@ -59,6 +62,27 @@ def test_address_is_registered_once_in_any_spelling(api: Api) -> None:
         assert body["backend_id"] == "localhost_8188"
     other = {"url": "http://b.invalid:1", "backend_id": "localhost_8188", "enabled": False}
     assert error_of(api.post(PATH, other), 409, "backend_exists")["backend_id"] == "localhost_8188"
+
+
+def test_comfyui_is_registered_once_whatever_its_address(api: Api) -> None:
+    with SimulatorThread(count=2) as sims:
+        cable = Cable("127.0.0.1", sims[0].port)
+        sims.call(cable.plug())
+        first, second, other = (
+            f"http://localhost:{port}" for port in (sims[0].port, sims[1].port, cable.port)
+        )
+        api.post(PATH, {"url": first, "backend_id": "gpu-1", "name": "Attic"})
+        assert api.post(PATH, {"url": second, "backend_id": "gpu-2"}).status_code == 201
+        again = api.patch(f"{PATH}/gpu-2", {"url": other})
+        for answer in (api.post(PATH, {"url": other}), again):
+            body = error_of(answer, 409, "backend_exists")
+            assert body["backend_id"] == "gpu-1"
+            assert body["detail"].endswith(f"registered already, as Attic ({first}).")
+        printed: list[str] = []
+        assert backends_ensure([other], partial(startup._check_address, printed.append)) == []
+        assert printed[0].startswith(f"localhost:{cable.port} of DIRECTOR_BACKENDS is not added: ")
+        assert api.patch(f"{PATH}/gpu-1", {"url": other}).json()["url"] == other
+        sims.call(cable.cut())
 
 
 def test_addresses_with_the_same_slug_get_different_ids(api: Api) -> None:

@@ -74,7 +74,7 @@ class BackendListView(ApiView):
     def post(self, request: Request) -> HttpResponse:
         """Register a backend and probe it."""
         values = NewBackendRequest.read(json_body(request))
-        probes.refuse_director(values["url"], values["headers"])
+        probes.check_address(values["url"], values["headers"])
         row = backend_create(**values)
         probe_if_new(row)
         return json_response(backend_json(row.id), status=201)
@@ -92,7 +92,7 @@ class BackendView(ApiView):
         if values.pop("backend_id") not in (None, known.id):
             raise FieldInvalid("backend_id", "Cannot be changed: jobs refer to it.")
         if values["url"] is not None:
-            probes.refuse_director(values["url"], values["headers"])
+            probes.check_address(values["url"], values["headers"], known.id)
         row = backend_update(backend_id=known.id, **values)
         probe_if_new(row)
         return json_response(backend_json(row.id))
@@ -172,7 +172,7 @@ class FoundAddView(ApiView):
     def post(self, request: Request) -> HttpResponse:
         """Register a ComfyUI that was found."""
         url = AddressRequest.read(json_body(request))["url"]
-        probes.refuse_director(url, None)
+        probes.check_address(url, None)
         row = found_add(url=url)
         probe_if_new(row)
         return json_response(backend_json(row.id), status=201)
