@@ -173,8 +173,11 @@ def test_prompts_make_a_backend_busy(api: Api, farm: list[str]) -> None:
     assert (shown["queue_ours"], shown["running"], shown["queue_foreign"]) == (2, 1, 0)
 
 
-def test_offline_backend_shows_reason_and_time(api: Api, make_backend: Made) -> None:
+def test_offline_backend_shows_reason_and_time(
+    api: Api, make_backend: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_backend("gpu-1")
+    monkeypatch.setattr(queries, "STARTED_AT", now() - dt.timedelta(minutes=1))
     Backend.objects.update(last_seen_at=now() - dt.timedelta(seconds=31))
     assert _status(api)["status"] == "offline"
     assert "Not probed since" in _status(api)["status_reason"]
