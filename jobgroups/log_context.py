@@ -6,19 +6,20 @@ format has them.
 """
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Final
 
+from jobgroups.domain.newest import Newest
+
 _MAX_CAUSES: Final = 10_000  #: Groups whose last request is known; the oldest is dropped first.
 
 _fields: ContextVar[Mapping[str, Any]] = ContextVar("log fields", default=MappingProxyType({}))
 #: By group, the last request to this process that changed it: the cause of what a runner in this
 #: process does for it.
-_causes: OrderedDict[str, str] = OrderedDict()
+_causes: Final = Newest[str, str](_MAX_CAUSES)
 
 
 def bind(**fields: Any) -> None:
@@ -45,10 +46,7 @@ def bound(**fields: Any) -> Iterator[None]:
 def note_cause(group_id: str) -> None:
     """Remember that the current request, if there is one, has changed a group."""
     if request_id := _fields.get().get("request_id"):
-        _causes[group_id] = request_id
-        _causes.move_to_end(group_id)
-        if len(_causes) > _MAX_CAUSES:
-            _causes.popitem(last=False)
+        _causes.put(group_id, request_id)
 
 
 class ContextFilter(logging.Filter):

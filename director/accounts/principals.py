@@ -1,9 +1,6 @@
 """The principal of a request, by its token or session: read once, and kept for a few seconds."""
 
 import secrets
-import threading
-import time
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
@@ -29,6 +26,7 @@ from jobgroups.domain.access import (
     is_account_token,
 )
 from jobgroups.domain.clock import now
+from jobgroups.domain.newest import Newest
 
 SESSION_SECONDS: Final = 30 * 86_400
 #: A revoked token and a disabled account are valid for so long in a process that has just read
@@ -43,34 +41,8 @@ _SALT: Final = "director.accounts.session"
 Credentials: TypeAlias = tuple[str | None, str | None]
 
 
-class _Kept:
-    """Principals by the digests of their credentials; of wrong credentials as well. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._found: OrderedDict[str, tuple[float, Principal | None]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, digest: str) -> tuple[Principal | None] | None:
-        """Return the result for credentials (None in it: they are invalid), or None if no result is
-        kept.
-        """
-        with self._lock:
-            until, principal = self._found.get(digest, (0.0, None))
-            return (principal,) if until > time.monotonic() else None
-
-    def put(self, digest: str, principal: Principal | None) -> None:
-        with self._lock:
-            self._found[digest] = (time.monotonic() + KEPT_SECONDS, principal)
-            self._found.move_to_end(digest)
-            while len(self._found) > _MAX_KEPT:
-                self._found.popitem(last=False)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._found.clear()
-
-
-kept: Final = _Kept()
+#: Principals by the digests of their credentials; None in it: they are invalid.
+kept: Final = Newest[str, tuple[Principal | None]](_MAX_KEPT, KEPT_SECONDS)
 
 
 def new_session(user: User) -> str:
@@ -88,7 +60,7 @@ def session_end(value: str) -> None:
     """
     until = now() + timedelta(seconds=SESSION_SECONDS)
     Session.objects.get_or_create(pk=_ended_key(value), defaults={"expire_date": until})
-    kept.put(_key(None, value), None)
+    kept.put(_key(None, value), (None,))
 
 
 def _ended_key(value: str) -> str:
@@ -112,7 +84,7 @@ def refreshed(credentials: Iterable[Credentials]) -> dict[Credentials, Principal
 
 def _read(token: str | None, session: str | None) -> Principal | None:
     principal = _by_token(token) if token is not None else _by_session(session or "")
-    kept.put(_key(token, session), principal)
+    kept.put(_key(token, session), (principal,))
     return principal
 
 

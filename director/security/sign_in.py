@@ -16,7 +16,7 @@ import ipaddress
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
@@ -61,6 +61,7 @@ from jobgroups.database.pools import read
 from jobgroups.database.threads import TRANSIENT
 from jobgroups.domain.access import EVERYBODY, PRINCIPAL_KEY, Principal, Right, may
 from jobgroups.domain.audit import Action, Actor, actor
+from jobgroups.domain.newest import Newest
 from jobgroups.services.audit import record_alone
 from jobgroups.streams.feed import error_frame
 
@@ -79,7 +80,7 @@ class Throttle:
     """
 
     def __init__(self, allowed: Callable[[], int] = lambda: ALLOWED) -> None:
-        self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
+        self._wrong = Newest[str, deque[float]](_MAX_ADDRESSES, WINDOW)
         self._lock = threading.Lock()
         self._allowed = allowed
 
@@ -87,21 +88,17 @@ class Throttle:
         """Return the seconds until an address may send a token again; 0: at once."""
         if not self._wrong:
             return 0
-        moment = time.monotonic()
-        with self._lock:
-            wrong = self._wrong.get(network_of(address))
-            if wrong is None or len(wrong) < self._allowed():
-                return 0
-            return max(0, int(wrong[0] + WINDOW - moment + 0.999))
+        wrong = self._wrong.get(network_of(address))
+        if wrong is None or len(wrong) < self._allowed():
+            return 0
+        return max(0, int(wrong[0] + WINDOW - time.monotonic() + 0.999))
 
     def record_failure(self, address: str) -> None:
         name = network_of(address)
         with self._lock:
-            wrong = self._wrong.setdefault(name, deque(maxlen=self._allowed()))
+            wrong = self._wrong.get(name) or deque(maxlen=self._allowed())
             wrong.append(time.monotonic())
-            self._wrong.move_to_end(name)
-            while len(self._wrong) > _MAX_ADDRESSES:
-                self._wrong.popitem(last=False)
+            self._wrong.put(name, wrong)
 
 
 def network_of(address: str) -> str:

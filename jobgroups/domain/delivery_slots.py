@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
+from jobgroups.domain.newest import Newest
+
 Stream: TypeAlias = tuple[str, str]  #: Group and URL.
 
 _MOST: Final = 32  #: Streams that a runner delivers at once;
@@ -23,7 +25,7 @@ class DeliverySlots:
     def __init__(self, slow: float) -> None:
         self._slow = slow
         self._running: Counter[str] = Counter()  #: Streams by URL.
-        self._is_slow: dict[str, bool] = {}  #: The last answers by host, the newest at the end.
+        self._is_slow = Newest[str, bool](_KEPT_HOSTS)  #: The last answers by host.
 
     def choose(self, streams: Iterable[Stream]) -> list[Stream]:
         """Return the streams that may be delivered now beside those that are."""
@@ -47,11 +49,7 @@ class DeliverySlots:
 
     def note_answer(self, url: str, seconds: float) -> None:
         """Note how long the host took for an answer, or for none."""
-        host = _host(url)
-        self._is_slow.pop(host, None)
-        self._is_slow[host] = seconds > self._slow
-        if len(self._is_slow) > _KEPT_HOSTS:
-            del self._is_slow[next(iter(self._is_slow))]
+        self._is_slow.put(_host(url), seconds > self._slow)
 
     def _shares(self, url: str) -> dict[str, int]:
         """Return what a stream takes a slot of: names of shares, a URL or a host, with their sizes."""

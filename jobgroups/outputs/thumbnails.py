@@ -9,7 +9,6 @@ import os
 import subprocess
 import tempfile
 import threading
-import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from django.conf import settings
 from backends.comfyui.errors import AnswerTooLarge
 from jobgroups.database.shared_threads import Share
 from jobgroups.domain.media_types import media_kind
+from jobgroups.domain.newest import Newest
 from jobgroups.errors import BackendAway, NoThumbnail, WrongBody
 from jobgroups.outputs import download, ffmpeg
 from jobgroups.outputs.drawing_processes import DrawingFailed, draw_picture
@@ -74,8 +74,7 @@ class Thumbnails:
         self._files = Share(_FILE_THREADS)
         # Of its own: a video may take 20 s.
         self._posters = Share(1)
-        #: By name the reason and when it is forgotten, the oldest first.
-        self._failed: dict[str, tuple[str, float]] = {}
+        self._failed = Newest[str, str](_MOST_FAILED, _FAILED_SECONDS)  #: Reasons by name.
         # An asyncio lock belongs to one event loop; it is dropped with its last waiter.
         self._locks: weakref.WeakValueDictionary[object, asyncio.Lock] = (
             weakref.WeakValueDictionary()
@@ -95,8 +94,7 @@ class Thumbnails:
             kept = await self.kept(file, width)
             if kept is not None:
                 return kept
-            reason, until = self._failed.get(_name(file, width), ("", 0.0))
-            if time.monotonic() < until:
+            if (reason := self._failed.get(_name(file, width))) is not None:
                 raise NoThumbnail(reason)
             return await self._create(file, width)
 
@@ -123,16 +121,10 @@ class Thumbnails:
             except WrongBody as error:
                 raise NoThumbnail(str(error)) from error
             except (DrawingFailed, NotAnImage) as error:
-                self._note_failed(_name(file, width), str(error))
+                self._failed.put(_name(file, width), str(error))
                 raise NoThumbnail(str(error)) from error
         await self._files.run(self._cache.put, _name(file, width), drawn)
         return drawn
-
-    def _note_failed(self, name: str, reason: str) -> None:
-        self._failed.pop(name, None)
-        self._failed[name] = reason, time.monotonic() + _FAILED_SECONDS
-        if len(self._failed) > _MOST_FAILED:
-            del self._failed[next(iter(self._failed))]
 
     @contextlib.asynccontextmanager
     async def _original(self, file: OutputFile, *, is_video: bool) -> AsyncIterator[str]:

@@ -473,7 +473,7 @@ def test_token_is_shown_once_and_makes_only_smaller_ones_that_end_with_it(api: A
 
 @pytest.fixture
 def kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(principals, "KEPT_SECONDS", 600.0)
+    monkeypatch.setattr(principals.kept, "seconds", 600.0)
 
 
 @pytest.mark.usefixtures("kept_for_long")
@@ -544,10 +544,10 @@ def test_wrong_tokens_lock_out_no_right_one_of_their_address(
 
 
 def test_results_of_wrong_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(principals, "_MAX_KEPT", 3)
+    monkeypatch.setattr(principals.kept, "most", 3)
     for number in range(10):
         assert principals.principal_of(f"dt_{number:043}", None) is None
-    assert len(principals.kept._found) == 3
+    assert len(principals.kept) == 3
 
 
 # --- people and passwords

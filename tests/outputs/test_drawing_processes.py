@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from backends.simulator.media import encode_webm
+from jobgroups.api.views.outputs import thumbnails
 from jobgroups.errors import OutputGone
 from jobgroups.outputs import drawing_processes
 from jobgroups.outputs.drawing_processes import DrawingFailed, Lane, draw_picture
@@ -174,7 +175,7 @@ async def test_picture_whose_decoder_hangs_gets_an_error_and_the_next_one_its_th
     os.kill(await process_of(drawing_processes._small), signal.SIGSTOP)
     with monkeypatch.context() as patched:
         patched.setattr(drawing_processes, "_WITHIN", 1)
-        patched.setattr("jobgroups.outputs.thumbnails._FAILED_SECONDS", 0.0)
+        patched.setattr(thumbnails()._failed, "seconds", 0.0)
         body = error_of(await gallery.get(f"{url}?w=160"), 404, "no_thumbnail")
     assert "memory or time" in body["detail"]
     assert (await gallery.get(f"{url}?w=160")).status_code == 200

@@ -141,7 +141,7 @@ async def test_drawing_that_failed_is_not_repeated_for_a_while(
 ) -> None:
     path = await gallery.one("a.png", black_png(9_000, 9_000))
     reason = error_of(await gallery.get(f"{path}?w=320"), 404, "no_thumbnail")["detail"]
-    monkeypatch.setattr(making, "_FAILED_SECONDS", 0.0)
+    monkeypatch.setattr(thumbnails()._failed, "seconds", 0.0)
     error_of(await gallery.get(f"{path}?w=160"), 404, "no_thumbnail")
     gallery.put("a.png", picture())
     assert (await gallery.get(f"{path}?w=160")).status_code == 200
