@@ -188,12 +188,7 @@ class DatabaseThreads:
             try:
                 return await self.run(work, *args, **kwargs)
             except TRANSIENT as error:
-                logger.warning(
-                    "%s: database error (%s); retry in %.1f s.",
-                    getattr(work, "__name__", "a write"),
-                    str(error).strip() or type(error).__name__,
-                    pause,
-                )
+                log_outage(getattr(work, "__name__", "a write"), error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -201,6 +196,23 @@ class DatabaseThreads:
         if DatabaseThreads.writer is self:
             DatabaseThreads.writer = None
         self._executor.shutdown(wait=True)
+
+
+#: Seconds until the same reason is logged again, and when each was logged, in monotonic time.
+_LOGGED_AGAIN: Final = 60.0
+_logged_at: dict[str, float] = {}
+
+
+def log_outage(subject: str, error: Exception) -> None:
+    """Log an error after which the subject tries again, unless its reason was logged within a
+    minute: in an outage of the database every statement of a process has it.
+    """
+    reason, moment = str(error).strip() or type(error).__name__, time.monotonic()
+    key = reason.partition("\n")[0]
+    if moment - _logged_at.get(key, float("-inf")) < _LOGGED_AGAIN:
+        return
+    _logged_at[key] = moment
+    logger.warning("%s: failed (%s); tried again", subject, reason)
 
 
 def is_locked(error: BaseException | None) -> bool:

@@ -29,6 +29,7 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.db import Error as DatabaseError
 
+from jobgroups.database.threads import log_outage
 from jobgroups.events import messages
 from jobgroups.events.messages import Entry, ListenerFrame, Message, PreviewFrame, ProgressFrame
 from jobgroups.events.relay import CALL_SECONDS, LayerRelay
@@ -552,9 +553,7 @@ class Hub:
                 subscribed = set(self._channels)
                 seqs = await self._read_seqs(list(subscribed))
             except DatabaseError as error:
-                # One line, no traceback: the server may be restarting.
-                reason = str(error).strip().partition("\n")[0]
-                logger.warning("subscribed groups: database error (%s)", reason)
+                log_outage("subscribed groups", error)
             except Exception:
                 logger.warning("subscribed groups: unexpected error", exc_info=True)
             else:

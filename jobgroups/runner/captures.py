@@ -23,7 +23,7 @@ from blake3 import blake3
 from django.db import DatabaseError
 
 from backends.comfyui.client import ComfyClient
-from jobgroups.database.threads import TRANSIENT, DatabaseThreads
+from jobgroups.database.threads import TRANSIENT, DatabaseThreads, log_outage
 from jobgroups.domain.marked_png import MarkedPng
 from jobgroups.domain.text import gibibytes
 from jobgroups.errors import (
@@ -147,7 +147,7 @@ class Capturer:
                 except StorageFull:
                     pass  # the captures stay pending
                 except (DatabaseError, OSError) as error:
-                    logger.warning("Captures: %s; retry in %.1f s", error, self._intervals.poll)
+                    log_outage("Captures", error)
                 if self._runner is not None:
                     await wait_set(self.due, within=self._intervals.poll)
                 # Each read of what is due, and each connection, costs as much as a few files.

@@ -11,7 +11,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from jobgroups.database.threads import TRANSIENT, DatabaseThreads
+from jobgroups.database.threads import TRANSIENT, DatabaseThreads, log_outage
 from jobgroups.domain.leases import FencingToken
 from jobgroups.events.hub import Hub
 from jobgroups.events.messages import Message, ProgressFrame
@@ -143,7 +143,7 @@ class ProgressWriter:
                 await self._database.run(progress_flush, rows=rows)
             except TRANSIENT as error:
                 relaxed = False
-                logger.warning("Progress was not stored: %s", error)
+                log_outage("Progress", error)
             except Exception:
                 # One child's odd numbers must not end the runner, and with it every session.
                 logger.exception("Progress was not stored.")

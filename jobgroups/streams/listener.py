@@ -18,6 +18,7 @@ from typing import Any, Final
 from django.db import Error as DatabaseError
 
 from jobgroups.database.pools import act
+from jobgroups.database.threads import log_outage
 from jobgroups.events.hub import Subscription, hub
 from jobgroups.events.messages import ChangedFrame, Entry, EventFrame, ListenerFrame, SeqHint
 from jobgroups.queries.listener_streams import (
@@ -199,7 +200,7 @@ class Listener:
                     if is_due:
                         await self._poll()
                 except DatabaseError as error:
-                    logger.warning("ComfyUI listener: database error (%s)", error)
+                    log_outage("ComfyUI listener", error)
                 except Exception:
                     logger.warning("ComfyUI listener: unexpected error", exc_info=True)
                 self._send_due_status()

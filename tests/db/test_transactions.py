@@ -25,6 +25,7 @@ from django.db import (
 
 from backends.models import Backend
 from director.web.errors import exception_handler
+from jobgroups.database import threads as database_threads
 from jobgroups.database.retry import retried_transaction
 from jobgroups.database.sqlite3.base import _locks
 from jobgroups.database.statements import insert
@@ -174,6 +175,26 @@ def test_every_unit_gets_an_error_when_the_transaction_cannot_begin(
     assert all("read" in str(error) for error in refused), refused
     assert stored == "gpu-4"
     assert _stored() == {"gpu-4"}
+
+
+def test_outage_is_logged_once_however_often_and_by_how_many_it_is_retried(
+    database: DatabaseThreads, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database_threads, "_FIRST_PAUSE", 0.001)
+    left = [9, 9]
+
+    def fails(number: int) -> None:
+        left[number] -= 1
+        if left[number] > 0:
+            raise OperationalError("the server is away\nDETAIL: of this try")
+
+    async def course() -> None:
+        await asyncio.gather(*(database.run_with_retry(fails, number) for number in (0, 1)))
+
+    asyncio.run(course())
+    assert [record.message.partition("\n")[0] for record in caplog.records] == [
+        "fails: failed (the server is away"
+    ]
 
 
 def test_cancelled_unit_is_not_run(database: DatabaseThreads) -> None:

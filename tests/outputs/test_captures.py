@@ -45,8 +45,8 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 
 @contextlib.asynccontextmanager
-async def capturing() -> AsyncIterator[None]:
-    copies = Capturer(runner="runner", intervals=Intervals.scaled(0.01))
+async def capturing(runner: str | None = "runner") -> AsyncIterator[None]:
+    copies = Capturer(runner=runner, intervals=Intervals.scaled(0.01))
     running = asyncio.get_running_loop().create_task(copies.run())
     yield
     running.cancel()
@@ -480,3 +480,20 @@ async def test_database_that_is_away_is_no_unexpected_error_of_a_capture(
     (capture,) = await settled()
     assert (capture.tries, capture.file is not None) == (1, True)
     assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
+
+
+async def test_captures_log_an_outage_of_the_database_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = []
+
+    def fails(**_: Any) -> list[str]:
+        tries.append(1)
+        raise OperationalError("the captures' database is away")
+
+    monkeypatch.setattr(capturer, "due_backends", fails)
+    async with capturing(runner=None):  # it waits for no notification
+        await until(lambda: len(tries) > 3)
+    assert [record.message for record in caplog.records if "is away" in record.message] == [
+        "Captures: failed (the captures' database is away); tried again"
+    ]
