@@ -219,13 +219,12 @@ class BackendInUse(Conflict, code="backend_in_use"):
 
 
 class AssetInUse(Conflict, code="asset_in_use"):
-    def __init__(self, names: Sequence[str], count: int) -> None:
-        """``names`` are the first groups that need it, of ``count``."""
-        listed = ", ".join(names) + (f" and {count - len(names)} more" * (count > len(names)))
+    def __init__(self, names: str, count: int) -> None:
+        """``names`` are those of the ``count`` groups that need it."""
         super().__init__(
-            f"The group {listed} needs the file and has not ended. Cancel it or wait for its end."
+            f"The group {names} needs the file and has not ended. Cancel it or wait for its end."
             if count == 1
-            else f"{count} groups need the file and have not ended: {listed}. Cancel them or wait "
+            else f"{count} groups need the file and have not ended: {names}. Cancel them or wait "
             "for their end."
         )
 

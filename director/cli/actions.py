@@ -11,7 +11,7 @@ import click
 from director.cli import option_types, selection, text
 from director.cli.connection import Connection, with_connection
 from director.cli.downloads import DownloadOptions, name_option, save_option
-from director.cli.exit_status import CommandError, Status
+from director.cli.exit_status import Status, confirm
 from director.cli.watch import watch_to_end
 from director.client import CancelResult, Conflict, Deletion, Director, RetryOptions, RetryResult
 from jobgroups.domain.text import pluralize
@@ -65,20 +65,11 @@ def _cancel_all(connection: Connection, *, ask: bool) -> None:
     if ask and work.groups:
         running = f", of which {work.running} run now" if work.running else ""
         what = f"{pluralize(work.jobs, 'job')} of {pluralize(work.groups, 'group')}{running}"
-        _confirm(f"Cancel {what}?", "Nothing was cancelled.")
+        confirm(f"Cancel {what}?", "Nothing was cancelled.")
     done = connection.director.cancel_all()
     what = f"{pluralize(done.jobs, 'job')} of {pluralize(done.groups, 'group')} cancelled."
     line = what if done.groups else "No group was open."
     connection.show({"groups": done.groups, "jobs": done.jobs}, [line])
-
-
-def _confirm(question: str, refused: str) -> None:
-    """Raise ``CommandError`` unless the question is answered with yes."""
-    try:
-        click.confirm(question, err=True, abort=True)
-    except click.Abort:
-        hint = "With --yes there is no question."
-        raise CommandError(refused, Status.INTERRUPTED, hint=hint) from None
 
 
 def _cancel_text(name: str, result: CancelResult) -> str:
@@ -293,7 +284,7 @@ def delete(connection: Connection, group_ids: Sequence[str], yes: bool) -> None:
                     f"{group_id} {title}: {_deletion(connection.director.deletion(group_id))}",
                     err=True,
                 )
-            _confirm(f"Delete {pluralize(len(group_ids), 'group')}?", "Nothing was deleted.")
+            confirm(f"Delete {pluralize(len(group_ids), 'group')}?", "Nothing was deleted.")
         for group_id in group_ids:
             result = connection.director.delete(group_id)
             done.append(

@@ -1,6 +1,7 @@
 """``director backends``: the ComfyUIs, by id or by tag."""
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -8,8 +9,9 @@ import click
 
 from director.cli import option_types, selection, text
 from director.cli.connection import Connection, closest_match, with_connection
-from director.cli.exit_status import Status, usage_error
+from director.cli.exit_status import Status, confirm, usage_error
 from director.client import Backend, Found
+from jobgroups.domain.text import pluralize
 
 _GIB: Final = 1024**3
 #: Longer than any sentence of the help.
@@ -263,10 +265,20 @@ _NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, required=Tr
 
 @backends.command()
 @_NAMES
+@option_types.yes_option
 @with_connection
-def remove(connection: Connection, names: Sequence[str]) -> None:
-    """Remove backends. Finished groups keep their ids."""
-    for backend in selection.by_name(names, connection.director.backends()):
+def remove(connection: Connection, names: Sequence[str], *, yes: bool) -> None:
+    """Remove backends. Finished groups keep their ids.
+
+    Outputs not copied yet can no longer be loaded. On a terminal it asks first.
+    """
+    removals = selection.by_name(names, connection.director.backends())
+    if sys.stdin.isatty() and not yes:
+        question = f"Remove {pluralize(len(removals), 'backend')}?"
+        confirm(
+            f"Outputs not copied yet can no longer be loaded. {question}", "Nothing was removed."
+        )
+    for backend in removals:
         connection.director.delete_backend(backend.backend_id)
         removed = {"type": "removed", "backend_id": backend.backend_id}
         connection.show(removed, [f"{backend.name} removed"], indent=None)

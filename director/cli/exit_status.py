@@ -55,6 +55,15 @@ class CommandError(click.ClickException):
         click.echo(json_text({**error, **self.details}), err=True)
 
 
+def confirm(question: str, refused: str) -> None:
+    """Raise ``CommandError`` unless the question is answered with yes."""
+    try:
+        click.confirm(question, err=True, abort=True)
+    except click.Abort:
+        hint = "With --yes there is no question."
+        raise CommandError(refused, Status.INTERRUPTED, hint=hint) from None
+
+
 def usage_error(message: str, hint: str = "", code: str | None = "usage") -> CommandError:
     """Return the error of a wrong command line: nothing was sent."""
     return CommandError(message, Status.USAGE, hint=hint, details={"code": code})

@@ -683,7 +683,8 @@ class _Client(Endpoints):
 
     @method
     async def delete_backend(self, backend_id: str) -> None:
-        """Remove a backend; finished groups keep its id.
+        """Remove a backend; finished groups keep its id. Outputs not copied yet can no longer be
+        loaded.
 
         Raises:
             Conflict: It has jobs that are not final (``backend_in_use``).

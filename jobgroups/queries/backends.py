@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 
 from backends.eligibility import limitations_of
 from backends.hours import opens_at
@@ -78,13 +78,14 @@ def backend_loads(backend_ids: Sequence[str] | None = None) -> dict[str, Backend
     return {backend_id: BackendLoad(*numbers) for backend_id, numbers in counted.items()}
 
 
-def backend_in_use(backend_id: str) -> tuple[int, int]:
-    """Return how many children of a backend are not final, and how many attempts may still run
-    there.
-    """
-    children = ChildJob.objects.filter(backend_id=backend_id, status__in=CHILD_OPEN).count()
-    attempts = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True).count()
-    return children, attempts
+def open_children(backend_id: str) -> QuerySet[ChildJob]:
+    """Return the children of a backend that are not final."""
+    return ChildJob.objects.filter(backend_id=backend_id, status__in=CHILD_OPEN)
+
+
+def active_attempts(backend_id: str) -> QuerySet[Attempt]:
+    """Return the attempts that may still run at a backend."""
+    return Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
 
 
 NO_LOAD: Final = BackendLoad(running=0, accepted=0, waiting=0)

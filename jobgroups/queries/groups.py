@@ -23,7 +23,16 @@ from jobgroups.domain.shapes.groups import OpenWork
 from jobgroups.domain.states import CHILD_OPEN, ChildStatus, GroupStatus, Placement
 from jobgroups.domain.waiting_reasons import left_running
 from jobgroups.errors import ChildNotFound, GroupNotFound
-from jobgroups.models import LONG, Attempt, ChildJob, GroupLabel, JobEvent, JobGroup, ListenerPrompt
+from jobgroups.models import (
+    LONG,
+    TITLE,
+    Attempt,
+    ChildJob,
+    GroupLabel,
+    JobEvent,
+    JobGroup,
+    ListenerPrompt,
+)
 from jobgroups.queries.etas import group_etas
 from jobgroups.queries.outputs import known_files
 from jobgroups.queries.pauses import group_pause_now
@@ -77,6 +86,14 @@ def group_snapshot(group_id: str, *, with_files: bool = True) -> dict[str, Any]:
         "child_jobs": children,
         **head,
     }
+
+
+def group_names(groups: QuerySet[JobGroup]) -> str:
+    """Return the names and ids of the oldest three groups, and how many others there are."""
+    count, first = groups.count(), groups.order_by("created_at").only(*TITLE)[:3]
+    titles = [(group.title, group.id) for group in first]
+    names = ", ".join(title if title == pk else f"{title} ({pk})" for title, pk in titles)
+    return names + (f" and {count - len(titles)} more" * (count > len(titles)))
 
 
 def group_rows(

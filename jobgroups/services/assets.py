@@ -21,7 +21,6 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.listener_files import USER, account_owner
 from jobgroups.errors import AssetDeleted, AssetInUse, AssetNotFound
 from jobgroups.models import (
-    TITLE,
     Asset,
     AssetOwner,
     AssetRecord,
@@ -32,6 +31,7 @@ from jobgroups.models import (
     JobGroup,
 )
 from jobgroups.queries.assets import references_unknown
+from jobgroups.queries.groups import group_names
 from jobgroups.services import audit, stored_files
 from jobgroups.workflow import build_template
 from jobgroups.workflow.assets import REFERENCE_TYPE, references_by_asset
@@ -238,10 +238,7 @@ def locked_disown(asset: Asset, owner_id: int) -> bool:
 
 def _check_unused(needing: QuerySet[JobGroup]) -> None:
     if count := needing.count():
-        groups = needing.order_by("created_at").only(*TITLE)[:3]
-        titles = [(group.title, group.id) for group in groups]
-        names = [title if title == pk else f"{title} ({pk})" for title, pk in titles]
-        raise AssetInUse(names, count)
+        raise AssetInUse(group_names(needing), count)
 
 
 def locked_delete(asset: Asset) -> bool:

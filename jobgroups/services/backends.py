@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from django.db import connection
+from django.db.models import QuerySet
 
 from backends import discovery, services
 from backends.models import Backend, FoundBackend
@@ -16,8 +17,9 @@ from jobgroups.domain.states import AttemptState
 from jobgroups.domain.text import pluralize
 from jobgroups.errors import BackendInUse, BackendNotFound, Conflict
 from jobgroups.events import log
-from jobgroups.models import Attempt, ChildJob, Lease
-from jobgroups.queries.backends import backend_in_use
+from jobgroups.models import Attempt, ChildJob, JobGroup, Lease
+from jobgroups.queries.backends import active_attempts, open_children
+from jobgroups.queries.groups import group_names
 from jobgroups.services import exclusions
 from jobgroups.services.audit import record
 from jobgroups.services.leases import verify_fence
@@ -92,8 +94,7 @@ def _check_address_change(backend_id: str, url: str) -> bool:
     row = Backend.objects.filter(pk=backend_id).first()
     if row is None or services.normalise_address(url).url == row.url:
         return False
-    _, active = backend_in_use(backend_id)
-    if active:
+    if active := active_attempts(backend_id).count():
         raise BackendInUse(
             f"{pluralize(active, 'prompt')} of ours may still run at the present address; "
             "disable the backend and change it when they have ended."
@@ -133,21 +134,27 @@ def backend_delete(*, backend_id: str) -> None:
     row = Backend.objects.select_for_update().filter(pk=backend_id).first()
     if row is None:
         raise BackendNotFound(backend_id)
-    children, attempts = backend_in_use(backend_id)
-    if children:
+    jobs, prompts = open_children(backend_id), active_attempts(backend_id)
+    if children := jobs.count():
         them = "it" if children == 1 else "them"
         raise BackendInUse(
-            f"{pluralize(children, 'job is', 'jobs are')} not final; cancel {them} or wait for "
-            f"{them}."
+            f"{pluralize(children, 'job is', 'jobs are')} not final, of "
+            f"{_names(jobs.values('group'))}; cancel {them} or wait for {them}."
         )
-    if attempts and row.unreachable_since is None:
-        raise BackendInUse("Prompts of ours may still run there; wait until they were stopped.")
-    active = Attempt.objects.filter(backend_id=backend_id, ended_at__isnull=True)
-    active.update(state=AttemptState.LOST, ended_at=now())
+    if row.unreachable_since is None and prompts.exists():
+        raise BackendInUse(
+            f"Prompts of ours may still run there, of {_names(prompts.values('child__group'))}; wait "
+            "until they were stopped."
+        )
+    prompts.update(state=AttemptState.LOST, ended_at=now())
     row.delete()
     record(Action.BACKEND_REMOVED, backend_id)
     discovery.adoption_end()
     log.notify_runners_on_commit()
+
+
+def _names(group_ids: QuerySet[Any, Any]) -> str:
+    return group_names(JobGroup.objects.filter(pk__in=group_ids))
 
 
 @retried_transaction

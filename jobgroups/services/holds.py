@@ -19,7 +19,7 @@ from jobgroups.domain.states import ChildStatus, StopReason
 from jobgroups.errors import BackendNotFound
 from jobgroups.events import log
 from jobgroups.models import Attempt, Lease
-from jobgroups.queries.backends import backend_in_use
+from jobgroups.queries.backends import active_attempts, open_children
 from jobgroups.services import late_results
 from jobgroups.services.audit import record
 from jobgroups.services.group_transaction import update_row
@@ -147,7 +147,9 @@ def backend_finish_drain(*, fence: FencingToken) -> bool:
     # The full lock: a submission that names it is over, or comes after and sees it disabled.
     rows = Backend.objects.select_for_update()
     row = rows.filter(pk=fence.backend_id, hold=Hold.DRAIN.value, enabled=True).first()
-    if row is None or any(backend_in_use(fence.backend_id)):
+    if row is None or any(
+        rows.exists() for rows in (open_children(row.id), active_attempts(row.id))
+    ):
         return False
     moment, reason = now(), f"drained: {row.changed_reason}" if row.changed_reason else "drained"
     changes = {"changed_reason": reason[:MAX_REASON], "changed_at": moment, "status_since": moment}

@@ -238,8 +238,11 @@ def test_address_cannot_change_while_a_prompt_may_be_there(api: Api, farm: list[
 
 @pytest.mark.django_db(transaction=True)
 def test_backend_with_open_jobs_cannot_be_removed(api: Api, farm: list[str]) -> None:
-    group = api.submit("gpu-1")["job_group_id"]
-    error_of(api.delete(f"{PATH}/gpu-1"), 409, "backend_in_use")
+    group = api.submit("gpu-1", "gpu-1", name="Robots")["job_group_id"]
+    body = error_of(api.delete(f"{PATH}/gpu-1"), 409, "backend_in_use")
+    assert body["detail"] == (
+        f"2 jobs are not final, of Robots ({group}); cancel them or wait for them."
+    )
     api.delete(f"/api/job-groups/{group}")
     assert api.delete(f"{PATH}/gpu-1").status_code == 204
 
@@ -251,7 +254,7 @@ def test_offline_backend_is_removed_with_its_pending_stops(api: Api, farm: list[
     api.delete(f"/api/job-groups/{group}")
     assert ChildJob.objects.get().status == "cancelled"
     body = error_of(api.delete(f"{PATH}/gpu-1"), 409, "backend_in_use")
-    assert "may still run there" in body["detail"]
+    assert f"Prompts of ours may still run there, of {group};" in body["detail"]
     Backend.objects.filter(pk="gpu-1").update(unreachable_since=now())
     assert api.delete(f"{PATH}/gpu-1").status_code == 204
     assert Attempt.objects.get().state == "lost"

@@ -62,7 +62,9 @@ def test_a_right_address_becomes_a_row_that_is_renamed_in_place(desk: Desk, page
         page.get_by_role("dialog").get_by_role("button", name="Disable").click()
         expect(row).to_contain_text("Disabled")
         choose(row, "Remove …")
-        page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text("Outputs not copied yet can no longer be loaded.")
+        dialog.get_by_role("button", name="Remove").click()
         expect(row).to_have_count(0)
 
 

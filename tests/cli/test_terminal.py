@@ -20,9 +20,15 @@ _COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7]|38|48)[;m]")
 
 
 def _on_terminal(
-    desk: Desk, *words: str, columns: int = 100, rows: int = 30, keys: str = "", **variables: str
+    desk: Desk,
+    *words: str,
+    columns: int = 100,
+    rows: int = 30,
+    keys: str = "",
+    cue: str = "KSampler",
+    **variables: str,
 ) -> tuple[int, str]:
-    """Run a command on a terminal, type the keys once it shows a start; return status and output."""
+    """Run a command on a terminal, type the keys once it shows the cue; return status and output."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     environment = {"TERM": "xterm-256color", "COLUMNS": "", "LINES": "", **variables}
@@ -44,7 +50,7 @@ def _on_terminal(
                 said += os.read(ours, 65536)
             except OSError:  # the other end is closed: EIO
                 break
-            if keys and "KSampler" in said.decode(errors="replace"):
+            if keys and cue in said.decode(errors="replace"):
                 os.write(ours, keys.encode())
                 keys = ""
         return process.wait(60), said.decode(errors="replace")
@@ -63,6 +69,18 @@ def test_no_color_switches_colours_off(desk: Desk) -> None:
     assert not _COLOUR.search(_on_terminal(desk, *words, NO_COLOR="1")[1])
     assert _COLOUR.search(_on_terminal(desk, "list")[1])
     assert not _COLOUR.search(_on_terminal(desk, "list", NO_COLOR="1")[1])
+
+
+def test_removal_of_a_backend_names_what_is_lost_and_asks(desk: Desk) -> None:
+    desk.run("backends", "add", "localhost:9", "--id", "attic")
+    words = ["backends", "remove", "attic"]
+    status, said = _on_terminal(desk, *words, keys="n\n", cue="[y/N]")
+    assert (status, "Nothing was removed." in said) == (130, True)
+    assert "Outputs not copied yet can no longer be loaded. Remove 1 backend?" in " ".join(
+        said.split()
+    )
+    assert _on_terminal(desk, *words, keys="y\n", cue="[y/N]")[0] == 0
+    assert "attic" not in desk.out("backends")
 
 
 def test_ctrl_c_leaves_the_group_running_and_restores_the_terminal(desk: Desk) -> None:

@@ -133,7 +133,8 @@ const QUESTIONS = {
   remove: [
     "Remove",
     "danger",
-    () => "The Director deletes its address. Its jobs stay in the history.",
+    () =>
+      "The Director deletes its address. Its jobs stay in the history. Outputs not copied yet can no longer be loaded.",
   ],
 };
 const REQUESTS = {
