@@ -147,9 +147,7 @@ def backend_finish_drain(*, fence: FencingToken) -> bool:
     # The full lock: a submission that names it is over, or comes after and sees it disabled.
     rows = Backend.objects.select_for_update()
     row = rows.filter(pk=fence.backend_id, hold=Hold.DRAIN.value, enabled=True).first()
-    if row is None or any(
-        rows.exists() for rows in (open_children(row.id), active_attempts(row.id))
-    ):
+    if row is None or open_children(row.id).exists() or active_attempts(row.id).exists():
         return False
     moment, reason = now(), f"drained: {row.changed_reason}" if row.changed_reason else "drained"
     changes = {"changed_reason": reason[:MAX_REASON], "changed_at": moment, "status_since": moment}
