@@ -186,7 +186,7 @@ def backend_rows(shown_backends: Collection[Backend], principal: Principal) -> l
 
 
 def _actions(backend: Backend, *, has_work: bool, can_be_removed: bool) -> list[str]:
-    """Return what a user can do with a backend now; ``parts/actions.html`` has the labels."""
+    """Return what a user can do with a backend now; ``text.actions`` has the labels."""
     is_on, is_quarantined = backend.enabled, backend.quarantined_at is not None
     may_evict = has_work and not backend.evict
     applies = {

@@ -2,14 +2,15 @@
 
 import datetime as dt
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from django import template
 from django.templatetags.static import static
-from django.utils.html import conditional_escape, format_html
+from django.utils.html import conditional_escape, format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
+from backends.models import Backend
 from jobgroups.domain.clock import iso, now
 from jobgroups.domain.failures import BETTER_ELSEWHERE, TAXONOMY, FailureClass
 from jobgroups.domain.pool import ANY_BACKEND, TAG_PREFIX
@@ -49,6 +50,68 @@ def icon(name: str) -> SafeString:
     """Return a picture of ``icons.svg``, which screen readers leave out."""
     path = static("director/icons.svg")
     return format_html('<svg class="icon" aria-hidden="true"><use href="{}#{}"/></svg>', path, name)
+
+
+@register.simple_tag
+def styles(*names: str) -> SafeString:
+    """Return the links to style sheets of the pages."""
+    paths = ((static(f"director/{name}.css"),) for name in names)
+    return format_html_join("", '<link rel="stylesheet" href="{}">', paths)
+
+
+@register.simple_tag
+def module(name: str) -> SafeString:
+    """Return the script of a page."""
+    path = static(f"director/{name}.js")
+    return format_html('<script type="module" src="{}"></script>', path)
+
+
+@register.simple_tag
+def options(values: Iterable[Any], chosen: object = None) -> SafeString:
+    """Return the options of a select: texts, pairs of value and text, or backends."""
+    pairs = (
+        (one.id, one.name or one.id)
+        if isinstance(one, Backend)
+        else (one, one)
+        if isinstance(one, str)
+        else one
+        for one in values
+    )
+    rows = ((value, " selected" if value == chosen else "", label) for value, label in pairs)
+    return format_html_join("", '<option value="{}"{}>{}</option>', rows)
+
+
+@register.simple_tag
+def error(field: str) -> SafeString:
+    """Return the place of the error of a field of the API."""
+    return format_html('<span class="field-error" data-error="{}"></span>', field)
+
+
+_ACTIONS: Final = {
+    "enable": "Enable",
+    "release": "Release …",
+    "resume": "Resume",
+    "pause": "Pause …",
+    "drain": "Drain …",
+    "quarantine": "Quarantine …",
+    "allow": "Allow partner nodes …",
+    "forbid": "Forbid partner nodes",
+    "allow_extensions": "Allow editor extensions …",
+    "forbid_extensions": "Forbid editor extensions",
+    "disable": "Disable …",
+    "remove": "Remove …",
+}
+
+
+@register.simple_tag
+def actions(names: Iterable[str] = tuple(_ACTIONS)) -> SafeString:
+    """Return the buttons of actions on a backend."""
+    rows = (
+        (" danger" if name in ("disable", "remove") else "", name, label)
+        for name, label in _ACTIONS.items()
+        if name in names
+    )
+    return format_html_join("\n", '<button class="button{}" data-act="{}">{}</button>', rows)
 
 
 @register.filter

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -252,6 +253,7 @@ def webhooks(request: HttpRequest) -> HttpResponse:
         "states": states,
         "chosen": given["state"],
         "group": given["group"],
+        "query": urlencode({name: given[name] for name in ("state", "group")}),
         "group_name": names.get(given["group"], given["group"]),
     }
     return render_page(request, "webhooks", context)
