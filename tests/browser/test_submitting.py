@@ -69,8 +69,16 @@ def test_form_shows_which_backends_can_run_the_workflow_and_the_choices_they_hav
     page.goto(f"{desk.url}/submit")
     said, why = page.locator("#can-run-said"), page.locator("#can-run-why")
     expect(said).to_be_hidden()
-    bring_workflow(page)
+    held: list[Any] = []
+    page.route("**/api/workflows/check", lambda route: held.append(route), times=1)  # noqa: PLW0108 it gets an attribute
+    with page.expect_request("**/api/workflows/check"):
+        bring_workflow(page)
+    expect(said).to_have_text("Checking which backends can run it …")
+    # A press during which Submit moves away would have no effect.
+    place = page.locator("#send").bounding_box()
+    held[0].continue_()
     expect(said).to_have_text("All 4 backends can run it.")
+    assert page.locator("#send").bounding_box() == place
     expect(why).to_be_empty()
     graph = text_to_image()
     graph["4"]["inputs"]["ckpt_name"] = "tiny_sd16.safetensors"

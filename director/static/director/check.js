@@ -15,6 +15,8 @@ export function check(text, rest, isBatch, onAnswer) {
   $("can-run").classList.toggle("planned", isBatch);
   const body = text.trim() && `{"workflow_json":${text},${JSON.stringify(rest).slice(1)}`;
   if (body === sent) return;
+  // The place of the answer: Submit must not move away from a pointer.
+  if (!sent) say("Checking which backends can run it …");
   sent = body;
   refused = null;
   clearTimeout(timer);
@@ -46,8 +48,10 @@ function show(answer) {
   const able = answer?.can_run;
   // What the form has taken out of the reasons is said at its field.
   const isSaid = answer?.lacks && !all.some((one) => one.reasons.length);
-  $("can-run").hidden = !all.length || isSaid;
-  if ($("can-run").hidden) return;
+  if (!all.length || isSaid) {
+    $("can-run").hidden = true;
+    return;
+  }
   // What has not described its nodes is among those that can.
   const unknown = all.filter((one) => one.can_run && !one.known).length;
   const sure = able - unknown;
@@ -58,10 +62,14 @@ function show(answer) {
         : "The backend can run it."
       : `${sure} of ${counted(all.length, "backend")} can run it.`;
   const may = `${counted(unknown, "backend has", "backends have")} not described all nodes of the workflow yet, and may be able to run it.`;
-  $("can-run-said").textContent = !able
-    ? "No backend can run it."
-    : [sure && can, unknown && may].filter(Boolean).join(" ");
-  $("can-run-why").replaceChildren(...whyLines(all).map((line) => make("li", {}, line)));
+  const said = able ? [sure && can, unknown && may] : ["No backend can run it."];
+  say(said.filter(Boolean).join(" "), whyLines(all));
+}
+
+function say(sentence, why = []) {
+  $("can-run").hidden = false;
+  $("can-run-said").textContent = sentence;
+  $("can-run-why").replaceChildren(...why.map((line) => make("li", {}, line)));
 }
 
 // Returns the name of a backend as the form lists it; an entry that is none, as a tag, stays as it is.
