@@ -316,12 +316,17 @@ class NoOtherBackend(Conflict, code="no_other_backend"):
 
 
 class BackendUnavailable(Conflict, code="backend_unavailable"):
-    def __init__(self, unavailable: Sequence[Mapping[str, str]], *, hint: str) -> None:
-        names = [backend["backend_id"] for backend in unavailable]
-        super().__init__(
-            f"{_and_more(names)} takes no jobs: {unavailable[0]['reason'].rstrip('.')}. {hint}",
-            extra={"unavailable_backends": list(unavailable)},
-        )
+    def __init__(self, reasons: Mapping[str, str], names: Mapping[str, str], *, hint: str) -> None:
+        """``reasons`` and ``names`` are by the ids of backends; the first three reasons are told."""
+        of_reason: dict[str, list[str]] = {}
+        for backend_id, reason in reasons.items():
+            of_reason.setdefault(reason.rstrip("."), []).append(names.get(backend_id, backend_id))
+        told = [
+            f"{', '.join(backends)} take{'s' * (len(backends) == 1)} no jobs: {reason}."
+            for reason, backends in of_reason.items()
+        ]
+        unavailable = [{"backend_id": one, "reason": reason} for one, reason in reasons.items()]
+        super().__init__(" ".join([*told[:3], hint]), extra={"unavailable_backends": unavailable})
 
 
 class RunnerAbsent(RequestError, code="runner_absent", status=503):

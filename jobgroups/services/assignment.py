@@ -13,7 +13,7 @@ from django.db.models import F
 from backends.capabilities import lacks_reason
 from backends.eligibility import capabilities_of
 from backends.models import Backend, Reachability
-from backends.queries import backend_status, backends_by_id
+from backends.queries import backend_status, backends_by_id, unique_names
 from backends.states import BackendState
 from jobgroups.domain import retry_policy
 from jobgroups.domain.clock import now
@@ -36,7 +36,11 @@ _HINT: Final = (
     "Have it work again, let the jobs go to other backends with retry_elsewhere, or leave them out."
 )
 _NOWHERE_HINT: Final = "No other backend that is allowed works now. Have one work, then retry."
-_POOL_HINT: Final = "No candidate of the group takes jobs. Have one work, or name another backend."
+_POOL_HINT: Final = "Retry on another backend by its name, or when one of them works."
+_MEMORY_HINT: Final = (
+    "Retry on a backend by its name, also on one that ran out of memory, or lift an exclusion on "
+    "the page of its backend."
+)
 _NAMED_HINT: Final = "Name another backend."
 
 
@@ -113,13 +117,7 @@ def _assign(group: JobGroup, children: Sequence[ChildJob], choice: Choice) -> di
     if stuck:
         raise NoOtherBackend(stuck)
     if refused:
-        raise BackendUnavailable(
-            [
-                {"backend_id": backend_id, "reason": reason}
-                for backend_id, reason in refused.items()
-            ],
-            hint=hint,
-        )
+        raise BackendUnavailable(refused, unique_names(), hint=hint)
     return bound
 
 
@@ -129,11 +127,13 @@ def check_pool(group: JobGroup, children: Iterable[ChildJob]) -> None:
     Raises ``BackendUnavailable`` with the reason of each candidate if none of one variant does.
     """
     for variant in group.variants.filter(pk__in={child.variant_id for child in children}):
-        reasons = [(candidate.row.id, candidate.reason) for candidate in candidate_reasons(variant)]
-        if all(reason for _, reason in reasons):
-            none = (", ".join(sorted(variant.candidates)), "No registered backend is a candidate.")
-            refused = [{"backend_id": name, "reason": why} for name, why in reasons or [none]]
-            raise BackendUnavailable(refused, hint=_POOL_HINT)
+        candidates = candidate_reasons(variant)
+        reasons = {candidate.row.id: candidate.reason for candidate in candidates}
+        if all(reasons.values()):
+            none = {", ".join(sorted(variant.candidates)): "No registered backend is a candidate."}
+            lacked_memory = FailureClass.OUT_OF_MEMORY in {one.failure for one in candidates}
+            hint = _MEMORY_HINT if lacked_memory else _POOL_HINT
+            raise BackendUnavailable(reasons or none, unique_names(), hint=hint)
 
 
 def _target(
@@ -173,7 +173,7 @@ def _check_named(group: JobGroup, backend_id: str) -> None:
     lacks = lacks_reason(capabilities_of(row), group.needed_capabilities)
     reason = _unschedulable([backend_id]).get(backend_id, lacks)
     if reason is not None:
-        raise BackendUnavailable([{"backend_id": backend_id, "reason": reason}], hint=_NAMED_HINT)
+        raise BackendUnavailable({row.id: reason}, unique_names(), hint=_NAMED_HINT)
 
 
 def unblock_unreachable(children: Iterable[ChildJob]) -> None:

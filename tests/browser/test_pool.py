@@ -156,7 +156,7 @@ def test_a_retry_in_the_pool_offers_no_backend_that_its_group_does_not_have(
     page.get_by_role("button", name="Retry 1 failed …").click()
     page.get_by_role("dialog").get_by_role("button", name="Retry 1 job").click()
     expect(page.locator("#toast")).to_contain_text(
-        f"No backend of the group takes jobs. {name(home)}: Quarantined by a person: checks. Retry"
+        f"{name(home)} takes no jobs: Quarantined by a person: checks. Retry on another backend"
     )
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert desk.status(group)["run"] == 1

@@ -21,6 +21,7 @@ from jobgroups.queries.exclusions import active_exclusions, exclusions_json
 from jobgroups.queries.groups import group_snapshot
 from jobgroups.queries.pool import pool_snapshot
 from jobgroups.services import attempts, backends, exclusions, expiry, retries, runners
+from jobgroups.services.assignment import Choice
 from jobgroups.services.claims import ClaimResult
 from jobgroups.workflow import build_template
 from jobgroups.workflow.batch import sweep_of
@@ -177,6 +178,25 @@ def test_the_second_out_of_memory_excludes_and_both_are_counted() -> None:
     assert "gpu-1: Ran out of memory 2 times" in (left.error_message or "")
 
 
+def test_retry_after_out_of_memory_everywhere_names_backends_and_what_helps() -> None:
+    fences = [online("gpu-1", name="Attic"), online("gpu-2", name="Cellar")]
+    online("gpu-3", name="Roof", enabled=False)
+    group = submit_to_pool(2, max_attempts=5)
+    for fence in fences * 2:
+        fail(claim(fence, group), fence, FailureClass.OUT_OF_MEMORY)
+    give_up(group)
+    assert factories.fresh(group).status == "failed"
+    with pytest.raises(BackendUnavailable) as refused:
+        retries.group_retry(group_id=group.id)
+    assert refused.value.detail == (
+        "Attic, Cellar take no jobs: Ran out of memory 2 times with this workflow: It met out_of_memory. "
+        "Roof takes no jobs: Disabled. Retry on a backend by its name, also on one that ran out of "
+        "memory, or lift an exclusion on the page of its backend."
+    )
+    retries.group_retry(group_id=group.id, choice=Choice(backend_id="gpu-1"))
+    assert claim(fences[0], group).claim is not None
+
+
 def test_a_bound_job_excludes_nothing() -> None:
     fence = online("gpu-1")
     group = factories.submit("gpu-1")
@@ -276,7 +296,7 @@ def test_jobs_that_every_candidate_refuses_fail_with_all_reasons() -> None:
     assert child.error_message is not None
     for said in ("gpu-1: Cannot run", "gpu-2: Cannot run", "off: Disabled"):
         assert said in child.error_message
-    with pytest.raises(BackendUnavailable, match="takes no jobs: Cannot run this workflow"):
+    with pytest.raises(BackendUnavailable, match="take no jobs: Cannot run this workflow"):
         retries.group_retry(group_id=group.id)
     exclusions.exclusions_lift(backend_id="gpu-1")
     retries.group_retry(group_id=group.id)

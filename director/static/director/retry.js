@@ -13,7 +13,7 @@ export async function retry(group, run, job, place = { where: "auto" }) {
   } catch (error) {
     error.message = refusal(error);
     if (error.answer?.code !== "backend_unavailable" || place.backend_id) throw error;
-    if (!(await elsewhere(group, job, error.answer.unavailable_backends))) return false;
+    if (!(await elsewhere(group, job, error))) return false;
     said(
       await call("POST", path, {
         run: Number(run),
@@ -33,18 +33,16 @@ export function refusal(error) {
 }
 
 // A job of the pool goes to no backend but those of its group.
-async function elsewhere(group, job, backends) {
+async function elsewhere(group, job, error) {
   const [{ nameOf }, { placement }] = await Promise.all([
     knownBackends(),
     call("GET", `/api/job-groups/${group}?children=0`),
   ]);
+  if (placement === "pool") throw error;
+  const backends = error.answer.unavailable_backends;
   const reasons = backends.map(
     (one) => `${nameOf(one.backend_id)}: ${one.reason.replace(/\.?$/, ".")}`,
   );
-  if (placement === "pool")
-    throw new Error(
-      `No backend of the group takes jobs. ${reasons[0]} Retry on another backend by its name, or when one of them works.`,
-    );
   const these = backends.length === 1 ? "a backend that takes" : "backends that take";
   const [jobs, may] = job
     ? ["The job belongs", "it, with its seed."]
