@@ -1,14 +1,13 @@
 // The backends: a table that is searched and filtered here, and sorted by the server.
 import { $, $$, call, confirmed, counted, make, onClick, toast } from "./dom.js";
 import { act, each } from "./holds.js";
-import { keptAttributes } from "./morph.js";
 import { afterMorph } from "./parts.js";
 import { chosen, onPicked, picked } from "./selection.js";
 import { follow } from "./working.js";
 import "./rename.js";
 
 // What the user has set stays when a fragment comes.
-keptAttributes.add("data-out").add("aria-pressed");
+htmx.config.morphIgnore.push("data-out", "aria-pressed");
 const again = follow("backends");
 const rows = () => $$("#farm tbody tr");
 

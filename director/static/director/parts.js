@@ -2,10 +2,11 @@
 // place.
 // However often something changes meanwhile, one request for an element is under way and one waits.
 import { $, $$, localTimes, signIn } from "./dom.js";
-import { keptAttributes, morph } from "./morph.js";
 
 // What a person has unfolded stays so, and so does what is said of a picture that did not come.
-keptAttributes.add("open").add("data-broken");
+htmx.config.morphIgnore.push("open", "data-broken");
+// It would put a body without handlers in the place of this one when a person goes back.
+htmx.config.history = false;
 
 const WIDE = 4; // requests side by side
 const waiting = new Map();
@@ -83,7 +84,7 @@ async function load(id, path) {
     tags.set(id, { path, tag: response.headers.get("ETag") });
     const focused = document.activeElement;
     const hadFocus = element.contains(focused);
-    morph(element, text);
+    await htmx.swap({ text, target: element, sourceElement: element, swap: "outerMorph" });
     // A browser without moveBefore takes the focus from what moves. What had it may be gone, as the button of a retry: the
     // next key begins in the content, not above it.
     for (const one of hadFocus ? [focused, $("main")] : [])
