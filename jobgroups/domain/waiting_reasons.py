@@ -161,21 +161,25 @@ def _no_worker(child: QueuedChild, queue: PoolQueue, now: dt.datetime) -> str:
 
 
 def offline_reason(child: RunningNow, backend: QueueBackend, *, now: dt.datetime) -> str:
-    """Return the sentence for a running child whose backend is offline, and what happens next."""
-    assert backend.away_since is not None  # noqa: S101 it is offline
-    ends: list[str] = []
-    if child.goes_elsewhere:
-        ends.append(_moves(backend, backend.away_since, now))
+    """Return the sentence for a running child whose backend is offline, and what happens next:
+    its move, or the limits of its time that come before.
+    """
+    since = backend.away_since
+    assert since is not None  # noqa: S101 it is offline
+    moves_at = since + backend.move_after
+    # A move that is due waits for a backend that works: every limit may come before it.
+    moves_later = child.goes_elsewhere and moves_at > now
+    limits: list[str] = []
+    stall, time_is_up = child.stall_seconds, child.time_is_up
+    if stall and not (moves_later and stall >= backend.move_after.total_seconds()):
+        limits.append(f"{stall} s after its last event")
+    if time_is_up and time_is_up > now and not (moves_later and time_is_up >= moves_at):
+        limits.append(f"at {clock_time(time_is_up, now)}")
     what = "Retried" if child.is_retried else "Fails"
-    if child.stall_seconds is not None:
-        ends.append(
-            f"{what} {child.stall_seconds} s after its last event if the backend does not answer "
-            "by then."
-        )
-    if child.time_is_up is not None and child.time_is_up > now:
-        at = clock_time(child.time_is_up, now)
-        ends.append(f"{what} at {at} if the backend does not answer by then.")
-    return " ".join([_since(backend, backend.away_since, now), *ends])
+    ends = [f"{what} {limit} if the backend does not answer by then." for limit in limits]
+    if child.goes_elsewhere and not (moves_later and limits):
+        ends.insert(0, _moves(backend, since, now))
+    return " ".join([_since(backend, since, now), *ends])
 
 
 def left_running(attempt_state: str, status_reason: str, *, stopping: bool) -> str:

@@ -251,7 +251,7 @@ def reason(group: JobGroup) -> str:
     return row["waiting_reason"] or ""
 
 
-CLOCK = r"\d\d:\d\d:\d\d UTC"
+CLOCK = r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d UTC"
 SINCE = rf"gpu-1 has not been reachable since {CLOCK}: connection refused\."
 BY_THEN = r" if the backend does not answer by then\."
 
@@ -267,7 +267,11 @@ BY_THEN = r" if the backend does not answer by then\."
         ),
         (begin, {"retry_elsewhere": RetryScope.NEVER}, 5, rf"Retried at {CLOCK}{BY_THEN}"),
         (begin, {"max_attempts": 1}, 5, rf"Fails at {CLOCK}{BY_THEN}"),
-        (begin, {}, 5, rf"Moves to another backend at {CLOCK}\. Retried at {CLOCK}{BY_THEN}"),
+        # Only what comes first applies, unless no backend was there to move to.
+        (begin, {}, 5, rf"Moves to another backend at {CLOCK}\."),
+        (begin, {"stall_seconds": 120}, 5, rf"Moves to another backend at {CLOCK}\."),
+        (begin, {"timeout_seconds": 30}, 5, rf"Retried at {CLOCK}{BY_THEN}"),
+        (begin, {"stall_seconds": 30}, 5, rf"Retried 30 s after its last event{BY_THEN}"),
         (
             begin,
             {},
