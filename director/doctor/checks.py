@@ -35,6 +35,7 @@ from director.web.tables import is_migrated
 from jobgroups.domain.clock import now
 from jobgroups.errors import StorageAway
 from jobgroups.models import WebhookDelivery
+from jobgroups.queries.leases import READ_ONLY, is_read_only
 from jobgroups.services import stored_files
 
 
@@ -332,6 +333,8 @@ def _where(path: Path | None) -> str:
 
 
 def _tables(where: str) -> Finding:
+    if is_read_only():
+        return Finding(Level.PROBLEM, f"{where}: {READ_ONLY}", health.READ_ONLY_TODO)
     if not connection.introspection.table_names():
         return Finding(
             Level.NOTE, f"{where}: it has no tables yet: serve makes them.", "director serve"

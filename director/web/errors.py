@@ -119,6 +119,8 @@ def _cause_of(message: str) -> str:
         return "The disk with the data folder is full"
     if "No space left" in message:
         return "The disk of the database server is full"
+    if "read-only transaction" in message:
+        return "The database refuses writes"
     if "readonly database" in message:
         return "The data folder cannot be written"
     return "The database does not answer"

@@ -28,7 +28,7 @@ from jobgroups.domain.clock import iso
 from jobgroups.domain.text import gibibytes, pluralize
 from jobgroups.models import FilesProcess, Runner
 from jobgroups.queries.backends import NO_LOAD, backend_loads, serialize_backend
-from jobgroups.queries.leases import HEARTBEAT_TIMEOUT, database_now
+from jobgroups.queries.leases import HEARTBEAT_TIMEOUT, READ_ONLY, database_now, is_read_only
 from jobgroups.queries.outputs import failed_captures, oldest_due_capture
 from jobgroups.queries.retention import retention_text
 from jobgroups.services import stored_files
@@ -50,6 +50,12 @@ RESTART_SHOWN: Final = dt.timedelta(minutes=10)
 #: One for each part, and one for ``/readyz``: a database or a storage that does not answer can
 #: block a thread for long.
 check_threads: Final = Share(4)
+
+
+READ_ONLY_TODO: Final = (
+    "Set DIRECTOR_DATABASE_URL to the primary server, not a standby, and "
+    "default_transaction_read_only to off."
+)
 
 
 class CheckedPart:
@@ -102,6 +108,7 @@ class HealthReport:
     capture: tuple[float, str] | None = None
     files: Sequence[FilesProcess] = ()  #: Processes of `files`, the last heartbeat first.
     failed_captures: int = 0  #: Captures that failed and are tried again later.
+    is_read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +119,8 @@ class StorageReport:
     strangers: Sequence[str] = ()  #: Live runners whose marker is not in this process's storage.
 
 
-#: What needs the database, while that does not answer.
-_UNKNOWN: Final = Check(Level.DOWN, "Unknown while the database does not answer.")
+#: What needs the database, while that does not answer or stores nothing that processes report.
+_UNKNOWN: Final = Check(Level.DOWN, "Unknown while the database does not answer or refuses writes.")
 
 
 class HealthView(ApiView):
@@ -128,6 +135,7 @@ class HealthView(ApiView):
 def run_checks() -> dict[str, Any]:
     """Return ``{"status", "version", "checks": {name: {"status", "detail"}}}``."""
     facts: HealthReport | None = _database.answer_within(DATABASE_SECONDS, _read)
+    known = _current(facts)
     checks: Mapping[str, Check] = {
         "database": database_check(facts),
         "channel_layer": channel_layer_check(
@@ -135,9 +143,9 @@ def run_checks() -> dict[str, Any]:
             has_others=facts is not None
             and any(_is_elsewhere(runner, facts.moment) for runner in facts.runners),
         ),
-        "runner": runner_check(facts),
-        "backends": backends_check(None if facts is None else facts.backends),
-        "captures": captures_check(facts),
+        "runner": runner_check(known),
+        "backends": backends_check(None if known is None else known.backends),
+        "captures": captures_check(known),
         "storage": storage_check(_storage.answer_within(STORAGE_SECONDS, _read_storage, facts)),
         "processes": processes_check(processes.states),
     }
@@ -151,7 +159,7 @@ def is_ready() -> bool:
     runners is not down.
     """
     facts: HealthReport | None = _database.answer_within(DATABASE_SECONDS, _read_with_tables)
-    return runner_check(facts).status is not Level.DOWN
+    return runner_check(_current(facts)).status is not Level.DOWN
 
 
 def _read_storage(facts: HealthReport | None) -> StorageReport:
@@ -199,15 +207,22 @@ def _read() -> HealthReport:
             oldest_due_capture(),
             list(FilesProcess.objects.all()),
             failed_captures(),
+            is_read_only(),
         )
     finally:
         connection.close()
 
 
+def _current(facts: HealthReport | None) -> HealthReport | None:
+    return None if facts is None or facts.is_read_only else facts
+
+
 def database_check(facts: HealthReport | None) -> Check:
-    """Return down if the database does not answer."""
+    """Return down if the database does not answer, or refuses writes."""
     if facts is None:
         return Check(Level.DOWN, f"No response within {DATABASE_SECONDS:g} s; see the log.")
+    if facts.is_read_only:
+        return Check(Level.DOWN, f"{READ_ONLY} {READ_ONLY_TODO}")
     return Check(Level.OK, "The database answers.")
 
 
@@ -275,7 +290,11 @@ def runner_check(facts: HealthReport | None) -> Check:
         return Check(absent, "No runner is registered; start one with `serve` or `runner`.")
     alive = _alive(facts, runners)
     if not alive:
-        return Check(absent, f"No heartbeat since {iso(runners[0].heartbeat_at)}.")
+        since = iso(runners[0].heartbeat_at)
+        return Check(
+            absent,
+            f"No heartbeat since {since}: the runner ended, or the database is locked or full.",
+        )
     for process in alive:
         if process.last_error_at is not None and process.last_error_at > moment - RESTART_SHOWN:
             return Check(

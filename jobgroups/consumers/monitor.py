@@ -50,6 +50,7 @@ _KEPT_SECONDS: Final = 10.0  #: After which the state of an account without page
 
 class MonitorState(msgspec.Struct, frozen=True):
     runner: bool  #: Whether a runner is alive.
+    halt: str  #: Why no job is sent or nothing is stored, as a sentence; empty: neither.
     newest: str  #: The id of the newest group, or empty.
     backends: str  #: A digest that changes with every visible property of a backend.
     #: Jobs that failed in the last day and are failed now, at most ``failures.MAX_COUNT``.
@@ -63,6 +64,7 @@ def _read(principal: Principal) -> MonitorState:
     newest = groups.group_list(filters=filters, cursor=None, limit=1).results
     return MonitorState(
         runner=leases.runner_alive(),
+        halt=leases.READ_ONLY if leases.is_read_only() else leases.halt_reason(),
         newest=newest[0]["job_group_id"] if newest else "",
         backends=_backends(),
         failed=failures.lost_count(principal),

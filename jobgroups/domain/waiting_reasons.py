@@ -100,12 +100,8 @@ def limit_reason(limit: str, group_id: str) -> str:
     return f"Waits for the end of another job of {of}: no more of them may be at backends at once."
 
 
-def waiting_reason(
-    child: QueuedChild, backend: QueueBackend | None, *, now: dt.datetime, runner_alive: bool
-) -> str:
+def waiting_reason(child: QueuedChild, backend: QueueBackend | None, *, now: dt.datetime) -> str:
     """Return the sentence for a child that waits for a backend; None: that is no longer registered."""
-    if not runner_alive:
-        return "No runner is alive to send it."
     if backend is None:
         return "Its backend is no longer registered."
     if child.state is not None:
@@ -128,15 +124,11 @@ def _stopping(child: QueuedChild) -> str:
     return f"Its attempt at {child.stopping_name} is still being stopped."
 
 
-def pool_reason(
-    child: QueuedChild, queue: PoolQueue, *, now: dt.datetime, runner_alive: bool
-) -> str:
+def pool_reason(child: QueuedChild, queue: PoolQueue, *, now: dt.datetime) -> str:
     """Return the sentence for a job of the pool that no backend has claimed.
 
     Its ``queue_position`` counts the jobs that its candidates take before it.
     """
-    if not runner_alive:
-        return "No runner is alive to send it."
     if child.stopping_at:
         return _stopping(child)
     if not queue.workers:

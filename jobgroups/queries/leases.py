@@ -8,6 +8,7 @@ from django.db import connection
 from jobgroups.database.statements import KEY, Parameter, PreparedQuery, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import LeaseTable
+from jobgroups.domain.text import clock_time
 from jobgroups.models import FilesProcess, Lease, Runner
 
 #: A runner is alive while its heartbeat is younger.
@@ -17,6 +18,9 @@ UNCLAIMED_AFTER: Final = dt.timedelta(seconds=5)
 #: A runner that is alive for longer is stable: other runners hand over leases to stable runners
 #: only.
 STABLE_AFTER: Final = dt.timedelta(seconds=3)
+READ_ONLY: Final = (
+    "The database refuses writes: nothing is stored and no job is sent until it takes them."
+)
 NAME_LOCK: Final = "comfyui-director: runner "  #: Prefix of the advisory lock on a runner's name.
 #: Seconds within which a living runner acquires a lost lock on its name again.
 LOCK_RETAKEN: Final = 4.0
@@ -46,6 +50,15 @@ def database_now() -> dt.datetime:
         cursor.execute("SELECT date_trunc('milliseconds', statement_timestamp())")
         moment: dt.datetime = cursor.fetchone()[0]
     return moment
+
+
+def is_read_only() -> bool:
+    """Return whether PostgreSQL refuses writes: a standby, or ``default_transaction_read_only``."""
+    if connection.vendor != "postgresql":
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('transaction_read_only')")
+        return bool(cursor.fetchone()[0] == "on")
 
 
 def dead_runners() -> frozenset[str]:
@@ -117,6 +130,24 @@ _live_runner: Final = PreparedQuery(
         .order_by()[:1]
     )
 )
+
+
+def halt_reason() -> str:
+    """Return why no runner reports, as a sentence; empty: one is alive.
+
+    A heartbeat that is not stored proves no end of its runner.
+    """
+    if runner_alive():
+        return ""
+    if is_read_only():
+        return READ_ONLY
+    runners = Runner.objects.filter(stopped_at__isnull=True).order_by("-heartbeat_at")
+    if (last := runners.values_list("heartbeat_at", flat=True).first()) is None:
+        return "No runner is alive: no job is sent until one starts."
+    return (
+        f"No runner has reported since {clock_time(last, now())}: it ended, or the database is "
+        "locked or full. No job is sent until one reports."
+    )
 
 
 def files_process_alive() -> bool:

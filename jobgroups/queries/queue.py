@@ -20,7 +20,7 @@ from jobgroups.domain.waiting_reasons import held_reason
 from jobgroups.models import LONG, JobGroup
 from jobgroups.queries.etas import Etas, current_etas
 from jobgroups.queries.groups import open_groups
-from jobgroups.queries.leases import runner_alive
+from jobgroups.queries.leases import halt_reason
 from jobgroups.queries.pauses import current_pauses
 from jobgroups.queries.visibility import visible
 from jobgroups.queries.waiting_reasons import group_reason
@@ -124,9 +124,9 @@ def queue_page(filters: QueueFilter, *, offset: int, limit: int) -> QueuePage:
     groups = shown.defer(*LONG).in_bulk()
     # A group may have ended or been deleted meanwhile.
     moment, pauses = now(), current_pauses()
-    is_alive = runner_alive()
+    halt = halt_reason()
     items = [
-        _row(entry, groups.get(entry.group_id), queue.etas, pauses, moment, is_alive=is_alive)
+        _row(entry, groups.get(entry.group_id), queue.etas, pauses, moment, halt=halt)
         for entry in page
     ]
     return QueuePage(items, groups, len(entries) > offset + limit)
@@ -139,10 +139,10 @@ def _row(
     pauses: Pauses,
     moment: dt.datetime,
     *,
-    is_alive: bool,
+    halt: str,
 ) -> QueueRow:
     place = entry.place
-    start = etas.start_of(entry.group_id) if place and is_alive else None
+    start = etas.start_of(entry.group_id) if place and not halt else None
     at = None if start is None else moment + dt.timedelta(seconds=round(start))
     number = place.number if place else None
     if group is None:
@@ -152,11 +152,7 @@ def _row(
         pause = pauses.of(group.id, group.share_name)
         reason = held_reason(pause, group.start_after, now=moment)
     if place and not reason:
-        reason = (
-            group_reason(place, group, etas.current)
-            if is_alive
-            else "No runner is alive to send it."
-        )
+        reason = halt or group_reason(place, group, etas.current)
     return QueueRow(
         place=number,
         job_group_id=group.id,

@@ -45,7 +45,7 @@ from jobgroups.domain.waiting_reasons import (
 from jobgroups.models import AssetOwner, Attempt, ChildJob, JobGroup
 from jobgroups.queries import pool
 from jobgroups.queries.etas import Etas, current_etas
-from jobgroups.queries.leases import runner_alive
+from jobgroups.queries.leases import halt_reason
 from jobgroups.queries.pauses import group_pause_now
 
 
@@ -62,10 +62,15 @@ def outlooks(group: JobGroup, children: Sequence[ChildJob]) -> dict[str, Outlook
     waiting = [child for child in children if child.status in CHILD_OPEN]
     if not waiting:
         return {}
-    moment, is_alive = now(), runner_alive()
+    if halt := halt_reason():
+        return {
+            child.id: Outlook(halt if child.status == ChildStatus.QUEUED else None)
+            for child in waiting
+        }
+    moment = now()
     known = _backends_now({child.backend_id for child in waiting if child.backend_id}, moment)
     running = [child for child in waiting if child.status == ChildStatus.RUNNING]
-    reasons = _offline_reasons(group, running, known, moment) if is_alive else {}
+    reasons = _offline_reasons(group, running, known, moment)
     queued = [child for child in waiting if child.status == ChildStatus.QUEUED]
     etas = current_etas({child.variant_id for child in waiting if child.variant_id}, [group.id])
     queue: Sequence[Any] = (
@@ -74,13 +79,9 @@ def outlooks(group: JobGroup, children: Sequence[ChildJob]) -> dict[str, Outlook
         else [_Unsent(*row) for row in _unsent(group.id)]
     )
     positions = _positions([child for child in queue if child.current_attempt_id is None], etas)
-    reasons |= _queued_reasons(
-        group, queued, known, etas, positions, moment=moment, is_alive=is_alive
-    )
+    reasons |= _queued_reasons(group, queued, known, etas, positions, moment=moment)
     return {
-        child.id: Outlook(
-            reasons.get(child.id), etas.of_job(child, positions.get(child.id)) if is_alive else None
-        )
+        child.id: Outlook(reasons.get(child.id), etas.of_job(child, positions.get(child.id)))
         for child in waiting
     }
 
@@ -129,7 +130,6 @@ def _queued_reasons(
     positions: dict[str, int],
     *,
     moment: dt.datetime,
-    is_alive: bool,
 ) -> dict[str, str]:
     """Return the sentence for each queued child. The position is removed of each one that no
     working backend may take.
@@ -161,7 +161,7 @@ def _queued_reasons(
 
     def reason(row: ChildJob) -> str:
         attempt = row.current_attempt
-        if held and is_alive and row.current_attempt_id is None and row.id not in stopping:
+        if held and row.current_attempt_id is None and row.id not in stopping:
             positions.pop(row.id, None)
             return held
         stopping_at, stopping_name, stop_reason = stopping.get(row.id, ("", "", ""))
@@ -182,9 +182,9 @@ def _queued_reasons(
         )
         if row.current_attempt_id is None and not row.is_bound:
             queue = failed.get(row.id) or queues[row.variant_id]
-            return pool_reason(child, queue, now=moment, runner_alive=is_alive)
+            return pool_reason(child, queue, now=moment)
         backend = known.get(row.backend_id or "")
-        return waiting_reason(child, backend, now=moment, runner_alive=is_alive)
+        return waiting_reason(child, backend, now=moment)
 
     return {child.id: reason(child) for child in queued}
 
@@ -218,10 +218,7 @@ def group_reason(place: Place, group: JobGroup, current: pool.CurrentPool) -> st
         name = jobs.backend_id
         if name not in snapshot.working:
             return waiting_reason(
-                QueuedChild(),
-                _backends_now({name}, moment).get(name),
-                now=moment,
-                runner_alive=True,
+                QueuedChild(), _backends_now({name}, moment).get(name), now=moment
             )
         next_free = ""
     else:
@@ -229,7 +226,7 @@ def group_reason(place: Place, group: JobGroup, current: pool.CurrentPool) -> st
         if snapshot.working.isdisjoint(snapshot.able_of(variant_id)):
             queues = _pool_queues(group, current, moment)
             if variant_id in queues:
-                return pool_reason(QueuedChild(), queues[variant_id], now=moment, runner_alive=True)
+                return pool_reason(QueuedChild(), queues[variant_id], now=moment)
         next_free = snapshot.next_free(variant_id) if place.number == 1 else ""
     if limit := _limit_text(group.id, snapshot):
         return limit

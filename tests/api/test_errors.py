@@ -207,6 +207,7 @@ def test_database_error_names_what_a_user_can_mend() -> None:
         "database or disk is full": "The disk with the data folder is full",
         "No space left on device": "The disk of the database server is full",
         "attempt to write a readonly database": "The data folder cannot be written",
+        "cannot execute UPDATE in a read-only transaction": "The database refuses writes",
         "connection refused": "The database does not answer",
     }.items():
         answer = exception_handler(OperationalError(f"psycopg: {error}"), {})

@@ -102,6 +102,19 @@ def test_health_is_down_without_a_recent_heartbeat(api: Api, farm: list[str]) ->
     assert (check["status"], "No heartbeat since 20" in check["detail"]) == (DOWN, True)
 
 
+def test_health_is_down_while_the_database_refuses_writes(
+    api: Api, farm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "is_read_only", lambda: True)
+    body = _health(api, 503)
+    assert _states(body) == [DOWN, DOWN, OK, DOWN, DOWN, DOWN, OK, OK]
+    assert "refuses writes: nothing is stored" in body["checks"]["database"]["detail"]
+    assert "DIRECTOR_DATABASE_URL to the primary" in body["checks"]["database"]["detail"]
+    # What was stored last proves nothing.
+    assert "Unknown" in body["checks"]["runner"]["detail"]
+    assert not health.is_ready()
+
+
 def test_health_is_degraded_after_a_restart_of_the_runner(api: Api, farm: list[str]) -> None:
     runners.runner_failed(name="runner-1", error="RuntimeError: the secret is 42")
     body = _health(api, 200)

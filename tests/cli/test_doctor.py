@@ -208,6 +208,14 @@ def test_absent_tables_are_a_note_and_those_of_another_release_a_problem(
 
 
 @pytest.mark.django_db
+def test_database_that_refuses_writes_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "is_read_only", lambda: True)
+    found = checks.database()
+    assert (found.level, "refuses writes" in found.said) == (Level.PROBLEM, True)
+    assert "DIRECTOR_DATABASE_URL to the primary server" in found.todo
+
+
+@pytest.mark.django_db
 def test_absent_runner_is_a_problem_and_absent_backends_are_a_warning(
     tmp_path: Path, settings: Any
 ) -> None:

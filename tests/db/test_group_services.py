@@ -140,7 +140,7 @@ def test_waiting_reason_of_queued_and_running_children(fence: FencingToken) -> N
     def reasons() -> list[str | None]:
         return [row["waiting_reason"] for row in groups.group_snapshot(group.id)["child_jobs"]]
 
-    assert reasons() == ["No runner is alive to send it."] * 2
+    assert reasons() == ["No runner is alive: no job is sent until one starts."] * 2
     runners.runner_register(name="r", instance="i", version="1")
     claimed = accept(fence)
     assert reasons() == ["In the queue of gpu-1.", "1st in line for gpu-1."]

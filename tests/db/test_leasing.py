@@ -43,6 +43,25 @@ def runner(name: str, *, age: float = 0.0, lived: float = 60.0) -> None:
     )
 
 
+def test_runner_that_does_not_report_may_be_unable_to() -> None:
+    """Its database may be locked, full or read-only."""
+    assert leases.halt_reason() == "No runner is alive: no job is sent until one starts."
+    runner("room-1")
+    assert leases.halt_reason() == ""
+    Runner.objects.update(heartbeat_at=dt.datetime(2026, 2, 1, 22, tzinfo=dt.UTC))
+    assert leases.halt_reason() == (
+        "No runner has reported since 2026-02-01 22:00:00 UTC: it ended, or the database is locked "
+        "or full. No job is sent until one reports."
+    )
+    factories.allow_writes(allowed=False)
+    try:
+        is_known = connection.vendor == "postgresql"
+        assert leases.is_read_only() is is_known
+        assert (leases.halt_reason() == leases.READ_ONLY) is is_known
+    finally:
+        factories.allow_writes(allowed=True)
+
+
 @contextmanager
 def meanwhile(work: Callable[[], Any]) -> Iterator[None]:
     """Hold a transaction open in another thread, after its work, until the block ends."""

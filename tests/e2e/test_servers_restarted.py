@@ -97,6 +97,43 @@ def test_while_postgresql_restarts_writes_are_told_when_to_come_back_and_nothing
     stop_in_order(farm.web)
 
 
+def test_while_postgresql_is_read_only_that_is_reported_and_nothing_is_lost(
+    farm: ProcessFarm, server: Postgres
+) -> None:
+    group_id, stream = streamed(farm, each=4)
+
+    def allow_writes(*, allowed: bool) -> None:
+        with server.connect("postgres") as database:
+            database.execute("SET default_transaction_read_only = off")
+            value = "off" if allowed else "on"
+            database.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+            database.execute("SELECT pg_reload_conf()")
+
+    allow_writes(allowed=False)
+    try:
+        down = until(lambda: (c := farm.check("database"))["status"] != "ok" and c)
+        assert down["detail"].startswith("The database refuses writes: nothing is stored")
+        refused = _submit_once(farm)
+        assert (refused.status_code, refused.json()["detail"][:27]) == (
+            503,
+            "The database refuses writes",
+        )
+
+        def reasons() -> list[str | None]:
+            group = farm.web.ask("GET", f"/api/job-groups/{group_id}").json()
+            return [child["waiting_reason"] for child in group["child_jobs"]]
+
+        until(lambda: down["detail"].startswith(reasons()[-1] or "-"))
+        (runner,) = (one for one in farm._launched if isinstance(one, LaunchedRunner))
+        assert runner.printed().count("read-only transaction") < 20
+    finally:
+        allow_writes(allowed=True)
+    until(lambda: farm.check("runner")["status"] == "ok")
+    stream.wait_ended()
+    farm.check_completed_once(group_id)
+    stop_in_order(farm.web)
+
+
 def test_restart_of_postgresql_fails_at_most_one_request(
     farm: ProcessFarm, server: Postgres
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import operator
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -301,7 +302,11 @@ def _files(age_s: float, *runners: Runner) -> HealthReport:
 def _given() -> dict[str, list[Check]]:
     failed = {"last_error_at": _NOW, "restarts": 2}
     return {
-        "database": [health.database_check(None), health.database_check(_facts())],
+        "database": [
+            health.database_check(None),
+            health.database_check(_facts()),
+            health.database_check(replace(_facts(), is_read_only=True)),
+        ],
         "channel_layer": [
             health.channel_layer_check(""),
             health.channel_layer_check("", has_others=True),

@@ -213,8 +213,8 @@ def gpu(
     return QueueBackend(backend_id="localhost_2", name="gpu-2", status=status, **known)
 
 
-def said(child: QueuedChild, backend: QueueBackend | None, *, alive: bool = True) -> str:
-    return waiting_reason(child, backend, now=NOW, runner_alive=alive)
+def said(child: QueuedChild, backend: QueueBackend | None) -> str:
+    return waiting_reason(child, backend, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -240,14 +240,6 @@ def test_its_place_in_the_line_is_said(queue_position: int, begins: str) -> None
 def test_what_keeps_it_is_said(case: dict[str, Any]) -> None:
     backend = gpu(**case["backend"]) if "backend" in case else None
     assert said(QueuedChild(**case["job"]), backend) == case["sentence"]
-
-
-def test_without_a_runner_nothing_else_matters() -> None:
-    for backend in (gpu("paused", "x", NOW, "anna"), None):
-        assert (
-            said(QueuedChild(queue_position=1), backend, alive=False)
-            == "No runner is alive to send it."
-        )
 
 
 def test_every_state_of_backend_and_attempt_has_one_whole_sentence() -> None:

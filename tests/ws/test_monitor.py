@@ -54,6 +54,7 @@ async def test_a_page_hears_of_its_groups_and_of_new_ones(db: Any) -> None:
         assert snapshot["seqs"] == {group.id: 1}
         assert snapshot["newest"] == group.id
         assert snapshot["runner"] is False
+        assert snapshot["halt"] == "No runner is alive: no job is sent until one starts."
         await db(factories.begin, fence)
         event = await monitor.until("event")
         assert (event["group"], event["seq"], event["event"]) == (group.id, 2, "child_started")

@@ -63,21 +63,21 @@ function tally(failed) {
   mark.replaceChildren(failed > 99 ? "99+" : String(failed), mark.lastElementChild);
 }
 
-let runner = true;
+let halt = "";
 let full = false;
 let reached = true;
 let isSignedOut = false;
 let goneTimer = 0;
 
 function draw(version) {
-  const state = !reached ? "away" : runner ? "live" : "halt";
+  const state = !reached ? "away" : halt ? "halt" : "live";
   $("line-dot").dataset.state = state;
   $("line-live").textContent = reached ? "live" : "offline";
-  $("line-runner").textContent = reached ? (runner ? "runner ok" : "no runner") : "";
+  $("line-runner").textContent = reached ? (halt ? "halted" : "runner ok") : "";
   if (version) $("line-version").textContent = `version ${version}`;
   const box = $("away");
   box.classList.toggle("soft", reached);
-  box.hidden = reached && runner && !full;
+  box.hidden = reached && !halt && !full;
   if (isSignedOut && !reached) {
     const link = make("a", { href: "/sign-in", target: "_blank" }, "Sign in in another tab");
     box.replaceChildren("You are signed out. ", link, ": what is filled in here stays.");
@@ -85,8 +85,8 @@ function draw(version) {
   }
   box.textContent = !reached
     ? "The Director does not answer. Submitted jobs are stored; this page reconnects by itself."
-    : !runner
-      ? "No runner is alive: nothing is sent to the backends until one starts. Running jobs continue."
+    : halt
+      ? `${halt} Running jobs continue.`
       : "The disk of the Director is almost full: outputs are not copied, and uploads are refused. Jobs continue.";
 }
 
@@ -118,7 +118,7 @@ export function monitor(groups, handlers = {}, stars = [], previews = () => []) 
     },
     frame: (frame) => {
       if (frame.type === "snapshot" || frame.type === "pulse") {
-        runner = frame.runner;
+        halt = frame.halt;
         full = frame.disk_full;
         isSignedOut = false;
         reached = true;
