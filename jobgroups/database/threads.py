@@ -24,6 +24,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from jobgroups.database.shared_threads import ConnectedThreads, Share
+from jobgroups.domain.newest import Newest
 from jobgroups.metrics import database_seconds
 
 logger = logging.getLogger(__name__)
@@ -198,21 +199,19 @@ class DatabaseThreads:
         self._executor.shutdown(wait=True)
 
 
-#: Seconds until the same reason is logged again, and when each was logged, in monotonic time.
-_LOGGED_AGAIN: Final = 60.0
-_logged_at: dict[str, float] = {}
+#: The reasons of outages that were logged within a minute.
+_logged: Final = Newest[str, bool](100, seconds=60.0)
 
 
 def log_outage(subject: str, error: Exception) -> None:
     """Log an error after which the subject tries again, unless its reason was logged within a
     minute: in an outage of the database every statement of a process has it.
     """
-    reason, moment = str(error).strip() or type(error).__name__, time.monotonic()
+    reason = str(error).strip() or type(error).__name__
     key = reason.partition("\n")[0]
-    if moment - _logged_at.get(key, float("-inf")) < _LOGGED_AGAIN:
-        return
-    _logged_at[key] = moment
-    logger.warning("%s: failed (%s); tried again", subject, reason)
+    if _logged.get(key) is None:
+        _logged.put(key, True)
+        logger.warning("%s: failed (%s); tried again", subject, reason)
 
 
 def is_locked(error: BaseException | None) -> bool:

@@ -7,7 +7,6 @@ disk, and read in parts.
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, Final
@@ -23,6 +22,7 @@ from botocore.exceptions import (
 )
 from storages.backends.s3 import S3Storage
 
+from jobgroups.domain.newest import Newest
 from jobgroups.errors import StorageAway
 
 logger = logging.getLogger(__name__)
@@ -36,9 +36,7 @@ _BOUNDS: Final = {
 }
 #: Seconds without a byte while the service joins the parts of a large file.
 _JOINED_WITHIN: Final = 120
-#: Seconds until the same reason is logged again, and when each was logged, in monotonic time.
-_LOGGED_AGAIN: Final = 600
-_logged_at: dict[str, float] = {}
+_logged: Final = Newest[str, bool](100, seconds=600.0)  #: Reasons that were logged.
 
 
 @contextlib.contextmanager
@@ -56,8 +54,8 @@ def _errors() -> Iterator[None]:
         )
         if reason == "NoSuchKey":
             raise FileNotFoundError(reason) from error
-        if _logged_at.get(reason, float("-inf")) < time.monotonic() - _LOGGED_AGAIN:
-            _logged_at[reason] = time.monotonic()
+        if _logged.get(reason) is None:
+            _logged.put(reason, True)
             logger.warning("Storage: %s", error)
         raise StorageAway(reason) from error
 

@@ -217,7 +217,7 @@ async def test_missing_bucket_is_logged_in_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(files, "_CLEAN_AGAIN", 0.05)
-    monkeypatch.setattr(bucket_service, "_logged_at", {})
+    bucket_service._logged.clear()
     await in_thread(storages["files"].bucket.delete)()
     bucket.requests.clear()
     await farm.runner()
