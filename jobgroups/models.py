@@ -640,6 +640,16 @@ class ChildJob(models.Model):
     def __str__(self) -> str:
         return self.id
 
+    @property
+    def seconds(self) -> float | None:
+        """For how long it executed; None: it has not started, or not ended."""
+        if self.started_at is None or self.completed_at is None:
+            return None
+        attempt = self.current_attempt
+        if attempt is not None and attempt.execution_seconds is not None:
+            return attempt.execution_seconds
+        return (self.completed_at - self.started_at).total_seconds()
+
 
 class Attempt(models.Model):
     """One attempt of a child on one backend, with a prompt id that is used once.
@@ -675,6 +685,9 @@ class Attempt(models.Model):
     #: Its end by the clock that dates its backend's files: the time in ComfyUI's history, later if
     #: a file server's clock is ahead. Null: not in the history.
     backend_ended_at = time_or_null()
+    #: For how long it executed, by its backend's clock, or by that of the runner that saw its
+    #: events. Null: not known, and of attempts of earlier versions.
+    execution_seconds = models.FloatField(null=True, blank=True)
 
     #: A pending stop: the runner deletes or interrupts the prompt until its end is known.
     stop_requested_at = time_or_null()
@@ -736,7 +749,7 @@ class Attempt(models.Model):
             # What each backend did in the last day and hour: no row is read.
             models.Index(
                 name="attempt_succeeded",
-                fields=["backend", "ended_at", "started_at", "variant_id"],
+                fields=["backend", "ended_at", "started_at", "variant_id", "execution_seconds"],
                 condition=Q(state=AttemptState.SUCCESS),
             ),
         ]

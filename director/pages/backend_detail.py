@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 
 from backends.inventory import FRESH_SECONDS, node_classes
 from director.pages.backends import backend_rows, device_texts
@@ -15,6 +15,7 @@ from jobgroups.domain.access import Principal
 from jobgroups.models import TITLE, Attempt
 from jobgroups.queries.backends import backend_get
 from jobgroups.queries.failures import failure_report
+from jobgroups.queries.usage import seconds_executed
 from jobgroups.queries.visibility import visible
 
 _ATTEMPTS: Final = 20  #: Newest attempts that are shown.
@@ -48,7 +49,7 @@ def backend_page(backend_id: str, principal: Principal) -> dict[str, Any]:
 
 
 def _attempts(backend_id: str, principal: Principal) -> QuerySet[Attempt]:
-    """Return the newest attempts at a backend; ``lasted`` is how long one ran."""
+    """Return the newest attempts at a backend; ``lasted`` is how many seconds one ran."""
     wanted = (
         "state",
         "number",
@@ -61,7 +62,7 @@ def _attempts(backend_id: str, principal: Principal) -> QuerySet[Attempt]:
     names = [*wanted, "child__position", *(f"child__group__{name}" for name in TITLE)]
     seen = Attempt.objects.filter(visible(principal, "child__group"), backend_id=backend_id)
     rows = seen.select_related("child__group").only(*names)
-    return rows.annotate(lasted=F("ended_at") - F("started_at")).order_by("-id")[:_ATTEMPTS]
+    return rows.annotate(lasted=seconds_executed()).order_by("-id")[:_ATTEMPTS]
 
 
 def _failures(backend_id: str, principal: Principal) -> list[tuple[str, int]]:

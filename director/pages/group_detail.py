@@ -1,6 +1,5 @@
 """Read model of a group's page: its head, and a card for each child."""
 
-import datetime as dt
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -245,7 +244,8 @@ def _made_text(group_id: str) -> str:
 def _cards(group: JobGroup, children: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a card for each child that was not deleted meanwhile."""
     ids = [child["job_id"] for child in children]
-    positions = dict(ChildJob.objects.filter(pk__in=ids).values_list("id", "position"))
+    needed = ("position", "started_at", "completed_at", "current_attempt__execution_seconds")
+    stored = ChildJob.objects.select_related("current_attempt").only(*needed).in_bulk(ids)
     rows = list(
         Attempt.objects.filter(child_id__in=ids)
         .order_by("child_id", "number")
@@ -262,14 +262,15 @@ def _cards(group: JobGroup, children: Sequence[Mapping[str, Any]]) -> list[dict[
     )
     return [
         {
-            "position": positions[child["job_id"]] + 1,
+            "position": stored[child["job_id"]].position + 1,
+            "seconds": stored[child["job_id"]].seconds,
             "attempts_text": _attempts_text(
                 child, tries[child["job_id"]], done_on.get(child["job_id"], 1)
             ),
             **_card(group, child, known.get(child["backend_id"] or ""), tries[child["job_id"]]),
         }
         for child in children
-        if child["job_id"] in positions
+        if child["job_id"] in stored
     ]
 
 
@@ -320,7 +321,6 @@ def _card(
         "is_stale": is_stale,
         # The waiting reason, and the expected end of a queued child.
         "waits": words.unbroken(f"{child['waiting_reason'] or ''} {ends}".strip()),
-        "seconds": _seconds(child),
         # Whether it can be cancelled, and retried in this group.
         "open": status not in CHILD_FINAL,
         "to_retry": status in retried,
@@ -346,13 +346,6 @@ def _card(
             if not output["replaced"] and (output["is_shown"] or not output["missing"])
         ],
     }
-
-
-def _seconds(child: Mapping[str, Any]) -> float | None:
-    started, ended = child["started_at"], child["completed_at"]
-    if started is None or ended is None:
-        return None
-    return (dt.datetime.fromisoformat(ended) - dt.datetime.fromisoformat(started)).total_seconds()
 
 
 def _error_node(details: Mapping[str, Any]) -> str:

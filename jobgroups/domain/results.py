@@ -32,8 +32,8 @@ class AttemptResult:
     origins: Mapping[str, str] = field(default_factory=dict)
     #: When it ended, by the backend's clock; None where its history does not say.
     backend_ended_at: dt.datetime | None = None
-    #: Seconds for which it executed, by the same clock.
-    backend_seconds: float | None = None
+    #: Seconds for which it executed; None: not known.
+    seconds: float | None = None
     #: The outputs that ComfyUI refused, if that is known only now: its answer was lost.
     node_errors: Mapping[str, Any] | None = None
     #: False where it never came to execute: it was deleted from the backend's queue.

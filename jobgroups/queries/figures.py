@@ -18,7 +18,7 @@ from jobgroups.domain.clock import now
 from jobgroups.domain.figures import Figures, Ran, merged
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, Variant
-from jobgroups.queries.usage import seconds_between
+from jobgroups.queries.usage import seconds_executed
 
 _DAY: Final = dt.timedelta(days=1)
 _HOUR: Final = dt.timedelta(hours=1)
@@ -74,7 +74,7 @@ def _sums(since: dt.datetime, column: str, *, in_pool: bool) -> list[tuple[Any, 
         attempts__started_at__isnull=False,
         attempts__variant_id__isnull=not in_pool,
     )
-    seconds = Sum(seconds_between("attempts__ended_at", "attempts__started_at"))
+    seconds = Sum(seconds_executed("attempts__ended_at", of="attempts__"))
     sums = rows.order_by().values_list("id", column)
     return list(sums.annotate(jobs=Count("attempts__backend"), seconds=seconds))
 

@@ -12,7 +12,7 @@ from jobgroups.database.statements import Parameter, PreparedValues
 from jobgroups.domain.clock import now
 from jobgroups.domain.turns import DEFAULT_PRIORITY, Shares, Turn, level_of
 from jobgroups.models import Attempt, ShareCount, Submitter
-from jobgroups.queries.usage import used_until
+from jobgroups.queries.usage import seconds_used
 
 #: The columns of a group from which :func:`turn_of` derives its turn.
 TURN: Final = ("priority", "share_of", "submitter", "front_at", "waiting_since")
@@ -76,8 +76,8 @@ def ended_uses(after: dt.datetime, until: dt.datetime) -> Iterator[tuple[str, fl
     """Yield the submitter, the seconds at the backend and the end of each attempt that ended within
     a time.
     """
-    for share_of, submitter, started_at, until_at, ended_at in _ended(after=after, until=until):
-        yield share_of or submitter, (until_at - started_at).total_seconds(), ended_at
+    for share_of, submitter, seconds, ended_at in _ended(after=after, until=until):
+        yield share_of or submitter, seconds, ended_at
 
 
 def _ended_attempts() -> QuerySet[Attempt, tuple[Any, ...]]:
@@ -85,7 +85,7 @@ def _ended_attempts() -> QuerySet[Attempt, tuple[Any, ...]]:
         ended_at__gt=Parameter("after"), ended_at__lte=Parameter("until"), started_at__isnull=False
     )
     group = ("child__group__share_of", "child__group__submitter")
-    return ended.order_by().values_list(*group, "started_at", used_until(), "ended_at")
+    return ended.order_by().values_list(*group, seconds_used(), "ended_at")
 
 
 _ended: Final = PreparedValues(_ended_attempts)

@@ -63,12 +63,17 @@ _DAY, _SECONDS, _JOINER = (
 )
 
 
-def seconds_between(end: Any, start: str) -> Func:
-    return Func(end, start, template=_SECONDS, arg_joiner=_JOINER, output_field=FloatField())
+def seconds_executed(end: Any = "ended_at", of: str = "") -> Coalesce:
+    """Return for how many seconds an attempt executed; if they are not known, those from its start
+    to ``end``. ``of`` is the path to the attempt.
+    """
+    start = f"{of}started_at"
+    seen = Func(end, start, template=_SECONDS, arg_joiner=_JOINER, output_field=FloatField())
+    return Coalesce(f"{of}execution_seconds", seen)
 
 
-def used_until() -> Case:
-    """Return the moment until which an attempt has used its backend.
+def seconds_used() -> Coalesce:
+    """Return for how many seconds an attempt has used its backend.
 
     Of one whose backend was given up, and of one that was lost while it was being stopped, the end
     is noticed when the machine is back or removed: it may have been off for all that time.
@@ -76,7 +81,7 @@ def used_until() -> Case:
     is_unseen = Q(stop_reason=StopReason.GAVE_UP) | Q(state=AttemptState.LOST)
     stopped_at = Greatest("started_at", "stop_requested_at")
     unseen = When(is_unseen & Q(stop_requested_at__isnull=False), then=stopped_at)
-    return Case(unseen, default=F("ended_at"), output_field=DateTimeField())
+    return seconds_executed(Case(unseen, default=F("ended_at"), output_field=DateTimeField()))
 
 
 #: The dimensions beside ``METADATA``.
@@ -174,7 +179,7 @@ def unchanged_days() -> QuerySet[UsageDay]:
 def sums_of(attempts: QuerySet[Attempt], names: Sequence[str]) -> Any:
     """Return the measures of each day by dimensions; the columns are those of ``UsageSum``."""
     return _group_attempts(attempts, names, DIMENSIONS["day"]).annotate(
-        gpu_seconds=Coalesce(Sum(seconds_between(used_until(), "started_at")), 0.0),
+        gpu_seconds=Coalesce(Sum(seconds_used()), 0.0),
         attempts=Count("pk"),
         jobs=Count("child", distinct=True),
         failures=Count("pk", filter=~Q(failure_class="")),

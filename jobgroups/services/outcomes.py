@@ -232,9 +232,15 @@ def close_with_result(
 
 def result_columns(attempt: Attempt, end: AttemptResult) -> dict[str, Any]:
     """Return the columns of an attempt's result, also of a failed one."""
+    moment, seconds = now(), end.seconds
+    # A clock of the backend that was changed while it executed says anything.
+    is_possible = (
+        seconds is not None and 0 <= seconds <= (moment - attempt.created_at).total_seconds()
+    )
     columns: dict[str, Any] = {
-        "started_at": attempt.started_at or (now() if end.ran else None),
+        "started_at": attempt.started_at or (moment if end.ran else None),
         "backend_ended_at": end.backend_ended_at,
+        "execution_seconds": seconds if is_possible else None,
         "outputs_json": to_json(end.outputs),
         "warnings_json": to_json(list(end.warnings)),
         "execution_json": to_json(end.execution),

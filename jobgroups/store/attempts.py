@@ -33,6 +33,7 @@ _ATTEMPT: Final = (
     "number",
     "backend_id",
     "state",
+    "created_at",
     "started_at",
     "stop_requested_at",
     "node_errors_json",

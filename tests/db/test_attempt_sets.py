@@ -123,7 +123,7 @@ def end_of(kind: str, file: int, executed: bool) -> AttemptResult:
         "last_step": ("3", 20, 20),
     }
     if executed:
-        result |= {"executed": frozenset({"9"}), "origins": {"9": "of-9"}}
+        result |= {"executed": frozenset({"9"}), "origins": {"9": "of-9"}, "seconds": 0.0}
     result["execution"] = {"outputs_reused": not executed}
     if kind == "error":
         return factories.end(AttemptState.ERROR, failure=FailureClass.NODE_ERROR, **result)

@@ -12,10 +12,12 @@ from django.db import transaction
 from django.db.models import F
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from director.pages.backend_detail import backend_page
 from jobgroups.domain.access import EVERYBODY
 from jobgroups.domain.clock import now
 from jobgroups.domain.states import AttemptState, StopReason
 from jobgroups.models import Attempt, ChildJob, GroupLabel, JobGroup, UsageDay, UsageSum
+from jobgroups.queries.figures import read_figures
 from jobgroups.queries.shares import ended_uses
 from jobgroups.queries.usage import DAY, midnight, usage
 from jobgroups.services import usage as sums
@@ -280,3 +282,30 @@ def test_machine_that_was_gone_uses_no_time_after_it_was_given_up(state: Attempt
     assert seconds("gave_up", began_before=30.0) == (0.0, 0.0)
     cancelled = 60.0 if state is AttemptState.LOST else 36_000.0
     assert seconds("cancel") == pytest.approx((cancelled, cancelled))
+
+
+@pytest.mark.parametrize("executed", [4.0, 0.0, None, -5.0, 9_000.0])
+def test_attempt_whose_end_is_stored_late_counts_with_the_seconds_of_its_execution(
+    executed: float | None,
+) -> None:
+    """Without them, and if the backend's clock was changed, with those that the Director saw."""
+    fence = make.online("gpu-1")
+    group, claimed = make.running(fence)
+    began = now() - dt.timedelta(hours=1)
+    Attempt.objects.update(created_at=began, started_at=began)
+    group.children.update(started_at=began)
+    assert make.finish(claimed, fence, seconds=executed)
+    today = now().date()
+    [row] = usage(EVERYBODY, ["backend"], today - DAY, today, offset=0, limit=9).rows
+    [(_, used, _)] = ended_uses(now() - DAY, now())
+    found = (
+        row["gpu_seconds"],
+        used,
+        read_figures()["gpu-1"].seconds_per_job,
+        make.only(group).seconds,
+        backend_page("gpu-1", EVERYBODY)["attempts"][0].lasted,
+    )
+    is_known = executed in (4.0, 0.0)
+    assert (
+        found == (pytest.approx(executed, abs=0) if is_known else pytest.approx(3_600, abs=60),) * 5
+    )

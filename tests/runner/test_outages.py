@@ -1,19 +1,22 @@
 """Backends that go offline in a render: crashed for good, or alive behind a broken network."""
 
 import contextlib
+import datetime as dt
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from django.db.models import F
 
 from backends.models import Backend
 from backends.simulator import Simulator
 from jobgroups.domain.states import RetryScope
-from jobgroups.models import JobGroup, Timing
+from jobgroups.models import Attempt, JobGroup, Timing
 from tests.harness.cable import Cable
-from tests.harness.farm import Farm, until, until_row
+from tests.harness.farm import Farm, in_thread, until, until_row
 from tests.harness.graphs import text_to_image
 from tests.harness.simulator_thread import SimulatorThread
 
@@ -199,4 +202,27 @@ async def test_time_for_which_the_runner_was_suspended_is_no_time_of_a_workflow(
         time.sleep(4)  # as a machine that sleeps
         await ended(farm, group)
         timing = await until_row(Timing.objects.all())
+    [attempt] = await farm.attempts(group)
     assert 0.5 < timing.seconds < 2
+    assert attempt.execution_seconds == pytest.approx(timing.seconds)
+    # Nodes began and ended unseen.
+    assert json.loads(attempt.execution_json)["node_seconds"] == {}
+
+
+async def test_seconds_of_a_prompt_that_ended_without_a_runner_are_those_of_its_backend(
+    farm: Farm,
+) -> None:
+    sim = await farm.backend(seconds=0.5)
+    runner = await farm.runner(seen=["gpu-1"])
+    group = await farm.running("gpu-1")
+    await farm.kill(runner)
+    await sim.wait_for("ended")
+    # For so long no runner is there.
+    await in_thread(Attempt.objects.update)(
+        created_at=F("created_at") - dt.timedelta(hours=1),
+        started_at=F("started_at") - dt.timedelta(hours=1),
+    )
+    await farm.runner()
+    await ended(farm, group)
+    [attempt] = await farm.attempts(group)
+    assert 0.3 < attempt.execution_seconds < 60

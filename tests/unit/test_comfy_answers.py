@@ -267,6 +267,29 @@ def test_success_keeps_the_errors_of_blocked_nodes_when_its_history_has_them() -
     )
 
 
+@pytest.mark.parametrize(
+    ("end", "seconds"),
+    [
+        ("execution_success", 4.25),
+        ("execution_error", 4.25),
+        ("execution_interrupted", 4.25),
+        ("execution_cached", None),  # as of a success in 2023
+    ],
+)
+def test_seconds_of_an_execution_are_those_from_its_start_to_its_end_in_the_history(
+    end: str, seconds: float | None
+) -> None:
+    entry = ended(
+        ("execution_start", {"prompt_id": "p", "timestamp": 1_800_000_000_000}),
+        ("execution_cached", {"prompt_id": "p", "timestamp": 1_800_000_000_010}),
+        (end, {"prompt_id": "p", "timestamp": 1_800_000_004_250}),
+    )
+    prompt = result.PromptInfo(
+        prompt_id="p", workflow={}, base_url="http://gpu-1", group_id="g", child_id="j"
+    )
+    assert result.from_history(prompt, entry, {}).seconds == seconds
+
+
 URL = "http://localhost:8188"
 
 

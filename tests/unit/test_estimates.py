@@ -5,6 +5,7 @@ import itertools
 import random
 import time
 import tomllib
+from collections.abc import Sequence
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -261,20 +262,26 @@ def test_seconds_of_a_prompt_are_those_between_its_start_and_its_end() -> None:
         ExecutionSuccess(prompt_id="p"),
     )
 
+    def seen(events: Sequence[tuple[Event, float]]) -> float:
+        return events[-1][1] - events[0][1]
+
     def sample(
         *events: tuple[Event, float], by_backend: float | None = None
     ) -> TimingSample | None:
-        timer = PromptTimer(context, spec)
+        timer = PromptTimer(context, spec, 98.0)
         for event, moment in events:
             timer.on_event(event, moment)
-        return timer.sample(by_backend)
+        found = timer.sample(timer.seconds(by_backend))
+        # Those of a node are not known if they came late.
+        assert found is None or bool(timer.node_seconds) == (abs(found.seconds - seen(events)) <= 1)
+        return found
 
     for was_loaded in (None, True):
         found = sample((start, 100.0), (node, 101.0), (end, 107.5))
         assert found is not None
         assert (found.seconds, found.was_loaded) == (7.5, was_loaded)
-    # Its end was seen late; the backend's clock was changed meanwhile.
-    for by_backend, seconds in ((2.5, 2.5), (-3600.0, 7.5), (3600.0, 7.5)):
+    # Its end was seen late, or its start; the backend's clock was changed meanwhile.
+    for by_backend, seconds in ((2.5, 2.5), (9.0, 9.0), (-3600.0, 7.5), (3600.0, 7.5), (0.0, 7.5)):
         found = sample((start, 100.0), (node, 101.0), (end, 107.5), by_backend=by_backend)
         assert found is not None
         assert found.seconds == seconds

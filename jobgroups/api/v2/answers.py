@@ -67,7 +67,9 @@ def serialize_job(job: SingleJob, base_url: str) -> dict[str, Any]:
         "error": _error(child),
         "metrics": {
             "queue_ms": _milliseconds(group.created_at, child.started_at),
-            "execution_ms": _milliseconds(child.started_at, completed_at),
+            "execution_ms": None
+            if completed_at is None or child.seconds is None
+            else round(child.seconds * 1000),
         },
         "metadata": _labels(group),
         "urls": {"self": path, "events": f"{path}/events", "cancel": f"{path}/cancel"},

@@ -21,6 +21,7 @@ from jobgroups.queries import work
 from jobgroups.queries.assets import input_names
 from jobgroups.runner.attempt.evidence import Evidence
 from jobgroups.runner.attempt.pictures import SentPictures
+from jobgroups.runner.attempt.timer import PromptTimer
 from jobgroups.runner.context import SessionContext
 from jobgroups.workflow import origins
 from jobgroups.workflow.assets import references_by_asset
@@ -38,7 +39,7 @@ class Completion:
     context: SessionContext
     evidence: Evidence
     pictures: SentPictures
-    node_seconds: Mapping[str, float]  #: By node; it grows with the events.
+    timer: PromptTimer
 
     async def completed(self, end: AttemptResult, prompt_id: str) -> AttemptResult:
         """Return the end with all that its transaction stores, except its last step of progress."""
@@ -49,6 +50,7 @@ class Completion:
         own = origins(self.evidence.prompt.workflow) if executed else {}
         end = replace(
             end,
+            seconds=self.timer.seconds(end.seconds),
             executed=executed,
             origins={node: own[node] for node in executed if node in own},
             execution=await self._execution(end),
@@ -135,7 +137,7 @@ class Completion:
             "outputs_reused": end.state is AttemptState.SUCCESS
             and evidence.are_reused(end.node_outputs),
             "cached_nodes": evidence.cached_nodes,
-            "node_seconds": self.node_seconds,
+            "node_seconds": self.timer.node_seconds,
             "machine": None if context.stats is None else context.stats.to_json(),
             "inputs": await context.database.run_with_retry(input_names, list(inputs))
             if inputs

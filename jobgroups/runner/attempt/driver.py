@@ -54,13 +54,13 @@ class AttemptDriver:
         self._context = context
         #: Set when the pause of the machine ends before its moment.
         self._changed = asyncio.Event()
-        self._timer = PromptTimer(context, spec)
+        self._timer = PromptTimer(context, spec, time.monotonic())
         self._report = self._new_report()
         self._sender = Sender(context, spec, lambda: self.machine.stop_requested)
         #: Held while the prompt is sent and its answer stored.
         self._turn = contextlib.AsyncExitStack()
         evidence = self.machine.evidence
-        self._completion = Completion(context, evidence, self.pictures, self._timer.node_seconds)
+        self._completion = Completion(context, evidence, self.pictures, self._timer)
 
     def on_event(self, event: protocol.Event) -> None:
         """Take in an event of this prompt. Never waits."""
@@ -203,7 +203,7 @@ class AttemptDriver:
     def _settle(self, end: AttemptResult) -> None:
         self.pictures.stored()
         self._context.runner.captures_due.set()
-        sample = self._timer.sample(end.backend_seconds)
+        sample = self._timer.sample(end.seconds)
         if end.state is AttemptState.SUCCESS and sample is not None:
             self._context.runner.timings.append(sample)
             metrics.observe_job(sample.workflow_digest, sample.backend_id, sample.seconds)

@@ -26,6 +26,7 @@ _MAX_INPUT_CHARACTERS = 2_000
 #: would name the same files again.
 FREED_AFTER: Final = frozenset({FailureClass.OUT_OF_MEMORY, FailureClass.OUTPUT_GONE})
 NO_OUTPUT: Final = "ComfyUI reports a success without any output."
+_ENDS: Final = ("execution_success", "execution_error", "execution_interrupted")
 _LATEST_MS: Final = 253_402_300_000_000  #: The year 9999, the last one that Python knows.
 
 NodeOutputs = Mapping[str, Mapping[str, Any]]
@@ -79,10 +80,11 @@ def from_history(
     moments = list(_moments(entry))
     if not moments:
         return end
-    ended_at = moments[-1][1]
+    kind, ended_at = moments[-1]
     began_at = dict(moments).get("execution_start")
-    seconds = None if began_at is None else (ended_at - began_at).total_seconds()
-    return replace(end, backend_ended_at=ended_at, backend_seconds=seconds)
+    # Old versions of ComfyUI have no message of a success.
+    seconds = (ended_at - began_at).total_seconds() if began_at and kind in _ENDS else None
+    return replace(end, backend_ended_at=ended_at, seconds=seconds)
 
 
 def _moments(entry: HistoryEntry) -> Iterator[tuple[str, dt.datetime]]:

@@ -1,6 +1,7 @@
 """How long one prompt and its nodes execute, by its events. All times are monotonic."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from backends.comfyui.protocol import (
     Event,
@@ -15,13 +16,16 @@ from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.context import SessionContext
 from jobgroups.workflow import models_digest
 
+_LATE: Final = 1.0  #: Seconds by which the events of a prompt may be late.
+
 
 class PromptTimer:
     """Receives the events of a prompt, and notes which models its backend has loaded."""
 
-    def __init__(self, context: SessionContext, spec: AttemptSpec) -> None:
+    def __init__(self, context: SessionContext, spec: AttemptSpec, now: float) -> None:
         self._context = context
         self._spec = spec
+        self._made_at = now
         self._began_at: float | None = None
         self._ended_at: float | None = None
         #: None until a node executes: a prompt whose nodes are all cached loads no models.
@@ -82,18 +86,29 @@ class PromptTimer:
                 metrics.model_switches.labels(context.backend_id).inc()
         context.loaded_models = models
 
-    def sample(self, backend_seconds: float | None) -> TimingSample | None:
-        """Return how long the prompt took; None if its start or end was not seen, or if no node
-        executed.
+    def seconds(self, by_backend: float | None) -> float | None:
+        """Return for how many seconds the prompt executed; None: they are not known.
 
-        Its end may have been seen late: this machine was suspended, or the network was slow. By the
-        backend's clock it took ``backend_seconds``, which a change of the clock falsifies.
+        Its start and end may have been seen late: this machine was suspended, or the network was
+        slow. So the seconds ``by_backend``, by its own clock, count, unless this clock was changed,
+        or the backend was suspended too. Those of nodes are forgotten if events came late.
+        """
+        if self._began_at is None or self._ended_at is None:
+            return by_backend
+        seen = self._ended_at - self._began_at
+        if by_backend is None or not 0 < by_backend <= self._ended_at - self._made_at:
+            return seen
+        if abs(seen - by_backend) > _LATE:
+            self.node_seconds.clear()
+        return by_backend
+
+    def sample(self, seconds: float | None) -> TimingSample | None:
+        """Return that the prompt executed for some seconds; None if its start or end was not seen,
+        or if no node executed.
         """
         digest = self._spec.workflow_digest
-        if self._began_at is None or self._ended_at is None or self._models is None or not digest:
+        is_seen = self._began_at is not None and self._ended_at is not None
+        if not is_seen or seconds is None or self._models is None or not digest:
             return None
-        seconds = self._ended_at - self._began_at
-        if backend_seconds is not None and 0 < backend_seconds < seconds:
-            seconds = backend_seconds
         backend_id = self._context.backend_id
         return TimingSample(digest, backend_id, self._models, seconds, self._was_loaded)
