@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 
 from blake3 import blake3
@@ -48,7 +49,7 @@ class _Assets(Endpoints):
     @method
     def list(self) -> AsyncGenerator[Asset]:
         """Iterate over all assets, newest first."""
-        return calls.pages(self._wire, lambda **page: get("assets", **page), parser(Asset))
+        return calls.pages(self._wire, partial(get, "assets"), parser(Asset))
 
     @method
     async def delete(self, asset_id: str) -> None:

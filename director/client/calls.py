@@ -179,7 +179,7 @@ async def pages(
     may be unknown on this host.
     """
     while True:
-        page = await call(wire, request(**({} if after is None else {cursor: after})), as_object)
+        page = await call(wire, request(**{cursor: after}), as_object)
         for row in as_objects(page.get(rows)):
             yield parse(row)
         following = page.get(link)
@@ -192,7 +192,7 @@ def children(
     wire: Wire, group_id: str, parse: Callable[[Any], T], limit: int = 200
 ) -> AsyncGenerator[T]:
     """Yield the jobs of a group, ``limit`` in a request."""
-    request = partial(requests.get, "job-groups", group_id, limit=str(limit))
+    request = partial(requests.get, "job-groups", group_id, limit=limit)
     return pages(
         wire, request, parse, rows="child_jobs", link="children_next", cursor="children_after"
     )

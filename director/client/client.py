@@ -31,7 +31,6 @@ from director.client.requests import (
     get,
     list_groups,
     list_outputs,
-    moment,
     plan,
     post,
     submit,
@@ -202,7 +201,7 @@ class _Client(Endpoints):
 
         More than 1,000 jobs are read page by page: they may be newer than the ``seq`` of the group.
         """
-        request = get("job-groups", group_id, **({} if jobs else {"children": "0"}))
+        request = get("job-groups", group_id, children=None if jobs else 0)
         return parse_group(await calls.whole(self._wire, await self._call(request, as_object)))
 
     @method
@@ -385,10 +384,9 @@ class _Client(Endpoints):
             offset: Number of groups that are left out.
             limit: At most so many groups, up to 200.
         """
-        filters = {"submitter": submitter, "backend": backend, "mine": "yes" if mine else None}
-        page = {"offset": str(offset), "limit": str(limit)}
-        given = {name: value for name, value in filters.items() if value is not None}
-        return await self._read(Queue, get("queue", **given, **page))
+        own = "yes" if mine else None
+        filters = {"submitter": submitter, "backend": backend, "mine": own}
+        return await self._read(Queue, get("queue", **filters, offset=offset, limit=limit))
 
     @method
     async def limit(self, group_id: str, max_running: int | None) -> Group:
@@ -615,7 +613,7 @@ class _Client(Endpoints):
         ``width``: at most so many pixels, 160, 320, 640, 1280 or 2560. Raises ``NotFound`` if there
         is none.
         """
-        request = get("job-groups", group_id, "jobs", job_id, "outputs", str(number), w=str(width))
+        request = get("job-groups", group_id, "jobs", job_id, "outputs", str(number), w=width)
         return (await calls.send_accepted(self._wire, request)).content
 
     @method
@@ -847,8 +845,7 @@ class _Client(Endpoints):
             BadRequest: There is no such dimension, or the days are more than a year.
         """
         days = {"from": first_day, "to": last_day}
-        given = {name: day.isoformat() for name, day in days.items() if day is not None}
-        return await self._read(Usage, get("usage", by=",".join(by), limit="10000", **given))
+        return await self._read(Usage, get("usage", by=",".join(by), limit=10_000, **days))
 
     @method
     def audit(
@@ -867,15 +864,16 @@ class _Client(Endpoints):
             action: One action (``backend.paused``), or the beginning of some (``backend``).
             target: The id or name of a group, backend, account, token or asset.
         """
-        filters = {
-            "actor": actor,
-            "action": action,
-            "target": target,
-            "created_after": None if created_after is None else moment(created_after),
-            "created_before": None if created_before is None else moment(created_before),
-        }
-        given = {name: value for name, value in filters.items() if value is not None}
-        return calls.pages(self._wire, partial(get, "audit", **given), parser(AuditEntry))
+        request = partial(
+            get,
+            "audit",
+            actor=actor,
+            action=action,
+            target=target,
+            created_after=created_after,
+            created_before=created_before,
+        )
+        return calls.pages(self._wire, request, parser(AuditEntry))
 
     @method
     async def workflow_from_png(self, content: bytes) -> dict[str, Any]:

@@ -53,7 +53,7 @@ async def sheet(wire: Wire, group_id: str, path: Path, axes: Sequence[str]) -> t
     count = 1
     while len(paths) < count:
         number = len(paths) + 1
-        query = {"axes": ",".join(axes), "page": str(number)}
+        query = {"axes": ",".join(axes), "page": number}
         request = requests.get("job-groups", group_id, "sheet.webp", **query)
 
         async def page(request: Request = request) -> httpx.Response:

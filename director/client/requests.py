@@ -238,9 +238,14 @@ def _path(*segments: str) -> str:
     return "/api/" + "/".join(s.replace(".", "%2E") if s in {".", ".."} else s for s in encoded)
 
 
-def get(*segments: str, **params: str) -> Request:
-    """Return a request that reads ``/api/…``."""
-    return Request("GET", _path(*segments), params=tuple(params.items()), repeatable=True)
+def get(*segments: str, **params: Any) -> Request:
+    """Return a request that reads ``/api/…``, with those ``params`` that are not None."""
+    texts = (
+        (name, moment(value) if isinstance(value, datetime) else str(value))
+        for name, value in params.items()
+        if value is not None
+    )
+    return Request("GET", _path(*segments), params=tuple(texts), repeatable=True)
 
 
 def delete(*segments: str) -> Request:
@@ -338,23 +343,14 @@ def list_groups(*, cursor: str | None = None, **filters: Any) -> Request:
     params = {**check_options(ListFilters, filters), "cursor": cursor}
     for name, value in (params.pop("metadata", None) or {}).items():
         params[f"metadata.{name}"] = value if isinstance(value, str) else _dump(value)
-    return _get_list("job-groups", params)
+    return get("job-groups", **params)
 
 
 def list_outputs(*, cursor: str | None = None, **filters: Any) -> Request:
     """Return the request for one page of outputs, newest first; ``filters`` as in
     ``OutputFilters``.
     """
-    return _get_list("outputs", {**check_options(OutputFilters, filters), "cursor": cursor})
-
-
-def _get_list(path: str, params: Mapping[str, Any]) -> Request:
-    texts = {
-        name: moment(value) if isinstance(value, datetime) else str(value)
-        for name, value in params.items()
-        if value is not None
-    }
-    return get(path, **texts)
+    return get("outputs", **check_options(OutputFilters, filters), cursor=cursor)
 
 
 def stream_path(group_id: str, since: int | None) -> str:

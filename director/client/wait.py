@@ -45,10 +45,12 @@ async def wait(wire: Wire, group_id: str, timeout: float | None, outage: Outage)
             else 0
         )
         before, has_failed = group, False
-        since = {} if group is None else {"since": str(group.seq)}
+        since = None if group is None else group.seq
         pause = None
         try:
-            group = await _status(wire, group_id, deadline, wait_s, children="0", **since) or group
+            group = (
+                await _status(wire, group_id, deadline, wait_s, children=0, since=since) or group
+            )
             if group is not None and group.finished:
                 group = await _status(wire, group_id, deadline)
                 if group is not None and group.finished:
@@ -80,13 +82,13 @@ def _seconds_left(deadline: float, at_most: float) -> float:
 
 
 async def _status(
-    wire: Wire, group_id: str, deadline: float, wait_s: int = 0, **params: str
+    wire: Wire, group_id: str, deadline: float, wait_s: int = 0, **params: int | None
 ) -> Group | None:
     """Return the status once there is an event after ``since``; None if there is none within
     ``wait_s``.
     """
     if wait_s:
-        params["wait"] = str(wait_s)
+        params["wait"] = wait_s
     # The last request of an expired wait still needs time for its answer.
     is_bounded = wait_s or deadline < math.inf
     limit = max(wait_s + 1.0, _seconds_left(deadline, wait_s + 30.0)) if is_bounded else None

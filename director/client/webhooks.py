@@ -19,10 +19,7 @@ class _Webhooks(Endpoints):
         self, *, group: str | None = None, state: str | None = None
     ) -> AsyncGenerator[Delivery]:
         """Iterate over the deliveries, newest first: all, or those of a group or in a state."""
-        filters = {
-            name: value for name, value in (("group", group), ("state", state)) if value is not None
-        }
-        request = partial(get, "webhooks", "deliveries", **filters)
+        request = partial(get, "webhooks", "deliveries", group=group, state=state)
         return calls.pages(self._wire, request, parser(Delivery))
 
     @method
