@@ -8,7 +8,7 @@ from django.http import QueryDict
 from django.utils.http import urlencode
 
 from director.accounts.models import Token
-from director.pages.filters import PAGE_SIZE, page_after
+from director.pages.filters import PAGE_SIZE, page_after, texts
 from director.pages.names import names_by_id
 from jobgroups.domain.access import Principal
 from jobgroups.domain.audit import Action
@@ -21,10 +21,7 @@ _MOST: Final = 12  #: Ids that a line lists.
 
 def audit_page(principal: Principal, query: QueryDict) -> dict[str, Any]:
     """Return a page of the record, newest first, by the filters of the URL."""
-    given = {
-        name: str(query.get(name, "")).replace("\0", "").strip()[:200]
-        for name in (*_FILTERS, "cursor")
-    }
+    given = texts(query, *_FILTERS, "cursor")
     filters = {name: given[name] for name in _FILTERS if given[name]}
     read: Any = partial(audit_list, limit=PAGE_SIZE, **filters)  # type: ignore[arg-type]  # texts
     page = page_after(given["cursor"], lambda cursor: read(cursor=cursor))

@@ -2,7 +2,7 @@
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Final
 from urllib.parse import urlencode
@@ -52,16 +52,21 @@ class Filters:
 
     def query(self, *, before: str = "") -> str:
         """Return the filters as a URL's query, for the page after ``before``."""
-        return urlencode(
-            {name: value for name, value in asdict(replace(self, before=before)).items() if value}
-        )
+        return address(asdict(replace(self, before=before)))
+
+
+def texts(query: QueryDict, *names: str) -> dict[str, str]:
+    """Return values of a URL's query, as a database can have them; empty: not given."""
+    return {name: str(query.get(name, "")).replace("\0", "").strip()[:_MAX_TEXT] for name in names}
+
+
+def address(values: Mapping[str, object]) -> str:
+    """Return those values that are not empty as a URL's query."""
+    return urlencode({name: value for name, value in values.items() if value})
 
 
 def parse_filters(query: QueryDict) -> Filters:
-    given = {
-        field.name: str(query.get(field.name, "")).replace("\0", "").strip()[:_MAX_TEXT]
-        for field in fields(Filters)
-    }
+    given = texts(query, *(field.name for field in fields(Filters)))
     given |= {name: day_text(parse_day(given[name])) for name in ("since", "until")}
     return Filters(
         **{name: value for name, value in given.items() if value in _VALUES.get(name, {value})}

@@ -1,11 +1,10 @@
 """Read model of the gallery: the outputs of all groups in a grid."""
 
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from django.http import QueryDict
 
-from director.pages.filters import DAY, day_text, last_week, page_after, parse_day
+from director.pages.filters import DAY, address, day_text, last_week, page_after, parse_day, texts
 from director.pages.outputs import duration_text
 from jobgroups.domain.access import Principal, Right, may
 from jobgroups.domain.file_names import default_name
@@ -14,7 +13,6 @@ from jobgroups.models import JobGroup
 from jobgroups.queries.output_list import KINDS, OutputFilter, output_list
 from jobgroups.queries.owners import owned_by
 
-_MAX_TEXT: Final = 200
 _ON_PAGE: Final = 60
 _TEXTS: Final = ("text", "model", "group", "submitter", "backend")
 _NAMES: Final = (*_TEXTS, "kind", "starred", "size", "since", "until")
@@ -25,9 +23,8 @@ _RATIOS: Final = (50, 67, 75, 100, 133, 150, 178, 240)
 
 def gallery(principal: Principal, query: QueryDict) -> dict[str, Any]:
     """Return a page of outputs by the query of its URL; invalid values are ignored."""
-    given = {
-        name: str(query.get(name, "")).replace("\0", "").strip()[:_MAX_TEXT] for name in _NAMES
-    }
+    given = texts(query, *_NAMES, "cursor")
+    cursor = given.pop("cursor")
     since, until = parse_day(given["since"]), parse_day(given["until"])
     width, _, height = given["size"].partition("x")
     is_size = all(text.isdecimal() and len(text) < 7 for text in (width, height))
@@ -48,14 +45,7 @@ def gallery(principal: Principal, query: QueryDict) -> dict[str, Any]:
         completed_after=since,
         completed_before=until and until + DAY,
     )
-    page = page_after(
-        str(query.get("cursor", ""))[:_MAX_TEXT],
-        lambda cursor: output_list(filters, cursor=cursor, limit=_ON_PAGE),
-    )
-
-    def address(**changes: str) -> str:
-        return urlencode({name: text for name, text in {**chosen, **changes}.items() if text})
-
+    page = page_after(cursor, lambda cursor: output_list(filters, cursor=cursor, limit=_ON_PAGE))
     week = last_week()
     is_week = (chosen["since"], chosen["until"]) == (week, "")
     has_more = any(
@@ -70,7 +60,7 @@ def gallery(principal: Principal, query: QueryDict) -> dict[str, Any]:
         "chosen": chosen | {"has_more": has_more},
         "any": any(chosen.values()),
         "week": week,
-        "older": address(cursor=page.next_cursor) if page.next_cursor else "",
+        "older": address({**chosen, "cursor": page.next_cursor}) if page.next_cursor else "",
         "outputs": [
             {**_tile(row), "may_change": may_change.get(row["job_group_id"], False)}
             for row in page.results

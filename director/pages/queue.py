@@ -2,11 +2,10 @@
 
 from collections import Counter
 from typing import Any
-from urllib.parse import urlencode
 
 from django.http import QueryDict
 
-from director.pages.filters import PAGE_SIZE
+from director.pages.filters import PAGE_SIZE, address, texts
 from jobgroups.domain.access import Principal, Right, may
 from jobgroups.domain.clock import now
 from jobgroups.domain.pauses import FARM
@@ -18,15 +17,12 @@ from jobgroups.queries.owners import owned_by
 from jobgroups.queries.pauses import current_pauses
 from jobgroups.queries.queue import QueueFilter, queue_page
 
-_MAX_TEXT, _MAX_DIGITS = 200, 9
+_MAX_DIGITS = 9
 
 
 def queue_list(principal: Principal, query: QueryDict) -> dict[str, Any]:
     """Return a page of the queue by the query of its URL; invalid values are ignored."""
-    chosen = {
-        name: str(query.get(name, "")).replace("\0", "").strip()[:_MAX_TEXT]
-        for name in ("submitter", "backend", "mine", "offset")
-    }
+    chosen = texts(query, "submitter", "backend", "mine", "offset")
     filters = QueueFilter(
         principal=principal,
         submitter=chosen["submitter"],
@@ -44,8 +40,8 @@ def queue_list(principal: Principal, query: QueryDict) -> dict[str, Any]:
         row["is_paused"] = row["row"].job_group_id in pauses
     rest = [row for row in rows if row["row"].place is None]
 
-    def address(start: int) -> str:
-        return urlencode({k: v for k, v in {**chosen, "offset": start or ""}.items() if v})
+    def at(start: int) -> str:
+        return address({**chosen, "offset": start})
 
     return {
         "running": [row for row in rest if row["row"].running != 0],
@@ -54,9 +50,9 @@ def queue_list(principal: Principal, query: QueryDict) -> dict[str, Any]:
         "held": [row for row in rest if row["row"].running == 0],
         "paused": held_reason(pauses.get(FARM), None, now=now()) or "",
         "chosen": chosen,
-        "query": address(offset),
-        "before": address(max(offset - PAGE_SIZE, 0)) if offset else None,
-        "after": address(offset + PAGE_SIZE) if page.has_more else None,
+        "query": at(offset),
+        "before": at(max(offset - PAGE_SIZE, 0)) if offset else None,
+        "after": at(offset + PAGE_SIZE) if page.has_more else None,
     }
 
 

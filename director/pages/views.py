@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlencode
 
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -195,9 +194,8 @@ def gallery(request: HttpRequest, template: str) -> HttpResponse:
 
 def failures(request: HttpRequest, template: str) -> HttpResponse:
     """The page of failures, or its list alone."""
-    backend_id = str(request.GET.get("backend", "")).replace("\0", "")[:64]
-    window = str(request.GET.get("window", ""))
-    failures_context = failure_pages.failures_page(principal_of(request), window, backend_id)
+    given = filters.texts(request.GET, "window", "backend")
+    failures_context = failure_pages.failures_page(principal_of(request), *given.values())
     return render_page(request, template, {"shown": failures_context})
 
 
@@ -223,18 +221,15 @@ def people(request: HttpRequest) -> HttpResponse:
 
 def assets(request: HttpRequest) -> HttpResponse:
     """The uploaded files, newest first."""
-    given = str(request.GET.get("cursor", ""))[:200]
+    given = filters.texts(request.GET, "cursor")
     read = partial(asset_list, principal_of(request), limit=filters.PAGE_SIZE)
-    page = filters.page_after(given, lambda cursor: read(cursor=cursor))
+    page = filters.page_after(given["cursor"], lambda cursor: read(cursor=cursor))
     return render_page(request, "assets", {"page": page})
 
 
 def webhooks(request: HttpRequest) -> HttpResponse:
     """The deliveries of events to webhooks, newest first: all, or those of a group or in a state."""
-    given = {
-        name: str(request.GET.get(name, "")).replace("\0", "")[:200]
-        for name in ("group", "state", "cursor")
-    }
+    given = filters.texts(request.GET, "group", "state", "cursor")
     principal = principal_of(request)
     read = partial(
         delivery_list,
@@ -253,7 +248,7 @@ def webhooks(request: HttpRequest) -> HttpResponse:
         "states": states,
         "chosen": given["state"],
         "group": given["group"],
-        "query": urlencode({name: given[name] for name in ("state", "group")}),
+        "query": filters.address({name: given[name] for name in ("state", "group")}),
         "group_name": names.get(given["group"], given["group"]),
     }
     return render_page(request, "webhooks", context)
@@ -278,9 +273,7 @@ def document_picture(_request: HttpRequest, name: str) -> HttpResponse:
 
 
 def submit(request: HttpRequest) -> HttpResponse:
-    group_id, seed, job_id = (
-        str(request.GET.get(name, "")).replace("\0", "")[:64] for name in ("from", "seed", "job")
-    )
+    group_id, seed, job_id = filters.texts(request.GET, "from", "seed", "job").values()
     principal = principal_of(request)
     listing = backend_pages.backend_list_page(principal)
     has_none = (settings.DIRECTOR_MAX_ATTEMPTS, settings.DIRECTOR_RETRY_ELSEWHERE) == (
