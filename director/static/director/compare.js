@@ -2,6 +2,8 @@
 // over pages and selectors of the group, in this tab.
 import { $, $$, call, counted, onClick, toast } from "./dom.js";
 import { afterMorph } from "./parts.js";
+import { star } from "./star.js";
+import { pinch, wheelFactor } from "./zoom.js";
 
 const MOST = 4;
 const KEY = `director.compared.${document.body.dataset.group ?? ""}`;
@@ -76,9 +78,7 @@ function open() {
 
 function paneOf(one) {
   const pane = $("compare-pane").content.firstElementChild.cloneNode(true);
-  const [image, note, star] = [".pane-view img", ".pane-note", ".star"].map((name) =>
-    pane.querySelector(name),
-  );
+  const [image, button] = [".pane-view img", ".star"].map((name) => pane.querySelector(name));
   const label = pane.querySelector(".pane-label");
   label.textContent = label.title = one.label || one.title;
   pane.ariaLabel = one.label || one.title;
@@ -94,7 +94,7 @@ function paneOf(one) {
     }
     image.hidden = true;
     pane.dataset.broken = "yes";
-    explain(one, note);
+    explain(one, pane);
   };
   let isCopy = false;
   loading.onerror = () => {
@@ -106,35 +106,34 @@ function paneOf(one) {
   };
   loading.onload = () => {
     image.src = loading.src;
-    if (isCopy) {
-      note.textContent = "This is a smaller copy.";
-      note.hidden = false;
-    }
+    if (isCopy) note(pane, "This is a smaller copy.");
   };
   if (one.small) image.src = one.small;
   next();
-  star.dataset.job = one.job;
-  star.dataset.group = one.group;
+  pane.dataset.job = one.job;
+  pane.dataset.group = one.group;
   call("GET", `/api/job-groups/${one.group}/jobs/${one.job}`)
     .then((job) => {
-      star.ariaPressed = job.starred;
-      star.disabled = false;
+      button.ariaPressed = job.starred;
+      button.disabled = false;
     })
-    .catch((error) => {
-      note.textContent = error.message;
-      note.hidden = false;
-    });
+    .catch((error) => note(pane, error.message));
   return pane;
 }
 
+function note(pane, text) {
+  const line = pane.querySelector(".pane-note");
+  line.textContent = text;
+  line.hidden = false;
+}
+
 // The image's own error has no reason; the API has.
-async function explain({ view }, note) {
-  note.hidden = false;
-  note.textContent = "This picture cannot be loaded.";
+async function explain({ view }, pane) {
+  note(pane, "This picture cannot be loaded.");
   try {
     const response = await fetch(`${view}?redirect=no`);
     if (!response.ok)
-      note.textContent = `This picture cannot be loaded. ${(await response.json()).detail || ""}`;
+      note(pane, `This picture cannot be loaded. ${(await response.json()).detail || ""}`);
     else response.body?.cancel();
   } catch {
     /* the Director is away, and the page says so */
@@ -174,7 +173,7 @@ stage.addEventListener(
     const view = event.target.closest(".pane-view");
     if (!view) return;
     event.preventDefault();
-    zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), ...pointOf(view, event));
+    zoom(wheelFactor(event), ...pointOf(view, event));
   },
   { passive: false },
 );
@@ -200,15 +199,8 @@ stage.onpointermove = (event) => {
     x + (event.clientX - before.clientX) / box.width / parts,
     y + (event.clientY - before.clientY) / box.height / parts,
   );
-  const other = [...fingers.values()].find((one) => one.pointerId !== event.pointerId);
-  if (!other) return;
-  const apart = (one) =>
-    Math.max(Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY), 1);
-  const middle = {
-    clientX: (event.clientX + other.clientX) / 2,
-    clientY: (event.clientY + other.clientY) / 2,
-  };
-  zoom(apart(event) / apart(before), ...pointOf(view, middle));
+  const { factor, middle } = pinch(fingers, before, event);
+  if (factor) zoom(factor, ...pointOf(view, middle));
 };
 for (const type of ["pointerup", "pointercancel"])
   stage.addEventListener(type, (event) => fingers.delete(event.pointerId));
@@ -252,26 +244,9 @@ onClick("[data-compare]", (button) => {
   const refused = tile && toggle(tile);
   if (refused) toast(refused);
 });
-stage.onclick = async (event) => {
-  const star = event.target.closest(".star");
-  if (!star) return;
-  const on = star.ariaPressed !== "true";
-  // One job may have several pictures here.
-  const same = $$(".star", stage).filter((one) => one.dataset.job === star.dataset.job);
-  const mark = (value) => {
-    for (const one of same) one.ariaPressed = value;
-  };
-  mark(on);
-  try {
-    const { group, job } = star.dataset;
-    await call(on ? "PUT" : "DELETE", `/api/job-groups/${group}/jobs/${job}/star`);
-  } catch (error) {
-    mark(!on);
-    const note = star.closest(".pane").querySelector(".pane-note");
-    note.textContent = error.message;
-    note.hidden = false;
-  }
-};
+onClick(".pane .star", (button) =>
+  star(button).catch((error) => note(button.closest(".pane"), error.message)),
+);
 $("compare-open").onclick = open;
 $("compare-clear").onclick = () => {
   chosen = [];

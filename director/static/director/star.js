@@ -5,7 +5,7 @@ import { $$, call } from "./dom.js";
 export async function star(button, on = button.ariaPressed !== "true", changed = () => {}) {
   const { job } = button.closest("[data-job]").dataset;
   const mark = (value) => {
-    for (const one of $$(`[data-job="${job}"] [data-act=star]`)) one.ariaPressed = String(value);
+    for (const one of $$(`[data-job="${job}"] .star`)) one.ariaPressed = String(value);
     changed();
   };
   mark(on);

@@ -5,6 +5,23 @@ const SWIPE = 50; // pixels
 const TWICE = 350; // milliseconds between the taps of a double tap
 const LIKE = 0.02; // pictures whose shapes differ less are shown at the same place
 
+// A pinch on a trackpad is a wheel with Ctrl, and its steps are small.
+export const wheelFactor = ({ deltaY, deltaMode, ctrlKey }) =>
+  Math.exp(-deltaY * (deltaMode ? 0.05 : ctrlKey ? 0.01 : 0.002));
+
+// By what a finger that moved enlarges, about the middle between it and another one; of a lone finger nothing.
+export function pinch(fingers, before, event) {
+  const other = [...fingers.values()].find((one) => one.pointerId !== event.pointerId);
+  if (!other) return {};
+  const apart = (one) =>
+    Math.max(Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY), 1);
+  const middle = {
+    clientX: (event.clientX + other.clientX) / 2,
+    clientY: (event.clientY + other.clientY) / 2,
+  };
+  return { factor: apart(event) / apart(before), middle };
+}
+
 export class Zoom {
   fitted = true;
   #natural = null; // width and height of the picture; null: what is shown is none
@@ -133,11 +150,7 @@ export class Zoom {
   #wheel(event) {
     if (!this.#natural) return;
     event.preventDefault();
-    // A pinch on a trackpad is a wheel with Ctrl, and its steps are small.
-    this.by(
-      Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : event.ctrlKey ? 0.01 : 0.002)),
-      this.#point(event),
-    );
+    this.by(wheelFactor(event), this.#point(event));
   }
 
   #down(event) {
@@ -164,15 +177,8 @@ export class Zoom {
     this.#fingers.set(event.pointerId, event);
     const others = this.#fingers.size;
     this.pan((event.clientX - before.clientX) / others, (event.clientY - before.clientY) / others);
-    const other = [...this.#fingers.values()].find((one) => one.pointerId !== event.pointerId);
-    if (!other || !this.#natural) return;
-    const apart = (one) =>
-      Math.max(Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY), 1);
-    const middle = {
-      clientX: (event.clientX + other.clientX) / 2,
-      clientY: (event.clientY + other.clientY) / 2,
-    };
-    this.by(apart(event) / apart(before), this.#point(middle));
+    const { factor, middle } = pinch(this.#fingers, before, event);
+    if (factor && this.#natural) this.by(factor, this.#point(middle));
   }
 
   #up(event) {
