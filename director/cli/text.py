@@ -40,6 +40,7 @@ def label(status: str) -> str:
 
 _UNUSUAL: Final = re.compile(r"[^\n -~]")
 NOT_NEEDED: Final = "not needed"  #: What is shown of a job that ``stop_when`` stopped.
+_ORDER: Final = ("completed", "failed", "timeout", "cancelled", NOT_NEEDED, "running", "queued")
 
 
 def shown_status(child: Child) -> str:
@@ -176,20 +177,9 @@ def why(child: Child) -> str:
 
 
 def counts(group: Group) -> str:
-    """Return ``4 completed, 1 completed after 2 attempts, 1 failed``."""
-    completed = Counter(
-        max(1, child.attempt_count) for child in group.child_jobs if child.status == "completed"
-    )
-    others = Counter(map(shown_status, group.child_jobs))
-    parts = [
-        f"{number} completed" + (f" after {attempts} attempts" if attempts > 1 else "")
-        for attempts, number in sorted(completed.items())
-    ]
-    parts += [
-        f"{others[status]} {label(status)}"
-        for status in ("failed", "timeout", "cancelled", NOT_NEEDED, "running", "queued")
-        if others[status]
-    ]
+    """Return ``5 completed, 1 failed``: without attempts, which are not all failures."""
+    numbers = Counter(map(shown_status, group.child_jobs))
+    parts = [f"{numbers[status]} {label(status)}" for status in _ORDER if numbers[status]]
     return ", ".join(parts) or "no jobs yet"
 
 
