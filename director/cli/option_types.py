@@ -135,22 +135,25 @@ def moment(text: str) -> dt.datetime:
         ) from None
 
 
-def later(text: str) -> dt.datetime:
+def later(text: str, today: dt.datetime | None = None) -> dt.datetime:
     """Return a time to come: ``now``, a while from now (``30m``, ``2d``), a local time of today or
     tomorrow (``18:30``), or a local date or time; else raise ``BadParameter``.
     """
-    text, today = text.strip(), dt.datetime.now().astimezone()
+    text, today = text.strip(), today or dt.datetime.now()  # noqa: DTZ005 its ``fold``
     try:
         if text == "now":
-            return today
+            return today.astimezone()
         if _AGE.fullmatch(text):
-            return today + age(text)
+            return today.astimezone() + age(text)
         if re.fullmatch(r"\d\d:\d\d", text):
-            clock, tomorrow = dt.time.fromisoformat(text), today + dt.timedelta(days=1)
-            moment = dt.datetime.combine(today, clock).astimezone()
-            # Tomorrow may have another offset from UTC.
-            return moment if moment > today else dt.datetime.combine(tomorrow, clock).astimezone()
-        return dt.datetime.fromisoformat(text).astimezone()
+            # Tomorrow may have another offset from UTC, and an hour be there twice.
+            clock = dt.time.fromisoformat(text).replace(fold=today.fold)
+            days = dt.timedelta(days=clock <= today.time())
+            moment = dt.datetime.combine(today + days, clock)
+        else:
+            moment = dt.datetime.fromisoformat(text)
+        # Of a time that no clock shows, ``astimezone`` alone would make an earlier one.
+        return dt.datetime.fromtimestamp(moment.timestamp(), dt.UTC).astimezone()
     except (ValueError, OverflowError):
         raise click.BadParameter(
             f"{text!r} is not a while like 30m, 1h, 2d, not a time like 18:30 and not a date like "

@@ -3,7 +3,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any
 
 import click
 import pytest
@@ -70,18 +70,20 @@ def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("2026-10-24T23:00+02:00", "23:30", "2026-10-24T23:30+02:00"),
         ("2026-10-24T23:00+02:00", "08:00", "2026-10-25T08:00+01:00"),
         ("2027-03-27T23:00+01:00", "08:00", "2027-03-28T08:00+02:00"),
+        ("2027-03-27T23:00+01:00", "02:30", "2027-03-28T03:30+02:00"),  # no clock shows 2:30
+        ("2027-03-27T23:00+01:00", "2027-03-28T02:30", "2027-03-28T03:30+02:00"),
+        ("2027-03-28T01:30+01:00", "02:30", "2027-03-28T03:30+02:00"),
+        ("2027-03-28T03:10+02:00", "02:30", "2027-03-29T02:30+02:00"),
+        ("2026-10-25T02:10+02:00", "02:30", "2026-10-25T02:30+02:00"),
+        ("2026-10-25T02:10+01:00", "02:30", "2026-10-25T02:30+01:00"),  # the second one
+        ("2026-10-25T02:40+01:00", "02:30", "2026-10-26T02:30+01:00"),
     ],
 )
-def test_time_of_tomorrow_is_that_of_the_clock_when_summer_time_begins_or_ends(
-    monkeypatch: pytest.MonkeyPatch, now: str, text: str, moment: str
+def test_later_time_is_that_of_the_clock_when_summer_time_begins_or_ends(
+    now: str, text: str, moment: str
 ) -> None:
-    class Clock(dt.datetime):
-        @classmethod
-        def now(cls, tz: dt.tzinfo | None = None) -> Self:
-            return cls.fromisoformat(now).astimezone(tz)
-
-    monkeypatch.setattr(option_types.dt, "datetime", Clock)
-    assert option_types.later(text) == dt.datetime.fromisoformat(moment)
+    today = dt.datetime.fromtimestamp(dt.datetime.fromisoformat(now).timestamp())  # noqa: DTZ006
+    assert option_types.later(text, today) == dt.datetime.fromisoformat(moment)
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "1y", "h", "-1h", "99999999999d"])
