@@ -4,7 +4,7 @@ is stored.
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from jobgroups.api.submission import choose
 from jobgroups.api.workflow_check import JobKinds, check
@@ -12,14 +12,15 @@ from jobgroups.domain.access import Principal
 from jobgroups.domain.clock import now
 from jobgroups.domain.pool import Needs, OpenVariant, PoolSnapshot
 from jobgroups.domain.states import Placement
-from jobgroups.queries.etas import latest
-from jobgroups.queries.pool import current_pool, pool_backends
+from jobgroups.domain.waiting_reasons import held_reason
+from jobgroups.queries.etas import current_etas, latest
+from jobgroups.queries.leases import halt_reason
+from jobgroups.queries.pauses import current_pauses
+from jobgroups.queries.pool import pool_backends, room_of
 from jobgroups.queries.similar import known_digests
 from jobgroups.services.submission import Submission, jobs_of, warnings_of
 from jobgroups.workflow.seeds import random_base
 from jobgroups.workflow.template import WorkflowTemplate, varied
-
-_OWN_LIMIT: Final = ""  #: Stands for the id of the group that a submission would make.
 
 
 def plan(submission: Submission, principal: Principal) -> dict[str, Any]:
@@ -63,15 +64,21 @@ def plan(submission: Submission, principal: Principal) -> dict[str, Any]:
 
 def _eta(chosen: Submission, total: int) -> float | None:
     """Return the seconds until the last job would end behind all that waits; None: a time is not
-    known.
+    known, or not all would be sent without a wait for a later start, a pause, a limit or a runner.
     """
-    snapshot, template = current_pool().snapshot, chosen.template
+    etas, template = current_etas(), chosen.template
+    snapshot, share = etas.current.snapshot, chosen.submitter or chosen.address
+    most = min(room_of(share, snapshot), chosen.max_running or total)
+    held = held_reason(current_pauses().of("", share), chosen.start_after, now=now())
+    if held or total > most or halt_reason():
+        return None
     ends: list[float | None] = []
     if chosen.count is None:
         (digest,) = known_digests(template.digests[:1], lambda _: template, snapshot.estimates)
         for name, jobs in Counter(chosen.backend_ids).items():
             seconds = snapshot.estimates.seconds(digest, name)
-            ends.append(None if seconds is None else snapshot.free_in(name)[0] + jobs * seconds)
+            free = etas.free.get(name)
+            ends.append(None if seconds is None or free is None else free + jobs * seconds)
     else:
         keys, of_job, batch = [template.digests], [0] * total, chosen.batch
         if batch is not None:
@@ -86,7 +93,6 @@ def _eta(chosen: Submission, total: int) -> float | None:
             Needs(tuple(chosen.backend_ids), tuple(chosen.required_capabilities)),
             pool_backends(),
         )
-        limits = () if chosen.max_running is None else (_OWN_LIMIT,)
         variants = [
             OpenVariant(
                 variant_id=-1 - number,
@@ -96,7 +102,6 @@ def _eta(chosen: Submission, total: int) -> float | None:
                 needs=needs,
                 workflow_digest=digest,
                 models_digest=models,
-                limits=limits,
                 unsent=numbers[number],
             )
             for number, (digest, (_, models)) in enumerate(zip(digests, keys, strict=True))
@@ -107,7 +112,7 @@ def _eta(chosen: Submission, total: int) -> float | None:
             backends,
             estimates=snapshot.estimates,
             prompts=snapshot.prompts,
-            rooms={**snapshot.rooms, **dict.fromkeys(limits, chosen.max_running or 0)},
+            rooms=snapshot.rooms,
         )
         ends_of_variants = [whole.ends(variant.variant_id) for variant in variants]
         ends = [

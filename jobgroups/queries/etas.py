@@ -51,7 +51,9 @@ class Etas:
         #: Unsent jobs before each variant, once they were counted.
         self._ahead: dict[int, int] = {}
         self._bound: dict[tuple[str | None, str, dt.datetime], _Waiting] = {}
-        free: dict[str, float | None] = {}
+        #: Seconds until each backend has ended its prompts and its bound jobs; None: not known.
+        self.free: dict[str, float | None] = {}
+        free = self.free
         for row in current.backends:
             is_online = row.reachability == Reachability.ONLINE
             free[row.id] = 0.0

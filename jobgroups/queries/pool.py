@@ -195,6 +195,20 @@ _limited_submitters: Final = PreparedValues(
 )
 
 
+def room_of(submitter: str, snapshot: PoolSnapshot) -> float:
+    """Return how many prompts the limit of a submitter permits beside those that backends have and
+    those that wait.
+    """
+    limit: int | None = dict(_limited_submitters()).get(submitter)
+    if limit is None:
+        return inf
+    prompts = (prompt for of_backend in snapshot.prompts.values() for prompt in of_backend)
+    waiting = [(variant.turn, variant.unsent) for variant in snapshot.variants]
+    waiting += [(bound.turn, bound.jobs) for bound in snapshot.bound_jobs]
+    jobs = sum(number for turn, number in waiting if turn.submitter == submitter)
+    return limit - jobs - sum(prompt.submitter == submitter for prompt in prompts)
+
+
 def _before_the_last(variants: Sequence[OpenVariant], bound: Iterable[BoundJobs]) -> dict[str, int]:
     """Return the number of bound jobs at each backend that come before the last job of the pool."""
     before = Counter[str]()

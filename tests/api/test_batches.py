@@ -1,5 +1,6 @@
 """POST /api/job-group with ``jobs`` or ``sweep``: what is answered and refused, and what it costs."""
 
+import datetime as dt
 import json
 import time
 import tracemalloc
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from backends.models import Backend
 from jobgroups.domain.clock import now
 from jobgroups.models import ChildJob, JobGroup, Runner, Timing
+from jobgroups.queries import pool
 from jobgroups.workflow import build_template
 from jobgroups.workflow.batch import jobs_of
 from tests.api.conftest import GRAPH, Api, Made, error_of, wrong_fields
@@ -223,3 +226,57 @@ def test_plan_counts_limits_of_groups_that_wait_and_of_its_own(
     assert expected() == 40.0
     assert expected(max_running=3) == 40.0
     assert expected(max_running=2) is None
+
+
+@pytest.mark.parametrize("size", [{"count": 2}, {"backend_ids": ["gpu-1", "gpu-2"]}])
+def test_plan_expects_no_end_of_what_would_not_all_be_sent(
+    api: Api, farm: list[str], size: dict[str, Any]
+) -> None:
+    workflow = build_template(GRAPH).digests[0]
+    learned = {"seconds": 20.0, "load_seconds": 0.0, "runs": 3, "updated_at": now()}
+    Timing.objects.bulk_create(
+        Timing(workflow_digest=workflow, backend_id=one, **learned) for one in farm
+    )
+
+    def expected(**fields: Any) -> float | None:
+        pool._cache.forget()
+        body = {**BODY, "submitter": "anna", **size, **fields}
+        answer = api.post("/api/job-groups/plan", body)
+        assert answer.status_code == 200, answer.content
+        return answer.json()["eta_seconds"]
+
+    assert expected(max_running=2) == 20.0
+    assert expected(max_running=1) is None
+    assert expected(start_after="2020-01-01T00:00:00Z") == 20.0
+    assert expected(start_after=(now() + dt.timedelta(hours=8)).isoformat()) is None
+    put(api, "/api/submitters/anna", {"max_running": 1})
+    assert (expected(), expected(submitter="bob")) == (None, 20.0)
+    put(api, "/api/submitters/anna", {"max_running": None, "paused": True})
+    assert (expected(), expected(submitter="bob")) == (None, 20.0)
+    Runner.objects.update(heartbeat_at=now() - dt.timedelta(minutes=1))
+    assert expected(submitter="bob") is None
+
+
+def test_plan_of_bound_jobs_waits_for_the_hours_and_the_queue_of_their_backend(
+    api: Api, farm: list[str]
+) -> None:
+    workflow = build_template(GRAPH).digests[0]
+    learned = {"seconds": 20.0, "load_seconds": 0.0, "runs": 3, "updated_at": now()}
+    Timing.objects.bulk_create(
+        Timing(workflow_digest=workflow, backend_id=one, **learned) for one in farm
+    )
+
+    def expected() -> float | None:
+        pool._cache.forget()
+        answer = api.post("/api/job-groups/plan", {**BODY, "backend_ids": ["gpu-1"]})
+        assert answer.status_code == 200, answer.content
+        return answer.json()["eta_seconds"]
+
+    api.submit("gpu-1", "gpu-1")
+    assert expected() == 60.0
+    begins = (now() + dt.timedelta(hours=2)).strftime("%H:%M")
+    ends = (now() + dt.timedelta(hours=3)).strftime("%H:%M")
+    Backend.objects.filter(pk="gpu-1").update(hours=f"{begins}-{ends}")
+    assert 6_000 < (expected() or 0) < 7_400
+    Backend.objects.update(hours="", hold="pause")
+    assert expected() is None

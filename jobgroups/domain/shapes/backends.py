@@ -206,7 +206,8 @@ class PlannedJob:
 class SubmissionPlan(Parsed):
     """What a submission would make; with ``base_seed`` it makes exactly these jobs.
 
-    ``eta_seconds`` are those until the last job ends; None: the workflow has never run.
+    ``eta_seconds`` are those until the last job ends; None: the workflow has never run, or the jobs
+    would not all be sent at their turn.
     """
 
     total_count: int
