@@ -197,3 +197,10 @@ async def test_purged_group_has_no_files_at_the_listener(
 
     await in_thread(purge)()
     assert (await program.view("a.png", f"{job}/shots")).status_code == 404
+
+
+async def test_error_of_a_file_is_empty_as_that_of_comfyui(program: Program) -> None:
+    queries = {"filename=../../x": 400, "filename=x&type=y": 400, "filename=x": 404, "": 404}
+    for query, status in queries.items():
+        answer = await program.get(f"/view?{query}")
+        assert (answer.status_code, answer.content) == (status, b""), query

@@ -70,23 +70,28 @@ def _name_and_folder(filename: str, kind: str | None) -> tuple[str, str]:
     return name, folder if name != filename else kind or "output"
 
 
+def _nothing(status: int) -> HttpResponse:
+    """Return the empty answer of ComfyUI; one of HTML would be replaced by a JSON error."""
+    return HttpResponse(status=status, content_type="text/plain")
+
+
 class ViewView(ListenerView):
     async def get(self, request: HttpRequest) -> HttpResponseBase:
         """Return a file, or a preview or a channel of a picture."""
         query = request.GET
         if "filename" not in query:
-            return HttpResponse(status=404)
+            return _nothing(404)
         name, folder = _name_and_folder(query["filename"], query.get("type"))
         if folder not in (*FOLDERS, _SENT):
-            return HttpResponse(status=400)
+            return _nothing(400)
         path = file_path(query.get("subfolder", ""), name)
         if path is None:
-            return HttpResponse(status=400)
+            return _nothing(400)
         content = await find_content(named_file, owner_of(request), folder, path)
         if content is None:
             content = await read(farm_file, principal_of(request), folder, path)
         if content is None:
-            return HttpResponse(status=404)
+            return _nothing(404)
         channel, preview = query.get("channel", ""), query.get("preview", "")
         if preview or channel in ("rgb", "a"):
             converted_picture = await _converted(request, content, channel, preview)
