@@ -102,6 +102,10 @@ class TooManyStreams(RequestError, code="too_many_streams", status=429, retry_af
     )
 
 
+class TooManySockets(RequestError, code="too_many_sockets", status=429):
+    text = "{} WebSockets{} are open already. Close one, or connect again later."
+
+
 class ExclusionNotFound(RequestError, code="exclusion_not_found", status=404):
     text = "Backend {} has no exclusion {}"
 

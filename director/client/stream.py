@@ -30,6 +30,7 @@ from jobgroups.domain.shapes.events import Event
 #: Close codes of the server (docs/api.md).
 TOO_SLOW: Final = 4008
 SHUTTING_DOWN: Final = 4012
+TOO_MANY: Final = 4029
 NOT_FOUND: Final = 4404
 #: The server's own codes. Those that do not mean a retry end the stream.
 _APPLICATION_CODES: Final = range(4000, 5000)
@@ -106,7 +107,7 @@ class Stream:
             detail = frame.get("detail") or f"Job group {self.group_id} not found"
             return NotFound(str(detail), body={"code": "group_not_found", **frame})
         if code in _APPLICATION_CODES and code not in {TOO_SLOW, SHUTTING_DOWN} and frame:
-            return error_from_body(frame, status=None)
+            return error_from_body(frame, status=429 if code == TOO_MANY else None)
         return closed
 
     def delay_after(self, error: DirectorError) -> float:

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 from jobgroups.api.answers import answers
-from jobgroups.api.open_requests import OpenRequests
 from jobgroups.errors import TooManyWaiting
 from jobgroups.events.hub import Subscription, hub
 from jobgroups.events.messages import ChangedFrame, EventFrame, SeqHint
+from jobgroups.streams.open_requests import OpenRequests
 
 _MOST: Final = 1_000  #: Requests that wait at once, in this process.
 Permit: TypeAlias = Callable[[], Awaitable[None]]

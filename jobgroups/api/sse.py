@@ -13,9 +13,9 @@ from typing import Final
 import msgspec
 from django.http import StreamingHttpResponse
 
-from jobgroups.api.open_requests import OpenRequests
 from jobgroups.errors import TooManyStreams
 from jobgroups.metrics import open_sockets
+from jobgroups.streams.open_requests import OpenRequests
 
 _MOST: Final = 2_000  #: Streams that are open at once, in this process.
 #: Seconds without a frame after which a comment is sent: a proxy would disconnect.

@@ -11,7 +11,7 @@ import uuid
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from jobgroups.consumers.socket import TOO_SLOW, Socket
+from jobgroups.consumers.socket import TOO_MANY, TOO_SLOW, Socket
 from jobgroups.database.shared_threads import Share
 from jobgroups.domain.prompt_ends import Picture
 from jobgroups.errors import StorageAway
@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 OWNER_KEY: Final = "director.listener_owner"
 #: That of what the listener can do, as of ``queries.listener_machine.features``.
 FEATURES_KEY: Final = "director.listener_features"
-_TOO_MANY: Final = 4029
 _MAX_ID: Final = 200  #: Characters of ``ListenerPrompt.client_id``.
 _MAX_MESSAGE: Final = 64 * 2**10  #: Characters of a client's message that is read.
 #: A storage that hangs keeps them, and nothing else.
@@ -72,7 +71,7 @@ class ListenerConsumer(Socket):
                 for frame in await outbox.take():
                     await self._send_frame(frame)
         except TooManySockets:
-            self.request_close(_TOO_MANY)
+            self.request_close(TOO_MANY)
         finally:
             listener.close(key, outbox)
 

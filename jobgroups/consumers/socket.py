@@ -16,8 +16,10 @@ from channels.consumer import AsyncConsumer
 from django.conf import settings
 
 from jobgroups.domain.access import EVERYBODY, PRINCIPAL_KEY, Principal
+from jobgroups.errors import TooManySockets
 from jobgroups.metrics import open_sockets
 from jobgroups.streams.feed import TOO_SLOW_FRAME, error_frame
+from jobgroups.streams.open_requests import OpenRequests
 
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
@@ -25,6 +27,7 @@ Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 NORMAL: Final = 1000
 TOO_SLOW: Final = 4008
 SHUTTING_DOWN: Final = 4012
+TOO_MANY: Final = 4029
 NOT_FOUND: Final = 4404
 
 #: Seconds for sending the last frame, the close, and for the client's answer to it.
@@ -95,7 +98,7 @@ class Socket(AsyncConsumer):
         open_sockets.labels(self.kind).inc()
         try:
             await self._send({"type": "websocket.accept"})
-            code = await self._serve()
+            code = await self._admit()
             if code is not None:
                 await self._close(code)
         finally:
@@ -139,6 +142,17 @@ class Socket(AsyncConsumer):
             return message
         self.request_close(None)
         return None
+
+    async def _admit(self) -> int | None:
+        account = self.principal.user_id
+        try:
+            opened.check(account)
+        except TooManySockets as error:
+            if self.explains_closes:
+                await self.send_text(error_frame(error.code, error.detail))
+            return TOO_MANY
+        with opened.opened(account):
+            return await self._serve()
 
     async def _serve(self) -> int | None:
         try:
@@ -186,6 +200,7 @@ class Socket(AsyncConsumer):
 
 
 _open: set[Socket] = set()  #: The sockets of this process.
+opened: Final = OpenRequests(4_000, TooManySockets)
 
 
 async def close_all(*, within: float = 2.0) -> None:

@@ -19,6 +19,7 @@ from director.asgi import application
 from jobgroups.api.long_polls import long_polls
 from jobgroups.api.views import base
 from jobgroups.consumers.routing import websocket_urlpatterns
+from jobgroups.consumers.socket import opened
 from jobgroups.domain.access import EVERYBODY, Principal, Right, Role, Scope, Visibility
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
@@ -496,6 +497,22 @@ async def test_end_of_sharing_ends_streams_and_waits_without_a_notification(
         last = json.loads(message["text"])
     assert (message["code"], last["code"]) == (4404, "group_not_found")
     assert (await waiting)[0] == 404
+    await hub.aclose()
+
+
+async def test_an_account_has_a_quarter_of_the_sockets(
+    api: Api, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boris = await in_thread(lambda: headers_of("boris"))()
+    account = (await in_thread(User.objects.get)(username="boris")).pk
+    monkeypatch.setattr(opened, "most", 8)
+    with opened.opened(account):
+        assert (await _first_frames("/ws/monitor", boris))[1] == 0
+        with opened.opened(account):
+            (frame,), code = await _first_frames("/ws/monitor", boris)
+            assert (frame["code"], code) == ("too_many_sockets", 4029)
+            assert frame["detail"].startswith("2 WebSockets of your account are open already.")
+            assert (await _first_frames("/ws/monitor", work.headers))[1] == 0
     await hub.aclose()
 
 

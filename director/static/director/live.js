@@ -34,7 +34,7 @@ export class Live {
         return;
       }
       this.on.gone?.(event.code);
-      if (event.code === 4401) this.pause = 5000; // It was opened to be refused.
+      if ([4029, 4401].includes(event.code)) this.pause = 5000; // It was opened to be refused.
       if (event.code === 4404 || this.ended) return;
       this.timer = setTimeout(() => this.connect(), this.pause * (0.75 + Math.random() / 2));
       this.pause = Math.min(this.pause * 1.7, 5000);

@@ -1,4 +1,4 @@
-"""Requests that stay open: a process has only so many of a kind, and an account a quarter of them."""
+"""Requests and sockets that stay open: a process has only so many of a kind, and an account a quarter of them."""
 
 from collections import Counter
 from collections.abc import Iterator
