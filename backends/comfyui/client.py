@@ -357,7 +357,7 @@ class ComfyClient:
         async with self._exchange.open(
             "GET", path, max_bytes=max_bytes, headers=dict(headers or {})
         ) as answer:
-            if answer.status not in (206, 304, 400, 404, 416):
+            if answer.status not in (206, 304, 400, 404, 412, 416):
                 check_status(answer.status, request="GET /view")
             yield answer
 

@@ -63,7 +63,7 @@ async def open_file(
     file: OutputFile, *, headers: Mapping[str, str] | None = None, max_bytes: int | None = None
 ) -> AsyncIterator[BackendAnswer | StoredAnswer]:
     """Open the copy of a file, or the original at its backend if the storage has no whole copy. Of a
-    backend's answer the status is 200, 206, 304 or 416.
+    backend's answer the status is 200, 206, 304, 412 or 416.
 
     Args:
         headers: ``Range``, ``If-None-Match`` and similar ones, for the backend.

@@ -42,6 +42,9 @@ async def test_image_is_served_unchanged_to_get_and_head_and_304_to_a_client_tha
     again = await gallery.get(url, If_None_Match=answer.headers["ETag"])
     assert (again.status_code, again.content) == (304, b"")
     assert again.headers["ETag"] == answer.headers["ETag"]
+    other = await gallery.get(url, If_Match='"other"')
+    assert error_of(other, 412, "precondition_failed")
+    assert (await gallery.get(url, If_Match=answer.headers["ETag"])).status_code == 200
     changed = await gallery.get(url, If_None_Match='"other"')
     assert changed.status_code == 200
     assert await body(changed) == original

@@ -158,14 +158,9 @@ def matches_etag(request: HttpRequest, tag: str) -> bool:
     """Return whether the client has the version with this tag; ``W/`` makes no difference for a
     read.
     """
-    given = [
-        entity_tag.strip().removeprefix("W/") for entity_tag in _if_none_match(request).split(",")
-    ]
+    tags = request.headers.get("If-None-Match", "").split(",")
+    given = [entity_tag.strip().removeprefix("W/") for entity_tag in tags]
     return tag in given or given == ["*"]
-
-
-def _if_none_match(request: HttpRequest) -> str:
-    return request.headers.get("If-None-Match", "")
 
 
 async def original(
@@ -192,6 +187,8 @@ async def original(
         )
         if answer.status == 416:
             raise RangeNotSatisfiable
+        if answer.status == 412:
+            return HttpResponse(status=412)
         size = answer.length or 0
         if size > most:
             # Without the secret headers of the backend.
@@ -229,9 +226,8 @@ async def _body(stack: contextlib.AsyncExitStack, answer: Chunks) -> AsyncIterat
 
 
 def _forwarded_conditions(request: HttpRequest) -> dict[str, str]:
-    conditions = {}
-    if tags := _if_none_match(request):
-        conditions["If-None-Match"] = tags
+    names = ("If-Match", "If-None-Match")
+    conditions = {name: tags for name in names if (tags := request.headers.get(name))}
     if _RANGE.fullmatch(request.headers.get("Range", "")):
         conditions["Range"] = request.headers["Range"]
         if condition := request.headers.get("If-Range"):
