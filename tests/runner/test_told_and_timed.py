@@ -16,13 +16,9 @@ from pytest_django import Settings
 from backends import queries as backend_queries
 from backends.comfyui.client import ComfyClient
 from backends.models import Backend
-from backends.states import Hold
 from jobgroups.domain.states import RetryScope
-from jobgroups.events.messages import Message
-from jobgroups.models import ChildJob
 from jobgroups.runner.intervals import Intervals
-from jobgroups.services import holds
-from tests.harness.farm import QUICK, SCALE, Farm, in_thread, session_of, until, until_row
+from tests.harness.farm import SCALE, Farm, in_thread, session_of, until, until_row
 from tests.harness.graphs import text_to_image
 
 #: Nothing happens because somebody looked every few seconds: only a bell or a timer helps.
@@ -52,43 +48,6 @@ async def test_a_child_is_tried_again_when_its_pause_is_over_and_not_at_the_next
     assert done.status == "completed"
     first, second = await farm.attempts(group)
     assert 0.2 < (second.created_at - first.ended_at).total_seconds() < 20
-
-
-async def test_what_is_given_back_and_goes_on_tells_no_progress_of_a_child_that_waits(
-    farm: Farm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[str] = []
-    publish = farm.hub.publish
-
-    def note(message: Message) -> None:
-        sent.extend(frame.text for frame in message.progress)
-        publish(message)
-
-    monkeypatch.setattr(farm.hub, "publish", note)
-    sim = await farm.backend("gpu-1")
-    sim.fault("stuck", step=3)
-    service = await farm.runner(timeouts=QUICK)
-    group = await farm.running("gpu-1", workflow=text_to_image(steps=20))
-    await until(lambda: sent)
-    # It cannot be stopped, and renders on to its end.
-    sim.fault("hang_http", route="/interrupt", count=0)
-    await in_thread(holds.backend_hold)(backend_id="gpu-1", hold=Hold.PAUSE, at_once=True)
-    service.notify()
-    await farm.status_of(group, "queued")
-    # The runner learns what it has stored a moment later.
-    (driver,) = (await session_of(service)).attempts.drivers.values()
-    await until(lambda: driver.machine.stop_pending)
-    sent.clear()
-    sim.clear_faults("stuck")
-    sim.fault("stuck", step=10)
-    # In this time the progress of these steps would be sent.
-    await farm.looked_up(2)
-    sim.clear_faults("stuck")
-    done = await farm.finished(group)
-    assert done.status == "completed"
-    assert sent == []
-    child: ChildJob = (await farm.children(group))[0]
-    assert child.progress == 100.0
 
 
 async def test_a_backend_that_speaks_is_not_asked_how_long_its_queue_is(
