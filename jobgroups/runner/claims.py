@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.runner.sets import Sets, Tasks, Waiting
-from jobgroups.services.claim_sets import ClaimRequest, claims_store
-from jobgroups.services.claims import ClaimResult
+from jobgroups.services.claim_sets import claims_store
+from jobgroups.services.claims import ClaimRequest, ClaimResult
 
 
 class Claims:

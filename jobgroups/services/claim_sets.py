@@ -6,7 +6,7 @@ leave out is stored by ``claims.child_claim``, alone: each rare case has one pla
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,31 +16,13 @@ from backends.eligibility import capabilities_of
 from jobgroups.database.keys import places, read
 from jobgroups.database.retry import retry_on_conflict
 from jobgroups.database.statements import PreparedValues, insert_with_keys
-from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.pool import OpenVariant, PoolChoice, fits
+from jobgroups.domain.pool import OpenVariant, fits
 from jobgroups.errors import SetRefused
 from jobgroups.models import Attempt, Exclusion
 from jobgroups.queries.exclusions import ACTIVE, valid_since
-from jobgroups.services.claims import ClaimResult, child_claim, new_attempt, precedes, precedes_all
+from jobgroups.services.claims import ClaimRequest, ClaimResult, new_attempt
 from jobgroups.services.leases import valid_fences
 from jobgroups.store import claims as store
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ClaimRequest:
-    """A call of :func:`jobgroups.services.claims.child_claim`."""
-
-    fence: FencingToken
-    client_id: str
-    depth: int
-    choice: PoolChoice | None = None
-    bound_first: str | None = None
-    held: Collection[str] = ()
-    cancelled: Collection[int] = ()
-    withheld: Collection[str] = ()
-
-    def store_alone(self) -> ClaimResult:
-        return child_claim(**{field.name: getattr(self, field.name) for field in fields(self)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +59,7 @@ def _wanted(
         [
             backend_id
             for backend_id, request in of_backends.items()
-            if not precedes_all(request.choice, request.bound_first)
+            if not request.has_only_pool_first
         ],
         held={group_id for request in requests for group_id in request.held},
     )
@@ -90,8 +72,8 @@ def _wanted(
         bound |= store.oldest_bound(backend_ids, group_id)
     wanted = {}
     for backend_id, request in of_backends.items():
-        oldest, choice, first = bound.get(backend_id), request.choice, request.bound_first
-        if choice is not None and (oldest is None or precedes(choice, oldest, first)):
+        oldest = bound.get(backend_id)
+        if (choice := request.choice_before(oldest)) is not None:
             wanted[request] = _Wanted(choice.variant.group_id, variant=choice.variant)
         elif oldest is not None:
             wanted[request] = _Wanted(oldest.group_id, child_id=oldest.child_id)
@@ -122,7 +104,7 @@ def _claim(wanted: Mapping[ClaimRequest, _Wanted]) -> dict[ClaimRequest, ClaimRe
     for request in [request for request in plain if request in children]:
         child = children[request]
         child.group = groups[child.group_id]
-        attempt = new_attempt(child, child.last_number, request.fence, request.client_id)
+        attempt = new_attempt(child, child.last_number, request)
         is_chosen = plain[request].variant is not None
         results[request] = ClaimResult(attempt, from_pool=is_chosen)
     if attempts := [result.claim for result in results.values() if result.claim is not None]:

@@ -9,12 +9,10 @@ import datetime as dt
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final
 
 from django.db import transaction
 from django.db.models import DateTimeField, Exists, ExpressionWrapper, OuterRef, Q, QuerySet
-from django.db.models.functions import Coalesce
 
 from backends.eligibility import capabilities_of
 from backends.hours import is_open
@@ -58,63 +56,74 @@ class ClaimResult:
     in_vain: bool = False  #: Whether the chosen variant had no job for this backend.
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClaimRequest:
+    """A claim of a queued child for a backend: see :func:`child_claim`."""
+
+    fence: FencingToken  #: The lease on the backend.
+    client_id: str  #: Of the socket that will receive the prompt's events.
+    depth: int  #: Slots of the backend; each prompt without a seen end uses one.
+    choice: PoolChoice | None = None  #: What the backend takes from the pool; None: nothing.
+    #: The group whose bound child comes before the choice; empty: none does; None: the older of
+    #: both comes first.
+    bound_first: str | None = None
+    #: Groups of which nothing was sent when the runner chose. They have bound jobs of this backend,
+    #: which are not read.
+    held: Collection[str] = ()
+    #: The attempts whose running prompts are stopped as jobs, which can hit no other prompt.
+    cancelled: Collection[int] = ()
+    #: Digests of the workflows of which no bound child is claimed.
+    withheld: Collection[str] = ()
+
+    def store_alone(self) -> ClaimResult:
+        return child_claim(self)
+
+    @property
+    def has_only_pool_first(self) -> bool:
+        """Whether there is a job of the pool, which is claimed before any bound child."""
+        return self.choice is not None and self.bound_first == ""
+
+    def choice_before(self, bound: store.Oldest | None) -> PoolChoice | None:
+        """Return the choice if it is claimed before the oldest bound child."""
+        if self.choice is None or bound is None or self.has_only_pool_first:
+            return self.choice
+        variant = self.choice.variant
+        # A job of the named group may be delayed: others wait by their age then.
+        is_before = (variant.queued_at, variant.group_id) < (bound.queued_at, bound.group_id)
+        return self.choice if is_before and bound.group_id != self.bound_first else None
+
+
 @retry_on_conflict
-def child_claim(
-    *,
-    fence: FencingToken,
-    client_id: str,
-    depth: int,
-    choice: PoolChoice | None = None,
-    bound_first: str | None = None,
-    held: Collection[str] = (),
-    cancelled: Collection[int] = (),
-    withheld: Collection[str] = (),
-) -> ClaimResult:
+def child_claim(request: ClaimRequest) -> ClaimResult:
     """Claim a queued child for a backend: store the intent to send it.
 
     This is a bound child of the group ``bound_first``, else a job of the chosen variant, else the
     oldest child that is bound to the backend.
-
-    Args:
-        fence: the lease on the backend.
-        client_id: of the socket that will receive the prompt's events.
-        depth: slots of the backend; each prompt without a seen end uses one.
-        choice: what the backend takes from the pool; None: nothing.
-        bound_first: the group whose bound child comes before the choice; empty: none does; None:
-            the older of both comes first.
-        held: groups of which nothing was sent when the runner chose. They have bound jobs of this
-            backend, which are not read.
-        cancelled: the attempts whose running prompts are stopped as jobs, which can hit no other
-            prompt.
-        withheld: digests of the workflows of which no bound child is claimed.
     """
-    full = set(held)
+    first, full = request.bound_first, set(request.held)
     # Check for queued children first: most of a farm's backends have none, and this runs often.
-    is_first = precedes_all(choice, bound_first)
-    bound = None if is_first else _oldest_bound(fence.backend_id, withheld, full=full)
-    slots = _Slots(fence, client_id, depth, cancelled)
+    bound = None if request.has_only_pool_first else _oldest_bound(request, full)
     in_vain = False
     try:
-        if bound is not None and bound_first and bound.group_id != bound_first:
-            bound = _oldest_bound(fence.backend_id, withheld, bound_first) or bound
-        # A job of the named group may be delayed: others wait by their age then.
-        if choice is not None and (bound is None or precedes(choice, bound, bound_first)):
+        if bound is not None and first and bound.group_id != first:
+            bound = _oldest_bound(request, (), first) or bound
+        if (choice := request.choice_before(bound)) is not None:
             with contextlib.suppress(_LimitReached):
-                claim = _claim_from_pool(choice, slots)
+                claim = _claim_from_pool(choice, request)
                 if claim is not None:
                     return ClaimResult(claim, from_pool=True)
             in_vain = True
-            if is_first:
-                bound = _oldest_bound(fence.backend_id, withheld, full=full)
+            if request.has_only_pool_first:
+                bound = _oldest_bound(request, full)
         while bound is not None:
             try:
-                claim = _claim_bound(bound, slots)
+                claim = _claim_bound(bound, request)
             except _LimitReached:
                 claim = None
                 full.add(bound.group_id)
             if claim is not None:
                 return ClaimResult(claim, in_vain=in_vain)
-            bound = _oldest_bound(fence.backend_id, withheld, full=full)
+            bound = _oldest_bound(request, full)
     except _NoFreeSlot:
         return ClaimResult()
     return ClaimResult(in_vain=in_vain)
@@ -135,22 +144,6 @@ def stored_intents(*, fence: FencingToken) -> set[int]:
     return set(intents.values_list("id", flat=True))
 
 
-def precedes_all(choice: PoolChoice | None, bound_first: str | None) -> bool:
-    """Return whether there is a job of the pool, which is claimed before any bound child."""
-    return choice is not None and bound_first == ""
-
-
-def precedes(choice: PoolChoice, bound: ChildJob | store.Oldest, bound_first: str | None) -> bool:
-    """Return whether a job of the pool is claimed before a bound child, as :func:`child_claim` says
-    of ``bound_first``.
-    """
-    if bound.group_id == bound_first:
-        return False
-    variant = choice.variant
-    place = (variant.queued_at, variant.group_id)
-    return precedes_all(choice, bound_first) or place < (bound.queued_at, bound.group_id)
-
-
 class _LimitReached(Exception):
     """The group or its submitter may have no more prompts. Rolls the claim's transaction back."""
 
@@ -159,42 +152,33 @@ class _NoFreeSlot(Exception):
     """The backend takes no prompt now. Rolls the claim's transaction back."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Slots:
-    """The slots of a backend, for a claim: see :func:`child_claim`."""
+def _lock_slot(request: ClaimRequest) -> Backend:
+    """Lock the backend, and return it with its capabilities; raise ``_NoFreeSlot`` if it has no
+    free slot.
 
-    fence: FencingToken
-    client_id: str
-    depth: int
-    cancelled: Collection[int]
-
-    def lock(self) -> Backend:
-        """Lock the backend, and return it with its capabilities; raise ``_NoFreeSlot`` if it has no
-        free slot.
-
-        Under the fence: who holds the backend back has its lease, and was before this or comes
-        after it.
-        """
-        active = _active(self.fence.backend_id)
-        stopping = any(
-            state == AttemptState.RUNNING
-            and stop_requested_at is not None
-            and key not in self.cancelled
-            for key, state, stop_requested_at in active
-        )
-        row = _locked_backend.first(self.fence.backend_id)
-        if row is None or stopping:
-            raise _NoFreeSlot
-        limit = prompt_limit(
-            enabled=row.enabled,
-            hold=row.hold or ("" if is_open(row.hours, row.time_zone, now()) else "closed"),
-            quarantined=row.quarantined_at is not None,
-            consecutive_quarantines=row.consecutive_quarantines,
-            depth=self.depth,
-        )
-        if len(active) >= limit:
-            raise _NoFreeSlot
-        return row
+    Under the fence: who holds the backend back has its lease, and was before this or comes after
+    it.
+    """
+    active = _active(request.fence.backend_id)
+    stopping = any(
+        state == AttemptState.RUNNING
+        and stop_requested_at is not None
+        and key not in request.cancelled
+        for key, state, stop_requested_at in active
+    )
+    row = _locked_backend.first(request.fence.backend_id)
+    if row is None or stopping:
+        raise _NoFreeSlot
+    limit = prompt_limit(
+        enabled=row.enabled,
+        hold=row.hold or ("" if is_open(row.hours, row.time_zone, now()) else "closed"),
+        quarantined=row.quarantined_at is not None,
+        consecutive_quarantines=row.consecutive_quarantines,
+        depth=request.depth,
+    )
+    if len(active) >= limit:
+        raise _NoFreeSlot
+    return row
 
 
 _active: Final = PreparedValues(
@@ -218,35 +202,6 @@ _locked_backend: Final = PreparedQuery(
 )
 
 
-@cache
-def _oldest(withheld: int, full: int, *, of_group: bool) -> PreparedQuery[ChildJob]:
-    """Return the query of the oldest child that is bound to a backend, without those of so many
-    workflows and groups; ``of_group``: of one group.
-    """
-
-    def rows() -> QuerySet[ChildJob]:
-        claimable = (
-            store.claimable(
-                backend_id=KEY, **({"group_id": Parameter("group")} if of_group else {})
-            )
-            .order_by("queued_at", "group_id", "position")
-            .only("group_id", "queued_at")
-        )
-        if withheld:
-            claimable = claimable.alias(
-                workflow=Coalesce("variant__workflow_digest", "group__workflow_digest")
-            )
-            claimable = claimable.exclude(
-                workflow__in=[Parameter(f"withheld_{number}") for number in range(withheld)]
-            )
-        claimable = claimable.exclude(
-            group__id__in=[Parameter(f"full_{number}") for number in range(full)]
-        )
-        return claimable[:1]
-
-    return PreparedQuery(rows)
-
-
 _still_waiting: Final = PreparedQuery(
     lambda: (
         store.claimable(backend_id=KEY, pk=Parameter("child_id"))
@@ -259,27 +214,24 @@ _still_waiting: Final = PreparedQuery(
 
 
 def _oldest_bound(
-    backend_id: str, withheld: Collection[str], group_id: str = "", full: Collection[str] = ()
-) -> ChildJob | None:
+    request: ClaimRequest, full: Collection[str], group_id: str = ""
+) -> store.Oldest | None:
     """Return the oldest bound child of a backend, or of a group there; of ``full`` groups none."""
-    parameters = {f"withheld_{number}": digest for number, digest in enumerate(withheld)}
-    parameters |= {f"full_{number}": name for number, name in enumerate(full)}
-    query = _oldest(len(withheld), len(full), of_group=bool(group_id))
-    if group_id:
-        parameters["group"] = group_id
-    return query.first(backend_id, **store.time_parameters(), **parameters)
+    name = request.fence.backend_id
+    oldest = store.oldest_bound([name], group_id, held=full, withheld=request.withheld)
+    return oldest.get(name)
 
 
-def _claim_bound(oldest: ChildJob, slots: _Slots) -> Attempt | None:
+def _claim_bound(oldest: store.Oldest, request: ClaimRequest) -> Attempt | None:
     def claim(group: JobGroup) -> Attempt | None:
-        slots.lock()
+        _lock_slot(request)
         # It may have been reassigned or delayed since the first query.
         child = _still_waiting.first(
-            slots.fence.backend_id, child_id=oldest.id, **store.time_parameters()
+            request.fence.backend_id, child_id=oldest.child_id, **store.time_parameters()
         )
-        return None if child is None else _store(child, group, slots)
+        return None if child is None else _store(child, group, request)
 
-    return _claim_in_group(oldest.group_id, slots.fence, claim)
+    return _claim_in_group(oldest.group_id, request.fence, claim)
 
 
 def _claim_in_group(
@@ -316,7 +268,7 @@ _claimed_group: Final = PreparedQuery(lambda: store.sent(JobGroup.objects.filter
 # --- from the pool --------------------------------------------------------------------------------
 
 
-def _claim_from_pool(choice: PoolChoice, slots: _Slots) -> Attempt | None:
+def _claim_from_pool(choice: PoolChoice, request: ClaimRequest) -> Attempt | None:
     """Claim the first job of a variant that this backend may take; None: there is none.
 
     A row that another claim or a cancel has locked is skipped.
@@ -324,7 +276,7 @@ def _claim_from_pool(choice: PoolChoice, slots: _Slots) -> Attempt | None:
     variant = choice.variant
 
     def claim(group: JobGroup) -> Attempt | None:
-        row = slots.lock()
+        row = _lock_slot(request)
         # Its row is locked: a tag that was removed before is seen, one that is removed later comes
         # after this claim.
         if not fits(variant.needs, row.id, capabilities_of(row)):
@@ -338,9 +290,9 @@ def _claim_from_pool(choice: PoolChoice, slots: _Slots) -> Attempt | None:
         child = _next_of_variant.first(
             row.id, variant=variant.variant_id, since=times["moment"] - left_alone, **times
         )
-        return None if child is None else _store(child, group, slots)
+        return None if child is None else _store(child, group, request)
 
-    return _claim_in_group(variant.group_id, slots.fence, claim)
+    return _claim_in_group(variant.group_id, request.fence, claim)
 
 
 #: A backend that failed a job, or from which it was recalled, does not take it again for so long if
@@ -391,20 +343,18 @@ _next_of_variant: Final = PreparedQuery(_claimable_of_variant)
 # --- stored ---------------------------------------------------------------------------------------
 
 
-def _store(child: ChildJob, group: JobGroup, slots: _Slots) -> Attempt:
+def _store(child: ChildJob, group: JobGroup, request: ClaimRequest) -> Attempt:
     child.group = group
     last = _last(child.id)
-    attempt = new_attempt(child, last[0][0] if last else None, slots.fence, slots.client_id)
+    attempt = new_attempt(child, last[0][0] if last else None, request)
     insert_with_keys([attempt], by="prompt_id")
     update_where(
-        ChildJob, child.pk, {"current_attempt": attempt.pk, "backend": slots.fence.backend_id}
+        ChildJob, child.pk, {"current_attempt": attempt.pk, "backend": request.fence.backend_id}
     )
     return attempt
 
 
-def new_attempt(
-    child: ChildJob, last_number: int | None, fence: FencingToken, client_id: str
-) -> Attempt:
+def new_attempt(child: ChildJob, last_number: int | None, request: ClaimRequest) -> Attempt:
     """Return the intent to send a child, which is not stored. ``last_number`` is that of its last
     attempt.
     """
@@ -412,11 +362,11 @@ def new_attempt(
         child=child,
         number=(last_number or 0) + 1,
         run=child.run,
-        backend_id=fence.backend_id,
+        backend_id=request.fence.backend_id,
         variant_id=None if child.is_bound else child.variant_id,
         prompt_id=str(uuid.uuid4()),
-        client_id=client_id,
-        epoch=fence.epoch,
+        client_id=request.client_id,
+        epoch=request.fence.epoch,
         created_at=now(),
     )
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.db import connection
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery, Value
-from django.db.models.functions import Concat
+from django.db.models.functions import Coalesce, Concat
 
 from backends.hours import is_open
 from backends.models import Backend
@@ -110,25 +110,36 @@ class Oldest:
 
 
 def oldest_bound(
-    backend_ids: Collection[str], group_id: str = "", *, held: Collection[str] = ()
+    backend_ids: Collection[str],
+    group_id: str = "",
+    *,
+    held: Collection[str] = (),
+    withheld: Collection[str] = (),
 ) -> dict[str, Oldest]:
     """Return the oldest claimable child of each backend that has one, or one of a group; without
-    those of the groups ``held``, which are passed over in the index.
+    those of the groups ``held``, which are passed over in the index, and of the workflows
+    ``withheld``.
     """
-    prepared = partial(_oldest_bound, of_group=bool(group_id), held=len(held))
-    groups = {f"held_{number}": name for number, name in enumerate(held)}
-    if group_id:
-        groups["group"] = group_id
-    rows = read(prepared, backend_ids, **time_parameters(), **groups)
+    of = {"group": group_id} if group_id else {}
+    of |= {f"held_{number}": name for number, name in enumerate(held)}
+    of |= {f"withheld_{number}": digest for number, digest in enumerate(withheld)}
+    prepared = partial(
+        _oldest_bound, of_group=bool(group_id), held=len(held), withheld=len(withheld)
+    )
+    rows = read(prepared, backend_ids, **time_parameters(), **of)
     return {backend_id: Oldest(*child) for backend_id, *child in rows}
 
 
 @cache
-def _oldest_bound(size: int, *, of_group: bool, held: int) -> PreparedValues:
+def _oldest_bound(size: int, *, of_group: bool, held: int, withheld: int) -> PreparedValues:
     def rows() -> QuerySet[ChildJob, tuple[Any, ...]]:
         of = {"group_id": Parameter("group")} if of_group else {}
         queued = claimable(OuterRef("backend_id"), backend_id=OuterRef("pk"), **of)
         queued = queued.exclude(group__id__in=[Parameter(f"held_{at}") for at in range(held)])
+        if withheld:
+            workflow = Coalesce("variant__workflow_digest", "group__workflow_digest")
+            digests = [Parameter(f"withheld_{at}") for at in range(withheld)]
+            queued = queued.alias(workflow=workflow).exclude(workflow__in=digests)
         first = queued.order_by("queued_at", "group_id", "position").values("pk")[:1]
         heads = Backend.objects.filter(pk__in=places(size)).order_by().values_list(Subquery(first))
         children = ChildJob.objects.filter(pk__in=heads).order_by()

@@ -124,7 +124,7 @@ def _claim(choices: Sequence[Choice]) -> list[Any]:
     if claim_sets is None:
         return [claims.child_claim(**request) for request in requests]
     of_sets = [
-        claim_sets.ClaimRequest(**request, bound_first=request["choice"].bound_first)
+        claims.ClaimRequest(**request, bound_first=request["choice"].bound_first)
         for request in requests
     ]
     results = claim_sets.claims_store(requests=of_sets)

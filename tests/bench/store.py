@@ -50,7 +50,8 @@ def run(backends: int, jobs: int) -> None:
 
     from jobgroups.services import attempts
     from jobgroups.services.attempt_sets import AttemptWrite, attempts_store
-    from jobgroups.services.claim_sets import ClaimRequest, claims_store
+    from jobgroups.services.claim_sets import claims_store
+    from jobgroups.services.claims import ClaimRequest
     from tests.harness import factories
 
     call_command("migrate", verbosity=0)

@@ -19,16 +19,7 @@ from jobgroups.domain.failures import OVERTAKEN, FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, ChildStatus, RetryScope, Where
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import (
-    attempts,
-    cancellation,
-    claims,
-    expiry,
-    holds,
-    moves,
-    outages,
-    retries,
-)
+from jobgroups.services import attempts, cancellation, expiry, holds, moves, outages, retries
 from jobgroups.services.assignment import Choice
 from tests.db.stream_client import assert_law, connect
 from tests.harness import factories
@@ -63,7 +54,7 @@ class Driver:
         if self.late and self.jitter.random() < 0.5:
             self.end_late(self.late.pop(0))
             return True
-        claimed = claims.child_claim(fence=self.fence, client_id="c", depth=2).claim
+        claimed = factories.claim_alone(fence=self.fence, client_id="c", depth=2).claim
         if claimed is not None:
             self.handle(claimed)
         return claimed is not None

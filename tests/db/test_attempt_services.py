@@ -22,7 +22,7 @@ from jobgroups.domain.states import (
 from jobgroups.errors import LeaseLost
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
 from jobgroups.runner.attempt import result
-from jobgroups.services import attempts, cancellation, claims, outcomes
+from jobgroups.services import attempts, cancellation, outcomes
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
 from tests.harness.factories import abandon, begin, not_sent, time_out
@@ -229,20 +229,21 @@ def test_error_of_a_stopped_attempt_does_not_blame_another_client(
 def test_claims_are_limited_by_depth_and_stopping_prompts_count(fence: FencingToken) -> None:
     group, first = factories.claiming(fence, "gpu-1", "gpu-1", "gpu-1")
     factories.claim(fence)
-    assert claims.child_claim(fence=fence, client_id="c", depth=2).claim is None
+    assert factories.claim_alone(fence=fence, client_id="c", depth=2).claim is None
     cancellation.group_cancel(group_id=group.id)
     factories.submit()
-    assert claims.child_claim(fence=fence, client_id="c", depth=2).claim is None
+    assert factories.claim_alone(fence=fence, client_id="c", depth=2).claim is None
     factories.start(first, fence)
     # A running prompt is being stopped: its interrupt could hit the next one, whatever the depth.
-    assert claims.child_claim(fence=fence, client_id="c", depth=9).claim is None
+    assert factories.claim_alone(fence=fence, client_id="c", depth=9).claim is None
     # The cancel of its job could not.
     cancelled = {first.pk}
     assert (
-        claims.child_claim(fence=fence, client_id="c", depth=2, cancelled=cancelled).claim is None
+        factories.claim_alone(fence=fence, client_id="c", depth=2, cancelled=cancelled).claim
+        is None
     )
     assert (
-        claims.child_claim(fence=fence, client_id="c", depth=9, cancelled=cancelled).claim
+        factories.claim_alone(fence=fence, client_id="c", depth=9, cancelled=cancelled).claim
         is not None
     )
 
@@ -259,7 +260,7 @@ def test_stale_fencing_token_writes_nothing(fence: FencingToken) -> None:
         lambda: attempts.attempt_not_sent(**it),
         lambda: attempts.attempt_timed_out(**it),
         lambda: attempts.attempt_lost(**it, reason=""),
-        lambda: claims.child_claim(fence=fence, client_id="c", depth=9).claim,
+        lambda: factories.claim_alone(fence=fence, client_id="c", depth=9).claim,
     ]
     for call in calls:
         with pytest.raises(LeaseLost):

@@ -38,8 +38,8 @@ from jobgroups.models import (
 )
 from jobgroups.services import attempt_sets, attempts, cancellation, pauses
 from jobgroups.services.attempt_sets import AttemptWrite, attempts_store
-from jobgroups.services.claim_sets import ClaimRequest, claims_store
-from jobgroups.services.claims import ClaimResult
+from jobgroups.services.claim_sets import claims_store
+from jobgroups.services.claims import ClaimRequest, ClaimResult
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
 from tests.harness.races import race, started

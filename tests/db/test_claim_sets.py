@@ -25,8 +25,8 @@ from jobgroups.queries.pool import pool_backends, pool_snapshot
 from jobgroups.runner.claims import Claims
 from jobgroups.runner.sets import Tasks
 from jobgroups.services import cancellation, claim_sets, holds, pauses
-from jobgroups.services.claim_sets import ClaimRequest, claims_store
-from jobgroups.services.claims import ClaimResult
+from jobgroups.services.claim_sets import claims_store
+from jobgroups.services.claims import ClaimRequest, ClaimResult
 from jobgroups.services.transactions import group_transaction
 from tests.harness import factories
 from tests.harness.races import race, started
@@ -263,8 +263,8 @@ def test_job_that_was_moved_after_it_was_chosen_is_left_to_the_service(
     factories.submit()
     choose = claim_sets.store.oldest_bound
 
-    def choose_before(backend_ids: Any, **options: Any) -> Any:
-        chosen = choose(backend_ids, **options)
+    def choose_before(*args: Any, **options: Any) -> Any:
+        chosen = choose(*args, **options)
         ChildJob.objects.update(backend_id="gpu-2")
         return chosen
 

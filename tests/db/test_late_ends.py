@@ -15,7 +15,7 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, PartialOutputs, RetryScope
 from jobgroups.events.hub import hub
 from jobgroups.models import AbandonedPrompt, Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, cancellation, claims, expiry, holds, outages, retries
+from jobgroups.services import attempts, cancellation, expiry, holds, outages, retries
 from jobgroups.services.assignment import Choice
 from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.db.stream_client import assert_law, connect
@@ -366,7 +366,7 @@ def test_no_claim_precedes_the_quarantine_that_a_failure_causes(settings: Settin
     found: list[Any] = []
 
     def claim() -> None:
-        found.append(claims.child_claim(fence=fence, client_id="c", depth=2).claim)
+        found.append(factories.claim_alone(fence=fence, client_id="c", depth=2).claim)
 
     with transaction.atomic():
         fail(claimed, fence, FATAL)

@@ -15,9 +15,17 @@ from jobgroups.errors import GroupEnded, GroupNotFound
 from jobgroups.models import Attempt, ChildJob, JobGroup, ShareCount, Submitter, Variant
 from jobgroups.queries.pool import pool_backends, pool_snapshot
 from jobgroups.queries.shares import current_shares
-from jobgroups.services import cancellation, claims, retries, shares
+from jobgroups.services import cancellation, retries, shares
 from jobgroups.services.groups import group_change
-from tests.harness.factories import begin, finish, online, start, submit, submit_to_pool
+from tests.harness.factories import (
+    begin,
+    claim_alone,
+    finish,
+    online,
+    start,
+    submit,
+    submit_to_pool,
+)
 from tests.harness.races import race
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -29,7 +37,7 @@ def next_job(fence: FencingToken) -> str | None:
     schedule.renew(Backlog(pool_snapshot(pool_backends())))
     choice = schedule.choose(fence.backend_id, prompts=0)
     first = choice.bound_first if choice else schedule.bound_first(fence.backend_id)
-    result = claims.child_claim(
+    result = claim_alone(
         fence=fence,
         client_id="c",
         depth=99,

@@ -47,7 +47,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def claim(fence: FencingToken, group: JobGroup, **how: Any) -> ClaimResult:
     choice = factories.pool_choice(group, **how)
-    return claims.child_claim(fence=fence, client_id="c", depth=2, choice=choice)
+    return factories.claim_alone(fence=fence, client_id="c", depth=2, choice=choice)
 
 
 def claimed_ids(results: list[ClaimResult]) -> list[str]:
@@ -105,7 +105,7 @@ def claim_any(fence: FencingToken, group: JobGroup) -> ClaimResult:
 
 
 def claim_bound(fence: FencingToken) -> ClaimResult:
-    return claims.child_claim(fence=fence, client_id="c", depth=2)
+    return factories.claim_alone(fence=fence, client_id="c", depth=2)
 
 
 @pytest.mark.parametrize("placement", Placement)
@@ -281,7 +281,7 @@ def test_a_backend_leaves_a_job_that_a_person_retries_to_others_for_a_minute() -
     for last, other in ((first, second), (second, first)):
         time.sleep(0.002)
         retries.group_retry(group_id=group.id)
-        request = claim_sets.ClaimRequest(fence=last, client_id="c", depth=2, choice=choice)
+        request = claims.ClaimRequest(fence=last, client_id="c", depth=2, choice=choice)
         assert claim_sets.claims_store(requests=[request]) == {}
         assert request.store_alone().in_vain
         # The last backend alone: without it, two would wait for each other.

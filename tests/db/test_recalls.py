@@ -16,7 +16,7 @@ from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState
 from jobgroups.models import Attempt, JobGroup
 from jobgroups.queries.groups import group_snapshot
-from jobgroups.services import attempts, cancellation, claims, expiry, moves, runners
+from jobgroups.services import attempts, cancellation, expiry, moves, runners
 from jobgroups.services.moves import MAX_RECALLS, prompt_recall
 from tests.harness import factories
 from tests.harness.factories import farm, finish, only, removed
@@ -40,7 +40,7 @@ def accepted(fence: FencingToken, **fields: Any) -> tuple[JobGroup, Attempt]:
 
 def take(fence: FencingToken, group: JobGroup, *, has_rival: bool = True) -> Attempt | None:
     choice = factories.pool_choice(group, has_rival=has_rival)
-    return claims.child_claim(fence=fence, client_id="c", depth=5, choice=choice).claim
+    return factories.claim_alone(fence=fence, client_id="c", depth=5, choice=choice).claim
 
 
 def recall(claimed: Attempt) -> bool:

@@ -24,7 +24,7 @@ from jobgroups.errors import (
 )
 from jobgroups.models import Attempt, ChildJob, JobGroup
 from jobgroups.serializers import serialize_submission
-from jobgroups.services import cancellation, candidates, claims, expiry, submission
+from jobgroups.services import cancellation, candidates, expiry, submission
 from jobgroups.services.assignment import Choice
 from jobgroups.services.backends import backend_delete
 from jobgroups.services.retries import AS_THE_GROUP_SAYS, child_retry, group_retry
@@ -257,7 +257,7 @@ def retry_one(
 
 def run_all(*fences: FencingToken) -> None:
     for fence in fences:
-        while claimed := claims.child_claim(fence=fence, client_id="c", depth=9).claim:
+        while claimed := factories.claim_alone(fence=fence, client_id="c", depth=9).claim:
             factories.start(claimed, fence)
             factories.finish(claimed, fence)
 

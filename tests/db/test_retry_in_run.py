@@ -14,7 +14,7 @@ from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import AttemptState, RetryScope
 from jobgroups.models import Attempt, ChildJob, JobGroup
-from jobgroups.services import attempts, cancellation, candidates, claims, expiry
+from jobgroups.services import attempts, cancellation, candidates, expiry
 from jobgroups.services.outcomes import MAX_UNCOUNTED
 from tests.harness import factories
 from tests.harness.factories import begin, fail, farm, idle, lose, online, only, stall, time_out
@@ -290,7 +290,7 @@ def test_concurrent_late_result_and_claim_give_one_result(transactional_db: None
     claimed = begin(first)
     time_out(claimed, first)
     stall(claimed, first)
-    claim = partial(claims.child_claim, fence=second, client_id="c", depth=2)
+    claim = partial(factories.claim_alone, fence=second, client_id="c", depth=2)
     _, result = race(partial(factories.finish, claimed, first), claim)
     again = result.claim
     child = only(group)

@@ -18,7 +18,7 @@ from jobgroups.queries.pool import pool_snapshot
 from jobgroups.queries.provenance import job_provenance
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.serializers import serialize_group
-from jobgroups.services import cancellation, claims, moves, retries
+from jobgroups.services import cancellation, moves, retries
 from jobgroups.workflow import build_template
 from jobgroups.workflow.batch import sweep_of
 from tests.db.stream_client import assert_law, connect
@@ -136,7 +136,7 @@ def test_concurrent_claim_is_stopped_or_finds_nothing() -> None:
         first = factories.claim_from_pool(fences[0], group)
         factories.start(first, fences[0])
         claim = partial(
-            claims.child_claim, client_id="c", depth=20, choice=factories.pool_choice(group)
+            factories.claim_alone, client_id="c", depth=20, choice=factories.pool_choice(group)
         )
         race(
             partial(factories.finish, first, fences[0]),
@@ -197,7 +197,9 @@ def test_unsent_jobs_are_counted_for_each_variant_through_claims_ends_moves_and_
     fence, other = online("gpu-1"), online("gpu-2")
     group = submit(cfg=None, **{"3.steps": [1, 2, 3]})
     assert unsent(group) == [1] * 6
-    first = claims.child_claim(fence=fence, client_id="c", depth=2, choice=choices(group)[2]).claim
+    first = factories.claim_alone(
+        fence=fence, client_id="c", depth=2, choice=choices(group)[2]
+    ).claim
     assert first is not None
     assert unsent(group) == [1, 1, 0, 1, 1, 1]
     factories.start(first, fence)
@@ -206,7 +208,7 @@ def test_unsent_jobs_are_counted_for_each_variant_through_claims_ends_moves_and_
     moved = group.children.get(position=4)
     moves.child_move(group_id=group.id, job_id=moved.id, backend_id="gpu-2")
     assert unsent(group) == [1, 1, 0, 1, 0, 1]
-    bound = claims.child_claim(fence=other, client_id="c", depth=2).claim
+    bound = factories.claim_alone(fence=other, client_id="c", depth=2).claim
     assert bound is not None
     assert bound.child.variant == group.variants.get(number=4)
     cancellation.group_cancel(group_id=group.id)
@@ -220,7 +222,7 @@ def test_unsent_jobs_are_counted_for_each_variant_through_claims_ends_moves_and_
 def test_claim_sends_the_workflow_of_the_job_and_a_resumed_attempt_has_it_too() -> None:
     fence = online("gpu-1")
     group = submit(ckpt_name=None, **{"4.ckpt_name": ["a.safetensors"], "cfg": None, "3.cfg": [9]})
-    claimed = claims.child_claim(
+    claimed = factories.claim_alone(
         fence=fence, client_id="c", depth=2, choice=choices(group)[0]
     ).claim
     assert claimed is not None

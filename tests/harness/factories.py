@@ -75,6 +75,10 @@ def submit_to_pool(count: int, *candidates: str, **fields: Any) -> JobGroup:
     return submit(*(candidates or ("*",)), count=count, **fields)
 
 
+def claim_alone(**fields: Any) -> claims.ClaimResult:
+    return claims.child_claim(claims.ClaimRequest(**fields))
+
+
 def pool_choice(group: JobGroup, *, has_rival: bool = False) -> PoolChoice:
     variant = group.variants.get(number=0)
     chosen = OpenVariant(
@@ -91,13 +95,13 @@ def pool_choice(group: JobGroup, *, has_rival: bool = False) -> PoolChoice:
 
 def claim_from_pool(fence: FencingToken, group: JobGroup) -> Attempt:
     choice = pool_choice(group)
-    found = claims.child_claim(fence=fence, client_id="socket-1", depth=2, choice=choice).claim
+    found = claim_alone(fence=fence, client_id="socket-1", depth=2, choice=choice).claim
     assert found is not None
     return found
 
 
 def claim(fence: FencingToken, depth: int = 2) -> Attempt:
-    found = claims.child_claim(fence=fence, client_id="socket-1", depth=depth).claim
+    found = claim_alone(fence=fence, client_id="socket-1", depth=depth).claim
     assert found is not None
     return found
 
@@ -177,7 +181,7 @@ def evict(fence: FencingToken) -> None:
 
 def idle(fence: FencingToken, depth: int = 5) -> bool:
     """Return whether there is nothing to claim at a backend; else claim it."""
-    return claims.child_claim(fence=fence, client_id="c", depth=depth).claim is None
+    return claim_alone(fence=fence, client_id="c", depth=depth).claim is None
 
 
 def end(state: AttemptState = AttemptState.SUCCESS, **fields: Any) -> AttemptResult:

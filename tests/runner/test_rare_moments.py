@@ -18,8 +18,7 @@ from jobgroups.runner.intervals import Intervals
 from jobgroups.runner.service import RunnerService
 from jobgroups.runner.session.session import BackendSession
 from jobgroups.services import attempts
-from jobgroups.services.claim_sets import ClaimRequest
-from jobgroups.services.claims import ClaimResult
+from jobgroups.services.claims import ClaimRequest, ClaimResult
 from jobgroups.services.leases import LEASE_TTL
 from tests.harness.farm import SCALE, Farm, in_thread, session_of, until, until_row
 from tests.harness.graphs import text_to_image

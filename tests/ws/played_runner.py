@@ -15,7 +15,7 @@ from jobgroups.events.messages import Message, ProgressFrame
 from jobgroups.models import Attempt
 from jobgroups.queries import work
 from jobgroups.serializers import to_json
-from jobgroups.services import attempts, claims, expiry, holds, runners
+from jobgroups.services import attempts, expiry, holds, runners
 from tests.harness import factories
 
 
@@ -40,7 +40,7 @@ class PlayedRunner:
     def claim(self, backend_id: str) -> Attempt | None:
         """Claim the backend's oldest queued child, and store that ComfyUI accepted it."""
         fence = self.fences[backend_id]
-        claim = claims.child_claim(fence=fence, client_id="c", depth=1000).claim
+        claim = factories.claim_alone(fence=fence, client_id="c", depth=1000).claim
         if claim is not None:
             attempts.attempt_accepted(attempt_id=claim.pk, fence=fence)
             self.claims[claim.child_id] = claim

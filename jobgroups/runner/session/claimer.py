@@ -16,8 +16,7 @@ from jobgroups.runner.session.attempts import ActiveAttempts
 from jobgroups.runner.session.reconciler import Reconciler
 from jobgroups.runner.session.sockets import Sockets
 from jobgroups.services import attempts as attempt_services, claims
-from jobgroups.services.claim_sets import ClaimRequest
-from jobgroups.services.claims import ClaimResult
+from jobgroups.services.claims import ClaimRequest, ClaimResult
 
 logger = logging.getLogger(__name__)
 
