@@ -8,10 +8,10 @@ take jobs is in ``domain.schedule``.
 from __future__ import annotations
 
 import datetime as dt
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
 from heapq import merge
 from math import inf
 from typing import Any, Final, NamedTuple
@@ -29,7 +29,6 @@ TAG_PREFIX: Final = "tag:"  #: Begins a candidate that stands for every backend 
 #: A running prompt that takes this many times its usual time, and this many seconds longer, makes
 #: its backend suspect.
 _SUSPECT_FACTOR, _SUSPECT_S = 3, 30.0
-_NONE: Final[Mapping[str, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,59 +149,51 @@ class VariantClass:
     unsent: int  #: Unsent jobs of all of them.
 
 
+@dataclass(eq=False)
 class PoolSnapshot:
     """The queue of the pool and the backends, as they were read. It never changes; derived values
     are computed once.
-
-    Args:
-        variants: the open variants.
-        backends: all registered backends.
-        estimates: the seconds of workflows.
-        prompts: those that each backend has, oldest first.
-        bound: number of older bound jobs that wait for a backend and were not sent.
-        bound_jobs: all of them, in any order.
-        shares: what submitters have used of the farm, without ``prompts``.
-        rooms: how many more prompts each limit permits.
-        held: the groups with unsent jobs of which nothing is sent now.
-        held_at: those with the most bound jobs at each backend, so that claims read past them.
-        due_in: seconds until one of them is held no longer.
-        taken_back: the attempts that wait at backends although their groups are paused.
     """
 
-    def __init__(
-        self,
-        variants: Iterable[OpenVariant] = (),
-        backends: Iterable[PoolBackend] = (),
-        *,
-        estimates: Estimates | None = None,
-        prompts: Mapping[str, Sequence[ActivePrompt]] = _NONE,
-        bound: Mapping[str, int] = _NONE,
-        bound_jobs: Iterable[BoundJobs] = (),
-        shares: Shares | None = None,
-        rooms: Mapping[str, int] = _NONE,
-        held: Mapping[str, HeldGroup] = _NONE,
-        held_at: Mapping[str, Sequence[str]] = _NONE,
-        due_in: float = inf,
-        taken_back: frozenset[int] = frozenset(),
-    ) -> None:
-        self.rooms: Final = rooms
-        self.held: Final = held
-        self.held_at: Final = held_at
-        self.due_in: Final = due_in
-        self.taken_back: Final = taken_back
-        self.variants: Final = tuple(sorted(variants, key=order_key))
-        self.backends: Final = {backend.backend_id: backend for backend in backends}
-        self.estimates: Final = estimates or Estimates()
-        self.prompts: Final = prompts
-        self.bound: Final = bound
-        self.bound_jobs: Final = tuple(sorted(bound_jobs, key=order_key))
-        self.shares: Final = shares or Shares()
-        self._by_id: Final = {variant.variant_id: variant for variant in self.variants}
-        self.fitting: Final = cache(self._fitting)
-        self.free_in: Final = cache(self._free_in)
+    variants: Sequence[OpenVariant] = ()  #: The open ones, in their own order.
+    registered: Iterable[PoolBackend] = ()
+    _: KW_ONLY
+    estimates: Estimates = field(default_factory=Estimates)  #: The seconds of workflows.
+    #: Those that each backend has, oldest first.
+    prompts: Mapping[str, Sequence[ActivePrompt]] = field(default_factory=dict)
+    bound_jobs: Sequence[BoundJobs] = ()  #: In their own order.
+    #: What submitters have used of the farm, without ``prompts``.
+    shares: Shares = field(default_factory=Shares)
+    rooms: Mapping[str, int] = field(
+        default_factory=dict
+    )  #: Prompts that each limit still permits.
+    #: The groups with unsent jobs of which nothing is sent now.
+    held: Mapping[str, HeldGroup] = field(default_factory=dict)
+    #: Those with the most bound jobs at each backend, so that claims read past them.
+    held_at: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    due_in: float = inf  #: Seconds until one of them is held no longer.
+    #: The attempts that wait at backends although their groups are paused.
+    taken_back: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.variants = sorted(self.variants, key=order_key)
+        self.bound_jobs = sorted(self.bound_jobs, key=order_key)
+
+    @cached_property
+    def backends(self) -> Mapping[str, PoolBackend]:
+        return {backend.backend_id: backend for backend in self.registered}
+
+    @cached_property
+    def _by_id(self) -> Mapping[int, OpenVariant]:
+        return {variant.variant_id: variant for variant in self.variants}
 
     def variant(self, variant_id: int | None) -> OpenVariant | None:
         return self._by_id.get(variant_id or 0)
+
+    @cached_property
+    def unsent(self) -> Sequence[OpenVariant]:
+        """The variants with unsent jobs."""
+        return [variant for variant in self.variants if variant.unsent > 0]
 
     @cached_property
     def bypassed(self) -> Sequence[OpenVariant]:
@@ -236,9 +227,8 @@ class PoolSnapshot:
     def classes(self) -> Mapping[tuple[Turn, Needs, str], VariantClass]:
         """The variants with unsent jobs, by turn, needs and models."""
         variants = defaultdict[tuple[Turn, Needs, str], list[OpenVariant]](list)
-        for variant in self.variants:
-            if variant.unsent > 0:
-                variants[variant.turn, variant.needs, variant.models_digest].append(variant)
+        for variant in self.unsent:
+            variants[variant.turn, variant.needs, variant.models_digest].append(variant)
         return {
             (turn, needs, models): VariantClass(
                 turn, self.able[needs], models, same, sum(variant.unsent for variant in same)
@@ -289,30 +279,17 @@ class PoolSnapshot:
         return {waiting.group_id: waiting.limits for waiting in jobs if waiting.limits}
 
     @cached_property
-    def _served(self) -> frozenset[str]:
-        """The groups of which backends have jobs."""
-        return served_groups(self.prompts)
+    def waiting_changes(self) -> tuple[set[str], set[str]]:
+        """The groups with unsent jobs that are to rise and do not yet, and those that are to rise
+        no more.
 
-    @cached_property
-    def _waiting(self) -> Mapping[str, dt.datetime | None]:
-        """The groups with unsent jobs, each with ``waiting_since``."""
-        variants = (variant for variant in self.variants if variant.unsent > 0)
-        return {jobs.group_id: jobs.waiting_since for jobs in (*variants, *self.bound_jobs)}
-
-    @cached_property
-    def newly_waiting(self) -> Collection[str]:
-        """The groups with unsent jobs that do not rise yet, and of which no backend has a job."""
-        unrisen = {group_id for group_id, since in self._waiting.items() if since is None}
-        return unrisen - self._served
-
-    @cached_property
-    def risen(self) -> Collection[str]:
-        """The groups with unsent jobs that are to rise no more: a backend has a job of them, or
-        nothing of them is sent.
+        A group rises while backends have no job of it and some of it may be sent.
         """
-        rising = {group_id for group_id, since in self._waiting.items() if since is not None}
+        since = {jobs.group_id: jobs.waiting_since for jobs in (*self.unsent, *self.bound_jobs)}
+        rising = {group_id for group_id in since if since[group_id] is not None}
+        served = served_groups(self.prompts)
         held = {group_id for group_id, group in self.held.items() if group.waiting_since}
-        return rising & self._served | held
+        return since.keys() - rising - served, rising & served | held
 
     @cached_property
     def bound_in_order(self) -> Sequence[BoundJobs]:
@@ -328,8 +305,7 @@ class PoolSnapshot:
     def first_of_turns(self) -> Mapping[Turn, WaitingJobs]:
         """The first waiting jobs of each turn."""
         first: dict[Turn, WaitingJobs] = {}
-        waiting = [variant for variant in self.variants if variant.unsent > 0]
-        for jobs in sorted([*waiting, *self.bound_jobs], key=order_key):
+        for jobs in sorted([*self.unsent, *self.bound_jobs], key=order_key):
             first.setdefault(jobs.turn, jobs)
         return first
 
@@ -389,7 +365,7 @@ class PoolSnapshot:
         bound ones; those of one variant may come several times.
         """
         queues = defaultdict[Turn, list[tuple[WaitingJobs, int, float]]](list)
-        pooled = ((one, one.unsent, "") for one in self.variants if one.unsent > 0)
+        pooled = ((one, one.unsent, "") for one in self.unsent)
         bound = ((one, one.jobs, one.backend_id) for one in self.bound_jobs)
         for jobs, number, backend_id in merge(pooled, bound, key=lambda row: order_key(row[0])):
             seconds = self.expected_seconds(jobs.workflow_digest, backend_id)
@@ -406,16 +382,10 @@ class PoolSnapshot:
         """The waiting jobs of the pool in the order of the queue."""
         return [(jobs, number) for jobs, number in self.queue if isinstance(jobs, OpenVariant)]
 
-    def _fitting(self, backend_id: str) -> Sequence[VariantClass]:
-        """Return the classes whose jobs a backend may take."""
-        return [
-            variant_class
-            for variant_class in self.classes.values()
-            if backend_id in variant_class.able
-        ]
-
     def unsent_for(self, backend_id: str) -> int:
-        return sum(variant_class.unsent for variant_class in self.fitting(backend_id))
+        """Return the number of unsent jobs that a backend may take."""
+        able = (of_class for of_class in self.classes.values() if backend_id in of_class.able)
+        return sum(of_class.unsent for of_class in able)
 
     def unplaced(self) -> set[int]:
         """Return the variants with unsent jobs that no candidate can take now or soon."""
@@ -508,23 +478,31 @@ class PoolSnapshot:
             )
             yield prompt, total, is_known
 
-    def _free_in(self, backend_id: str) -> tuple[float, bool]:
-        """Return the seconds until a backend has ended its prompts and the older bound jobs that
-        wait for it.
+    @cached_property
+    def bound(self) -> Mapping[str, int]:
+        """The numbers of bound jobs at backends that come before the last job of the pool."""
+        before = Counter[str]()
+        if self.variants:
+            newest = max(variant.queued_at for variant in self.variants)
+            last = max(variant.turn.rank for variant in self.variants)
+            for jobs in self.bound_jobs:
+                if jobs.turn.rank < last or (jobs.turn.rank == last and jobs.queued_at < newest):
+                    before[jobs.backend_id] += jobs.jobs
+        return before
 
-        The second value is whether that is more than a guess.
+    @cached_property
+    def free_in(self) -> Mapping[str, tuple[float, bool]]:
+        """The seconds until each backend has ended its prompts and the older bound jobs that wait
+        for it, and whether these are more than a guess.
         """
-        ends = list(self.prompt_ends(backend_id)) if backend_id in self.prompts else ()
-        if not ends:
-            return self.bound.get(backend_id, 0) * UNKNOWN_S, True
-        known = (
-            self.estimates.seconds(prompt.workflow_digest, backend_id) for prompt, _, _ in ends
-        )
+        return {name: self._free_in(name) for name in self.backends}
+
+    def _free_in(self, backend_id: str) -> tuple[float, bool]:
+        ends = list(self.prompt_ends(backend_id))
+        _, last, is_known = ends[-1] if ends else (None, 0.0, True)
+        known = (self.estimates.seconds(prompt.workflow_digest, backend_id) for prompt, *_ in ends)
         usual = next((seconds for seconds in known if seconds is not None), UNKNOWN_S)
-        last = max(ends_in for _, ends_in, _ in ends)
-        return last + self.bound.get(backend_id, 0) * usual, all(
-            is_known for _, _, is_known in ends
-        )
+        return last + self.bound.get(backend_id, 0) * usual, is_known
 
     @cached_property
     def plan(self) -> Plan:
@@ -538,7 +516,7 @@ class PoolSnapshot:
         plan = Plan(
             self.estimates,
             (
-                Worker(name, max(self.free_in(name)[0], opens_in.get(name, 0.0)), self.models[name])
+                Worker(name, max(self.free_in[name][0], opens_in.get(name, 0.0)), self.models[name])
                 for name in names
             ),
         )
@@ -555,7 +533,7 @@ class PoolSnapshot:
     @cached_property
     def _known_free(self) -> Mapping[str, float]:
         """The seconds until each backend is free that works and has no prompt of unknown duration."""
-        free = {name: self.free_in(name) for name in self.planned(self.working)}
+        free = {name: self.free_in[name] for name in self.planned(self.working)}
         return {name: seconds for name, (seconds, is_known) in free.items() if is_known}
 
     def next_free(self, variant_id: int) -> str:

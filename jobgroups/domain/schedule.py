@@ -211,7 +211,7 @@ class Backlog:
         return self._plan
 
     def _free_in(self, backend_id: str) -> float:
-        return self.snapshot.free_in(backend_id)[0] + self._taken.get(backend_id, 0.0)
+        return self.snapshot.free_in[backend_id][0] + self._taken.get(backend_id, 0.0)
 
     def able(self, variant: OpenVariant) -> frozenset[str]:
         """Return the backends that may take a job of a variant; those that did not are left out."""

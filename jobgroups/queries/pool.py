@@ -38,6 +38,7 @@ from jobgroups.domain.pool import (
     served_groups,
 )
 from jobgroups.domain.states import AttemptState, Placement
+from jobgroups.domain.turns import Shares
 from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup, Submitter, Timing, Variant
 from jobgroups.queries.backends import current_backends
 from jobgroups.queries.exclusions import (
@@ -103,10 +104,9 @@ def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) 
         backends,
         estimates=current_estimates(),
         prompts=prompts,
-        bound=_before_the_last(variants, bound_jobs),
         bound_jobs=bound_jobs,
         # One submitter alone has the whole farm: earlier use does not count.
-        shares=current_shares() if len(submitters) > 1 else None,
+        shares=current_shares() if len(submitters) > 1 else Shares(),
         rooms=restrictions.rooms(prompts),
         held=restrictions.held,
         held_at=_held_at(bound_rows, restrictions.held),
@@ -207,18 +207,6 @@ def room_of(submitter: str, snapshot: PoolSnapshot) -> float:
     waiting += [(bound.turn, bound.jobs) for bound in snapshot.bound_jobs]
     jobs = sum(number for turn, number in waiting if turn.submitter == submitter)
     return limit - jobs - sum(prompt.submitter == submitter for prompt in prompts)
-
-
-def _before_the_last(variants: Sequence[OpenVariant], bound: Iterable[BoundJobs]) -> dict[str, int]:
-    """Return the number of bound jobs at each backend that come before the last job of the pool."""
-    before = Counter[str]()
-    if variants:
-        newest = max(variant.queued_at for variant in variants)
-        last = max(variant.turn.rank for variant in variants)
-        for jobs in bound:
-            if jobs.turn.rank < last or (jobs.turn.rank == last and jobs.queued_at < newest):
-                before[jobs.backend_id] += jobs.jobs
-    return before
 
 
 def _active_prompts() -> QuerySet[Attempt, tuple[Any, ...]]:

@@ -104,7 +104,7 @@ class Pool:
 
     async def _mark_waiting(self) -> None:
         """Store since when the groups wait whose levels rise."""
-        waiting, served = self.schedule.snapshot.newly_waiting, self.schedule.snapshot.risen
+        waiting, served = self.schedule.snapshot.waiting_changes
         if settings.DIRECTOR_AGING_MINUTES and (waiting or served):
             await self._database.run_with_retry(
                 shares.groups_mark_waiting, waiting=waiting, served=served

@@ -171,7 +171,8 @@ def test_retried_group_is_behind_again() -> None:
 
 def mark() -> None:
     snapshot = pool_snapshot(pool_backends())
-    shares.groups_mark_waiting(waiting=snapshot.newly_waiting, served=snapshot.risen)
+    waiting, served = snapshot.waiting_changes
+    shares.groups_mark_waiting(waiting=waiting, served=served)
 
 
 def level(group: JobGroup) -> int:

@@ -309,7 +309,7 @@ def test_limit_holds_for_bound_jobs_and_the_plan() -> None:
     known = Estimates([row, replace(row, backend_id="gpu-2")])
     schedule = scheduled(
         [variant(1, 40, limits=("jg_001",)), variant(2, 1)],
-        bound_jobs=[bound(0, 2, limits=("jg_000",))],
+        bound_jobs=[bound(9, 2, limits=("jg_000",))],
         rooms={"jg_000": 0, "jg_001": 1},
         estimates=known,
     )
