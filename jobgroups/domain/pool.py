@@ -125,18 +125,6 @@ class HeldGroup(NamedTuple):
     rank: tuple[Any, ...] = ()  #: Sorts it among such groups: by level and by age.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolChoice:
-    """The variant of which a backend is to take a job, as the runner chose it."""
-
-    variant: OpenVariant
-    #: Whether another backend works and can take the job: one that failed a job, or from which it
-    #: was recalled, leaves it to others for a while.
-    has_rival: bool
-    #: The group whose bound job the backend takes before it; empty: it takes none before it.
-    bound_first: str = ""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class VariantClass:
     """The variants of one turn with unsent jobs that have the same needs and models."""

@@ -14,14 +14,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from jobgroups.domain.plan import Plan, Worker
-from jobgroups.domain.pool import (
-    ActivePrompt,
-    BoundJobs,
-    OpenVariant,
-    PoolChoice,
-    PoolSnapshot,
-    VariantClass,
-)
+from jobgroups.domain.pool import ActivePrompt, BoundJobs, OpenVariant, PoolSnapshot, VariantClass
 from jobgroups.domain.turns import Turn, TurnOrder, WaitingJobs, order_key
 
 #: Seconds for which backends may take later jobs whose models they have loaded before the first job
@@ -289,11 +282,7 @@ class Backlog:
 
     def has_rival(self, variant: OpenVariant, backend_id: str) -> bool:
         """Return whether another backend works and can take the jobs of a variant."""
-        return any(
-            name in self._working
-            for name in self.snapshot.able[variant.needs]
-            if name != backend_id
-        )
+        return bool(self.snapshot.able[variant.needs] & self._working - {backend_id})
 
     def bypassed_by(
         self, variant: OpenVariant, classes: Sequence[VariantClass]
@@ -316,20 +305,20 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice(PoolChoice):
+class Choice:
     """A job that a backend is to claim. It counts as sent until it is settled."""
 
+    variant: OpenVariant
     backend_id: str
     prompts: int  #: Prompts of ours that the backend had.
+    #: Whether another backend works and can take the job: one that failed a job, or from which it
+    #: was recalled, leaves it to others for a while.
+    has_rival: bool
+    #: The group whose bound job the backend takes before it; empty: it takes none before it.
+    bound_first: str = ""
     #: The first variant in its place, which has other models; None: it is the first.
-    bypassed: OpenVariant | None
+    bypassed: OpenVariant | None = None
     backlog: Backlog  #: From which it was chosen; another snapshot may be read meanwhile.
-
-
-class _Next(NamedTuple):
-    variant: OpenVariant
-    bypassed: OpenVariant | None
-    bound_first: str
 
 
 class Schedule:
@@ -404,21 +393,10 @@ class Schedule:
             if choice.prompts == prompts and choice.backlog is self.backlog:
                 return choice
             self.put_back(choice)
-        backlog, following = self.backlog, self._next(backend_id, prompts)
-        if following is None:
-            return None
-        variant, bypassed, bound_first = following
-        has_rival = backlog.has_rival(variant, backend_id)
-        backlog.count(variant, backend_id, 1)
-        return Choice(
-            variant=variant,
-            has_rival=has_rival,
-            bound_first=bound_first,
-            backend_id=backend_id,
-            prompts=prompts,
-            bypassed=bypassed,
-            backlog=backlog,
-        )
+        choice = self._next(backend_id, prompts)
+        if choice is not None:
+            choice.backlog.count(choice.variant, backend_id, 1)
+        return choice
 
     def bound_first(self, backend_id: str) -> str:
         """Return the group whose bound job a backend takes first, if it takes none of the pool;
@@ -427,7 +405,7 @@ class Schedule:
         bound = (offer.bound for offer in self.backlog.offers(backend_id) if offer.bound)
         return next((jobs[0].group_id for jobs in bound), "")
 
-    def _next(self, backend_id: str, prompts: int) -> _Next | None:
+    def _next(self, backend_id: str, prompts: int) -> Choice | None:
         backlog, snapshot = self.backlog, self.snapshot
         backlog.note_working([backend_id])
         if backend_id in snapshot.suspects:
@@ -442,20 +420,31 @@ class Schedule:
                 if heads:
                     return None
                 continue
-            if not (
-                backlog.is_loaded(best.models_digest, backend_id)
-                or self._is_overdue(best)
-                or bound_first
-            ):
-                equal = (
-                    self._loaded(other, backend_id) for other in backlog.equals(best, backend_id)
-                )
-                best = next((min(heads, key=order_key) for heads in equal if heads), best)
+            if not (self._is_overdue(best) or bound_first):
+                best = self._loaded_equal(best, backend_id)
             # It could wait behind a prompt that takes an hour.
             if prompts and not snapshot.estimates.has_speed(best.workflow_digest, backend_id):
                 return None
-            return _Next(best, backlog.bypassed_by(best, offer.classes), bound_first)
+            return Choice(
+                variant=best,
+                backend_id=backend_id,
+                prompts=prompts,
+                has_rival=backlog.has_rival(best, backend_id),
+                bound_first=bound_first,
+                bypassed=backlog.bypassed_by(best, offer.classes),
+                backlog=backlog,
+            )
         return None
+
+    def _loaded_equal(self, variant: OpenVariant, backend_id: str) -> OpenVariant:
+        """Return the first variant of an equal turn whose models a backend has loaded, unless it
+        has those of this one, or there is none.
+        """
+        if self.backlog.is_loaded(variant.models_digest, backend_id):
+            return variant
+        equals = self.backlog.equals(variant, backend_id)
+        loaded = (self._loaded(offer, backend_id) for offer in equals)
+        return next((min(heads, key=order_key) for heads in loaded if heads), variant)
 
     def _loaded(self, offer: Offer, backend_id: str) -> Sequence[OpenVariant]:
         is_loaded = self.backlog.is_loaded
@@ -503,10 +492,6 @@ class Schedule:
         slot.
         """
         choice.backlog.count(choice.variant, choice.backend_id, -1)
-
-    def note_bound(self, backend_id: str, group_id: str) -> None:
-        """Note that a backend has claimed a bound job of a group."""
-        self.backlog.count_bound(backend_id, group_id)
 
     def note_in_vain(self, choice: Choice, moment: float) -> None:
         """Note that the variant had no job for the backend."""

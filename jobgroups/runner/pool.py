@@ -92,7 +92,7 @@ class Pool:
     def settle(self, backend_id: str, choice: Choice | None, result: ClaimResult) -> None:
         """Count what a backend has claimed."""
         if result.claim is not None and not result.from_pool:
-            self.schedule.note_bound(backend_id, result.claim.child.group_id)
+            self.schedule.backlog.count_bound(backend_id, result.claim.child.group_id)
         if choice is None:
             return
         if result.in_vain:

@@ -30,7 +30,8 @@ from jobgroups.database.statements import (
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import ONLY_ELSEWHERE
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.pool import PoolChoice, fits
+from jobgroups.domain.pool import fits
+from jobgroups.domain.schedule import Choice
 from jobgroups.domain.states import AttemptState, StopReason
 from jobgroups.events import log
 from jobgroups.models import UNREAD, Attempt, ChildJob, Exclusion, JobGroup
@@ -63,7 +64,7 @@ class ClaimRequest:
     fence: FencingToken  #: The lease on the backend.
     client_id: str  #: Of the socket that will receive the prompt's events.
     depth: int  #: Slots of the backend; each prompt without a seen end uses one.
-    choice: PoolChoice | None = None  #: What the backend takes from the pool; None: nothing.
+    choice: Choice | None = None  #: What the backend takes from the pool; None: nothing.
     #: The group whose bound child comes before the choice; empty: none does; None: the older of
     #: both comes first.
     bound_first: str | None = None
@@ -83,7 +84,7 @@ class ClaimRequest:
         """Whether there is a job of the pool, which is claimed before any bound child."""
         return self.choice is not None and self.bound_first == ""
 
-    def choice_before(self, bound: store.Oldest | None) -> PoolChoice | None:
+    def choice_before(self, bound: store.Oldest | None) -> Choice | None:
         """Return the choice if it is claimed before the oldest bound child."""
         if self.choice is None or bound is None or self.has_only_pool_first:
             return self.choice
@@ -268,7 +269,7 @@ _claimed_group: Final = PreparedQuery(lambda: store.sent(JobGroup.objects.filter
 # --- from the pool --------------------------------------------------------------------------------
 
 
-def _claim_from_pool(choice: PoolChoice, request: ClaimRequest) -> Attempt | None:
+def _claim_from_pool(choice: Choice, request: ClaimRequest) -> Attempt | None:
     """Claim the first job of a variant that this backend may take; None: there is none.
 
     A row that another claim or a cancel has locked is skipped.

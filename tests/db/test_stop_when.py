@@ -9,7 +9,7 @@ import pytest
 
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.pool import PoolChoice
+from jobgroups.domain.schedule import Choice
 from jobgroups.domain.states import AttemptState
 from jobgroups.errors import NothingToRetry
 from jobgroups.models import Attempt, ChildJob, JobGroup, Notice
@@ -161,10 +161,10 @@ def submit(**axes: Any) -> JobGroup:
     return factories.submit_to_pool(len(batch.jobs), workflow=GRAPH, batch=batch, base_seed=5)
 
 
-def choices(group: JobGroup) -> list[PoolChoice]:
+def choices(group: JobGroup) -> list[Choice]:
     """Return what a backend may choose, in the order of the queue."""
     return [
-        PoolChoice(variant=one, has_rival=False)
+        factories.choice_of(one)
         for one in pool_snapshot(()).variants
         if one.group_id == group.id and one.unsent
     ]

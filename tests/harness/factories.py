@@ -13,8 +13,9 @@ from backends.states import Hold
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
-from jobgroups.domain.pool import Needs, OpenVariant, PoolChoice
+from jobgroups.domain.pool import Needs, OpenVariant, PoolSnapshot
 from jobgroups.domain.results import AttemptResult
+from jobgroups.domain.schedule import Backlog, Choice
 from jobgroups.domain.states import AttemptState, ErrorType, RetryScope
 from jobgroups.models import Asset, Attempt, ChildJob, JobGroup
 from jobgroups.services import assets, attempts, claims, holds, leases, stored_files
@@ -79,7 +80,12 @@ def claim_alone(**fields: Any) -> claims.ClaimResult:
     return claims.child_claim(claims.ClaimRequest(**fields))
 
 
-def pool_choice(group: JobGroup, *, has_rival: bool = False) -> PoolChoice:
+def choice_of(variant: OpenVariant, *, has_rival: bool = False) -> Choice:
+    backlog = Backlog(PoolSnapshot())
+    return Choice(variant=variant, backend_id="", prompts=0, has_rival=has_rival, backlog=backlog)
+
+
+def pool_choice(group: JobGroup, *, has_rival: bool = False) -> Choice:
     variant = group.variants.get(number=0)
     chosen = OpenVariant(
         variant_id=variant.pk,
@@ -90,7 +96,7 @@ def pool_choice(group: JobGroup, *, has_rival: bool = False) -> PoolChoice:
         workflow_digest=variant.workflow_digest,
         unsent=1,
     )
-    return PoolChoice(variant=chosen, has_rival=has_rival)
+    return choice_of(chosen, has_rival=has_rival)
 
 
 def claim_from_pool(fence: FencingToken, group: JobGroup) -> Attempt:

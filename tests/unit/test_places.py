@@ -70,7 +70,7 @@ def test_places_are_the_order_in_which_a_backend_takes_the_groups() -> None:
         if choice and first:
             schedule.put_back(choice)
         if first:
-            schedule.note_bound("gpu-1", first)
+            schedule.backlog.count_bound("gpu-1", first)
         taken.append(first or (choice.variant.group_id if choice else ""))
     assert list(queue.places) == list(dict.fromkeys(taken))
     assert [place.number for place in queue.places.values()] == [1, 2, 3, 4, 5, 6, 7]

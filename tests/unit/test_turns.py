@@ -223,7 +223,7 @@ def test_bound_jobs_and_those_of_the_pool_follow_one_order() -> None:
     assert choice is not None
     assert choice.bound_first == "jg_009"
     schedule.put_back(choice)
-    schedule.note_bound("gpu-1", "jg_009")
+    schedule.backlog.count_bound("gpu-1", "jg_009")
     # Ben has used the farm now: Anna's job of the pool comes before his older bound one.
     choice = schedule.choose("gpu-1", prompts=0)
     assert choice is not None
@@ -244,7 +244,7 @@ def test_backend_without_a_job_of_the_pool_takes_bound_jobs_in_the_same_order() 
     taken = []
     for _ in range(4):
         taken.append(schedule.bound_first("gpu-1"))
-        schedule.note_bound("gpu-1", taken[-1])
+        schedule.backlog.count_bound("gpu-1", taken[-1])
     assert taken == ["jg_002", "jg_001", "jg_002", "jg_001"]
     assert schedule.bound_first("gpu-1") == ""
 

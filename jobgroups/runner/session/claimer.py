@@ -8,7 +8,7 @@ from typing import Final
 
 from backends.comfyui.versions import keeps_prompt_id
 from jobgroups.database.threads import TRANSIENT
-from jobgroups.domain.pool import PoolChoice
+from jobgroups.domain.schedule import Choice
 from jobgroups.queries import work
 from jobgroups.runner.context import SessionContext
 from jobgroups.runner.intervals import wait_set
@@ -119,7 +119,7 @@ class Claimer:
         pool.schedule.release(name)
 
     async def _claim(
-        self, client_id: str, chosen: PoolChoice | None, bound_first: str, withheld: Collection[str]
+        self, client_id: str, chosen: Choice | None, bound_first: str, withheld: Collection[str]
     ) -> ClaimResult:
         """Claim a child; without a claim there is none, or the commit was not confirmed."""
         context = self._context
