@@ -4,6 +4,7 @@ import datetime as dt
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from django.db.models import QuerySet
@@ -25,7 +26,7 @@ from jobgroups.queries.exclusions import active_exclusions
 from jobgroups.queries.pauses import limits_began
 from jobgroups.queries.pool import PoolCandidate, barring_failures, candidate_reasons
 from jobgroups.services import late_results
-from jobgroups.services.candidates import CandidateBackends, candidate_backends, open_candidates
+from jobgroups.services.candidates import candidate_backends, open_candidates
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import verify_fence
 from jobgroups.services.outcomes import Failure, handle_failure, stop_failed
@@ -33,7 +34,7 @@ from jobgroups.services.requeue import reassign
 from jobgroups.services.transactions import group_transaction
 
 #: Ends or reassigns a child, and returns whether it has left the backend's queue.
-EndChild = Callable[[GroupTransaction, ChildJob, CandidateBackends], bool]
+EndChild = Callable[[GroupTransaction, ChildJob], bool]
 #: What an expiry does not read of a group.
 _LONG: Final = tuple(f"group__{name}" for name in LONG if name != "parameters_json")
 _BATCH: Final = 500  #: Children per transaction: each holds the group's row.
@@ -52,10 +53,7 @@ def children_reassign(*, fence: FencingToken, reason: str, kind: FailureClass | 
     # Read without locks first: while no child has another backend, this runs every few seconds, of
     # hundreds perhaps.
     groups = JobGroup.objects.filter(pk__in=_groups_of(waiting)).order_by("id")
-
-    def move(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:
-        return reassign(tx, child, reason=reason, kind=kind, others=others)
-
+    move = partial(reassign, reason=reason, kind=kind)
     return sum(
         _end_in_group(group.id, move, _unsent_at(fence), fence)
         for group in groups.defer(*LONG)
@@ -78,20 +76,22 @@ def children_fail_unavailable(
     many children failed or were reassigned.
     """
     message = f"{name_of(fence.backend_id)} was not reachable for {away_s:.0f} s: {reason}"
-    failure = _never_executed(kind, message)
-
-    def end(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:
-        attempt = child.current_attempt
-        if attempt is not None:
-            # The backend may have the prompt and run it: request its stop; it keeps its slot. The
-            # group's policy decides about a retry meanwhile.
-            stop_failed(tx, attempt, StopReason.GAVE_UP, kind)
-            handle_failure(tx, child, attempt, failure)
-        elif not reassign(tx, child, reason=message, kind=kind, others=others):
-            _fail(tx, child, failure)
-        return True
-
+    end = partial(_end_here, failure=_never_executed(kind, message), kind=kind)
     return _end_waiting(end, _queued_at(fence), fence)
+
+
+def _end_here(
+    tx: GroupTransaction, child: ChildJob, *, failure: Failure, kind: FailureClass | None = None
+) -> bool:
+    attempt = child.current_attempt
+    if attempt is not None:
+        # The backend may have the prompt and run it: request its stop; it keeps its slot. The
+        # group's policy decides about a retry meanwhile.
+        stop_failed(tx, attempt, StopReason.GAVE_UP, failure.kind)
+        handle_failure(tx, child, attempt, failure)
+    elif not reassign(tx, child, reason=failure.message, kind=kind):
+        _fail(tx, child, failure=failure)
+    return True
 
 
 def children_fail_disabled(*, fence: FencingToken) -> int:
@@ -111,13 +111,7 @@ def children_fail_unsent(*, fence: FencingToken, message: str) -> int:
     their number.
     """
     failure = _never_executed(FailureClass.UNREACHABLE, message)
-
-    def end(tx: GroupTransaction, child: ChildJob, others: CandidateBackends) -> bool:
-        if not reassign(tx, child, reason=message, others=others):
-            _fail(tx, child, failure)
-        return True
-
-    return _end_waiting(end, _unsent_at(fence), fence)
+    return _end_waiting(partial(_end_here, failure=failure), _unsent_at(fence), fence)
 
 
 @retried_transaction
@@ -175,22 +169,19 @@ def _expire(
         return 0
     of_backends = list(hours())
     closed = closed_times(of_backends, moment - MOST_HELD, moment) if of_backends else ()
-    ended = 0
-    for group_id, since in limits_began(group_ids, moment, limit, closed).items():
-
-        def end(
-            tx: GroupTransaction,
-            child: ChildJob,
-            _others: CandidateBackends,
-            since: dt.datetime = since,
-        ) -> bool:
-            return _time_out(tx, child, since, limit_s)
-
-        ended += _end_in_group(group_id, end, {**queued, "queued_at__lt": since}, fence)
-    return ended
+    began = limits_began(group_ids, moment, limit, closed)
+    return sum(
+        _end_in_group(
+            group_id,
+            partial(_time_out, oldest=since, limit_s=limit_s),
+            {**queued, "queued_at__lt": since},
+            fence,
+        )
+        for group_id, since in began.items()
+    )
 
 
-def _time_out(tx: GroupTransaction, child: ChildJob, oldest: dt.datetime, limit_s: int) -> bool:
+def _time_out(tx: GroupTransaction, child: ChildJob, *, oldest: dt.datetime, limit_s: int) -> bool:
     executed = child.attempts.filter(run=tx.group.run, started_at__isnull=False)
     if executed.filter(started_at__gte=oldest).exists():
         return False
@@ -284,11 +275,7 @@ def pool_fail_refused(*, variant_ids: Collection[int]) -> int:
 
 
 def _fail_unclaimed(variant_id: int, failure: Failure) -> int:
-    def end(tx: GroupTransaction, child: ChildJob, _others: CandidateBackends) -> bool:
-        _fail(tx, child, failure)
-        return child.status == ChildStatus.FAILED
-
-    return _end_waiting(end, _unclaimed_children(variant_id))
+    return _end_waiting(partial(_fail, failure=failure), _unclaimed_children(variant_id))
 
 
 #: The failure classes of excluded candidates: the first one is that of the jobs that wait for these
@@ -326,14 +313,10 @@ def pool_fail_barred(*, variant_id: int) -> int:
         return 0
     left = open_candidates(Variant.objects.select_related("group").get(pk=variant_id))
     barred = [child_id for child_id, backends in failed_at.items() if left <= backends]
-    return (
-        _end_waiting(_fail_again, {**_unclaimed_children(variant_id), "pk__in": barred})
-        if barred
-        else 0
-    )
+    return _end_waiting(_fail_again, {**_unclaimed_children(variant_id), "pk__in": barred})
 
 
-def _fail_again(tx: GroupTransaction, child: ChildJob, _others: CandidateBackends) -> bool:
+def _fail_again(tx: GroupTransaction, child: ChildJob) -> bool:
     attempt = barring_failures(child=child).latest("number")
     kind = FailureClass(attempt.failure_class)
     failure = Failure(
@@ -356,9 +339,11 @@ def _never_executed(kind: FailureClass, message: str) -> Failure:
     return Failure(kind=kind, message=message, details={"phase": "queued"}, type=error_type)
 
 
-def _fail(tx: GroupTransaction, child: ChildJob, failure: Failure) -> None:
-    if tx.move_child(child, ChildStatus.FAILED, **failure.columns):
+def _fail(tx: GroupTransaction, child: ChildJob, *, failure: Failure) -> bool:
+    failed = tx.move_child(child, ChildStatus.FAILED, **failure.columns)
+    if failed:
         tx.add_event(log.child_failed(child))
+    return failed
 
 
 def _queued_at(fence: FencingToken) -> dict[str, Any]:
@@ -408,8 +393,7 @@ def _end_some(
     """
     with group_transaction(group_id, fence=fence) as tx:
         children = tx.children(**conditions, limit=_BATCH)
-        others = CandidateBackends(tx.group, "" if fence is None else fence.backend_id)
-        gone = sum(end(tx, child, others) for child in children)
+        gone = sum(end(tx, child) for child in children)
         _stop_ended(tx, children)
     return gone, children[-1].position if len(children) == _BATCH else None
 

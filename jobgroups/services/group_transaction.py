@@ -74,6 +74,7 @@ class GroupTransaction:
 
     def __init__(self, group: JobGroup) -> None:
         self.group = group
+        self.kept: dict[str, Any] = {}  #: What services read once for all its children.
         self._events: list[log.NewEvent] = []
         self._changed = False
         self._is_revised = False

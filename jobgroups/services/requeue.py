@@ -155,12 +155,7 @@ def _next_backend(
 
 
 def reassign(
-    tx: GroupTransaction,
-    child: ChildJob,
-    *,
-    reason: str,
-    kind: FailureClass | None = None,
-    others: CandidateBackends | None = None,
+    tx: GroupTransaction, child: ChildJob, *, reason: str, kind: FailureClass | None = None
 ) -> bool:
     """Assign a queued child without an attempt to another backend, if its group allows it; return
     whether it was.
@@ -171,12 +166,13 @@ def reassign(
     Args:
         reason: why it leaves its backend, as a sentence.
         kind: the failure that makes the backend unavailable, if it is one.
-        others: candidates, read once for all children of the group.
     """
     if not child.is_bound:
         return False
     left = child.backend_id or ""
-    target = (others or CandidateBackends(tx.group, left)).pick(attempt_history(tx.group, child))
+    # Read once for all children of the group that leave the backend.
+    others = tx.kept.setdefault(left, CandidateBackends(tx.group, left))
+    target = others.pick(attempt_history(tx.group, child))
     if target is None:
         return False
     waits = ChildJob.objects.filter(
