@@ -1,7 +1,7 @@
 """Transitions of an attempt that a runner reports: accepted, started, ended, lost, timed out.
 
-Each write is rejected unless the runner still holds the backend's lease. ``outcomes`` decides what
-follows for the child.
+Each takes ``attempt_id`` and ``fence`` by name, and its own fields. The write is rejected unless
+the runner still holds the backend's lease. ``outcomes`` decides what follows for the child.
 """
 
 import datetime as dt
@@ -14,10 +14,8 @@ from django.db.models import Q
 
 from backends.comfyui.refusals import partly
 from backends.queries import name_of
-from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import monotonic_now, now
 from jobgroups.domain.failures import OVERTAKEN, FailureClass, class_of_refusal
-from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.results import AttemptResult
 from jobgroups.domain.states import (
     CHILD_OPEN,
@@ -44,24 +42,24 @@ from jobgroups.services.outcomes import (
     requeue_or_fail,
     without_replaced,
 )
-from jobgroups.services.transactions import attempt_transaction, is_free
+from jobgroups.services.transactions import attempt_write, is_free
 
 #: Stops of prompts whose children wait to be sent again, and have not failed.
 _WAITED_FOR: Final = (StopReason.GIVEN_BACK, *VOID_ONCE_STARTED)
 
 
-@retry_on_conflict
-def attempt_has_partner_nodes(*, attempt_id: int, fence: FencingToken) -> None:
+@attempt_write
+def attempt_has_partner_nodes(tx: GroupTransaction, _child: ChildJob, _attempt: Attempt) -> None:
     """Record that the workflow of an attempt has partner nodes, before the key for them is sent."""
-    with attempt_transaction(attempt_id, fence) as (tx, _child, _attempt):
-        update_row(tx.group, {"uses_partner_nodes": True})
+    update_row(tx.group, {"uses_partner_nodes": True})
 
 
-@retry_on_conflict
+@attempt_write
 def attempt_uncertain(
+    tx: GroupTransaction,
+    _child: ChildJob,
+    attempt: Attempt,
     *,
-    attempt_id: int,
-    fence: FencingToken,
     message: str | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Attempt:
@@ -71,15 +69,14 @@ def attempt_uncertain(
     A whole response is stored as ``message``, and as ``details`` for programs, until the prompt is
     seen at the backend.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, _child, attempt):
-        tx.move_attempt(
-            attempt,
-            AttemptState.UNCERTAIN,
-            uncertain_since=now(),
-            error_message=message,
-            error_details_json=None if details is None else to_json(details),
-        )
-        return attempt
+    tx.move_attempt(
+        attempt,
+        AttemptState.UNCERTAIN,
+        uncertain_since=now(),
+        error_message=message,
+        error_details_json=None if details is None else to_json(details),
+    )
+    return attempt
 
 
 def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
@@ -94,11 +91,12 @@ def _answer_forgotten(attempt: Attempt) -> dict[str, Any]:
     return {"error_message": None, "error_details_json": None}
 
 
-@retry_on_conflict
+@attempt_write
 def attempt_accepted(
+    tx: GroupTransaction,
+    child: ChildJob,
+    attempt: Attempt,
     *,
-    attempt_id: int,
-    fence: FencingToken,
     prompt_id: str | None = None,
     node_errors: Mapping[str, Any] | None = None,
     has_started: Callable[[], bool] = lambda: False,
@@ -112,28 +110,26 @@ def attempt_accepted(
     its own, and its response is the truth. ``node_errors`` are the outputs that ComfyUI refused;
     None if its response was lost.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        forgotten = _answer_forgotten(attempt)
-        tx.move_attempt(attempt, AttemptState.ACCEPTED, accepted_at=now(), **forgotten)
-        if prompt_id is not None:
-            update_row(attempt, {"prompt_id": prompt_id})
-        if node_errors is not None:
-            _note_refused(tx, attempt, node_errors)
-        if has_started():
-            _start(tx, child, attempt)
-        return attempt
+    forgotten = _answer_forgotten(attempt)
+    tx.move_attempt(attempt, AttemptState.ACCEPTED, accepted_at=now(), **forgotten)
+    if prompt_id is not None:
+        update_row(attempt, {"prompt_id": prompt_id})
+    if node_errors is not None:
+        _note_refused(tx, attempt, node_errors)
+    if has_started():
+        _start(tx, child, attempt)
+    return attempt
 
 
-@retry_on_conflict
+@attempt_write
 def attempt_partly_refused(
-    *, attempt_id: int, fence: FencingToken, node_errors: Mapping[str, Any]
+    tx: GroupTransaction, _child: ChildJob, attempt: Attempt, *, node_errors: Mapping[str, Any]
 ) -> Attempt:
     """Store which outputs ComfyUI does not execute, for a prompt whose response was lost. ``{}``:
     it executes all.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, _child, attempt):
-        _note_refused(tx, attempt, node_errors)
-        return attempt
+    _note_refused(tx, attempt, node_errors)
+    return attempt
 
 
 def _note_refused(tx: GroupTransaction, attempt: Attempt, node_errors: Mapping[str, Any]) -> None:
@@ -171,14 +167,13 @@ def _refusal_of_stop(tx: GroupTransaction, attempt: Attempt) -> Failure | None:
     )
 
 
-@retry_on_conflict
-def attempt_started(*, attempt_id: int, fence: FencingToken) -> Attempt:
+@attempt_write
+def attempt_started(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> Attempt:
     """Record the first sign of execution. The child is running if this is its current attempt and
     it is not final.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        _start(tx, child, attempt)
-        return attempt
+    _start(tx, child, attempt)
+    return attempt
 
 
 def _start(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> None:
@@ -223,11 +218,12 @@ def _decide_move(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> Non
     update_row(attempt, stays)
 
 
-@retry_on_conflict
+@attempt_write
 def attempt_outputs_stored(
+    _tx: GroupTransaction,
+    _child: ChildJob,
+    attempt: Attempt,
     *,
-    attempt_id: int,
-    fence: FencingToken,
     node_outputs: Mapping[str, Any],
     warnings: Sequence[str] = (),
 ) -> None:
@@ -236,48 +232,48 @@ def attempt_outputs_stored(
     The outputs decide the result if ComfyUI's history was cleared. Some warnings are not in the
     history.
     """
-    with attempt_transaction(attempt_id, fence) as (_tx, _child, attempt):
-        Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True).update(
-            node_outputs_json=to_json(node_outputs), warnings_json=to_json(list(warnings))
-        )
+    Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True).update(
+        node_outputs_json=to_json(node_outputs), warnings_json=to_json(list(warnings))
+    )
 
 
-@retry_on_conflict
-def attempt_ended(*, attempt_id: int, fence: FencingToken, end: AttemptResult) -> bool:
+@attempt_write
+def attempt_ended(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, end: AttemptResult
+) -> bool:
     """Store the result that ComfyUI reported. It decides the child if this is the child's current
     attempt.
 
     Returns whether this call closed the attempt. A repeated result changes nothing.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        if end.node_errors is not None:
-            _keep_node_errors(attempt, end.node_errors)
-        if (
-            attempt.stop_reason == StopReason.RECALLED
-            and attempt.ended_at is None
-            and end.state is not AttemptState.INTERRUPTED
-            and is_free(child)
-        ):
-            # It ran unseen. Also its failure decides the child: no user requested another attempt.
-            _decide_move(tx, child, attempt)
-        # Another end had another reason, before the refusal was known or its stop was requested.
-        find = _refused_in_part if end.state is AttemptState.SUCCESS else _refusal_of_stop
-        refused = find(tx, attempt)
-        state = end.state
-        if state is AttemptState.INTERRUPTED and attempt.stop_reason == StopReason.TIMEOUT:
-            state = AttemptState.TIMEOUT
-        if attempt.state in attempt_sources_of(state):
-            end = without_replaced(attempt, end)
-        if refused is not None:
-            # Also of a success: it was quicker than the stop, and its group does not want it.
-            end = _failing(end, refused)
-        if not close_with_result(tx, attempt, state, end):
-            return False
-        if state is AttemptState.SUCCESS and end.failure is None:
-            _keep_result(child, attempt, end)
-        if child.current_attempt_id == attempt.pk:
-            end_child(tx, child, attempt, end, refused)
-        return True
+    if end.node_errors is not None:
+        _keep_node_errors(attempt, end.node_errors)
+    if (
+        attempt.stop_reason == StopReason.RECALLED
+        and attempt.ended_at is None
+        and end.state is not AttemptState.INTERRUPTED
+        and is_free(child)
+    ):
+        # It ran unseen. Also its failure decides the child: no user requested another attempt.
+        _decide_move(tx, child, attempt)
+    # Another end had another reason, before the refusal was known or its stop was requested.
+    find = _refused_in_part if end.state is AttemptState.SUCCESS else _refusal_of_stop
+    refused = find(tx, attempt)
+    state = end.state
+    if state is AttemptState.INTERRUPTED and attempt.stop_reason == StopReason.TIMEOUT:
+        state = AttemptState.TIMEOUT
+    if attempt.state in attempt_sources_of(state):
+        end = without_replaced(attempt, end)
+    if refused is not None:
+        # Also of a success: it was quicker than the stop, and its group does not want it.
+        end = _failing(end, refused)
+    if not close_with_result(tx, attempt, state, end):
+        return False
+    if state is AttemptState.SUCCESS and end.failure is None:
+        _keep_result(child, attempt, end)
+    if child.current_attempt_id == attempt.pk:
+        end_child(tx, child, attempt, end, refused)
+    return True
 
 
 def _keep_result(child: ChildJob, attempt: Attempt, end: AttemptResult) -> None:
@@ -300,11 +296,12 @@ def _failing(end: AttemptResult, failure: Failure) -> AttemptResult:
     )
 
 
-@retry_on_conflict
+@attempt_write
 def attempt_refused(
+    tx: GroupTransaction,
+    child: ChildJob,
+    attempt: Attempt,
     *,
-    attempt_id: int,
-    fence: FencingToken,
     message: str,
     details: Mapping[str, Any],
     kind: FailureClass = FailureClass.WORKFLOW_REFUSED,
@@ -317,15 +314,16 @@ def attempt_refused(
     list; None for ComfyUI's own response, after which the prompt cannot appear.
     """
     failure = Failure(kind=kind, message=message, details=details)
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        closed = fail_attempt(tx, child, attempt, AttemptState.REFUSED, failure)
-        if closed and remember_until is not None:
-            _abandon(attempt, remember_until)
-        return closed
+    closed = fail_attempt(tx, child, attempt, AttemptState.REFUSED, failure)
+    if closed and remember_until is not None:
+        _abandon(attempt, remember_until)
+    return closed
 
 
-@retry_on_conflict
-def attempt_failed_internally(*, attempt_id: int, fence: FencingToken, message: str) -> bool:
+@attempt_write
+def attempt_failed_internally(
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, message: str
+) -> bool:
     """Record an unexpected error of the Director while it sent or followed the prompt.
 
     An attempt that may still run stays open with a pending stop, and the child fails. If a stop was
@@ -333,47 +331,44 @@ def attempt_failed_internally(*, attempt_id: int, fence: FencingToken, message: 
     seen.
     """
     failure = Failure(kind=FailureClass.INTERNAL, message=message)
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        if attempt.state == AttemptState.INTENT:
-            return fail_attempt(tx, child, attempt, AttemptState.NOT_SENT, failure)
-        outcomes.handle_failure(tx, child, attempt, failure)
-        if outcomes.stop_failed(tx, attempt, StopReason.GAVE_UP, FailureClass.INTERNAL):
-            return True
-        still_open = Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True)
-        still_open.exclude(failure_class__in=OVERTAKEN).update(failure_class=FailureClass.INTERNAL)
-        return False
+    if attempt.state == AttemptState.INTENT:
+        return fail_attempt(tx, child, attempt, AttemptState.NOT_SENT, failure)
+    outcomes.handle_failure(tx, child, attempt, failure)
+    if outcomes.stop_failed(tx, attempt, StopReason.GAVE_UP, FailureClass.INTERNAL):
+        return True
+    still_open = Attempt.objects.filter(pk=attempt.pk, ended_at__isnull=True)
+    still_open.exclude(failure_class__in=OVERTAKEN).update(failure_class=FailureClass.INTERNAL)
+    return False
 
 
-@retry_on_conflict
-def attempt_not_sent(*, attempt_id: int, fence: FencingToken) -> bool:
+@attempt_write
+def attempt_not_sent(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> bool:
     """Record that there was no connection, so nothing can have arrived. The child is requeued."""
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        closed = close_attempt(tx, attempt, AttemptState.NOT_SENT, is_counted=False)
-        if closed:
-            requeue_or_adopt(tx, child, attempt, reason="not sent: the backend was not reachable")
-        return closed
+    closed = close_attempt(tx, attempt, AttemptState.NOT_SENT, is_counted=False)
+    if closed:
+        requeue_or_adopt(tx, child, attempt, reason="not sent: the backend was not reachable")
+    return closed
 
 
-@retry_on_conflict
+@attempt_write
 def attempt_never_accepted(
-    *, attempt_id: int, fence: FencingToken, remember_until: dt.datetime
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, remember_until: dt.datetime
 ) -> bool:
     """Record that the prompt was absent in every look-up. The child may be claimed under a new
     prompt id.
 
     The old id stays on the abandoned list: the bytes of a killed sender may still arrive.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        closed = close_attempt(tx, attempt, AttemptState.NEVER_ACCEPTED, is_counted=False)
-        if not closed:
-            return False
-        _abandon(attempt, remember_until)
-        reason = (
-            "the backend never accepted "
-            f"it{f': {attempt.error_message}' if attempt.error_message else ''}"
-        )
-        requeue_or_fail(tx, child, attempt, reason, FailureClass.UNREACHABLE)
-        return True
+    closed = close_attempt(tx, attempt, AttemptState.NEVER_ACCEPTED, is_counted=False)
+    if not closed:
+        return False
+    _abandon(attempt, remember_until)
+    reason = (
+        "the backend never accepted "
+        f"it{f': {attempt.error_message}' if attempt.error_message else ''}"
+    )
+    requeue_or_fail(tx, child, attempt, reason, FailureClass.UNREACHABLE)
+    return True
 
 
 def _abandon(attempt: Attempt, until: dt.datetime) -> None:
@@ -386,52 +381,55 @@ def _abandon(attempt: Attempt, until: dt.datetime) -> None:
     )
 
 
-@retry_on_conflict
-def attempt_lost(*, attempt_id: int, fence: FencingToken, reason: str) -> bool:
+@attempt_write
+def attempt_lost(tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, reason: str) -> bool:
     """Record that ComfyUI had the prompt and lost it.
 
     If the prompt had not started, the child is requeued and the attempt is not counted. Otherwise
     the attempt failed: its output is lost. If a stop was pending, the loss counts as the stop:
     users restart a backend whose prompts they cancelled.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        refused = _refusal_of_stop(tx, attempt)
-        if refused is not None:
-            return fail_attempt(tx, child, attempt, AttemptState.LOST, refused)
-        was_to_stop = attempt.stop_requested_at is not None and not attempt.failure_class
-        if attempt.started_at is not None and not was_to_stop:
-            failure = Failure(kind=FailureClass.BACKEND_LOST, message=reason)
-            return fail_attempt(tx, child, attempt, AttemptState.LOST, failure)
-        charged = attempt.is_counted and attempt.started_at is not None
-        closed = close_attempt(tx, attempt, AttemptState.LOST, is_counted=charged)
-        if closed:
-            requeue_or_fail(tx, child, attempt, reason, FailureClass.BACKEND_LOST)
-        return closed
+    refused = _refusal_of_stop(tx, attempt)
+    if refused is not None:
+        return fail_attempt(tx, child, attempt, AttemptState.LOST, refused)
+    was_to_stop = attempt.stop_requested_at is not None and not attempt.failure_class
+    if attempt.started_at is not None and not was_to_stop:
+        failure = Failure(kind=FailureClass.BACKEND_LOST, message=reason)
+        return fail_attempt(tx, child, attempt, AttemptState.LOST, failure)
+    charged = attempt.is_counted and attempt.started_at is not None
+    closed = close_attempt(tx, attempt, AttemptState.LOST, is_counted=charged)
+    if closed:
+        requeue_or_fail(tx, child, attempt, reason, FailureClass.BACKEND_LOST)
+    return closed
 
 
-@retry_on_conflict
+@attempt_write
 def attempt_interrupted_by_other(
-    *, attempt_id: int, fence: FencingToken, end: AttemptResult
+    tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, end: AttemptResult
 ) -> bool:
     """Record that this prompt was interrupted by the stop of another prompt: ComfyUI's interrupt
     flag is process-wide.
 
     The child is requeued and the attempt is not counted.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        update_row(attempt, {"is_counted": False})
-        if attempt.state in attempt_sources_of(AttemptState.INTERRUPTED):
-            end = without_replaced(attempt, end)
-        if not close_with_result(tx, attempt, AttemptState.INTERRUPTED, end):
-            return False
-        reason = "hit by the stop of another prompt"
-        requeue_or_fail(tx, child, attempt, reason, FailureClass.INTERRUPTED)
-        return True
+    update_row(attempt, {"is_counted": False})
+    if attempt.state in attempt_sources_of(AttemptState.INTERRUPTED):
+        end = without_replaced(attempt, end)
+    if not close_with_result(tx, attempt, AttemptState.INTERRUPTED, end):
+        return False
+    reason = "hit by the stop of another prompt"
+    requeue_or_fail(tx, child, attempt, reason, FailureClass.INTERRUPTED)
+    return True
 
 
-@retry_on_conflict
+@attempt_write
 def attempt_timed_out(
-    *, attempt_id: int, fence: FencingToken, offline: bool = False, stalled: bool = False
+    tx: GroupTransaction,
+    child: ChildJob,
+    attempt: Attempt,
+    *,
+    offline: bool = False,
+    stalled: bool = False,
 ) -> bool:
     """Time out a child and request the stop of its prompt; return whether the attempt still decided
     its child.
@@ -440,29 +438,33 @@ def attempt_timed_out(
     ended or hangs (:func:`attempt_stalled`). If the backend is ``offline``, the child fails as
     lost, not as timed out. ``stalled``: no event came for the group's ``stall_seconds``.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
-            return False
-        if offline:
-            lost = outages.lost_in_render(attempt.backend_id)
-            outcomes.stop_failed(tx, attempt, StopReason.GAVE_UP, lost.kind, lost)
-            outcomes.handle_failure(tx, child, attempt, lost)
-            return True
-        message, phase = f"Timed out after {tx.group.timeout_seconds} s", "running"
-        if stalled:
-            message, phase = (
-                f"Stalled: ComfyUI sent no event of it for {tx.group.stall_seconds} s",
-                "stalled",
-            )
-        failure = Failure(kind=FailureClass.TIMEOUT, message=message, details={"phase": phase})
-        outcomes.stop_failed(tx, attempt, StopReason.TIMEOUT, FailureClass.TIMEOUT, failure)
-        outcomes.handle_failure(tx, child, attempt, failure)
+    if child.current_attempt_id != attempt.pk or child.status not in CHILD_OPEN:
+        return False
+    if offline:
+        lost = outages.lost_in_render(attempt.backend_id)
+        outcomes.stop_failed(tx, attempt, StopReason.GAVE_UP, lost.kind, lost)
+        outcomes.handle_failure(tx, child, attempt, lost)
         return True
+    message, phase = f"Timed out after {tx.group.timeout_seconds} s", "running"
+    if stalled:
+        message, phase = (
+            f"Stalled: ComfyUI sent no event of it for {tx.group.stall_seconds} s",
+            "stalled",
+        )
+    failure = Failure(kind=FailureClass.TIMEOUT, message=message, details={"phase": phase})
+    outcomes.stop_failed(tx, attempt, StopReason.TIMEOUT, FailureClass.TIMEOUT, failure)
+    outcomes.handle_failure(tx, child, attempt, failure)
+    return True
 
 
-@retry_on_conflict
+@attempt_write
 def attempt_stalled(
-    *, attempt_id: int, fence: FencingToken, reachable: bool = True, can_interrupt: bool = True
+    tx: GroupTransaction,
+    child: ChildJob,
+    attempt: Attempt,
+    *,
+    reachable: bool = True,
+    can_interrupt: bool = True,
 ) -> bool:
     """Record that a prompt continues long after its stop was requested; return whether this call
     recorded it.
@@ -477,69 +479,66 @@ def attempt_stalled(
             prompt is no failure then, but a child whose group requires all outputs stops waiting
             for it.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        # Likewise one that was given back, moved or recalled: its child waits for nothing else.
-        given_back = Q(stop_reason__in=_WAITED_FOR, failure_class="")
-        waited_for = Q(failure_class=FailureClass.TIMEOUT) | given_back
-        refused = _refusal_of_stop(tx, attempt)
-        if refused is not None:
-            waited_for = Q(failure_class=refused.kind)
-        elif not can_interrupt:
-            return False
-        hangs = Attempt.objects.filter(waited_for, pk=attempt.pk, ended_at__isnull=True)
-        kind = FailureClass.STALLED
-        if not reachable:
-            timed_out = attempt.stop_reason == StopReason.TIMEOUT
-            kind = FailureClass.BACKEND_LOST if timed_out else FailureClass.UNREACHABLE
-        if not hangs.update(failure_class=kind):
-            return False
-        attempt.failure_class = kind.value
-        quarantine.record_result(attempt)
-        if refused is not None:
-            # Its child waited for the end of this prompt, which may never come.
-            outcomes.handle_failure(tx, child, attempt, refused)
-        log.notify_runners_on_commit()
-        return True
+    # Likewise one that was given back, moved or recalled: its child waits for nothing else.
+    given_back = Q(stop_reason__in=_WAITED_FOR, failure_class="")
+    waited_for = Q(failure_class=FailureClass.TIMEOUT) | given_back
+    refused = _refusal_of_stop(tx, attempt)
+    if refused is not None:
+        waited_for = Q(failure_class=refused.kind)
+    elif not can_interrupt:
+        return False
+    hangs = Attempt.objects.filter(waited_for, pk=attempt.pk, ended_at__isnull=True)
+    kind = FailureClass.STALLED
+    if not reachable:
+        timed_out = attempt.stop_reason == StopReason.TIMEOUT
+        kind = FailureClass.BACKEND_LOST if timed_out else FailureClass.UNREACHABLE
+    if not hangs.update(failure_class=kind):
+        return False
+    attempt.failure_class = kind.value
+    quarantine.record_result(attempt)
+    if refused is not None:
+        # Its child waited for the end of this prompt, which may never come.
+        outcomes.handle_failure(tx, child, attempt, refused)
+    log.notify_runners_on_commit()
+    return True
 
 
-@retry_on_conflict
-def abandoned_prompt_found(*, attempt_id: int, fence: FencingToken) -> bool:
+@attempt_write
+def abandoned_prompt_found(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> bool:
     """Adopt a prompt on the abandoned list that runs at its backend, or reject it for good.
 
     It is adopted if its child is queued without an attempt; return whether it was. Otherwise the
     caller removes the prompt: after a requested stop it would end its child as interrupted.
     """
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        if attempt.state == AttemptState.RUNNING and child.current_attempt_id == attempt.pk:
-            # The response to an earlier call was lost.
-            return True
-        if attempt.state != AttemptState.NEVER_ACCEPTED:
-            return False
-        moved = attempt.stop_reason in VOID_ONCE_STARTED
-        if (attempt.stop_requested_at is not None and not moved) or not is_free(child):
-            never_asked = Attempt.objects.filter(pk=attempt.pk, stop_requested_at__isnull=True)
-            if never_asked.update(stop_requested_at=now(), stop_reason=StopReason.SUPERSEDED):
-                tx.mark_changed()
-            return False
-        AbandonedPrompt.objects.filter(attempt=attempt).delete()
-        late_results.reinstate(child, attempt)
-        tx.move_attempt(
-            attempt,
-            AttemptState.RUNNING,
-            started_at=now(),
-            ended_at=None,
-            is_counted=True,
-            failure_class="",
-            **_answer_forgotten(attempt),
-            stop_requested_at=None,
-            stop_reason="",
-        )
-        tx.start_child(child, attempt)
+    if attempt.state == AttemptState.RUNNING and child.current_attempt_id == attempt.pk:
+        # The response to an earlier call was lost.
         return True
+    if attempt.state != AttemptState.NEVER_ACCEPTED:
+        return False
+    moved = attempt.stop_reason in VOID_ONCE_STARTED
+    if (attempt.stop_requested_at is not None and not moved) or not is_free(child):
+        never_asked = Attempt.objects.filter(pk=attempt.pk, stop_requested_at__isnull=True)
+        if never_asked.update(stop_requested_at=now(), stop_reason=StopReason.SUPERSEDED):
+            tx.mark_changed()
+        return False
+    AbandonedPrompt.objects.filter(attempt=attempt).delete()
+    late_results.reinstate(child, attempt)
+    tx.move_attempt(
+        attempt,
+        AttemptState.RUNNING,
+        started_at=now(),
+        ended_at=None,
+        is_counted=True,
+        failure_class="",
+        **_answer_forgotten(attempt),
+        stop_requested_at=None,
+        stop_reason="",
+    )
+    tx.start_child(child, attempt)
+    return True
 
 
-@retry_on_conflict
-def abandoned_prompt_expire(*, attempt_id: int, fence: FencingToken) -> bool:
-    with attempt_transaction(attempt_id, fence) as (_tx, _child, attempt):
-        old = AbandonedPrompt.objects.filter(attempt=attempt, expires_at__lte=monotonic_now())
-        return old.delete()[0] > 0
+@attempt_write
+def abandoned_prompt_expire(_tx: GroupTransaction, _child: ChildJob, attempt: Attempt) -> bool:
+    old = AbandonedPrompt.objects.filter(attempt=attempt, expires_at__lte=monotonic_now())
+    return old.delete()[0] > 0

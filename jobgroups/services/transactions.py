@@ -2,13 +2,15 @@
 check.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from django.db import transaction
 from django.db.models import F
 
+from jobgroups.database.retry import retry_on_conflict
 from jobgroups.database.statements import KEY, PreparedQuery
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus
@@ -19,6 +21,8 @@ from jobgroups.models import UNREAD, Attempt, ChildJob, JobGroup
 from jobgroups.services import notices
 from jobgroups.services.group_transaction import GroupTransaction
 from jobgroups.services.leases import verify_fence
+
+T = TypeVar("T")
 
 _locked_group: Final = PreparedQuery(
     lambda: JobGroup.objects.select_for_update().filter(pk=KEY).defer(*UNREAD).order_by()
@@ -87,6 +91,20 @@ def attempt_transaction(
             yield tx, child, attempt
         if not was_over and attempt.ended_at is not None and is_free(child):
             log.notify_runners_on_commit()
+
+
+def attempt_write(work: Callable[..., T]) -> Callable[..., T]:
+    """Make a service of what a fenced transaction on an attempt does; repeat it after a conflict.
+
+    The service takes ``attempt_id``, ``fence`` and the fields of ``work`` by name.
+    """
+
+    @functools.wraps(work)
+    def service(*, attempt_id: int, fence: FencingToken, **fields: Any) -> T:
+        with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
+            return work(tx, child, attempt, **fields)
+
+    return retry_on_conflict(service)
 
 
 def is_free(child: ChildJob) -> bool:
