@@ -138,8 +138,8 @@ class AttemptDriver:
             order.reason
         ),
         m.ExpectStatus: lambda self, order: self._context.expect_status_since(order.sent_at),
-        m.UseInterrupt: lambda self, order: self._context.interrupter.log.target_ended(
-            order.prompt_id
+        m.UseInterrupt: lambda self, _: self._context.interrupter.log.target_ended(
+            self.machine.prompt_id
         ),
         m.Settle: lambda self, order: self._settle(order.end),
     }
@@ -151,14 +151,13 @@ class AttemptDriver:
     async def _look_up(self, request: m.LookUp) -> PromptLookup:
         return await look_up(
             self._context.client,
-            request.prompt_id,
+            self.machine.prompt_id,
             version=self._context.version if request.by_job else None,
             mark=self.spec.mark if request.is_uncertain else None,
-            new_connection=request.is_uncertain,
         )
 
     async def _read_history(self, request: m.ReadHistory) -> HistoryEntry | None:
-        return await self._context.client.history(request.prompt_id)
+        return await self._context.client.history(self.machine.prompt_id)
 
     async def _find_same_answer(self, request: m.FindSameAnswer) -> bool:
         return await self._context.database.run_with_retry(
@@ -169,7 +168,7 @@ class AttemptDriver:
         )
 
     async def _complete(self, request: m.Complete) -> AttemptResult:
-        end = await self._completion.completed(request.end, request.prompt_id)
+        end = await self._completion.completed(request.end, self.machine.prompt_id)
         return replace(end, last_step=self._report.last_step)
 
     async def _read_stop(self, _: m.ReadStop) -> bool:
@@ -230,12 +229,12 @@ class AttemptDriver:
         m.Complete: _complete,
         m.ReadStop: _read_stop,
         m.FindOtherStop: lambda self, request: self._context.interrupter.ended_by_other(
-            request.prompt_id, since=request.since, until=request.until
+            self.machine.prompt_id, since=request.since, until=request.until
         ),
         m.FreeMemory: _free_memory,
-        m.RemovePending: lambda self, request: self._context.client.delete_pending(
-            [request.prompt_id]
+        m.RemovePending: lambda self, _: self._context.client.delete_pending(
+            [self.machine.prompt_id]
         ),
-        m.Interrupt: lambda self, request: self._context.interrupter.interrupt(request.prompt_id),
+        m.Interrupt: lambda self, _: self._context.interrupter.interrupt(self.machine.prompt_id),
         m.Store: _store,
     }

@@ -26,7 +26,6 @@ async def look_up(
     *,
     version: str | None,
     mark: Mapping[str, Any] | None = None,
-    new_connection: bool = False,
 ) -> PromptLookup:
     """Query the job; or history, queue, history: a prompt moves from one to the other meanwhile.
 
@@ -40,13 +39,14 @@ async def look_up(
         version: ComfyUI's; None: do not query the job, which has no mark and no list of outputs.
         mark: the ``extra_data`` that only this prompt was sent with, one key and its value. Given
             for a prompt whose POST was not answered with an id: its server may have chosen another
-            one.
-        new_connection: for a prompt whose POST was lost, so that no broken connection answers.
+            one, and no connection is kept that may be broken.
     """
     if has(version, Feature.JOBS):
         location = _OF_JOB.get(await client.job_status(prompt_id) or "")
         if location is not None:
             return PromptLookup(location)
+
+    new_connection = mark is not None
 
     async def ended() -> PromptLookup | None:
         entry = await client.history(prompt_id, new_connection=new_connection)

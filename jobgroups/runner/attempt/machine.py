@@ -11,7 +11,16 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeAlias, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    NamedTuple,
+    TypeAlias,
+    TypeVar,
+    dataclass_transform,
+)
 
 from backends.comfyui import errors, protocol
 from backends.comfyui.answers import HistoryEntry
@@ -83,13 +92,20 @@ class Write(StrEnum):
     INTERRUPTED_BY_OTHER = "attempt_interrupted_by_other"
 
 
-class Request:
+@dataclass_transform(frozen_default=True)
+class Output:
+    """What the driver is to perform. Each kind is a frozen dataclass."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True)(cls)
+
+
+class Request(Output):
     """An output with an answer of one of these types. Nothing else is ordered before the answer."""
 
     answers: ClassVar[tuple[type, ...]] = ()
 
 
-@dataclass(frozen=True, slots=True)
 class WakeAt(Request):
     """Answer with None at this moment, or as soon as another :class:`WakeAt` follows an input."""
 
@@ -97,29 +113,23 @@ class WakeAt(Request):
     moment: float
 
 
-@dataclass(frozen=True, slots=True)
 class SendPrompt(Request):
     """Send the prompt, once and only now."""
 
     answers = (Sent, Refusal, errors.SendAborted, errors.BackendUnreachable, errors.ResponseLost)
 
 
-@dataclass(frozen=True, slots=True)
 class LookUp(Request):
     answers = (PromptLookup, errors.BackendError)
-    prompt_id: str
     by_job: bool = True  #: Whether ComfyUI's route of jobs says enough.
     #: Whether its server may have chosen another id, and the connection may be broken.
     is_uncertain: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class ReadHistory(Request):
     answers = (HistoryEntry, type(None), errors.BackendError)
-    prompt_id: str
 
 
-@dataclass(frozen=True, slots=True)
 class FindOmitted(Request):
     """Find the outputs that are not among those that ComfyUI lists for the prompt."""
 
@@ -127,7 +137,6 @@ class FindOmitted(Request):
     listed: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class FindSameAnswer(Request):
     """Find out whether another POST of the workflow had the answer of this one."""
 
@@ -135,50 +144,39 @@ class FindSameAnswer(Request):
     is_500: bool
 
 
-@dataclass(frozen=True, slots=True)
 class Complete(Request):
     """Complete an end by files and rows."""
 
     answers = (AttemptResult,)
     end: AttemptResult
-    prompt_id: str
 
 
-@dataclass(frozen=True, slots=True)
 class ReadStop(Request):
     """Read whether the stop of the attempt is pending in its row."""
 
     answers = (bool,)
 
 
-@dataclass(frozen=True, slots=True)
 class FindOtherStop(Request):
     """Find out whether the stop of another prompt ended this one, between two moments."""
 
     answers = (bool,)
-    prompt_id: str
     since: float
     until: float
 
 
-@dataclass(frozen=True, slots=True)
 class FreeMemory(Request):
     answers = (type(None),)
 
 
-@dataclass(frozen=True, slots=True)
 class RemovePending(Request):
     answers = (type(None), errors.BackendError)
-    prompt_id: str
 
 
-@dataclass(frozen=True, slots=True)
 class Interrupt(Request):
     answers = (SentStop, errors.BackendError)
-    prompt_id: str
 
 
-@dataclass(frozen=True, slots=True)
 class Store(Request):
     """Store a transition; the answer is :class:`Stored`, or what else its service returns."""
 
@@ -188,69 +186,46 @@ class Store(Request):
     is_remembered: bool = False  #: Whether the prompt id stays on the abandoned list.
 
 
-@dataclass(frozen=True, slots=True)
-class ReportProgress:
+class ReportProgress(Output):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class CloseProgress:
+class CloseProgress(Output):
     sends: bool = True  #: Whether pending progress is still sent.
 
 
-@dataclass(frozen=True, slots=True)
-class ReopenProgress:
+class ReopenProgress(Output):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class FreeSlot:
+class FreeSlot(Output):
     """Another job may be claimed now."""
 
 
-@dataclass(frozen=True, slots=True)
-class RestClaims:
+class RestClaims(Output):
     """The backend refused a prompt, and may refuse the next as fast."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionFailed:
+class ConnectionFailed(Output):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ExpectStatus:
+class ExpectStatus(Output):
     """A status frame must follow the POST."""
 
     sent_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class UseInterrupt:
+class UseInterrupt(Output):
     """The prompt ended as interrupted: it used one of the interrupts that were sent for it."""
 
-    prompt_id: str
 
-
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Output):
     """The end is stored."""
 
     end: AttemptResult
 
 
-Order: TypeAlias = (
-    ReportProgress
-    | CloseProgress
-    | ReopenProgress
-    | FreeSlot
-    | RestClaims
-    | ConnectionFailed
-    | ExpectStatus
-    | UseInterrupt
-    | Settle
-)
-Output: TypeAlias = Order | Request
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Output, Any, T]
 
@@ -272,54 +247,36 @@ class Phase(StrEnum):
     DONE = "done"  #: Its end is stored, by this driver or another writer.
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseRules:
-    requests: frozenset[type[Request]]  #: What may be awaited.
-    next: frozenset[Phase]
-
-
-def _rules(requests: set[type[Request]], *targets: Phase) -> PhaseRules:
-    return PhaseRules(frozenset(requests), frozenset(targets))
+class PhaseRules(NamedTuple):
+    requests: set[type[Request]]  #: What may be awaited.
+    next: set[Phase]
 
 
 _FOLLOWED: Final[set[type[Request]]] = {WakeAt, LookUp, FindOmitted, Store}
 #: The only table of the phases: what each may await, and which may follow. ``docs/states.md`` has
 #: its diagram.
 PHASES: Final = {
-    Phase.SENDING: _rules(
+    Phase.SENDING: PhaseRules(
         {SendPrompt, Store},
-        Phase.UNCERTAIN,
-        Phase.QUEUED,
-        Phase.RUNNING,
-        Phase.STOPPING,
-        Phase.DONE,
+        {Phase.UNCERTAIN, Phase.QUEUED, Phase.RUNNING, Phase.STOPPING, Phase.DONE},
     ),
-    Phase.UNCERTAIN: _rules(
+    Phase.UNCERTAIN: PhaseRules(
         {*_FOLLOWED, FindSameAnswer},
-        Phase.QUEUED,
-        Phase.RUNNING,
-        Phase.STOPPING,
-        Phase.ENDING,
-        Phase.DONE,
+        {Phase.QUEUED, Phase.RUNNING, Phase.STOPPING, Phase.ENDING, Phase.DONE},
     ),
-    Phase.QUEUED: _rules(_FOLLOWED, Phase.RUNNING, Phase.STOPPING, Phase.ENDING, Phase.DONE),
-    Phase.RUNNING: _rules(_FOLLOWED, Phase.STOPPING, Phase.ENDING, Phase.DONE),
+    Phase.QUEUED: PhaseRules(_FOLLOWED, {Phase.RUNNING, Phase.STOPPING, Phase.ENDING, Phase.DONE}),
+    Phase.RUNNING: PhaseRules(_FOLLOWED, {Phase.STOPPING, Phase.ENDING, Phase.DONE}),
     # A stop that only a queue was to carry out is void once the prompt has started.
-    Phase.STOPPING: _rules(
+    Phase.STOPPING: PhaseRules(
         {*_FOLLOWED, FindSameAnswer, RemovePending, ReadStop, Interrupt},
-        Phase.RUNNING,
-        Phase.ENDING,
-        Phase.DONE,
+        {Phase.RUNNING, Phase.ENDING, Phase.DONE},
     ),
     # Without a history and a frame of its end it is followed again.
-    Phase.ENDING: _rules(
+    Phase.ENDING: PhaseRules(
         {ReadHistory, WakeAt, FindOmitted, Complete, ReadStop, FindOtherStop, FreeMemory, Store},
-        Phase.UNCERTAIN,
-        Phase.RUNNING,
-        Phase.STOPPING,
-        Phase.DONE,
+        {Phase.UNCERTAIN, Phase.RUNNING, Phase.STOPPING, Phase.DONE},
     ),
-    Phase.DONE: _rules(set()),
+    Phase.DONE: PhaseRules(set(), set()),
 }
 #: The phases of a new claim, and of stored attempts that come back.
 FIRST: Final = (Phase.SENDING, Phase.UNCERTAIN, Phase.QUEUED, Phase.RUNNING, Phase.STOPPING)
@@ -634,7 +591,7 @@ class AttemptMachine:
         is_uncertain = self.state is AttemptState.UNCERTAIN
         # A job lists neither its mark nor its outputs.
         by_job = not is_uncertain and self.evidence.node_errors is not None
-        lookup = yield LookUp(self.prompt_id, by_job, is_uncertain)
+        lookup = yield LookUp(by_job, is_uncertain)
         if isinstance(lookup, errors.BackendError):
             self._note_unanswered(lookup)
             # A delayed request may still arrive when the network recovers. Restart the absence
@@ -740,7 +697,7 @@ class AttemptMachine:
         grace = self._intervals.history_grace
         give_up_at = self._now + grace
         while True:
-            entry = yield ReadHistory(self.prompt_id)
+            entry = yield ReadHistory()
             if isinstance(entry, HistoryEntry):
                 yield from self._end_by_history(ended_lookup(entry))
                 return
@@ -774,7 +731,7 @@ class AttemptMachine:
     def _end(self, end: AttemptResult) -> Steps[None]:
         """Complete an end and store it, unless another prompt's stop was what ended this one."""
         self._is_ending = True
-        end = yield Complete(end, self.prompt_id)
+        end = yield Complete(end)
         self.evidence.warn(*end.warnings)
         has_output = any(end.node_outputs.values()) or self.evidence.warnings
         if end.state is AttemptState.SUCCESS and not has_output:
@@ -783,7 +740,7 @@ class AttemptMachine:
         yield CloseProgress()
         was_interrupted = False
         if end.state is AttemptState.INTERRUPTED and end.ran:
-            yield UseInterrupt(self.prompt_id)
+            yield UseInterrupt()
             stop_is_stored = self.stop_requested or (yield ReadStop())
             was_interrupted = not stop_is_stored and (yield self._find_other_stop())
         if end.failure in result.FREED_AFTER and self._at.lease_is_fresh:
@@ -802,7 +759,6 @@ class AttemptMachine:
         """
         has_event = isinstance(self.evidence.end_frame, protocol.ExecutionInterrupted)
         return FindOtherStop(
-            self.prompt_id,
             since=(self._end_heard_at if has_event else self._last_seen_at)
             - self._intervals.collateral_window,
             until=self._end_heard_at if has_event else self._now,
@@ -871,10 +827,10 @@ class AttemptMachine:
         ended.
         """
         self._was_deleted = True
-        if (yield RemovePending(self.prompt_id)) is not None:
+        if (yield RemovePending()) is not None:
             return None
         # It may have started meanwhile, so that the deletion did nothing: look it up again at once.
-        again = yield LookUp(self.prompt_id)
+        again = yield LookUp()
         if isinstance(again, errors.BackendError):
             return None
         # After a frame of its execution its start is stored first, although the history may have
@@ -890,7 +846,7 @@ class AttemptMachine:
             # It was read before the start of the prompt made its move void.
             yield self._withdraw_stop()
             return
-        sent = yield Interrupt(self.prompt_id)
+        sent = yield Interrupt()
         if isinstance(sent, errors.BackendError):
             return
         self.sent_stop = sent

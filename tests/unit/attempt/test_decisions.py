@@ -94,7 +94,7 @@ def test_prompt_with_the_id_of_an_old_comfyui_is_followed_by_that_id() -> None:
     play = Play()
     play.answer(m.Sent("other", {}, 0.0))
     assert last_store(play).fields["prompt_id"] == "other"
-    assert play.stored(Write.ACCEPTED).until(m.LookUp).request == m.LookUp("other")
+    assert play.stored(Write.ACCEPTED).until(m.LookUp).machine.prompt_id == "other"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_prompt_is_not_sent_while_the_lease_may_be_anothers() -> None:
 
 def test_intent_of_a_sender_that_died_is_looked_up_and_not_sent() -> None:
     play = Play(state=AttemptState.INTENT).stored(Write.UNCERTAIN)
-    assert play.until(m.LookUp).request == m.LookUp("p", by_job=False, is_uncertain=True)
+    assert play.until(m.LookUp).request == m.LookUp(by_job=False, is_uncertain=True)
     assert play.now < 1001.0
     assert play.of(m.SendPrompt) == []
 
@@ -146,7 +146,7 @@ def test_stop_that_came_while_the_prompt_was_sent_follows_its_acceptance() -> No
     assert play.machine.phase is Phase.SENDING
     play.answer(m.Sent("p", {}, 0.0))
     play.stored(Write.ACCEPTED)
-    assert looked_up(play, PENDING).request == m.RemovePending("p")
+    assert looked_up(play, PENDING).request == m.RemovePending()
 
 
 # Uncertain.
@@ -236,8 +236,8 @@ def test_silent_prompt_is_looked_up_every_5_s(make: Any) -> None:
 
 
 def test_lookup_reads_the_job_if_the_refused_outputs_are_known() -> None:
-    assert queued().until(m.LookUp).request == m.LookUp("p", by_job=True)
-    assert Play(state=AttemptState.ACCEPTED).until(m.LookUp).request == m.LookUp("p", by_job=False)
+    assert queued().until(m.LookUp).request == m.LookUp(by_job=True)
+    assert Play(state=AttemptState.ACCEPTED).until(m.LookUp).request == m.LookUp(by_job=False)
 
 
 def test_lost_socket_causes_a_lookup_at_once() -> None:
@@ -336,7 +336,7 @@ def test_frame_of_an_end_decides_nothing(frame: Any) -> None:
 
 def test_status_of_the_history_decides_and_not_the_frame() -> None:
     play = closed(running(), BROKEN)
-    assert play.request == m.ReadHistory("p")
+    assert play.request == m.ReadHistory()
     play.answer(history())
     assert isinstance(play.request, m.Complete)
     assert play.request.end.state is AttemptState.SUCCESS
@@ -426,11 +426,11 @@ def test_prompt_that_another_stop_interrupted_is_not_counted(was_other: bool) ->
     play.answer(history("interrupted"), after=3.0)
     assert isinstance(play.request, m.Complete)
     play.answer(play.request.end)
-    assert play.outputs[-2:] == [m.UseInterrupt("p"), m.ReadStop()]
+    assert play.outputs[-2:] == [m.UseInterrupt(), m.ReadStop()]
     play.answer(False)
     # The window ends at the event, not at the answer of a slow history.
     assert play.request == m.FindOtherStop(
-        "p", since=heard_at - INTERVALS.collateral_window, until=heard_at
+        since=heard_at - INTERVALS.collateral_window, until=heard_at
     )
     play.answer(was_other)
     play.stored(Write.INTERRUPTED_BY_OTHER if was_other else Write.ENDED)
@@ -546,9 +546,9 @@ def test_cancelled_prompt_that_waits_is_deleted_and_looked_up_at_once() -> None:
     play = queued()
     play.stop()
     looked_up(play, PENDING)
-    assert play.request == m.RemovePending("p")
+    assert play.request == m.RemovePending()
     play.answer()
-    assert play.request == m.LookUp("p")
+    assert play.request == m.LookUp()
     play.answer(ABSENT)
     assert isinstance(play.request, m.Complete)
     assert (play.request.end.state, play.request.end.ran) == (AttemptState.INTERRUPTED, False)
@@ -586,7 +586,7 @@ def test_running_prompt_is_interrupted_if_its_stop_is_still_in_its_row() -> None
     assert (play.of(m.Interrupt), play.machine.phase) == ([], Phase.RUNNING)
     play = looked_up(stopping(), RUNNING)
     play.answer(True)
-    assert play.request == m.Interrupt("p")
+    assert play.request == m.Interrupt()
 
 
 @pytest.mark.parametrize("location", [PENDING, RUNNING])
