@@ -68,7 +68,7 @@ class Etas:
                 is_known = opens_in is not None and free_in is not None
                 free[row.id] = max(opens_in or 0.0, free_in or 0.0) if is_known else None
         before = defaultdict[str, int](int)
-        for bound in current.bound:
+        for bound in snapshot.bound_in_order:
             seconds = snapshot.estimates.seconds(bound.workflow_digest, bound.backend_id)
             waiting = _Waiting(free.get(bound.backend_id), seconds, before[bound.backend_id])
             self._bound[bound.backend_id, bound.group_id, bound.queued_at] = waiting

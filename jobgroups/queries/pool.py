@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from math import inf
 from typing import Any, Final, NamedTuple
@@ -39,7 +39,16 @@ from jobgroups.domain.pool import (
 )
 from jobgroups.domain.states import AttemptState, Placement
 from jobgroups.domain.turns import Shares
-from jobgroups.models import Attempt, ChildJob, Exclusion, JobGroup, Submitter, Timing, Variant
+from jobgroups.models import (
+    Attempt,
+    ChildJob,
+    Exclusion,
+    JobGroup,
+    Submitter,
+    Timing,
+    Variant,
+    share_name,
+)
 from jobgroups.queries.backends import current_backends
 from jobgroups.queries.exclusions import (
     ACTIVE,
@@ -70,14 +79,7 @@ _read_newest_timing: Final = PreparedValues(
 
 @lru_cache(maxsize=1)
 def _estimates_of(newest: dt.datetime | None) -> Estimates:  # noqa: ARG001 the key of the last reading
-    columns = (
-        "workflow_digest",
-        "backend_id",
-        "models_digest",
-        "seconds",
-        "load_seconds",
-        "updated_at",
-    )
+    columns = (column.name for column in fields(TimingRow))
     rows = Timing.objects.order_by("-updated_at").values_list(*columns)
     return Estimates(TimingRow(*row) for row in rows[:MAX_ROWS])
 
@@ -91,13 +93,13 @@ def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) 
     """
     rows = _read_variants()
     bound_rows = _read_bound()
-    restrictions = _Restrictions(current_pauses(), dict(_limited_submitters()))
-    if not (rows or bound_rows or with_bound or restrictions.pauses):
+    pauses, limits = current_pauses(), dict(_limited_submitters())
+    if not (rows or bound_rows or with_bound or pauses):
         return PoolSnapshot((), backends)
-    prompts, taken_back = _prompts(restrictions.pauses)
-    served = served_groups(prompts)
-    variants = _variants(rows, served, restrictions)
-    bound_jobs = _bound_jobs(bound_rows, served, restrictions)
+    prompts, taken_back = _prompts(pauses)
+    groups = _Groups(pauses, limits, served_groups(prompts))
+    variants = _variants(rows, groups)
+    bound_jobs = _bound_jobs(bound_rows, groups)
     submitters = {jobs.turn.submitter for jobs in (*variants, *bound_jobs)}
     return PoolSnapshot(
         variants,
@@ -107,26 +109,33 @@ def pool_snapshot(backends: Iterable[PoolBackend], *, with_bound: bool = False) 
         bound_jobs=bound_jobs,
         # One submitter alone has the whole farm: earlier use does not count.
         shares=current_shares() if len(submitters) > 1 else Shares(),
-        rooms=restrictions.rooms(prompts),
-        held=restrictions.held,
-        held_at=_held_at(bound_rows, restrictions.held),
-        due_in=restrictions.due_in,
+        rooms=groups.rooms(prompts),
+        held=groups.held,
+        held_at=_held_at(bound_rows, groups.held),
+        due_in=groups.due_in,
         taken_back=frozenset(taken_back),
     )
 
 
-class _Restrictions:
-    """Pauses, limits and times that keep jobs from being sent, as one reading finds them.
+#: The columns of a group that count for its waiting jobs.
+_OF_GROUP: Final = ("ordered_at", "max_running", "start_after", *TURN)
 
-    ``held``, ``limits`` and ``due_in`` are what it has found of the groups of the reading.
+
+class _Groups:
+    """The groups with waiting jobs, and the pauses, limits and times that keep these from being
+    sent, as one reading finds them.
     """
 
-    def __init__(self, pauses: Pauses, of_submitters: Mapping[str, int]) -> None:
-        self.pauses: Final = pauses
+    def __init__(
+        self, pauses: Pauses, of_submitters: Mapping[str, int], served: Collection[str] = ()
+    ) -> None:
+        self._pauses: Final = pauses
         self._of_submitters: Final = of_submitters
+        self._served: Final = served  #: Those of which backends have jobs.
         self.moment: Final = now()
+        #: Those of which nothing is sent now, and the values of limits: as far as they were read.
         self.held: Final[dict[str, HeldGroup]] = {}
-        self.limits: Final[dict[str, int]] = {}
+        self._limits: Final[dict[str, int]] = {}
         self._due_at: Final = {row.ends_at for row in pauses.by_target.values() if row.ends_at}
 
     @property
@@ -134,43 +143,40 @@ class _Restrictions:
         first = min(self._due_at, default=None)
         return inf if first is None else max((first - self.moment).total_seconds(), 0.0)
 
-    def limits_of(
-        self, group_id: str, turn: Sequence[Any], max_running: int | None
-    ) -> tuple[str, ...]:
-        """Return the limits that count for a group, and note their values."""
-        if max_running is None and not self._of_submitters:
-            return ()
+    def read(
+        self, group_id: str, columns: Sequence[Any], jobs: int, queued_at: dt.datetime
+    ) -> tuple[dict[str, Any], bool]:
+        """Return what waiting jobs have of their group, and whether nothing of it is sent now.
+
+        ``columns`` are the values of ``_OF_GROUP``; so many unsent ``jobs`` count as held then.
+        """
+        ordered_at, max_running, start_after, *turn = columns
         share = submitter_of(turn)
         limits = {group_id: max_running, target_of_submitter(share): self._of_submitters.get(share)}
-        of_group = {name: limit for name, limit in limits.items() if limit is not None}
-        self.limits.update(of_group)
-        return tuple(of_group)
-
-    def is_held(
-        self,
-        group_id: str,
-        turn: Sequence[Any],
-        start_after: dt.datetime | None,
-        jobs: int,
-        queued_at: dt.datetime,
-    ) -> bool:
-        """Return whether nothing of a group is sent now; note so many unsent jobs of it."""
-        if not jobs or (start_after is None and not self.pauses):
-            return False
-        is_held = False
-        if start_after is not None and start_after > self.moment:
+        known = {name: limit for name, limit in limits.items() if limit is not None}
+        self._limits.update(known)
+        of_group = {
+            "group_id": group_id,
+            "queued_at": queued_at,
+            "ordered_at": ordered_at,
+            "waiting_since": turn[-1],
+            "turn": turn_of(tuple(turn), is_served=group_id in self._served, moment=self.moment),
+            "limits": tuple(known),
+        }
+        is_later = start_after is not None and start_after > self.moment
+        if not jobs or not (is_later or self._pauses.of(group_id, share)):
+            return of_group, False
+        if is_later:
             self._due_at.add(start_after)
-            is_held = True
-        is_held = is_held or self.pauses.of(group_id, submitter_of(turn)) is not None
-        if is_held:
-            jobs += self.held[group_id].jobs if group_id in self.held else 0
-            level = turn_of(tuple(turn), is_served=True, moment=self.moment).level
-            self.held[group_id] = HeldGroup(turn[-1], jobs, (-level, queued_at, group_id))
-        return is_held
+        jobs += self.held[group_id].jobs if group_id in self.held else 0
+        level = turn_of(tuple(turn), is_served=True, moment=self.moment).level
+        rank = (-level, ordered_at or queued_at, group_id)
+        self.held[group_id] = HeldGroup(turn[-1], jobs, rank)
+        return of_group, True
 
     def rooms(self, prompts: Mapping[str, Sequence[ActivePrompt]]) -> dict[str, int]:
         """Return how many more prompts each limit permits."""
-        rooms = dict(self.limits)
+        rooms = dict(self._limits)
         if not rooms:
             return rooms
         # As ``store.claims.has_room``.
@@ -214,8 +220,14 @@ def _active_prompts() -> QuerySet[Attempt, tuple[Any, ...]]:
     rows = Attempt.objects.filter(ended_at__isnull=True).exclude(state=AttemptState.UNCERTAIN)
     workflow = Coalesce("child__variant__workflow_digest", "child__group__workflow_digest")
     models = Coalesce("child__variant__models_digest", Value(""))
-    share = ("child__group__share_of", "child__group__submitter")
-    columns = ("backend_id", "id", "child__group_id", *share, workflow, models)
+    columns = (
+        "backend_id",
+        "id",
+        "child__group_id",
+        share_name("child__group__"),
+        workflow,
+        models,
+    )
     moments = ("created_at", "started_at", "stop_requested_at")
     return rows.order_by("backend_id", "id").values_list(*columns, *moments, "variant_id")
 
@@ -227,21 +239,10 @@ def _prompts(pauses: Pauses) -> tuple[dict[str, list[ActivePrompt]], set[int]]:
     """Return the prompts of each backend, and the attempts that wait there though they are paused."""
     moment, prompts = now(), defaultdict[str, list[ActivePrompt]](list)
     taken_back = set[int]()
-    for (
-        backend_id,
-        attempt_id,
-        group_id,
-        share_of,
-        submitter,
-        digest,
-        models,
-        created_at,
-        started_at,
-        stopped_at,
-        variant_id,
-    ) in _read_prompts():
+    for backend_id, attempt_id, group_id, submitter, digest, models, *others in _read_prompts():
+        created_at, started_at, stopped_at, variant_id = others
         waits = started_at is None and stopped_at is None
-        if waits and pauses.of(group_id, share_of or submitter):
+        if waits and pauses.of(group_id, submitter):
             taken_back.add(attempt_id)
         prompts[backend_id].append(
             ActivePrompt(
@@ -253,7 +254,7 @@ def _prompts(pauses: Pauses) -> tuple[dict[str, list[ActivePrompt]], set[int]]:
                 running_for=None if started_at is None else (moment - started_at).total_seconds(),
                 variant_id=variant_id if stopped_at is None else None,
                 is_stopping=stopped_at is not None,
-                submitter=share_of or submitter,
+                submitter=submitter,
             )
         )
     return prompts, taken_back
@@ -275,19 +276,10 @@ def _with_unsent() -> QuerySet[Variant, tuple[Any, ...]]:
         group__completed_at__isnull=True, group__placement=Placement.POOL
     )
     return is_open.order_by().values_list(
-        *(
-            "id",
-            "group_id",
-            "number",
-            "queued_at",
-            "workflow_digest",
-            "models_digest",
-            "bypassed_at",
-            "candidates",
-        ),
-        *(f"group__{column}" for column in ("ordered_at", *TURN)),
-        *("group__max_running", "group__start_after"),
+        *("id", "group_id", "number", "queued_at", "workflow_digest", "models_digest"),
+        *("bypassed_at", "candidates"),
         *("group__required_capabilities", "group__uses_partner_nodes", "group__has_secret"),
+        *(f"group__{column}" for column in _OF_GROUP),
         Coalesce(Subquery(jobs), 0),
     )
 
@@ -299,53 +291,30 @@ def open_variants() -> list[OpenVariant]:
     """Return the variants of open groups, with the numbers of their unsent jobs; a moved job is
     bound to its backend.
     """
-    return _variants(_read_variants(), (), _Restrictions(Pauses(), {}))
+    return _variants(_read_variants(), _Groups(Pauses(), {}))
 
 
-def _variants(
-    rows: Collection[Any], served: Collection[str], restrictions: _Restrictions
-) -> list[OpenVariant]:
-    moment, none = now(), frozenset[str]()
+def _variants(rows: Collection[Any], groups: _Groups) -> list[OpenVariant]:
+    none = frozenset[str]()
     excluded = _excluded_backends() if rows else {}
     variants = []
-    for row in rows:
-        (
-            variant_id,
-            group_id,
-            number,
-            queued_at,
-            digest,
-            models,
-            bypassed_at,
-            candidates,
-            ordered_at,
-            *others,
-        ) = row
-        turn, (max_running, start_after, required, is_paid, has_own_key, jobs) = (
-            tuple(others[:-6]),
-            others[-6:],
-        )
-        is_held = restrictions.is_held(group_id, turn, start_after, jobs, ordered_at or queued_at)
+    for variant_id, group_id, number, queued_at, digest, models, *others in rows:
+        bypassed_at, candidates, required, is_paid, has_own_key, *columns, jobs = others
+        of_group, is_held = groups.read(group_id, columns, jobs, queued_at)
         needed = needed_capabilities(required, is_paid, has_own_key=has_own_key)
         cannot = excluded.get((digest, 0), none) | excluded.get((digest, variant_id), none)
+        bypassed_for = bypassed_at and (groups.moment - bypassed_at).total_seconds()
         variants.append(
             OpenVariant(
                 variant_id=variant_id,
-                group_id=group_id,
                 number=number,
-                queued_at=queued_at,
-                ordered_at=ordered_at,
-                waiting_since=turn[-1],
-                turn=turn_of(turn, is_served=group_id in served, moment=moment),
                 needs=Needs(tuple(candidates), tuple(needed), cannot),
                 workflow_digest=digest,
                 models_digest=models,
-                bypassed_for=None
-                if bypassed_at is None
-                else (moment - bypassed_at).total_seconds(),
+                bypassed_for=bypassed_for,
                 unsent=0 if is_held else jobs,
                 held=jobs if is_held else 0,
-                limits=restrictions.limits_of(group_id, turn, max_running),
+                **of_group,
             )
         )
     return variants
@@ -359,15 +328,13 @@ def _excluded_backends() -> dict[tuple[str, int], frozenset[str]]:
     return {key: frozenset(backends) for key, backends in excluded.items()}
 
 
-def _exclusions() -> QuerySet[Exclusion, tuple[Any, ...]]:
-    return (
+_read_exclusions: Final = PreparedValues(
+    lambda: (
         Exclusion.objects.filter(ACTIVE)
         .order_by()
         .values_list("workflow_digest", "variant_id", "backend_id")
     )
-
-
-_read_exclusions: Final = PreparedValues(_exclusions)
+)
 
 
 def _with_bound() -> QuerySet[ChildJob, tuple[Any, ...]]:
@@ -380,33 +347,20 @@ def _with_bound() -> QuerySet[ChildJob, tuple[Any, ...]]:
 _read_bound: Final = PreparedValues(_with_bound)
 
 
-def _bound_jobs(
-    rows: Collection[Any], served: Collection[str], restrictions: _Restrictions
-) -> list[BoundJobs]:
+def _bound_jobs(rows: Collection[Any], groups: _Groups) -> list[BoundJobs]:
     unsent_jobs, first = Counter[str](), dict[str, dt.datetime]()
     for _, queued_at, group_id, jobs in rows:
         unsent_jobs[group_id] += jobs
         first[group_id] = min(queued_at, first.get(group_id, queued_at))
-    moment, of_groups = now(), dict[str, dict[str, Any]]()
+    of_groups = dict[str, dict[str, Any]]()
     # A group may be deleted meanwhile.
-    for group_id, digest, ordered_at, max_running, start_after, *turn in read(_groups, unsent_jobs):
-        began_at = ordered_at or first[group_id]
-        if not restrictions.is_held(group_id, turn, start_after, unsent_jobs[group_id], began_at):
-            of_groups[group_id] = {
-                "group_id": group_id,
-                "workflow_digest": digest,
-                "ordered_at": ordered_at,
-                "waiting_since": turn[-1],
-                "turn": turn_of(tuple(turn), is_served=group_id in served, moment=moment),
-                "limits": restrictions.limits_of(group_id, turn, max_running),
-            }
+    for group_id, digest, *columns in read(_groups, unsent_jobs):
+        of_group, is_held = groups.read(group_id, columns, unsent_jobs[group_id], first[group_id])
+        if not is_held:
+            of_groups[group_id] = {**of_group, "workflow_digest": digest, "variant_id": 0}
     return [
         BoundJobs(
-            variant_id=0,
-            backend_id=backend_id,
-            queued_at=queued_at,
-            jobs=jobs,
-            **of_groups[group_id],
+            **{**of_groups[group_id], "queued_at": queued_at}, backend_id=backend_id, jobs=jobs
         )
         for backend_id, queued_at, group_id, jobs in rows
         if group_id in of_groups
@@ -415,7 +369,7 @@ def _bound_jobs(
 
 @cache
 def _groups(size: int) -> PreparedValues:
-    columns = ("id", "workflow_digest", "ordered_at", "max_running", "start_after", *TURN)
+    columns = ("id", "workflow_digest", *_OF_GROUP)
     return PreparedValues(
         lambda: JobGroup.objects.filter(pk__in=places(size)).order_by().values_list(*columns)
     )
@@ -441,20 +395,16 @@ READING_PART: Final = 0.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CurrentPool:
-    """A snapshot, with the rows of all backends and the bound jobs that wait for them."""
+    """A snapshot, with the rows of all backends."""
 
     snapshot: PoolSnapshot
     backends: Sequence[Backend]
-    bound: Sequence[BoundJobs]
-
-    def has(self, variant_ids: Iterable[int]) -> bool:
-        return all(map(self.snapshot.variant, variant_ids))
 
 
 class _PoolCache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._current = CurrentPool(PoolSnapshot(), (), ())
+        self._current = CurrentPool(PoolSnapshot(), ())
         #: Monotonic: the queue is not read again before, unless a reader needs what the snapshot
         #: lacks.
         self._kept_until = float("-inf")
@@ -465,18 +415,27 @@ class _PoolCache:
     def forget(self) -> None:
         self._kept_until = self._rests_until = float("-inf")
 
-    def get(self, variant_ids: Collection[int], *, is_incomplete: bool) -> CurrentPool:
+    def _has(self, variant_ids: Iterable[int]) -> bool:
+        return all(map(self._current.snapshot.variant, variant_ids))
+
+    def get(self, variant_ids: Collection[int] = (), *, is_incomplete: bool = False) -> CurrentPool:
+        """Return the pool as it was within the last second, with these variants if they have unsent
+        jobs.
+
+        ``is_incomplete``: the last snapshot lacks what the caller needs; it is kept for a part of
+        the second then.
+        """
         # While another thread reads, its last reading serves, but for what is not in it.
-        is_usable = self._kept_until > float("-inf") and self._current.has(variant_ids)
+        is_usable = self._kept_until > float("-inf") and self._has(variant_ids)
         if not self._lock.acquire(blocking=not is_usable):
             return self._current
         try:
             started = time.monotonic()
             is_old = started > (self._rests_until if is_incomplete else self._kept_until)
-            if is_old or not self._current.has(variant_ids):
+            if is_old or not self._has(variant_ids):
                 rows = list(current_backends().values())
                 snapshot = pool_snapshot(_as_pooled(rows), with_bound=True)
-                self._current = CurrentPool(snapshot, rows, snapshot.bound_in_order)
+                self._current = CurrentPool(snapshot, rows)
                 ended = time.monotonic()
                 self._rests_until = ended + (ended - started) / READING_PART
                 self._kept_until = max(ended + _KEPT_S, self._rests_until)
@@ -488,14 +447,7 @@ class _PoolCache:
 _cache: Final = _PoolCache()
 
 
-def current_pool(variant_ids: Collection[int] = (), *, is_incomplete: bool = False) -> CurrentPool:
-    """Return the pool as it was within the last second, with these variants if they have unsent
-    jobs.
-
-    ``is_incomplete``: the last snapshot lacks what the caller needs; it is kept for a part of the
-    second then.
-    """
-    return _cache.get(variant_ids, is_incomplete=is_incomplete)
+current_pool: Final = _cache.get
 
 
 def pool_candidates(group_id: str) -> list[str]:
