@@ -29,6 +29,10 @@ _PROGRESS: Final = frozenset({"progress", "progress_state"})
 #: Published again for a client that connects later, in this order, before the reports of nodes.
 _STATE: Final = ("execution_start", "execution_cached", "progress_state", "executing")
 
+#: Kinds of binary frames, each with its name for listeners.
+_TEXT, _WITH_METADATA = 3, 4
+_BINARY: Final = {1: "preview", _TEXT: "text", _WITH_METADATA: "preview"}
+
 
 class _Data(msgspec.Struct):
     prompt_id: Any = None
@@ -85,60 +89,39 @@ class FrameTap(Tap):
 
     def _receive_text(self, frame: str) -> None:
         head = _heads.decode(frame)
-        for attempt_id, outlet in self._outlets.items():
-            prompt_id = self._prompt_id(attempt_id)
-            if prompt_id is not None and head.data.prompt_id == prompt_id:
-                node = head.data.node if isinstance(head.data.node, str) else ""
-                outlet.put(
-                    ListenerFrame(outlet.spec.number, prompt_id, head.type, node, text=frame)
-                )
+        if isinstance(head.data.prompt_id, str) and head.data.prompt_id:
+            node = head.data.node if isinstance(head.data.node, str) else ""
+            self._put(driver_of(self._drivers, head.data.prompt_id), head.type, node, text=frame)
 
     def _receive_binary(self, frame: bytes) -> None:
         kind, number = struct.unpack_from(">II", frame)
-        node = None
-        if kind == 4:
-            metadata = _metadata.decode(frame[8 : 8 + number])
-            attempt_id = next(
-                (
-                    attempt_id
-                    for attempt_id in self._outlets
-                    if self._prompt_id(attempt_id) == metadata.get("prompt_id")
-                ),
-                None,
-            )
-            node = metadata.get("node_id")
-        else:
-            # Such a frame names no prompt. The last one: the end of an earlier one may be lost.
-            attempt_id = next(
-                (
-                    driven_id
-                    for driven_id, driver in reversed(self._drivers.items())
-                    if driver.machine.evidence.is_executing
-                ),
-                None,
-            )
-            if kind == 3:
-                node = frame[8 : 8 + number].decode()
-        outlet = self._outlets.get(attempt_id or 0)
-        if outlet is None or kind not in (1, 3, 4):
+        if kind not in _BINARY:
             return
-        driver = self._drivers[outlet.spec.attempt_id]
-        node = str(node or outlet.node)
-        if kind == 3 or node not in driver.pictures.nodes:
-            # A result is stored, and sent from there.
-            outlet.put(
-                ListenerFrame(
-                    outlet.spec.number,
-                    driver.machine.prompt_id,
-                    "text" if kind == 3 else "preview",
-                    node,
-                    data=frame,
-                )
-            )
+        following = frame[8 : 8 + number]
+        metadata = _metadata.decode(following) if kind == _WITH_METADATA else {}
+        driver = driver_of(self._drivers, metadata.get("prompt_id"))
+        node = following.decode() if kind == _TEXT else str(metadata.get("node_id") or "")
+        if outlet := self._outlets.get(driver.spec.attempt_id if driver else 0):
+            node = node or outlet.node
+        # A result is stored, and sent from there.
+        if kind == _TEXT or driver is None or node not in driver.pictures.nodes:
+            self._put(driver, _BINARY[kind], node, data=frame)
 
-    def _prompt_id(self, attempt_id: int) -> str | None:
-        driver = self._drivers.get(attempt_id)
-        return None if driver is None else driver.machine.prompt_id
+    def _put(self, driver: AttemptDriver | None, kind: str, node: str, **frame: Any) -> None:
+        outlet = None if driver is None else self._outlets.get(driver.spec.attempt_id)
+        if driver is not None and outlet is not None:
+            number, prompt_id = driver.spec.number, driver.machine.prompt_id
+            outlet.put(ListenerFrame(number, prompt_id, kind, node, **frame))
+
+
+def driver_of(drivers: dict[int, AttemptDriver], prompt_id: str | None) -> AttemptDriver | None:
+    """Return the driver of a prompt, or of the one that executes if a frame names none."""
+    for driver in reversed(drivers.values()):
+        # The last that executes: the end of an earlier one may have been lost.
+        machine = driver.machine
+        if machine.prompt_id == prompt_id if prompt_id else machine.evidence.is_executing:
+            return driver
+    return None
 
 
 class _Outlet:

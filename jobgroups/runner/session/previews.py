@@ -14,6 +14,7 @@ from jobgroups.events.hub import Hub
 from jobgroups.events.messages import Message, PreviewFrame
 from jobgroups.runner.attempt.driver import AttemptDriver
 from jobgroups.runner.attempt.spec import AttemptSpec
+from jobgroups.runner.session.frames import driver_of
 from jobgroups.serializers import MAX_FRAME_BYTES, to_json
 
 logger = logging.getLogger(__name__)
@@ -43,9 +44,10 @@ class SessionPreviews:
         """Publish a preview of a prompt of ours that is not to be stopped, if a client is
         subscribed to its group.
 
-        A result that came like a preview is kept too.
+        A result that came like a preview is kept too. ComfyUI shows everybody the previews of
+        prompts that were sent without a client.
         """
-        driver = self._driver_of(preview)
+        driver = driver_of(self._drivers, preview.prompt_id)
         if driver is not None:
             driver.pictures.receive(preview)
         if (
@@ -66,21 +68,6 @@ class SessionPreviews:
                 self._hub, self._backend_id, driver.spec
             )
         throttle.publish(preview)
-
-    def _driver_of(self, preview: Preview) -> AttemptDriver | None:
-        """Return the driver of a preview's prompt: of the one that executes if the preview names
-        none (type 1).
-
-        ComfyUI shows everybody the previews of prompts that were sent without a client.
-        """
-        drivers = reversed(self._drivers.values())
-        if preview.prompt_id:
-            return next(
-                (driver for driver in drivers if driver.machine.prompt_id == preview.prompt_id),
-                None,
-            )
-        # The last: the end of an earlier one may have been lost.
-        return next((driver for driver in drivers if driver.machine.evidence.is_executing), None)
 
 
 class _Throttle:
