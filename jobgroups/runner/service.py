@@ -223,10 +223,8 @@ class RunnerService:
     def _count_busy(self, seconds: float) -> None:
         # A sample of each heartbeat: exact for long prompts, and right on average for short ones.
         for backend_id, session in self._sessions.items():
-            is_busy = any(
-                driver.machine.state is AttemptState.RUNNING
-                for driver in session.attempts.drivers.values()
-            )
+            states = [machine.state for machine in session.attempts.machines]
+            is_busy = AttemptState.RUNNING in states
             metrics.busy_seconds.labels(backend_id).inc(seconds if is_busy else 0.0)
 
     def _renew(self) -> tuple[float, set[FencingToken]] | None:

@@ -14,9 +14,10 @@ from jobgroups.log_context import bind, bound
 from jobgroups.models import Attempt
 from jobgroups.queries import work
 from jobgroups.runner.attempt.driver import AttemptDriver
+from jobgroups.runner.attempt.machine import AttemptMachine
 from jobgroups.runner.attempt.spec import AttemptSpec
 from jobgroups.runner.context import SessionContext
-from jobgroups.runner.session.frames import FrameTap
+from jobgroups.runner.session.frames import FrameTap, driver_of
 from jobgroups.services import attempts
 
 logger = logging.getLogger(__name__)
@@ -83,12 +84,13 @@ class ActiveAttempts:
             max(limit, LARGE_ANSWER_BYTES) if self.has_large_prompt else limit
         )
 
+    @property
+    def machines(self) -> list[AttemptMachine]:
+        return [driver.machine for driver in self.drivers.values()]
+
     def of_prompt(self, prompt_id: str | None) -> AttemptDriver | None:
         """Return the driver of a prompt. An old ComfyUI chose its own id after the driver was made."""
-        return next(
-            (driver for driver in self.drivers.values() if driver.machine.prompt_id == prompt_id),
-            None,
-        )
+        return driver_of(self.drivers, prompt_id) if prompt_id else None
 
     async def _run_supervised(self, driver: AttemptDriver) -> None:
         """Run a driver; restart it after an unexpected error, and fail the child after the third
@@ -182,19 +184,18 @@ class ActiveAttempts:
     def cancelled(self) -> frozenset[int]:
         """The attempts whose running prompts are stopped as jobs."""
         return frozenset(
-            driver.spec.attempt_id
-            for driver in self.drivers.values()
+            attempt_id
+            for attempt_id, driver in self.drivers.items()
             if driver.machine.sent_stop.is_cancel
         )
 
     @property
     def uncertain_workflows(self) -> frozenset[str]:
-        uncertain = (
-            driver
-            for driver in self.drivers.values()
-            if driver.machine.state is AttemptState.UNCERTAIN
-        )
-        return frozenset(driver.spec.workflow_digest for driver in uncertain) - {""}
+        return frozenset(
+            machine.spec.workflow_digest
+            for machine in self.machines
+            if machine.state is AttemptState.UNCERTAIN
+        ) - {""}
 
     @property
     def has_large_prompt(self) -> bool:
@@ -204,10 +205,10 @@ class ActiveAttempts:
     @property
     def prompt_count(self) -> int:
         """The number of prompts that the backend may have: the last lookup did not find the others."""
-        return sum(not driver.machine.is_absent for driver in self.drivers.values())
+        return sum(not machine.is_absent for machine in self.machines)
 
     @property
     def left_running(self) -> str:
         """Why a prompt with a pending stop is left running, as a clause; ``""`` if there is none."""
-        reasons = (driver.machine.sent_stop.left_running for driver in self.drivers.values())
+        reasons = (machine.sent_stop.left_running for machine in self.machines)
         return next(filter(None, reasons), "")

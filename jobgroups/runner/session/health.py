@@ -107,9 +107,9 @@ class HealthProbe:
         # It may restart meanwhile.
         self._context.loaded_models = None
         self._context.partners.forget()
-        for driver in self._attempts.drivers.values():
+        for machine in self._attempts.machines:
             # Its look-ups failed with every other request, which says nothing about them.
-            driver.machine.unanswered_since = None
+            machine.unanswered_since = None
         self._context.availability.probe_failed(
             error.detail, answers=isinstance(error, AnswerTooLarge)
         )
@@ -155,10 +155,10 @@ class HealthProbe:
     def _look_ups_fail(self) -> str | None:
         """Return what is wrong with a backend that answers probes, but no look-up of a prompt."""
         moment = time.monotonic()
-        for driver in self._attempts.drivers.values():
-            since = driver.machine.unanswered_since
+        for machine in self._attempts.machines:
+            since = machine.unanswered_since
             if since is not None and moment - since >= self._intervals.stuck_after:
-                why = driver.machine.unanswered_reason.rstrip(".")
+                why = machine.unanswered_reason.rstrip(".")
                 return f"no look-up of a prompt has succeeded for {moment - since:.0f} s: {why}"
         return None
 
@@ -175,28 +175,25 @@ class HealthProbe:
         """
         moment = time.monotonic()
         stopping = [
-            driver
-            for driver in self._attempts.drivers.values()
-            if driver.machine.stop_pending and driver.machine.state is AttemptState.RUNNING
+            machine
+            for machine in self._attempts.machines
+            if machine.stop_pending and machine.state is AttemptState.RUNNING
         ]
         self._hanging = {
-            driver.machine.prompt_id: self._hanging.get(driver.machine.prompt_id, moment)
-            for driver in stopping
+            machine.prompt_id: self._hanging.get(machine.prompt_id, moment) for machine in stopping
         }
-        for driver in stopping:
+        for machine in stopping:
             may_take = self._intervals.stuck_after
-            if driver.machine.sent_stop.left_running:
-                may_take = max(may_take, driver.spec.shortest_limit_s)
-            if (lasts := moment - self._hanging[driver.machine.prompt_id]) >= may_take:
+            if machine.sent_stop.left_running:
+                may_take = max(may_take, machine.spec.shortest_limit_s)
+            if (lasts := moment - self._hanging[machine.prompt_id]) >= may_take:
                 return lasts
         return None
 
     async def _check_worker(self) -> None:
         """Note since when prompts are pending and nothing runs (comfyui-protocol.md, trap 1)."""
-        drivers = self._attempts.drivers.values()
-        pending = any(driver.machine.is_pending for driver in drivers)
-        running = any(not driver.machine.is_pending for driver in drivers)
-        if not pending or (running and self._stuck_since is None):
+        are_waiting = {machine.is_pending for machine in self._attempts.machines}
+        if True not in are_waiting or (False in are_waiting and self._stuck_since is None):
             self._stuck_since = None
             return
         are_running, are_pending = await active_prompts(self._context.client, self._context.version)
@@ -238,7 +235,7 @@ class HealthProbe:
 
     def _queue_split(self) -> tuple[int, int, int]:
         """Return what runs there, what waits there, and what of both is not ours."""
-        states = [driver.machine.state for driver in self._attempts.drivers.values()]
+        states = [machine.state for machine in self._attempts.machines]
         ours = sum(state in (AttemptState.ACCEPTED, AttemptState.RUNNING) for state in states)
         others = max(self.queue_remaining - ours, 0)
         if any(state in (AttemptState.INTENT, AttemptState.UNCERTAIN) for state in states):

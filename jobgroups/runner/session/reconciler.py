@@ -128,7 +128,7 @@ class Reconciler:
         context = self._context
         # A prompt that completed while no runner was alive has a result: its driver looks it up
         # first.
-        is_known = all(driver.machine.was_looked_up for driver in self._attempts.drivers.values())
+        is_known = all(machine.was_looked_up for machine in self._attempts.machines)
         away = context.availability.unavailable_for()
         if away is not None and away >= context.runner.settings.move_after_s:
             await self._store(expiry.children_unblock)

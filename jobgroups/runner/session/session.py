@@ -97,7 +97,7 @@ class BackendSession:
     @property
     def is_sending(self) -> bool:
         """Whether a prompt is claimed and its backend's answer is not stored."""
-        states = [driver.machine.state for driver in self.attempts.drivers.values()]
+        states = [machine.state for machine in self.attempts.machines]
         return AttemptState.INTENT in states or not self.claimer.has_no_pending_claim
 
     async def run(self) -> None:
