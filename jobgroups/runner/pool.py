@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from django.conf import settings
@@ -31,7 +31,7 @@ class Pool:
     """
 
     def __init__(self, database: DatabaseThreads, *, give_up_s: float, queued_limit_s: int) -> None:
-        self._database = database
+        self._run = database.run_with_retry
         self._give_up_s = give_up_s
         self._queued_limit_s = queued_limit_s
         self.schedule = Schedule()
@@ -43,7 +43,7 @@ class Pool:
 
     async def read_backends(self) -> None:
         """Read the backends; the next :meth:`refresh` uses them."""
-        self._backends = await self._database.run_with_retry(pool.pool_backends)
+        self._backends = await self._run(pool.pool_backends)
 
     @property
     def next_reading_in(self) -> float:
@@ -65,28 +65,25 @@ class Pool:
         self.is_stale = False
         if bypasses := dict(self.schedule.bypasses):
             self.schedule.bypasses.clear()
-            await self._database.run_with_retry(expiry.variants_bypassed, bypasses)
+            await self._run(expiry.variants_bypassed, bypasses)
         overlooked = self.schedule.overlooked(started)
         # To plan a long queue takes as long as to read it: both are done in the thread.
-        backlog = await self._database.run_with_retry(
-            lambda: Backlog(pool.pool_snapshot(self._backends), overlooked)
-        )
+        backlog = await self._run(lambda: Backlog(pool.pool_snapshot(self._backends), overlooked))
         self.schedule.renew(backlog)
         self._read_at = time.monotonic()
         took = self._read_at - started
         self._not_before = self._read_at + took * (1 / pool.READING_PART - 1)
-        for attempt_id in self.schedule.paused():
-            if not await self._database.run_with_retry(
-                moves.prompt_take_back, attempt_id=attempt_id
-            ):
-                self.schedule.refused.add(attempt_id)
+        await self._take(self.schedule.paused(), moves.prompt_take_back)
 
     async def recall(self, free: Sequence[str]) -> None:
         """Take prompts back that another backend ends earlier; ``free`` are those without prompt
         and job.
         """
-        for attempt_id in self.schedule.recalls(free):
-            if not await self._database.run_with_retry(moves.prompt_recall, attempt_id=attempt_id):
+        await self._take(self.schedule.recalls(free), moves.prompt_recall)
+
+    async def _take(self, attempt_ids: Iterable[int], work: Callable[..., bool]) -> None:
+        for attempt_id in attempt_ids:
+            if not await self._run(work, attempt_id=attempt_id):
                 self.schedule.refused.add(attempt_id)
 
     def settle(self, backend_id: str, choice: Choice | None, result: ClaimResult) -> None:
@@ -106,39 +103,33 @@ class Pool:
         """Store since when the groups wait whose levels rise."""
         waiting, served = self.schedule.snapshot.waiting_changes
         if settings.DIRECTOR_AGING_MINUTES and (waiting or served):
-            await self._database.run_with_retry(
-                shares.groups_mark_waiting, waiting=waiting, served=served
-            )
+            await self._run(shares.groups_mark_waiting, waiting=waiting, served=served)
 
     async def end_overdue(self) -> None:
         """Note which variants have no candidate, and end jobs that have waited too long."""
         self.schedule.refused.clear()
-        await self._database.run_with_retry(shares.uses_count)
+        await self._run(shares.uses_count)
         await self._mark_waiting()
         unplaced = self.schedule.snapshot.unplaced()
         if unplaced:
-            await self._database.run_with_retry(expiry.pool_fail_refused, variant_ids=unplaced)
-        marked = await self._database.run_with_retry(pool.unplaced_variants)
+            await self._run(expiry.pool_fail_refused, variant_ids=unplaced)
+        marked = await self._run(pool.unplaced_variants)
         placed = marked.keys() - unplaced
         if placed or unplaced - marked.keys():
-            await self._database.run_with_retry(
-                expiry.variants_mark, unplaced=unplaced - marked.keys(), placed=placed
-            )
+            await self._run(expiry.variants_mark, unplaced=unplaced - marked.keys(), placed=placed)
         moment = monotonic_now()
         due = moment - dt.timedelta(seconds=self._give_up_s)
         for variant_id in sorted(unplaced & marked.keys()):
             if marked[variant_id] <= due:
-                await self._database.run_with_retry(
+                await self._run(
                     expiry.pool_give_up, variant_id=variant_id, limit_s=int(self._give_up_s)
                 )
         while self.schedule.leftover:
             variant_id = self.schedule.leftover.pop()
-            await self._database.run_with_retry(expiry.pool_fail_barred, variant_id=variant_id)
+            await self._run(expiry.pool_fail_barred, variant_id=variant_id)
         limit = dt.timedelta(seconds=self._queued_limit_s)
         if time.monotonic() < self._expired_at + min(_OLD_EVERY, self._queued_limit_s / 100):
             return
         self._expired_at = time.monotonic()
         for variant_id in self.schedule.snapshot.overdue(moment - limit):
-            await self._database.run_with_retry(
-                expiry.pool_expire, variant_id=variant_id, limit_s=self._queued_limit_s
-            )
+            await self._run(expiry.pool_expire, variant_id=variant_id, limit_s=self._queued_limit_s)
