@@ -9,7 +9,8 @@ import datetime as dt
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from django.db import transaction
 from django.db.models import DateTimeField, Exists, ExpressionWrapper, OuterRef, Q, QuerySet
@@ -110,7 +111,8 @@ def child_claim(request: ClaimRequest) -> ClaimResult:
             bound = _oldest_bound(request, (), first) or bound
         if (choice := request.choice_before(bound)) is not None:
             with contextlib.suppress(_LimitReached):
-                claim = _claim_from_pool(choice, request)
+                find = partial(_first_of_pool, choice)
+                claim = _claim_in_group(choice.variant.group_id, request, find)
                 if claim is not None:
                     return ClaimResult(claim, from_pool=True)
             in_vain = True
@@ -118,7 +120,7 @@ def child_claim(request: ClaimRequest) -> ClaimResult:
                 bound = _oldest_bound(request, full)
         while bound is not None:
             try:
-                claim = _claim_bound(bound, request)
+                claim = _claim_in_group(bound.group_id, request, partial(_still_bound, bound))
             except _LimitReached:
                 claim = None
                 full.add(bound.group_id)
@@ -223,35 +225,34 @@ def _oldest_bound(
     return oldest.get(name)
 
 
-def _claim_bound(oldest: store.Oldest, request: ClaimRequest) -> Attempt | None:
-    def claim(group: JobGroup) -> Attempt | None:
-        _lock_slot(request)
-        # It may have been reassigned or delayed since the first query.
-        child = _still_waiting.first(
-            request.fence.backend_id, child_id=oldest.child_id, **store.time_parameters()
-        )
-        return None if child is None else _store(child, group, request)
-
-    return _claim_in_group(oldest.group_id, request.fence, claim)
+def _still_bound(oldest: store.Oldest, row: Backend) -> ChildJob | None:
+    """Lock a bound child, unless it was reassigned or delayed since the first query."""
+    return _still_waiting.first(row.id, child_id=oldest.child_id, **store.time_parameters())
 
 
 def _claim_in_group(
-    group_id: str, fence: FencingToken, claim: Callable[[JobGroup], Attempt | None]
+    group_id: str, request: ClaimRequest, find: Callable[[Backend], ChildJob | None]
 ) -> Attempt | None:
-    """Run a claim in a transaction that locks the lease, and the group's row only for the group's
-    first claim, or if the number of its prompts is limited.
+    """Claim what ``find`` locks for a backend with a free slot, in a transaction that locks the
+    lease, and the group's row only for the group's first claim, or if the number of its prompts is
+    limited.
 
     So claims of one group for many backends wait neither for one another nor for outcomes of the
-    group. The row of the claimed child is locked.
+    group.
     """
-    group: Any = _claimed_group.first(group_id)
+
+    def claim(group: JobGroup) -> Attempt | None:
+        child = find(_lock_slot(request))
+        return None if child is None else _store(child, group, request)
+
+    group = store.groups_sent([group_id]).get(group_id)
     if group is None:
         return None
     if group.has_claimed_child and not group.is_limited:
         with transaction.atomic():
-            verify_fence(fence)
+            verify_fence(request.fence)
             return claim(group)
-    with group_transaction(group_id, fence=fence) as tx:
+    with group_transaction(group_id, fence=request.fence) as tx:
         if group.is_limited and not store.has_room(tx.group):
             raise _LimitReached
         # The lock does not read them, and they never change.
@@ -263,37 +264,27 @@ def _claim_in_group(
         return claimed
 
 
-_claimed_group: Final = PreparedQuery(lambda: store.sent(JobGroup.objects.filter(pk=KEY)))
-
-
 # --- from the pool --------------------------------------------------------------------------------
 
 
-def _claim_from_pool(choice: Choice, request: ClaimRequest) -> Attempt | None:
-    """Claim the first job of a variant that this backend may take; None: there is none.
+def _first_of_pool(choice: Choice, row: Backend) -> ChildJob | None:
+    """Lock the first job of a variant that this backend may take; None: there is none.
 
     A row that another claim or a cancel has locked is skipped.
     """
     variant = choice.variant
-
-    def claim(group: JobGroup) -> Attempt | None:
-        row = _lock_slot(request)
-        # Its row is locked: a tag that was removed before is seen, one that is removed later comes
-        # after this claim.
-        if not fits(variant.needs, row.id, capabilities_of(row)):
-            return None
-        # Learned before this claim; one that is learned later waits for the row.
-        cannot = {"digest": variant.workflow_digest, "variant": variant.variant_id, **valid_since()}
-        if _excluded.first(row.id, **cannot) is not None:
-            return None
-        times = store.time_parameters()
-        left_alone = _LEFT_TO_RIVALS if choice.has_rival else dt.timedelta()
-        child = _next_of_variant.first(
-            row.id, variant=variant.variant_id, since=times["moment"] - left_alone, **times
-        )
-        return None if child is None else _store(child, group, request)
-
-    return _claim_in_group(variant.group_id, request.fence, claim)
+    # Its row is locked: a tag that was removed before is seen, one that is removed later comes
+    # after this claim.
+    if not fits(variant.needs, row.id, capabilities_of(row)):
+        return None
+    # Learned before this claim; one that is learned later waits for the row.
+    cannot = {"digest": variant.workflow_digest, "variant": variant.variant_id, **valid_since()}
+    if _excluded.first(row.id, **cannot) is not None:
+        return None
+    times = store.time_parameters()
+    left_alone = _LEFT_TO_RIVALS if choice.has_rival else dt.timedelta()
+    since = times["moment"] - left_alone
+    return _next_of_variant.first(row.id, variant=variant.variant_id, since=since, **times)
 
 
 #: A backend that failed a job, or from which it was recalled, does not take it again for so long if

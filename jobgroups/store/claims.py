@@ -148,25 +148,26 @@ def _oldest_bound(size: int, *, of_group: bool, held: int, withheld: int) -> Pre
     return PreparedValues(rows)
 
 
-def sent(groups: QuerySet[JobGroup]) -> QuerySet[JobGroup]:
-    """Return groups with what prompts of theirs need, whether a child was claimed before, and
+def groups_sent(ids: Collection[str]) -> dict[str, Any]:
+    """Return groups by id with what prompts of theirs need, whether a child was claimed before, and
     ``is_limited``: whether the number of their prompts is limited.
     """
-    limited = Submitter.objects.filter(name=OuterRef("share_key"), max_running__isnull=False)
-    groups = groups.alias(share_key=share_name()).annotate(
-        is_limited=Q(max_running__isnull=False) | Exists(limited)
-    )
-    return groups.only("has_claimed_child", *SENT).order_by()
-
-
-def groups_sent(ids: Collection[str]) -> dict[str, Any]:
-    """Return groups as :func:`sent` does, by id."""
     return {group.id: group for group in read(_groups_sent, ids)}
 
 
 @cache
 def _groups_sent(size: int) -> PreparedQuery[JobGroup]:
-    return PreparedQuery(lambda: sent(JobGroup.objects.filter(pk__in=places(size))))
+    limited = Submitter.objects.filter(name=OuterRef("share_key"), max_running__isnull=False)
+    is_limited = Q(max_running__isnull=False) | Exists(limited)
+    return PreparedQuery(
+        lambda: (
+            JobGroup.objects.filter(pk__in=places(size))
+            .alias(share_key=share_name())
+            .annotate(is_limited=is_limited)
+            .only("has_claimed_child", *SENT)
+            .order_by()
+        )
+    )
 
 
 def has_room(group: JobGroup) -> bool:
