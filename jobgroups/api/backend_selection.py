@@ -30,7 +30,8 @@ class Selection:
 
 def select_backends(backend_ids: Sequence[str], required_capabilities: Sequence[str]) -> Selection:
     named, rows = dict.fromkeys(backend_ids), current_backends()
-    rows = _probe({name: rows[name] for name in named if name in rows})
+    rows = {name: rows[name] for name in named if name in rows}
+    rows = _probed(rows, _stale(rows))
     reasons = {
         name: ineligible_reason(rows.get(name), required_capabilities, now=now()) for name in named
     }
@@ -77,8 +78,8 @@ def candidate_rows(
     """Return the candidates by id, after a probe where needed, and a sentence for each entry that
     no backend has.
 
-    ``may_wait``: the job waits if all of them are away, so those that are known to be are not
-    probed again.
+    Those that did not respond to the last probe are not probed again if another one can take the
+    job, or if it ``may_wait`` until one is back.
     """
     everything = ANY_BACKEND in candidates
     meant = {
@@ -86,7 +87,13 @@ def candidate_rows(
         for row in current_backends().values()
         if is_candidate(candidates, row.id, row.tags) and (row.enabled or not everything)
     }
-    meant = _probe(meant, in_pool=True, may_wait=may_wait)
+    moment = now()
+    # A job of the pool needs no certain backend, and hundreds are late at once if the host is busy.
+    stale = [row for row in _stale(meant) if not probes.was_online(row, now=moment)]
+    if may_wait or any(ineligible_reason(row, (), now=moment) is None for row in meant.values()):
+        # A machine that is off costs 1.5 s.
+        stale = [row for row in stale if row.unreachable_since is None]
+    meant = _probed(meant, stale)
     unmatched = {
         candidate: "No backend has this tag."
         if candidate.startswith(TAG_PREFIX)
@@ -98,28 +105,15 @@ def candidate_rows(
     return meant, unmatched
 
 
-def _probe(
-    rows: dict[str, Backend], *, in_pool: bool = False, may_wait: bool = False
-) -> dict[str, Backend]:
-    """Probe the backends without a recent response, and return the rows as they are then.
+def _stale(rows: Mapping[str, Backend]) -> list[Backend]:
+    """Return the backends without a recent response."""
+    return [row for row in rows.values() if row.enabled and probes.needs_probe(row, now=now())]
 
-    ``in_pool``: not those that were online 30 s ago. A job of the pool needs no certain one, and
-    hundreds are late at once if the host is busy. Nor those that did not respond to the last probe,
-    if another one can take the job or it ``may_wait``: a machine that is off costs 1.5 s.
-    """
-    moment = now()
-    stale = [
-        row
-        for row in rows.values()
-        if row.enabled and probes.needs_probe(row, now=moment)
-        if not (in_pool and probes.was_online(row, now=moment))
-    ]
-    if in_pool and (
-        may_wait or any(ineligible_reason(row, (), now=moment) is None for row in rows.values())
-    ):
-        stale = [row for row in stale if row.unreachable_since is None]
-    if stale:
-        probes.probe_backends(stale, backends_probed)
-        present = current_backends()
-        rows = {name: present[name] for name in rows if name in present}
-    return rows
+
+def _probed(rows: dict[str, Backend], stale: Collection[Backend]) -> dict[str, Backend]:
+    """Probe some of the backends, and return all as they are then."""
+    if not stale:
+        return rows
+    probes.probe_backends(stale, backends_probed)
+    present = current_backends()
+    return {name: present[name] for name in rows if name in present}

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from django.conf import settings
@@ -63,9 +64,8 @@ def submit_body(
     return submit(whole, principal)
 
 
-def submit(submission: Submission, principal: Principal, *, may_wait: bool = False) -> Submitted:
-    """Store the group of a submission whose idempotency key is not known. ``may_wait`` is as of
-    ``candidate_rows``.
+def submit(submission: Submission, principal: Principal) -> Submitted:
+    """Store the group of a submission whose idempotency key is not known.
 
     1. The runner: without one nothing is stored, unless a setting allows it.
     2. The backends: selected, after a probe of those without a recent response. In the pool at
@@ -83,9 +83,7 @@ def submit(submission: Submission, principal: Principal, *, may_wait: bool = Fal
     if not (alive or settings.DIRECTOR_ACCEPT_WITHOUT_RUNNER):
         runners.heartbeat_check()
         raise RunnerAbsent
-    return group_submit(
-        submission=choose(submission, principal, may_wait=may_wait), runner_alive=alive
-    )
+    return group_submit(submission=choose(submission, principal), runner_alive=alive)
 
 
 class NotExecutable(Exception):
@@ -107,7 +105,7 @@ def submit_to_any(submission: Submission, principal: Principal) -> JobGroup:
     Raises what :func:`submit` raises, but ``NotExecutable`` for ``NoOnlineBackends``.
     """
     try:
-        return submit(submission, principal, may_wait=True).group
+        return submit(replace(submission, may_wait=True), principal).group
     except NoOnlineBackends as refused:
         skipped = refused.extra["skipped_backends"]
     entries = check(JobKinds(submission.template), submission.backend_ids, (), may_wait=True)[
@@ -151,16 +149,12 @@ def _own_seeds(graph: workflow.Workflow) -> tuple[dict[str, dict[str, Any]], int
 
 
 def choose(
-    submission: Submission,
-    principal: Principal,
-    kinds: JobKinds | None = None,
-    *,
-    may_wait: bool = False,
+    submission: Submission, principal: Principal, kinds: JobKinds | None = None
 ) -> Submission:
     """Return the submission with the backends that were selected and skipped.
 
     Raises ``NoOnlineBackends`` or, for an asset that does not exist, ``InvalidRequest``. ``kinds``
-    are those of its jobs, if the caller has them; ``may_wait`` is as of ``candidate_rows``.
+    are those of its jobs, if the caller has them.
     """
     until = check_until(_CHECK_SECONDS)
     check_references(submission.references, principal)
@@ -168,7 +162,7 @@ def choose(
         selection, is_paid = _select_named(submission, until)
     else:
         kinds = kinds or JobKinds(submission.template, submission.batch)
-        selection, is_paid = _select_able(submission, kinds, until, may_wait=may_wait)
+        selection, is_paid = _select_able(submission, kinds, until)
     if not selection.backend_ids:
         raise NoOnlineBackends(selection.skipped)
     chosen = replace(submission, skipped_backends=selection.skipped, uses_partner_nodes=is_paid)
@@ -194,22 +188,28 @@ def _select_named(submission: Submission, until: float) -> tuple[Selection, bool
 
 
 def _select_able(
-    submission: Submission, kinds: JobKinds, until: float, *, may_wait: bool
+    submission: Submission, kinds: JobKinds, until: float
 ) -> tuple[Selection, bool | None]:
     """Select the candidates that can execute a job, or of which that is not known; see
     ``_select_named``.
 
     Raises ``NoOnlineBackends`` if none of them can execute one of the jobs of a batch.
     """
-    named, required = submission.backend_ids, submission.required_capabilities
-    selection = select_candidates(named, required, kinds.excluded, may_wait=may_wait)
+    required = submission.required_capabilities
+    select = partial(
+        select_candidates,
+        submission.backend_ids,
+        excluded=kinds.excluded,
+        may_wait=submission.may_wait,
+    )
+    selection = select(required)
     in_part = submission.partial_outputs == PartialOutputs.ACCEPT
     refused = kinds.refusals(selection.rows, until=until, in_part=in_part)
     # The answers are kept.
     is_paid = has_partner_nodes(kinds.workflow, selection.rows, until=time.monotonic())
     if is_paid:
         needed = needed_capabilities(required, is_paid, has_own_key=bool(submission.secret))
-        selection = select_candidates(named, needed, kinds.excluded, may_wait=may_wait)
+        selection = select(needed)
     able = [
         name for name in selection.backend_ids if len(refused.get(name, ())) < len(kinds.examples)
     ]

@@ -135,6 +135,7 @@ class Submission:
     #: installation is used.
     secret: str = field(default="", repr=False)
     origin: Origin | None = None  #: Of a prompt of the ComfyUI listener; None: it is none.
+    may_wait: bool = False  #: Whether it is accepted although all candidates are away.
 
     @property
     def references(self) -> list[tuple[str, str]]:
