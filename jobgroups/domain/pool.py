@@ -190,11 +190,10 @@ class PoolSnapshot:
     @cached_property
     def able(self) -> Mapping[Needs, frozenset[str]]:
         """The backends that fit, by needs; equal sets are one object."""
-        named = defaultdict[str, set[str]](set, {ANY_BACKEND: set(self.backends)})
+        named = defaultdict[str, set[str]](set)
         for name, backend in self.backends.items():
-            named[name].add(name)
-            for tag in backend.capabilities.tags:
-                named[f"{TAG_PREFIX}{tag}"].add(name)
+            for candidate in names_of(name, backend.capabilities.tags):
+                named[candidate].add(name)
         sets: dict[frozenset[str], frozenset[str]] = {}
         by_needs: dict[Needs, frozenset[str]] = {}
         for needs in {variant.needs for variant in self.variants}:

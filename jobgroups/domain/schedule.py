@@ -116,9 +116,12 @@ class Backlog:
         self.is_held_back = True
         return False
 
-    def _count_limits(self, jobs: WaitingJobs, change: int) -> None:
+    def _count(self, jobs: OpenVariant | BoundJobs, backend_id: str, change: int) -> None:
+        self._sent[jobs] += change
         for limit in jobs.limits:
             self._rooms[limit] -= change
+        seconds = self.snapshot.expected_seconds(jobs.workflow_digest, backend_id)
+        self.order.charge(jobs.turn.submitter, change * seconds)
 
     def note_ended(self, group_id: str) -> None:
         """Note that a prompt of a group has ended, which may have reached a limit."""
@@ -156,13 +159,10 @@ class Backlog:
         """Count jobs of a variant as sent to a backend; a negative number: as unsent again."""
         if change > 0 and variant.models_digest:
             self._models[backend_id] = variant.models_digest
-        self._sent[variant] += change
+        self._count(variant, backend_id, change)
         self._sent[self.snapshot.class_of(variant)] += change
-        self._count_limits(variant, change)
         seconds = self.snapshot.estimates.seconds(variant.workflow_digest, backend_id)
         self._taken[backend_id] += change * (seconds or 0.0)
-        cost = self.snapshot.expected_seconds(variant.workflow_digest, backend_id)
-        self.order.charge(variant.turn.submitter, change * cost)
         key = (variant.variant_id, backend_id)
         if self._plan is not None and key in self._plan.allotted:
             self._plan.allotted[key] -= change
@@ -171,10 +171,7 @@ class Backlog:
         """Count a bound job of a group as sent to its backend."""
         jobs = self.snapshot.first_bound.get((backend_id, group_id))
         if jobs is not None:
-            self._sent[jobs] += 1
-            self._count_limits(jobs, 1)
-            seconds = self.snapshot.expected_seconds(jobs.workflow_digest, backend_id)
-            self.order.charge(jobs.turn.submitter, seconds)
+            self._count(jobs, backend_id, 1)
 
     def note_in_vain(self, variant: OpenVariant, backend_id: str) -> None:
         """Count a job as unsent again: there was none for this backend, which does not try again
