@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from django.conf import settings
@@ -73,17 +73,17 @@ class Pool:
         self._read_at = time.monotonic()
         took = self._read_at - started
         self._not_before = self._read_at + took * (1 / pool.READING_PART - 1)
-        await self._take(self.schedule.paused(), moves.prompt_take_back)
+        await self._recall(self.schedule.paused(), is_paused=True)
 
     async def recall(self, free: Sequence[str]) -> None:
         """Take prompts back that another backend ends earlier; ``free`` are those without prompt
         and job.
         """
-        await self._take(self.schedule.recalls(free), moves.prompt_recall)
+        await self._recall(self.schedule.recalls(free), is_paused=False)
 
-    async def _take(self, attempt_ids: Iterable[int], work: Callable[..., bool]) -> None:
+    async def _recall(self, attempt_ids: Iterable[int], *, is_paused: bool) -> None:
         for attempt_id in attempt_ids:
-            if not await self._run(work, attempt_id=attempt_id):
+            if not await self._run(moves.prompt_recall, attempt_id=attempt_id, is_paused=is_paused):
                 self.schedule.refused.add(attempt_id)
 
     def settle(self, backend_id: str, choice: Choice | None, result: ClaimResult) -> None:

@@ -11,21 +11,21 @@ from typing import Any, Final
 from backends.models import Backend
 from backends.services import HOLD_CLEARED, MAX_REASON, QUARANTINE_CLEARED
 from backends.states import Hold
-from jobgroups.database.retry import retried_transaction, retry_on_conflict
+from jobgroups.database.retry import retried_transaction
 from jobgroups.domain.audit import Action
 from jobgroups.domain.clock import now
 from jobgroups.domain.leases import FencingToken
 from jobgroups.domain.states import ChildStatus, StopReason
 from jobgroups.errors import BackendNotFound
 from jobgroups.events import log
-from jobgroups.models import Attempt, Lease
+from jobgroups.models import Attempt, ChildJob, Lease
 from jobgroups.queries.backends import active_attempts, open_children
 from jobgroups.services import late_results
 from jobgroups.services.audit import record
-from jobgroups.services.group_transaction import update_row
+from jobgroups.services.group_transaction import GroupTransaction, update_row
 from jobgroups.services.leases import verify_fence
 from jobgroups.services.requeue import reassign, requeue
-from jobgroups.services.transactions import attempt_transaction
+from jobgroups.services.transactions import attempt_write
 
 logger = logging.getLogger(__name__)
 
@@ -167,29 +167,28 @@ def prompts_evict(*, fence: FencingToken) -> set[int]:
         backend_id=fence.backend_id, ended_at__isnull=True, stop_requested_at__isnull=True
     )
     ids = list(active.order_by("id").values_list("id", flat=True))
-    return {attempt_id for attempt_id in ids if _evict(attempt_id, fence)}
+    return {attempt_id for attempt_id in ids if _evict(attempt_id=attempt_id, fence=fence)}
 
 
-@retry_on_conflict
-def _evict(attempt_id: int, fence: FencingToken) -> bool:
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        row = Backend.objects.filter(pk=fence.backend_id).first()
-        # It may have been resumed a moment ago.
-        if row is None or not row.evict or not tx.request_stop([attempt.pk], StopReason.GIVEN_BACK):
-            return False
-        update_row(attempt, {"is_counted": False})
-        ran = child.status == ChildStatus.RUNNING
-        if requeue(tx, child, attempt):
-            held = "drained" if row.hold == Hold.DRAIN else "paused"
-            by = f" by {row.changed_by}" if row.changed_by else ""
-            made = late_results.late_result(child)
-            moved = made is None and reassign(
-                tx, child, reason=f"{row.name} was {held}{by}, and gave its work back."
+@attempt_write
+def _evict(tx: GroupTransaction, child: ChildJob, attempt: Attempt) -> bool:
+    row = Backend.objects.filter(pk=attempt.backend_id).first()
+    # It may have been resumed a moment ago.
+    if row is None or not row.evict or not tx.request_stop([attempt.pk], StopReason.GIVEN_BACK):
+        return False
+    update_row(attempt, {"is_counted": False})
+    ran = child.status == ChildStatus.RUNNING
+    if requeue(tx, child, attempt):
+        held = "drained" if row.hold == Hold.DRAIN else "paused"
+        by = f" by {row.changed_by}" if row.changed_by else ""
+        made = late_results.late_result(child)
+        moved = made is None and reassign(
+            tx, child, reason=f"{row.name} was {held}{by}, and gave its work back."
+        )
+        if ran and not moved:
+            tx.add_event(
+                log.child_requeued(child, attempt, f"given back: {row.name} was {held}{by}")
             )
-            if ran and not moved:
-                tx.add_event(
-                    log.child_requeued(child, attempt, f"given back: {row.name} was {held}{by}")
-                )
-            if made is not None:
-                late_results.adopt_result(tx, child, made)
-        return True
+        if made is not None:
+            late_results.adopt_result(tx, child, made)
+    return True

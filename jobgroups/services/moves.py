@@ -97,27 +97,16 @@ _PAUSED: Final = "Taken back: its job is paused"
 
 
 @retry_on_conflict
-def prompt_recall(*, attempt_id: int) -> bool:
+def prompt_recall(*, attempt_id: int, is_paused: bool = False) -> bool:
     """Request the removal of a prompt that waits in a backend's queue. Any runner may do so.
 
-    It makes no event, as the claim made none, and the attempt is not counted.
+    It makes no event, as the claim made none, and the attempt is not counted. ``is_paused``: its
+    job is paused. A bound job goes back to the queue of its backend then.
 
     Returns:
         Whether this call requested it. False: the prompt has started, ended or is being stopped,
-        its job is bound, is paid or was recalled too often in this run.
+        its job is paid, or it is not paused and is bound or was recalled too often in this run.
     """
-    return _recall(attempt_id, is_paused=False)
-
-
-@retry_on_conflict
-def prompt_take_back(*, attempt_id: int) -> bool:
-    """Request the removal of a prompt whose job is paused, as :func:`prompt_recall` does; a bound
-    job goes back to the queue of its backend.
-    """
-    return _recall(attempt_id, is_paused=True)
-
-
-def _recall(attempt_id: int, *, is_paused: bool) -> bool:
     with attempt_transaction(attempt_id, None) as (tx, child, attempt):
         if is_paused and current_pauses().of(tx.group.id, tx.group.share_name) is None:
             return False

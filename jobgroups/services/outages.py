@@ -10,7 +10,6 @@ from typing import Final
 from django.db.models import F, QuerySet
 
 from backends.models import Backend
-from jobgroups.database.retry import retry_on_conflict
 from jobgroups.domain.clock import now
 from jobgroups.domain.failures import FailureClass
 from jobgroups.domain.leases import FencingToken
@@ -22,7 +21,7 @@ from jobgroups.services.candidates import CandidateBackends, attempt_history, ca
 from jobgroups.services.group_transaction import GroupTransaction, update_row
 from jobgroups.services.outcomes import Failure, adopt_other_result, stop_failed
 from jobgroups.services.requeue import after_backoff, counted_attempts, requeue_at
-from jobgroups.services.transactions import attempt_transaction
+from jobgroups.services.transactions import attempt_write
 
 #: A longer gap between the last answer and the first failed probe: no runner probed meanwhile.
 _UNPROBED_AFTER: Final = dt.timedelta(minutes=1)
@@ -52,7 +51,7 @@ def attempts_move(*, fence: FencingToken, reason: str) -> set[int]:
     stop is pending by this call.
     """
     moved: set[int] = set()
-    rows = _movable(fence).select_related("child__group").order_by("id")
+    rows = _movable(fence.backend_id).select_related("child__group").order_by("id")
     # The check without locks comes first: it is repeated every few seconds while the backend is
     # offline.
     for row in rows.defer(
@@ -61,24 +60,23 @@ def attempts_move(*, fence: FencingToken, reason: str) -> set[int]:
         group = row.child.group
         elsewhere = RetryScope(group.retry_elsewhere)
         if candidate_backends(group, elsewhere, besides={fence.backend_id}) and _move(
-            row.pk, fence, reason
+            attempt_id=row.pk, fence=fence, reason=reason
         ):
             moved.add(row.pk)
     return moved
 
 
-@retry_on_conflict
-def _move(attempt_id: int, fence: FencingToken, reason: str) -> bool:
-    with attempt_transaction(attempt_id, fence) as (tx, child, attempt):
-        if not _movable(fence).filter(pk=attempt_id).exists():
-            return False
-        unsent = Failure(kind=FailureClass.UNREACHABLE, message=reason)
-        return leave_offline(tx, child, attempt, lost_in_render(fence.backend_id), unsent)
+@attempt_write
+def _move(tx: GroupTransaction, child: ChildJob, attempt: Attempt, *, reason: str) -> bool:
+    if not _movable(attempt.backend_id).filter(pk=attempt.pk).exists():
+        return False
+    unsent = Failure(kind=FailureClass.UNREACHABLE, message=reason)
+    return leave_offline(tx, child, attempt, lost_in_render(attempt.backend_id), unsent)
 
 
-def _movable(fence: FencingToken) -> QuerySet[Attempt]:
+def _movable(backend_id: str) -> QuerySet[Attempt]:
     return Attempt.objects.filter(
-        backend_id=fence.backend_id,
+        backend_id=backend_id,
         ended_at__isnull=True,
         stop_requested_at__isnull=True,
         child__current_attempt=F("pk"),

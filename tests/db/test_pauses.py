@@ -17,7 +17,7 @@ from jobgroups.queries.groups import group_snapshot
 from jobgroups.queries.pauses import current_pauses
 from jobgroups.queries.pool import pool_backends, pool_snapshot
 from jobgroups.services import attempts, cancellation, expiry, pauses, runners
-from jobgroups.services.moves import MAX_RECALLS, prompt_recall, prompt_take_back
+from jobgroups.services.moves import MAX_RECALLS, prompt_recall
 from tests.db.test_order import mark, next_job, waited
 from tests.harness import factories
 from tests.harness.factories import finish, removed
@@ -73,9 +73,9 @@ def test_nothing_is_claimed_during_a_pause_and_what_waits_is_taken_back(
     pause(group)
     assert next_job(fence) == (None if of == "farm" else other.id)
     assert taken_back() == {waiting.pk}
-    assert prompt_take_back(attempt_id=waiting.pk)
-    assert not prompt_take_back(attempt_id=waiting.pk)
-    assert not prompt_take_back(attempt_id=running.pk)
+    assert prompt_recall(attempt_id=waiting.pk, is_paused=True)
+    assert not prompt_recall(attempt_id=waiting.pk, is_paused=True)
+    assert not prompt_recall(attempt_id=running.pk, is_paused=True)
     removed(waiting, fence)
     waiting.refresh_from_db()
     assert (waiting.error_message, waiting.is_counted) == ("Taken back: its job is paused", False)
@@ -144,7 +144,7 @@ def test_prompt_that_starts_before_it_is_taken_back_goes_on() -> None:
     group = submit(in_pool=False, jobs=1)
     claimed = accepted(fence, group)
     pauses.queue_pause()
-    assert prompt_take_back(attempt_id=claimed.pk)
+    assert prompt_recall(attempt_id=claimed.pk, is_paused=True)
     attempts.attempt_started(attempt_id=claimed.pk, fence=fence)
     finish(claimed, fence)
     attempt = Attempt.objects.get()
@@ -156,10 +156,10 @@ def test_paid_prompt_and_one_that_was_resumed_are_not_taken_back() -> None:
     fence = factories.online("gpu-1")
     group = submit(in_pool=False, jobs=1)
     claimed = accepted(fence, group)
-    assert not prompt_take_back(attempt_id=claimed.pk)
+    assert not prompt_recall(attempt_id=claimed.pk, is_paused=True)
     JobGroup.objects.update(uses_partner_nodes=True)
     pauses.queue_pause()
-    assert not prompt_take_back(attempt_id=claimed.pk)
+    assert not prompt_recall(attempt_id=claimed.pk, is_paused=True)
 
 
 def test_pauses_do_not_count_against_the_limit_of_recalls() -> None:
@@ -168,7 +168,7 @@ def test_pauses_do_not_count_against_the_limit_of_recalls() -> None:
     for _ in range(MAX_RECALLS + 1):
         claimed = accepted(fence, group)
         pauses.queue_pause()
-        assert prompt_take_back(attempt_id=claimed.pk)
+        assert prompt_recall(attempt_id=claimed.pk, is_paused=True)
         removed(claimed, fence)
         pauses.queue_resume()
     assert prompt_recall(attempt_id=accepted(fence, group).pk)
