@@ -31,6 +31,7 @@ from jobgroups.database.sqlite3.base import _locks
 from jobgroups.database.statements import insert
 from jobgroups.database.threads import DatabaseThreads
 from jobgroups.domain.leases import FencingToken
+from jobgroups.domain.newest import Newest
 from jobgroups.errors import LeaseLost
 from jobgroups.models import Attempt, GroupLabel, JobEvent, JobGroup, Lease
 from jobgroups.runner.completer import Completer
@@ -180,6 +181,7 @@ def test_every_unit_gets_an_error_when_the_transaction_cannot_begin(
 def test_outage_is_logged_once_however_often_and_by_how_many_it_is_retried(
     database: DatabaseThreads, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(database_threads, "_logged", Newest(100))
     monkeypatch.setattr(database_threads, "_FIRST_PAUSE", 0.001)
     left = [9, 9]
 

@@ -27,7 +27,9 @@ from backends.models import Backend
 from backends.simulator import Simulator
 from backends.simulator.media import encode_webm
 from jobgroups.api.answers import answers
+from jobgroups.database import threads
 from jobgroups.domain.clock import now
+from jobgroups.domain.newest import Newest
 from jobgroups.models import Capture, ChildJob, FilesProcess
 from jobgroups.outputs import download
 from jobgroups.outputs.media_facts import media_facts
@@ -485,6 +487,7 @@ async def test_database_that_is_away_is_no_unexpected_error_of_a_capture(
 async def test_captures_log_an_outage_of_the_database_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(threads, "_logged", Newest(100))
     tries = []
 
     def fails(**_: Any) -> list[str]:

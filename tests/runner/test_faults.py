@@ -12,6 +12,7 @@ import pytest
 from backends.models import Backend
 from jobgroups.database import threads
 from jobgroups.domain.clock import now
+from jobgroups.domain.newest import Newest
 from jobgroups.models import AbandonedPrompt, JobGroup
 from jobgroups.runner.intervals import Intervals
 from tests.harness.factories import allow_writes
@@ -367,7 +368,7 @@ async def test_a_stop_asked_for_while_no_runner_lived_is_honoured_by_the_next(fa
 async def test_a_database_that_takes_no_writes_for_a_while_costs_lateness_only(
     farm: Farm, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads, "_LOGGED_AGAIN", 0.0)  # each is logged
+    monkeypatch.setattr(threads, "_logged", Newest(100, seconds=0.0))  # each is logged
     sim = await farm.backend()
     sim.fault("stuck")
     service = await farm.runner(threads=1)
