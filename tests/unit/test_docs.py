@@ -358,8 +358,9 @@ def _given() -> dict[str, list[Check]]:
             Check(health.Level.OK, "Outputs are not copied (DIRECTOR_CAPTURE=0)."),
         ],
         "backends": [
-            health.backends_check(None),
+            health._UNKNOWN,
             health.backends_check({}),
+            health.backends_check({"gpu-1": "offline"}, are_probed=False),
             health.backends_check({"gpu-1": "online"}),
             *(
                 health.backends_check({"gpu-1": "online", "gpu-2": "busy", "gpu-3": status})
