@@ -9,6 +9,7 @@ import pytest
 
 from director import client
 from director.client import Director
+from director.client.wire import SyncWire
 from tests.client.conftest import Driven
 from tests.client.server import FakeDirector
 
@@ -47,6 +48,18 @@ def test_wait_returns_the_group_at_its_end(either: Driven, server: FakeDirector)
     assert server.connects == []
 
 
+def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the pauses of a client in seconds; it makes none."""
+    pauses: list[float] = []
+
+    async def sleep(_: SyncWire, seconds: float) -> None:
+        pauses.append(seconds)
+
+    # Other threads of this process call ``time.sleep``.
+    monkeypatch.setattr(SyncWire, "sleep", sleep)
+    return pauses
+
+
 @pytest.mark.parametrize(
     ("jobs", "cancelled", "is_paused"), [(10, 0, False), (11, 0, True), (11, 1, False)]
 )
@@ -58,8 +71,7 @@ def test_wait_pauses_only_while_many_jobs_are_open(
     cancelled: int,
     is_paused: bool,
 ) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("director.client.wire.time.sleep", pauses.append)
+    pauses = sleeps(monkeypatch)
     group_id = server.group(jobs, cancelled_count=cancelled)
     with once(server, lambda: server.waiting == 1, partial(server.finish, group_id)):
         director.wait(group_id, timeout=90)
@@ -77,8 +89,7 @@ def test_wait_raises_after_its_timeout(either: Driven, server: FakeDirector) -> 
 def test_wait_polls_a_director_that_lets_no_request_wait(
     director: Director, server: FakeDirector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("director.client.wire.time.sleep", pauses.append)
+    pauses = sleeps(monkeypatch)
     server.refuses_waits = True
     group_id = server.group(2)
     with once(
