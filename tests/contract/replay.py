@@ -98,7 +98,8 @@ class Player:
         """Return whether the prompt that runs may go on: its next frames come after the steps that
         are due now.
         """
-        for socket in self._sockets.values():
+        # The recording's client may open another one during a flush.
+        for socket in tuple(self._sockets.values()):
             if not socket.closing and socket.websocket.close_code is None:
                 with contextlib.suppress(Stuck):
                     await self._flush(socket)

@@ -82,7 +82,9 @@ async def test_hash_of_a_large_file_is_null_until_it_is_computed(
         await until(in_thread(lambda: not StoredFile.objects.filter(sha256="").exists()))
     after, (shown,) = await of_group(group)
     assert shown["sha256"] == sha256(picture()).hexdigest()
-    assert (after["seq"], after["revision"]) == (before["seq"], before["revision"] + 1)
+    # Another change of the copy may come between, as of its warning.
+    assert after["seq"] == before["seq"]
+    assert after["revision"] > before["revision"]
 
 
 async def test_hash_of_a_file_in_a_bucket_is_known_with_its_copy(
