@@ -144,9 +144,7 @@ def run_checks() -> dict[str, Any]:
             and any(_is_elsewhere(runner, facts.moment) for runner in facts.runners),
         ),
         "runner": runner_check(known),
-        "backends": _UNKNOWN
-        if known is None
-        else backends_check(known.backends, are_probed=bool(_alive(known, known.runners))),
+        "backends": backends_check(known),
         "captures": captures_check(known),
         "storage": storage_check(_storage.answer_within(STORAGE_SECONDS, _read_storage, facts)),
         "processes": processes_check(processes.states),
@@ -309,15 +307,17 @@ def runner_check(facts: HealthReport | None) -> Check:
     return Check(Level.OK, f"{len(alive)} alive; the last heartbeat was {age:.1f} s ago.")
 
 
-def backends_check(backends: Mapping[str, str], *, are_probed: bool = True) -> Check:
+def backends_check(facts: HealthReport | None) -> Check:
     """Return degraded if an enabled backend is offline or quarantined, or no backend takes jobs, or
     no runner finds it out.
 
     A paused or draining backend is not a fault.
     """
-    if not backends:
+    if facts is None:
+        return _UNKNOWN
+    if not (backends := facts.backends):
         return Check(Level.DEGRADED, "No backend is registered and enabled.")
-    if not are_probed:
+    if not _alive(facts, facts.runners):
         return Check(Level.DEGRADED, "Whether they answer is not known: no runner probes them.")
     faults = [
         _these(backends, ("offline", "unknown"), "does not answer", "do not answer"),

@@ -65,7 +65,8 @@ def test_backends_that_take_no_jobs_are_named(api: Api, farm: list[str]) -> None
 
 
 def test_backends_are_degraded_when_all_are_paused() -> None:
-    check = health.backends_check(dict.fromkeys(["gpu-1", "gpu-2"], "paused"))
+    runner, backends = Runner(heartbeat_at=now()), dict.fromkeys(["gpu-1", "gpu-2"], "paused")
+    check = health.backends_check(health.HealthReport([runner], now(), backends))
     assert (check.status, check.detail) == (WORSE, "2 of 2 are paused: gpu-1, gpu-2.")
 
 

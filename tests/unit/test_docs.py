@@ -299,6 +299,11 @@ def _files(age_s: float, *runners: Runner) -> HealthReport:
     return HealthReport(list(runners), _NOW, {}, files=files)
 
 
+def _backends(runner_age: float, *statuses: str) -> HealthReport:
+    backends = {f"gpu-{number}": status for number, status in enumerate(statuses, 1)}
+    return HealthReport([_runner(runner_age)], _NOW, backends)
+
+
 def _given() -> dict[str, list[Check]]:
     failed = {"last_error_at": _NOW, "restarts": 2}
     return {
@@ -358,12 +363,12 @@ def _given() -> dict[str, list[Check]]:
             Check(health.Level.OK, "Outputs are not copied (DIRECTOR_CAPTURE=0)."),
         ],
         "backends": [
-            health._UNKNOWN,
-            health.backends_check({}),
-            health.backends_check({"gpu-1": "offline"}, are_probed=False),
-            health.backends_check({"gpu-1": "online"}),
+            health.backends_check(None),
+            health.backends_check(_backends(1.0)),
+            health.backends_check(_backends(60.0, "offline")),
+            health.backends_check(_backends(1.0, "online")),
             *(
-                health.backends_check({"gpu-1": "online", "gpu-2": "busy", "gpu-3": status})
+                health.backends_check(_backends(1.0, "online", "busy", status))
                 for status in ("online", "offline", "quarantined", "paused", "draining")
             ),
         ],
