@@ -163,6 +163,18 @@ def submit(page: Any) -> str:
     return str(page.url.rsplit("/", 1)[1])
 
 
+def hold(page: Any, path: str, **options: Any) -> list[Any]:
+    """Hold the requests of a path, which the list gets, until the test continues them."""
+    held: list[Any] = []
+
+    # Playwright sets an attribute of its handler, which ``held.append`` cannot have.
+    def add(route: Any) -> None:
+        held.append(route)
+
+    page.route(path, add, **options)
+    return held
+
+
 def cards(page: Any, status: str) -> Any:
     return page.locator(f".card.s-{status}")
 

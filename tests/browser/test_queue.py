@@ -4,7 +4,7 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from tests.browser.desk import Desk
+from tests.browser.desk import Desk, hold
 from tests.harness.waits import until
 
 
@@ -28,12 +28,7 @@ def test_queue_shows_the_order_and_a_person_changes_it(desk: Desk, page: Any) ->
     expect(names).to_have_text(["Urgent", "First", "Third", "Second", "Late"])
     expect(up).to_be_focused()
     # The focus stays where the person has moved it before the order changes.
-    held = []
-
-    def hold(route: Any) -> None:
-        held.append(route)
-
-    page.route("**/next", hold, times=1)
+    held = hold(page, "**/next", times=1)
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     until(lambda: page.wait_for_timeout(20) or held)

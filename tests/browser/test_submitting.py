@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from director.demo.workflow import text_to_image
-from tests.browser.desk import SHIFTS, Desk, bring_workflow, submit, wait_loaded
+from tests.browser.desk import SHIFTS, Desk, bring_workflow, hold, submit, wait_loaded
 from tests.browser.test_soundness import sound
 from tests.harness.graphs import EDITOR_FILE, png
 
@@ -69,8 +69,7 @@ def test_form_shows_which_backends_can_run_the_workflow_and_the_choices_they_hav
     page.goto(f"{desk.url}/submit")
     said, why = page.locator("#can-run-said"), page.locator("#can-run-why")
     expect(said).to_be_hidden()
-    held: list[Any] = []
-    page.route("**/api/workflows/check", lambda route: held.append(route), times=1)  # noqa: PLW0108 it gets an attribute
+    held = hold(page, "**/api/workflows/check", times=1)
     with page.expect_request("**/api/workflows/check"):
         bring_workflow(page)
     expect(said).to_have_text("Checking which backends can run it …")
@@ -248,8 +247,7 @@ def test_nothing_moves_while_the_form_gets_the_values_of_a_group(
     group = desk.submit(2, **fields)
     page.set_viewport_size({"width": width, "height": 844})
     page.add_init_script(SHIFTS)
-    held: list[Any] = []
-    page.route("**/workflow", lambda route: held.append(route))  # noqa: PLW0108 it gets an attribute
+    held = hold(page, "**/workflow")
     page.goto(f"{desk.url}/submit?from={group}")
     page.wait_for_function("document.querySelector('#count').value === '2'")
     expect(page.locator("#count")).to_be_hidden()
