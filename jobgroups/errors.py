@@ -321,16 +321,18 @@ class NoOtherBackend(Conflict, code="no_other_backend"):
 
 class BackendUnavailable(Conflict, code="backend_unavailable"):
     def __init__(self, reasons: Mapping[str, str], names: Mapping[str, str], *, hint: str) -> None:
-        """``reasons`` and ``names`` are by the ids of backends; the first three reasons are told."""
+        """``reasons`` and ``names`` are by the ids of backends; the text has the first three reasons."""
         of_reason: dict[str, list[str]] = {}
         for backend_id, reason in reasons.items():
             of_reason.setdefault(reason.rstrip("."), []).append(names.get(backend_id, backend_id))
-        told = [
+        sentences = [
             f"{', '.join(backends)} take{'s' * (len(backends) == 1)} no jobs: {reason}."
             for reason, backends in of_reason.items()
         ]
         unavailable = [{"backend_id": one, "reason": reason} for one, reason in reasons.items()]
-        super().__init__(" ".join([*told[:3], hint]), extra={"unavailable_backends": unavailable})
+        super().__init__(
+            " ".join([*sentences[:3], hint]), extra={"unavailable_backends": unavailable}
+        )
 
 
 class RunnerAbsent(RequestError, code="runner_absent", status=503):

@@ -152,9 +152,8 @@ class PoolSnapshot:
     bound_jobs: Sequence[BoundJobs] = ()  #: In their own order.
     #: What submitters have used of the farm, without ``prompts``.
     shares: Shares = field(default_factory=Shares)
-    rooms: Mapping[str, int] = field(
-        default_factory=dict
-    )  #: Prompts that each limit still permits.
+    #: How many more prompts each limit permits.
+    rooms: Mapping[str, int] = field(default_factory=dict)
     #: The groups with unsent jobs of which nothing is sent now.
     held: Mapping[str, HeldGroup] = field(default_factory=dict)
     #: Those with the most bound jobs at each backend, so that claims read past them.

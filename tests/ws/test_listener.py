@@ -22,11 +22,11 @@ async def test_frames_that_came_before_the_end_was_read_are_sent_before_it(
 ) -> None:
     """A prompt may take only some milliseconds, and a read longer."""
     hub.bind(asyncio.get_running_loop(), read_seqs=read_seqs)
-    asked, released = asyncio.Event(), asyncio.Event()
+    began, released = asyncio.Event(), asyncio.Event()
 
     async def slow_read(query: Any, *args: Any) -> Any:
         if query is listener.prompt_state:
-            asked.set()
+            began.set()
             await released.wait()
         return await read(query, *args)
 
@@ -35,7 +35,7 @@ async def test_frames_that_came_before_the_end_was_read_are_sent_before_it(
     sockets, key = listener.Listener(), ("10.0.0.1", "krita")
     await sockets.open(key, outbox)
     prompt_id = await writer.do(Program().prompt, client_id="krita")
-    await asked.wait()
+    await began.wait()
     group = await writer.do(group_of, prompt_id)
     fence = writer.runner.fences["gpu_1"]
     claim = await writer.do(factories.claim_from_pool, fence, group)

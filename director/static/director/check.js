@@ -16,7 +16,7 @@ export function check(text, rest, isBatch, onAnswer) {
   const body = text.trim() && `{"workflow_json":${text},${JSON.stringify(rest).slice(1)}`;
   if (body === sent) return;
   // The place of the answer: Submit must not move away from a pointer.
-  if (!sent) say("Checking which backends can run it …");
+  if (!sent) showText("Checking which backends can run it …");
   sent = body;
   refused = null;
   clearTimeout(timer);
@@ -62,11 +62,11 @@ function show(answer) {
         : "The backend can run it."
       : `${sure} of ${counted(all.length, "backend")} can run it.`;
   const may = `${counted(unknown, "backend has", "backends have")} not described all nodes of the workflow yet, and may be able to run it.`;
-  const said = able ? [sure && can, unknown && may] : ["No backend can run it."];
-  say(said.filter(Boolean).join(" "), whyLines(all));
+  const parts = able ? [sure && can, unknown && may] : ["No backend can run it."];
+  showText(parts.filter(Boolean).join(" "), whyLines(all));
 }
 
-function say(sentence, why = []) {
+function showText(sentence, why = []) {
   $("can-run").hidden = false;
   $("can-run-said").textContent = sentence;
   $("can-run-why").replaceChildren(...why.map((line) => make("li", {}, line)));
