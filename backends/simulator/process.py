@@ -99,7 +99,7 @@ async def inject_fault(request: web.Request, handler: Handler) -> web.StreamResp
         await fault.last()
         return await handler(request)
     if fault.name == "cut":
-        return await _send_half(request, await handler(request))
+        return await _cut(request, await handler(request), fault["part"])
     if fault.name == "truncate":
         return await _truncate(request, await handler(request), fault["part"])
     return await _instead(request, fault)
@@ -137,12 +137,12 @@ async def _stream(request: web.Request, start: bytes, chunk: bytes, pause: float
         await asyncio.sleep(pause)
 
 
-async def _send_half(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
+async def _cut(request: web.Request, answer: web.StreamResponse, part: float) -> web.StreamResponse:
     data = _body(answer)
     response = web.StreamResponse(headers={"Content-Type": answer.content_type})
     response.content_length = max(2, len(data))
     await response.prepare(request)
-    await response.write(data[: len(data) // 2])
+    await response.write(data[: round(len(data) * part)])
     return await break_connection(request)
 
 

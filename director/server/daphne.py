@@ -2,8 +2,8 @@
 
 - An application's ``send`` waits while the client does not read. Daphne would buffer a stalled
   download whole.
-- A response that breaks off in the middle (its backend failed) aborts the connection. A client
-  would take an orderly end for the whole response.
+- A response that breaks off in the middle (its backend failed) closes the connection, so that the
+  client does not take a part for the whole.
 - Twisted parses no forms: in the event loop, a form of some megabytes would block all other
   requests for seconds.
 - On shutdown the ports are closed first, so that a proxy uses another process; then open requests
@@ -257,6 +257,23 @@ def _abort_on_error(application: Application) -> Application:
             why = str(error) or type(error).__name__
             logger.warning("%s: response aborted (%s)", scope["path"], why)
             with contextlib.suppress(AttributeError):  # the client has disconnected
-                request.transport.abortConnection()
+                _break_off(request, error)
 
     return wrapped
+
+
+def _break_off(request: Any, error: Exception) -> None:
+    """Close the connection of a response whose rest does not come.
+
+    A client sees by the length or by the missing last chunk that it has a part. Then it gets what
+    was sent before, also the headers: a proxy would take a reset for a process that is down.
+    """
+    request.write(b"")  # the headers, if no part was sent yet
+    has_end = request.chunked or request.responseHeaders.hasHeader("content-length")
+    if isinstance(error, ClientStalled) or not has_end:
+        request.transport.abortConnection()
+        return
+    transport = request.transport
+    request.unregisterProducer()
+    request.loseConnection()
+    reactor.callLater(STALL_TIMEOUT, transport.abortConnection)

@@ -99,6 +99,24 @@ def test_what_a_client_does_not_read_is_not_held(farm: tuple[Served, SimulatorTh
         client.close()
 
 
+def test_part_of_a_file_whose_backend_breaks_off_arrives_with_its_headers(
+    farm: tuple[Served, SimulatorThread, str],
+) -> None:
+    """A reset would drop the headers: nginx would answer that no web process is there."""
+    director, sims, path = farm
+    sims.fault("cut", route="/view", method="GET", count=5, part=1e-5)
+    try:
+        for _ in range(5):
+            with _asking(director, path) as client:
+                answer = b"".join(iter(lambda read=client.recv: read(65_536), b""))
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert f"content-length: {SIZE}".encode() in head.lower()
+            assert len(body) < SIZE
+    finally:
+        sims.clear_faults()
+
+
 def test_an_answer_whose_backend_dies_is_cut(farm: tuple[Served, SimulatorThread, str]) -> None:
     """The last test: a simulator that dies while it sends a file may leave the file's socket
     registered in its loop.
