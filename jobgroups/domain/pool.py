@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from backends.capabilities import BackendCapabilities, missing_capabilities
 from jobgroups.domain.estimates import Estimates
+from jobgroups.domain.pauses import target_of_submitter
 from jobgroups.domain.places import Place, group_places
 from jobgroups.domain.plan import Ends, Plan, Worker, rest_of
 from jobgroups.domain.text import duration
@@ -263,6 +264,26 @@ class PoolSnapshot:
         """The limits of each group that has some."""
         jobs = (*self.variants, *self.bound_jobs)
         return {waiting.group_id: waiting.limits for waiting in jobs if waiting.limits}
+
+    @cached_property
+    def crowded_limits(self) -> frozenset[str]:
+        """The limits that permit fewer more prompts than the number of backends with bound jobs of
+        theirs and no prompt.
+        """
+        if not self.rooms:
+            return frozenset()
+        waits = defaultdict[str, set[str]](set)
+        for jobs in self.bound_jobs:
+            for limit in jobs.limits:
+                waits[limit].add(jobs.backend_id)
+        for backend_id, prompts in self.prompts.items():
+            for prompt in prompts:
+                for limit in {
+                    prompt.group_id,
+                    target_of_submitter(prompt.submitter),
+                } & waits.keys():
+                    waits[limit].discard(backend_id)
+        return frozenset(limit for limit, names in waits.items() if len(names) > self.rooms[limit])
 
     @cached_property
     def waiting_changes(self) -> tuple[set[str], set[str]]:

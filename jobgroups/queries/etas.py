@@ -5,7 +5,7 @@ ahead.
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -38,8 +38,8 @@ class _Waiting:
 class Etas:
     """Estimates of one snapshot of the queue.
 
-    There is none for what waits behind a workflow that has never run, or for a backend that does
-    not work.
+    There is none for what waits behind a workflow that has never run, for a backend that does not
+    work, or for bound jobs of which a limit permits fewer prompts than they have backends.
     """
 
     def __init__(self, current: CurrentPool) -> None:
@@ -67,16 +67,7 @@ class Etas:
                 opens_in, free_in = backend and backend.opens_in, free[row.id]
                 is_known = opens_in is not None and free_in is not None
                 free[row.id] = max(opens_in or 0.0, free_in or 0.0) if is_known else None
-        before = defaultdict[str, int](int)
-        for bound in snapshot.bound_in_order:
-            seconds = snapshot.estimates.seconds(bound.workflow_digest, bound.backend_id)
-            waiting = _Waiting(free.get(bound.backend_id), seconds, before[bound.backend_id])
-            self._bound[bound.backend_id, bound.group_id, bound.queued_at] = waiting
-            before[bound.backend_id] += bound.jobs
-            if waiting.starts_in is not None:
-                self._starts[bound.group_id].append(waiting.starts_in)
-            free[bound.backend_id] = waiting.ends_in(bound.jobs)
-            self._of_group[bound.group_id].append(free[bound.backend_id])
+        self._read_bound()
         for group_id in snapshot.held:
             self._of_group[group_id].append(None)
         for variant in snapshot.variants:
@@ -86,6 +77,22 @@ class Etas:
                 start = snapshot.plan.starts.get(variant.variant_id)
                 if start is not None:
                     self._starts[variant.group_id].append(start)
+
+    def _read_bound(self) -> None:
+        free, snapshot = self.free, self.current.snapshot
+        before, crowded = defaultdict[str, int](int), snapshot.crowded_limits
+        for bound in snapshot.bound_in_order:
+            seconds = snapshot.estimates.seconds(bound.workflow_digest, bound.backend_id)
+            waiting = _Waiting(free.get(bound.backend_id), seconds, before[bound.backend_id])
+            free[bound.backend_id] = waiting.ends_in(bound.jobs)
+            if not crowded.isdisjoint(bound.limits):
+                # Others may overtake them, or not: that they are behind them is the longer time.
+                waiting = replace(waiting, starts_in=None)
+            self._bound[bound.backend_id, bound.group_id, bound.queued_at] = waiting
+            before[bound.backend_id] += bound.jobs
+            if waiting.starts_in is not None:
+                self._starts[bound.group_id].append(waiting.starts_in)
+            self._of_group[bound.group_id].append(waiting.ends_in(bound.jobs))
 
     def has_groups(self, group_ids: Collection[str]) -> bool:
         return all(group_id in self._of_group for group_id in group_ids)

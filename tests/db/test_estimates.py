@@ -16,7 +16,7 @@ from jobgroups.models import Attempt, JobGroup, Timing
 from jobgroups.queries import pool
 from jobgroups.queries.etas import current_etas, group_etas
 from jobgroups.queries.groups import group_snapshot
-from jobgroups.services import runners
+from jobgroups.services import runners, shares
 from jobgroups.services.timings import timings_store
 from tests.harness import factories
 from tests.harness.factories import online
@@ -99,6 +99,34 @@ def test_bound_jobs_wait_for_those_of_other_groups() -> None:
     assert [etas.of_job(one, at) for at, one in enumerate(jobs, 2)] == pytest.approx(
         [26, 36], abs=0.5
     )
+
+
+def test_no_end_is_known_of_bound_jobs_that_a_limit_keeps_from_running_side_by_side() -> None:
+    fence = online("gpu-1")
+    online("gpu-2")
+    limited = factories.submit("gpu-1", "gpu-1", "gpu-2", max_running=1)
+    factories.begin(fence)
+    started(limited, 4)
+    other = factories.submit("gpu-1", "gpu-2")
+    learned(limited, gpu_1=10, gpu_2=10)
+    etas = current_etas()
+    assert etas.of_group(limited.id) is None
+    # At most: they may overtake jobs that may not be sent.
+    assert etas.of_group(other.id) == pytest.approx(26, abs=0.5)
+    JobGroup.objects.filter(pk=limited.pk).update(max_running=2)
+    pool._cache.forget()
+    assert current_etas().of_group(limited.id) == pytest.approx(16, abs=0.5)
+
+
+def test_end_behind_the_last_prompt_of_another_group_of_a_limited_submitter_is_known() -> None:
+    fence = online("gpu-1")
+    first = factories.submit("gpu-1", submitter="anna")
+    factories.begin(fence)
+    started(first, 4)
+    shares.submitter_change(name="anna", max_running=1)
+    second = factories.submit("gpu-1", submitter="anna")
+    learned(first, gpu_1=10)
+    assert current_etas().of_group(second.id) == pytest.approx(16, abs=0.5)
 
 
 def test_jobs_of_the_pool_end_where_the_plan_puts_them() -> None:
