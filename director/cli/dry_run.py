@@ -110,6 +110,8 @@ def lines(
         yield f"Ready to take them: {', '.join(parts)}"
     if plan.eta_seconds is not None:
         yield f"Expected to end in {duration(plan.eta_seconds)}"
+    elif plan.eta_reason:
+        yield f"Expected end not known: {plan.eta_reason}"
     yield "Changed inputs:" if changed else "The file is not changed."
     for change in changed:
         after = "the job's seed" if change["after"] is None else _value_text(change["after"])

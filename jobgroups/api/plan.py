@@ -39,7 +39,8 @@ def plan(submission: Submission, principal: Principal) -> dict[str, Any]:
                 if backend["can_run"]
                 else 0
             )
-    eta = _eta(chosen, len(jobs))
+    reason = _no_eta_reason(chosen, len(jobs))
+    eta = _eta(chosen, len(jobs)) if reason is None else None
     return {
         "total_count": len(jobs),
         "placement": (Placement.POOL if is_pool else Placement.BOUND).value,
@@ -59,19 +60,28 @@ def plan(submission: Submission, principal: Principal) -> dict[str, Any]:
         "skipped_backends": list(chosen.skipped_backends),
         "warnings": warnings_of(submission),
         "eta_seconds": eta and round(eta, 1),
+        "eta_reason": reason,
     }
+
+
+def _no_eta_reason(chosen: Submission, total: int) -> str | None:
+    """Return why not all jobs would be sent at their turn, None if they would."""
+    share = chosen.submitter or chosen.address
+    if held := held_reason(current_pauses().of("", share), chosen.start_after, now=now()):
+        return held
+    if total > (chosen.max_running or total):
+        return f"At most {chosen.max_running} of the jobs may be at backends at once."
+    if total > room_of(share, current_etas().current.snapshot):
+        return f"{share} has a limit, and not all of the jobs fit beside its others."
+    return halt_reason() or None
 
 
 def _eta(chosen: Submission, total: int) -> float | None:
     """Return the seconds until the last job would end behind all that waits; None: a time is not
-    known, or not all would be sent without a wait for a later start, a pause, a limit or a runner.
+    known.
     """
     etas, template = current_etas(), chosen.template
-    snapshot, share = etas.current.snapshot, chosen.submitter or chosen.address
-    most = min(room_of(share, snapshot), chosen.max_running or total)
-    held = held_reason(current_pauses().of("", share), chosen.start_after, now=now())
-    if held or total > most or halt_reason():
-        return None
+    snapshot = etas.current.snapshot
     ends: list[float | None] = []
     if chosen.count is None:
         (digest,) = known_digests(template.digests[:1], lambda _: template, snapshot.estimates)

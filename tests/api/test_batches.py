@@ -238,23 +238,28 @@ def test_plan_expects_no_end_of_what_would_not_all_be_sent(
         Timing(workflow_digest=workflow, backend_id=one, **learned) for one in farm
     )
 
-    def expected(**fields: Any) -> float | None:
+    def expected(**fields: Any) -> float | str:
         pool._cache.forget()
         body = {**BODY, "submitter": "anna", **size, **fields}
         answer = api.post("/api/job-groups/plan", body)
         assert answer.status_code == 200, answer.content
-        return answer.json()["eta_seconds"]
+        seconds, reason = answer.json()["eta_seconds"], answer.json()["eta_reason"]
+        assert (seconds is None) != (reason is None)
+        return seconds or reason
 
     assert expected(max_running=2) == 20.0
-    assert expected(max_running=1) is None
+    assert expected(max_running=1) == "At most 1 of the jobs may be at backends at once."
     assert expected(start_after="2020-01-01T00:00:00Z") == 20.0
-    assert expected(start_after=(now() + dt.timedelta(hours=8)).isoformat()) is None
+    later = str(expected(start_after=(now() + dt.timedelta(hours=8)).isoformat()))
+    assert later.startswith("Starts at ")
     put(api, "/api/submitters/anna", {"max_running": 1})
-    assert (expected(), expected(submitter="bob")) == (None, 20.0)
+    assert expected() == "anna has a limit, and not all of the jobs fit beside its others."
+    assert expected(submitter="bob") == 20.0
     put(api, "/api/submitters/anna", {"max_running": None, "paused": True})
-    assert (expected(), expected(submitter="bob")) == (None, 20.0)
+    assert str(expected()).startswith("Everything of anna is paused")
+    assert expected(submitter="bob") == 20.0
     Runner.objects.update(heartbeat_at=now() - dt.timedelta(minutes=1))
-    assert expected(submitter="bob") is None
+    assert str(expected(submitter="bob")).startswith("No runner has reported since ")
 
 
 def test_plan_of_bound_jobs_waits_for_the_hours_and_the_queue_of_their_backend(

@@ -24,6 +24,8 @@ def test_dry_run_shows_the_plan_and_the_sweep_makes_it(desk: Desk) -> None:
         "… and 80 more"
         in desk.out("submit", "workflow.json", "--sweep", "seed=x100", "--dry-run").splitlines()
     )
+    later = desk.out(*words, "--dry-run", "--start-after", "12h")
+    assert "\nExpected end not known: Starts at " in later
     planned = desk.json(*words, "--dry-run")
     assert desk.newest() == before
     desk.run(*words, "--save", "out", "--name", "{cfg}/{6.text}")

@@ -464,13 +464,11 @@ export function plan(body, isBatch, onTime) {
       const response = await post("/api/job-groups/plan", body, { signal: mine.signal });
       const answer = await response.json();
       if (mine !== request || body !== planned) return;
-      const { eta_seconds: eta } = answer;
+      const { eta_seconds: eta, eta_reason: reason } = answer;
       if (response.ok)
         time =
           eta === null
-            ? isBatch
-              ? "How long it takes is not known yet."
-              : ""
+            ? reason || (isBatch ? "How long it takes is not known yet." : "")
             : `${answer.total_count === 1 ? "It" : "The last job"} ends in about ${lasting(eta)}.`;
       if (isBatch && !response.ok) {
         refused = located(answer.errors || []);

@@ -206,8 +206,8 @@ class PlannedJob:
 class SubmissionPlan(Parsed):
     """What a submission would make; with ``base_seed`` it makes exactly these jobs.
 
-    ``eta_seconds`` are those until the last job ends; None: the workflow has never run, or the jobs
-    would not all be sent at their turn.
+    ``eta_seconds`` are those until the last job ends; None: ``eta_reason`` is why the jobs would not
+    all be sent at their turn, or None if the workflow has never run or a backend does not work.
     """
 
     total_count: int
@@ -220,6 +220,7 @@ class SubmissionPlan(Parsed):
     skipped_backends: tuple[dict[str, str], ...] = field(default=(), hash=False)
     warnings: tuple[str, ...] = ()
     eta_seconds: float | None = None
+    eta_reason: str | None = None
 
 
 @record
