@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +24,8 @@ def exit_on_signals() -> None:
     handler.
     """
     for number in _SIGNALS:
-        signal.signal(number, _leave)
-
-
-def _leave(*_: Any) -> None:
-    exit_after()
-    raise SystemExit(0)
+        # An exception would be lost where Python ignores those of callbacks, as in imports.
+        signal.signal(number, lambda *_: os._exit(0))
 
 
 def on_signals(
