@@ -176,6 +176,13 @@ class Listener:
                 task.cancel()
             self._due.set()
 
+    def started(self, owner: str) -> set[int]:
+        """Return the prompts of an owner whose start sockets of this process know, by the keys of
+        their rows, which may not have it yet. Callable from every thread.
+        """
+        clients = [client for client in list(self._clients.values()) if client.key[0] == owner]
+        return {prompt for client in clients for prompt in client.presentation.started}
+
     def note_sent(self, prompt: int) -> None:
         """Note that a socket has sent the last frame of a prompt.
 

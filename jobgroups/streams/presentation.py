@@ -113,6 +113,11 @@ class Presentation:
         """Return whether a prompt is known whose last frame was not returned."""
         return prompt in self._prompts
 
+    @property
+    def started(self) -> list[int]:
+        """The prompts that started and whose end was not presented, by the keys of their rows."""
+        return list(self._started)
+
     def catch_up(self) -> list[Frame]:
         """Return what a socket gets that joins now."""
         presented = next(iter(self._started.values()), None)

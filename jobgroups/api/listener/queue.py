@@ -18,8 +18,9 @@ from jobgroups.domain.states import ChildStatus
 from jobgroups.models import ListenerPrompt
 from jobgroups.queries.listener_prompts import open_prompts, queue_records, started_prompts
 from jobgroups.services.cancellation import prompts_cancel
+from jobgroups.streams.listener import listener
 
-_STORED_WITHIN: Final = 0.5  #: Seconds from a frame to its row, at most.
+_STORED_WITHIN: Final = 2.0  #: Seconds from a frame to its row, at most.
 _STORED_POLL: Final = 0.05
 
 
@@ -58,24 +59,27 @@ class InterruptView(ListenerView):
         presented now.
         """
         body, owner = body_of(request), owner_of(request)
-        if named := body.get("prompt_id"):
-            prompt = _started(owner, id_list({"prompt_id": [named]}, "prompt_id"))
-        else:
-            prompt = started_prompts(owner).first()
+        named = body.get("prompt_id")
+        prompt_ids = id_list({"prompt_id": [named]}, "prompt_id") if named else None
+        prompt = _started(owner, prompt_ids)
         prompts_cancel(group_ids=[] if prompt is None else [prompt.group_id])
         return empty_response()
 
 
-def _started(owner: str, prompt_ids: list[str]) -> ListenerPrompt | None:
-    """Return the prompt with an id if it has started. A program may have the frame of its start
-    before that is stored.
+def _started(owner: str, prompt_ids: list[str] | None) -> ListenerPrompt | None:
+    """Return the first started prompt of an owner, of those with an id or, with None, of all. A
+    program may have the frame of its start before that is stored.
     """
+    rows, started = open_prompts(owner), started_prompts(owner)
+    if prompt_ids is None:
+        # Not of all that were sent: a second press on Cancel would stop the next prompt.
+        rows = rows.filter(pk__in=listener.started(owner))
+    else:
+        rows, started = (each.filter(prompt_id__in=prompt_ids) for each in (rows, started))
+    is_sent = rows.filter(group__children__current_attempt__isnull=False)
     until = monotonic() + _STORED_WITHIN
     while True:
-        prompt = started_prompts(owner).filter(prompt_id__in=prompt_ids).first()
-        is_sent = open_prompts(owner).filter(
-            prompt_id__in=prompt_ids, group__children__current_attempt__isnull=False
-        )
-        if prompt is not None or monotonic() > until or not is_sent.exists():
+        prompt = started.all().first()
+        if prompt is not None or monotonic() > until or not is_sent.all().exists():
             return prompt
         sleep(_STORED_POLL)

@@ -21,6 +21,7 @@ from jobgroups.queries.listener_prompts import history_prompts, open_prompts
 from jobgroups.services import purge
 from jobgroups.services.cancellation import group_cancel
 from jobgroups.services.retries import group_retry
+from jobgroups.streams.listener import listener
 from tests.api.conftest import Api
 from tests.api.listener.conftest import GRAPH, Program, group_of, job_of
 from tests.harness import factories
@@ -235,6 +236,27 @@ def test_interrupt_without_a_running_prompt_changes_nothing(
     claim(waiting, fence)
     program.post("/interrupt")
     assert program.queue() == ([], [waiting])
+
+
+def test_interrupt_without_an_id_waits_for_a_start_that_is_shown_and_not_stored(
+    program: Program, farm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fences = [factories.lease(backend_id) for backend_id in farm[:2]]
+    shown, sent = program.prompt(), program.prompt()
+    claimed = [claim(one, fence) for one, fence in zip((shown, sent), fences, strict=True)]
+    row = ListenerPrompt.objects.get(prompt_id=shown)
+    monkeypatch.setattr(listener, "started", lambda owner: {row.pk} if owner == row.owner else None)
+    monkeypatch.setattr(
+        "jobgroups.api.listener.queue.sleep", lambda _: factories.start(claimed[0], fences[0])
+    )
+    program.post("/interrupt")
+    assert program.queue() == ([], [sent])
+    # A second press does not wait for the start of the next one.
+    monkeypatch.setattr(
+        "jobgroups.api.listener.queue.sleep", lambda _: factories.start(claimed[1], fences[1])
+    )
+    program.post("/interrupt")
+    assert program.queue() == ([], [sent])
 
 
 def test_history_lists_the_newest_and_pages_from_the_oldest(
