@@ -23,6 +23,8 @@ from backends.comfyui.errors import BackendUnreachable
 if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
+#: OpenSSL's codes of a host name and an IP address that a certificate does not name.
+_OTHER_NAME: Final = (62, 64)
 #: Windows has no ``poll``, and ``select`` takes no number above 1,023 elsewhere.
 _Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
@@ -112,6 +114,14 @@ def reason_of(error: Exception) -> str:
     match error:
         case TimeoutError():
             return "nothing answered there"
+        case ssl.SSLCertVerificationError():
+            todo = (
+                "use an address that it names"
+                if error.verify_code in _OTHER_NAME
+                else "renew it, or name the file of its authority in SSL_CERT_FILE"
+            )
+            why = error.verify_message.rstrip(".")
+            return f"its certificate is not trusted ({why}): {todo}"
         case aiohttp.ServerDisconnectedError():
             return "Server disconnected without sending a response"
         case aiohttp.ClientResponseError():

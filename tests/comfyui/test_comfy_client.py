@@ -5,10 +5,13 @@ import gzip
 import json
 import logging
 import socket
+import ssl
 import struct
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -726,6 +729,36 @@ async def test_failed_tls_handshake_sends_nothing() -> None:
             with pytest.raises(errors.BackendUnreachable):
                 await open_events(comfy)
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "localhost",
+            r"\(self-signed certificate\): renew it, or name the file of its authority in SSL_CERT_FILE",
+        ),
+        ("elsewhere", r"\(Hostname mismatch, .*\): use an address that it names"),
+    ],
+)
+async def test_certificate_that_is_not_trusted_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    key, own = tmp_path / "key.pem", tmp_path / "own.pem"
+    made = f"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN={name}".split()
+    subprocess.run([*made, "-keyout", key, "-out", own], check=True, capture_output=True)
+    if name == "elsewhere":
+        monkeypatch.setenv("SSL_CERT_FILE", str(own))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own, key)
+    said = rf"^No connection: its certificate is not trusted {said}\.$"
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context) as server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        async with ComfyClient(url, timeouts=QUICK) as comfy:
+            with pytest.raises(errors.BackendUnreachable, match=said):
+                await comfy.queue()
+            with pytest.raises(errors.BackendUnreachable, match=said):
+                await open_events(comfy)
 
 
 def scripted(*frames: str | bytes, then: str = "listen", reason: bytes = b"going") -> Handler:
