@@ -27,6 +27,7 @@ from director.web.asgi_types import Receive, Scope, Send  # noqa: E402
 from director.web.handlers import MATCH_KEY, LenientRequest, LoopHandler, ThreadedHandler  # noqa: E402
 from director.web.listener import LISTENER_URLS, at_listener  # noqa: E402
 from director.web.request_id import with_request_id  # noqa: E402
+from director.web.silence import answered_in_silence  # noqa: E402
 from jobgroups.api.listener.owner import owner_of  # noqa: E402
 from jobgroups.api.requests.upload import upload_limit  # noqa: E402
 from jobgroups.consumers.listener import FEATURES_KEY, OWNER_KEY  # noqa: E402
@@ -105,7 +106,7 @@ async def _websocket(scope: Scope, receive: Receive, send: Send) -> None:
         await _sockets(scope, receive, send)
 
 
-_protocols: Any = ProtocolTypeRouter({"http": _http, "websocket": _websocket})
+_protocols: Any = ProtocolTypeRouter({"http": answered_in_silence(_http), "websocket": _websocket})
 _router = with_request_id(_protocols)
 
 

@@ -268,6 +268,8 @@ def _break_off(request: Any, error: Exception) -> None:
     A client sees by the length or by the missing last chunk that it has a part. Then it gets what
     was sent before, also the headers: a proxy would take a reset for a process that is down.
     """
+    if request.finished:
+        return
     request.write(b"")  # the headers, if no part was sent yet
     has_end = request.chunked or request.responseHeaders.hasHeader("content-length")
     if isinstance(error, ClientStalled) or not has_end:

@@ -32,6 +32,11 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after which a client may retry when the database was unavailable.
 _RETRY_AFTER: Final = "2"
+_OUTCOME_UNKNOWN: Final = (
+    "The change may or may not be stored: check it, or send the request again with the same "
+    "Idempotency-Key."
+)
+_SILENT: Final = "The database does not answer"
 #: Errors without further details: status → (code, sentence).
 _PLAIN: Final[Mapping[int, tuple[str, str]]] = {
     400: ("bad_request", "The request is malformed, or its Host is not allowed here."),
@@ -95,11 +100,7 @@ def _database_unavailable(exc: Exception) -> JsonResponse:
         # A restart of the server broke the idle connections too. Without them only one request
         # fails.
         connection.pool.drain()  # type: ignore[attr-defined]  # PostgreSQL's
-        detail = (
-            "The database connection was lost during the request. The change may or may not be "
-            "stored:"
-            " check it, or send the request again with the same Idempotency-Key."
-        )
+        detail = f"The database connection was lost during the request. {_OUTCOME_UNKNOWN}"
     headers = {"Retry-After": _RETRY_AFTER}
     return error_response(503, detail, "database_unavailable", headers=headers)
 
@@ -123,7 +124,7 @@ def _cause_of(message: str) -> str:
         return "The database refuses writes"
     if "readonly database" in message:
         return "The data folder cannot be written"
-    return "The database does not answer"
+    return _SILENT
 
 
 def is_api(request: HttpRequest) -> bool:
@@ -176,9 +177,23 @@ def _page_error(request: HttpRequest, exc: Exception) -> HttpResponse | None:
     if not isinstance(exc, TRANSIENT):
         return None
     logger.warning("page %s: database unavailable (%s)", request.path, exc)
+    return _unavailable_page(_cause_of(str(exc)))
+
+
+def _unavailable_page(cause: str) -> HttpResponse:
     # Without the request: its user would be read from the database.
-    page = loader.render_to_string("503.html", {"what": _cause_of(str(exc))})
+    page = loader.render_to_string("503.html", {"what": cause})
     return HttpResponse(page, status=503, headers={"Retry-After": _RETRY_AFTER})
+
+
+def silent_database(request: HttpRequest) -> HttpResponseBase:
+    """Return the response to a request that has waited for a database which does not answer."""
+    if not is_api(request):
+        return _unavailable_page(_SILENT)
+    todo = "Try again." if request.method in ("GET", "HEAD") else _OUTCOME_UNKNOWN
+    headers = {"Retry-After": _RETRY_AFTER}
+    answer = error_response(503, f"{_SILENT}. {todo}", "database_unavailable", headers=headers)
+    return in_its_shape(answer, request.path, at_listener=is_listener(request))
 
 
 def in_its_shape(response: HttpResponseBase, path: str, *, at_listener: bool) -> HttpResponseBase:

@@ -47,8 +47,8 @@ CAPTURE_LATE: Final = dt.timedelta(minutes=10)
 #: A restart after an unexpected error is reported for this long.
 RESTART_SHOWN: Final = dt.timedelta(minutes=10)
 
-#: One for each part, and one for ``/readyz``: a database or a storage that does not answer can
-#: block a thread for long.
+#: One for each part, one for ``/readyz``, and one for requests that wait: a database or a storage
+#: that does not answer can block a thread for long.
 check_threads: Final = Share(4)
 
 
@@ -152,6 +152,20 @@ def run_checks() -> dict[str, Any]:
     worst = max((check.status for check in checks.values()), key=list(Level).index)
     results = {name: asdict(check) for name, check in checks.items()}
     return {"status": worst, "version": settings.DIRECTOR_VERSION, "checks": results}
+
+
+def database_answers() -> bool:
+    """Return whether the database answers within ``DATABASE_SECONDS``."""
+    return _database.answer_within(DATABASE_SECONDS, _ping) is not None
+
+
+def _ping() -> bool:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        connection.close()
+    return True
 
 
 def is_ready() -> bool:

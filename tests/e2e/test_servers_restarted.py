@@ -214,3 +214,21 @@ def _ensure_running(server: Postgres) -> None:
     """Start the server for the next test, also after a failure."""
     if not server.is_running:
         server.start()
+
+
+def test_requests_are_answered_while_postgresql_hangs_and_nothing_is_lost(
+    farm: ProcessFarm, server: Postgres
+) -> None:
+    group_id, stream = streamed(farm, each=4)
+    paths = ("/", "/api/job-groups", "/api/queue", f"/api/job-groups/{group_id}")
+    with ThreadPoolExecutor(len(paths)) as threads, httpx.Client(base_url=farm.web.url) as client:
+        assert all(client.get(path).status_code == 200 for path in paths * 2)
+        server.freeze()
+        try:
+            # Clients wait for 30 s.
+            said = list(threads.map(lambda path: client.get(path, timeout=29), paths))
+        finally:
+            server.thaw()
+    assert [answer.status_code for answer in said] == [503] * len(paths)
+    stream.wait_ended()
+    farm.check_completed_once(group_id)
