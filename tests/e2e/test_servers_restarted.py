@@ -179,6 +179,7 @@ def _is_migrating(holder: psycopg.Connection[Any], process: Launched) -> None:
         until(lambda: database.execute(query).fetchall())
 
 
+@pytest.mark.parametrize("template", ["template0"])
 @pytest.mark.parametrize(
     ("command", "moment"), [("web", _waits_for_the_migration), ("runner", _is_migrating)]
 )
