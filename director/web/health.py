@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -52,10 +53,29 @@ RESTART_SHOWN: Final = dt.timedelta(minutes=10)
 check_threads: Final = Share(4)
 
 
+#: A result answers all requests for so long: clients without a token, and long polls, cause one
+#: check a second.
+_KEPT_SECONDS: Final = 1.0
 READ_ONLY_TODO: Final = (
     "Set DIRECTOR_DATABASE_URL to the primary server, not a standby, and "
     "default_transaction_read_only to off."
 )
+
+
+class SharedCheck:
+    """A check in a thread, at most one a second for all requests that need its result."""
+
+    def __init__(self, work: Callable[[], bool]) -> None:
+        self._work = work
+        self._began = 0.0
+        self._last: Future[bool] | None = None
+
+    def current(self) -> Future[bool]:
+        """Return the last check, or start one. Used from one event loop."""
+        is_old = time.monotonic() > self._began + _KEPT_SECONDS
+        if self._last is None or (is_old and self._last.done()):
+            self._last, self._began = check_threads.submit(self._work), time.monotonic()
+        return self._last
 
 
 class CheckedPart:

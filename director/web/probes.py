@@ -6,19 +6,13 @@ of the process.
 """
 
 import asyncio
-import time
-from concurrent.futures import Future
 from typing import Final
 
 from director.web.asgi_types import Receive, Scope, Send
-from director.web.health import check_threads, is_ready
+from director.web.health import SharedCheck, is_ready
 
 PATHS: Final = frozenset({"/healthz", "/readyz"})
-#: A result answers all requests for so long: clients without a token cause one check a second.
-_KEPT_SECONDS: Final = 1.0
-
-_checked_at = 0.0
-_check: Future[bool] | None = None
+_ready: Final = SharedCheck(is_ready)
 
 
 async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
@@ -32,8 +26,5 @@ async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 async def _is_ready() -> bool:
-    global _check, _checked_at
-    if _check is None or (_check.done() and time.monotonic() > _checked_at + _KEPT_SECONDS):
-        _check, _checked_at = check_threads.submit(is_ready), time.monotonic()
     # Shielded: a client that disconnects does not cancel the check of others.
-    return await asyncio.shield(asyncio.wrap_future(_check))
+    return await asyncio.shield(asyncio.wrap_future(_ready.current()))

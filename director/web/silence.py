@@ -5,38 +5,20 @@ A server that hangs keeps its connections open: a request on one of them would w
 
 import asyncio
 import io
-import time
-from concurrent.futures import Future
 from typing import Any, Final
 
 from director.web.asgi_types import Application, Receive, Scope, Send
 from director.web.errors import silent_database
 from director.web.handlers import LenientRequest
-from director.web.health import check_threads, database_answers
+from director.web.health import SharedCheck, database_answers
 from director.web.listener import at_listener
 
 #: Seconds after which a request that has no answer yet has the database checked, and between two
 #: checks. Clients wait for 30 s.
 CHECK_SECONDS: Final = 20.0
-#: Long polls wait for longer, many of them.
-_KEPT_SECONDS: Final = 1.0
 
 
-class _SharedCheck:
-    """The check of the database, one a second for all requests that wait."""
-
-    _last: Future[bool] | None = None
-    _began = 0.0
-
-    def current(self) -> Future[bool]:
-        """Return the last check, or start one."""
-        is_old = time.monotonic() > self._began + _KEPT_SECONDS
-        if self._last is None or (is_old and self._last.done()):
-            self._last, self._began = check_threads.submit(database_answers), time.monotonic()
-        return self._last
-
-
-_answers: Final = _SharedCheck().current
+_answers: Final = SharedCheck(database_answers).current
 
 
 class _Waiting:
@@ -96,8 +78,8 @@ def _answer_to(scope: Scope) -> list[dict[str, Any]]:
 
 
 def answered_in_silence(application: Application) -> Application:
-    """Wrap the application of requests: 503 after ``CHECK_SECONDS`` without a response, if the
-    database does not respond to a check either. Work that a thread has begun goes on.
+    """Wrap the application of requests: 503 after ``CHECK_SECONDS`` without a response, if a check
+    of the database fails too. Work that a thread has begun continues.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:

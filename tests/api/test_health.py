@@ -277,7 +277,7 @@ READY, UNAVAILABLE = (200, b'{"status":"ok"}'), (503, b'{"status":"unavailable"}
 
 def _probed(path: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, bytes]:
     """Return status and body for a client without the token, at an address that is no allowed host."""
-    monkeypatch.setattr(probes, "_check", None)
+    monkeypatch.setattr(probes, "_ready", health.SharedCheck(health.is_ready))
     monkeypatch.setattr(health, "_has_tables", threading.Event())
     status, _, body = asyncio.run(
         asgi_answer(application, "GET", path, None, {"host": "10.0.0.7:9820"})

@@ -14,7 +14,7 @@ START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers"
 BODY: dict[str, Any] = {"type": "http.response.body", "body": b"late"}
 
 
-async def asked(
+async def responses_of(
     monkeypatch: pytest.MonkeyPatch,
     *,
     answers: list[bool],
@@ -80,7 +80,7 @@ async def asked(
 async def test_request_is_answered_once_while_the_database_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, path: str, method: str, said: bytes
 ) -> None:
-    (start, body), _ = await asked(monkeypatch, answers=[False], path=path, method=method)
+    (start, body), _ = await responses_of(monkeypatch, answers=[False], path=path, method=method)
     assert start["status"] == 503
     headers = dict(start["headers"])
     assert headers[b"Retry-After"] == b"2"
@@ -93,7 +93,7 @@ async def test_program_of_comfyui_gets_an_error_as_of_comfyui(
     monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
     settings.DIRECTOR_COMFYUI_PORT = 2
-    (start, body), _ = await asked(monkeypatch, answers=[False], path="/queue", port=2)
+    (start, body), _ = await responses_of(monkeypatch, answers=[False], path="/queue", port=2)
     assert start["status"] == 503
     assert json.loads(body["body"])["error"]["message"].startswith("The database does not answer")
 
@@ -101,8 +101,8 @@ async def test_program_of_comfyui_gets_an_error_as_of_comfyui(
 async def test_request_that_takes_long_is_answered_by_its_view(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert await asked(monkeypatch, answers=[True, True, True]) == ([START, BODY], 3)
+    assert await responses_of(monkeypatch, answers=[True, True, True]) == ([START, BODY], 3)
 
 
 async def test_response_that_has_begun_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert await asked(monkeypatch, answers=[False], before=1) == ([START, BODY], 0)
+    assert await responses_of(monkeypatch, answers=[False], before=1) == ([START, BODY], 0)
